@@ -1,0 +1,88 @@
+//! `e2e native|vm`: plays the incidents under `ipctrace` and compares its reports with the ground truth.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use ipctrace_tests::e2e::{self, Settings};
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Place {
+    /// On this machine
+    Native,
+    /// Inside a VM whose root file system is read-only
+    Vm,
+}
+
+#[derive(Parser)]
+#[command(about = "Play incidents under ipctrace and compare its reports with the ground truth")]
+struct Arguments {
+    place: Place,
+    /// Only cases whose name holds one of these
+    filter: Vec<String>,
+    /// Force one backend
+    #[arg(long, value_parser = ["fentry", "kprobe", "tracepoint"])]
+    backend: Option<String>,
+    /// Widen tolerances of durations and time limits [default: 1, in a VM 5]
+    #[arg(long)]
+    time_scale: Option<f64>,
+    /// The ipctrace under test [default: beside this program]
+    #[arg(long)]
+    ipctrace: Option<PathBuf>,
+    /// The incidents program [default: beside this program]
+    #[arg(long)]
+    incidents: Option<PathBuf>,
+    /// One session for each case
+    #[arg(long)]
+    alone: bool,
+    /// Keep reports, traces and truths in this new directory
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Print the names of all cases
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("e2e: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<bool> {
+    if arguments.list {
+        e2e::names().iter().for_each(|name| println!("{name}"));
+        return Ok(true);
+    }
+    let vm = arguments.place == Place::Vm;
+    e2e::writable_tmp(vm)?;
+    let temporary = tempfile::Builder::new().prefix("ipctrace-e2e-").tempdir().context("cannot make a directory")?;
+    let directory = match arguments.keep {
+        Some(directory) => {
+            std::fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+            directory
+        }
+        None => temporary.path().to_owned(),
+    };
+    let here = std::env::current_exe().context("cannot find this program")?;
+    let beside = |name: &str| here.with_file_name(name);
+    let settings = Settings {
+        tool: arguments.ipctrace.unwrap_or_else(|| beside("ipctrace")),
+        incidents: arguments.incidents.unwrap_or_else(|| beside("incidents")),
+        vm,
+        backend: arguments.backend,
+        time_scale: arguments.time_scale.unwrap_or(if vm { 5.0 } else { 1.0 }),
+        filters: arguments.filter,
+        alone: arguments.alone,
+        directory,
+    };
+    let tally = e2e::run(&settings)?;
+    println!("{}", tally.summary());
+    Ok(!tally.failed())
+}

@@ -1,0 +1,263 @@
+//! Safe wrappers of the kernel calls that rustix does not have: fork, signals, SysV semaphores and `recvmsg`.
+//!
+//! `recvmsg` is here because the tests need control buffers of an exact size and must survive `MSG_CTRUNC`.
+//! Nothing here decides anything.
+
+use std::io::{Error, Result};
+use std::mem::zeroed;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::null_mut;
+
+use libc::{c_int, c_void};
+
+/// A SysV semaphore set; dropping the value does not remove the set.
+#[derive(Clone, Copy, Debug)]
+pub struct SemSet(pub i32);
+
+impl SemSet {
+    /// Creates a new set; with a key other than `IPC_PRIVATE` it must not exist yet.
+    pub fn create(key: i32, nsems: i32) -> Result<Self> {
+        let flags = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
+        // SAFETY: semget takes no pointers.
+        check(unsafe { libc::semget(key, nsems, flags) }).map(Self)
+    }
+
+    pub fn remove(self) -> Result<()> {
+        // SAFETY: IPC_RMID takes no fourth argument.
+        check(unsafe { libc::semctl(self.0, 0, libc::IPC_RMID) }).map(drop)
+    }
+
+    pub fn set_value(self, value: c_int) -> Result<()> {
+        // SAFETY: SETVAL reads the fourth argument as an int, the first member of `union semun`.
+        check(unsafe { libc::semctl(self.0, 0, libc::SETVAL, value) }).map(drop)
+    }
+
+    /// How many tasks wait for the value to grow (GETNCNT).
+    pub fn waiting(self) -> Result<i32> {
+        // SAFETY: GETNCNT takes no fourth argument.
+        check(unsafe { libc::semctl(self.0, 0, libc::GETNCNT) })
+    }
+
+    /// One operation on the first semaphore; `flags` are those of `struct sembuf`.
+    pub fn op(self, delta: i16, flags: c_int) -> Result<()> {
+        let mut op = libc::sembuf { sem_num: 0, sem_op: delta, sem_flg: flags as i16 };
+        // SAFETY: `op` is one valid sembuf and the count says one.
+        check(unsafe { libc::semop(self.0, &raw mut op, 1) }).map(drop)
+    }
+}
+
+/// What one `recvmsg` gave.
+#[derive(Debug)]
+pub struct Received {
+    pub bytes: usize,
+    pub fds: Vec<OwnedFd>,
+    /// `MSG_CTRUNC` was set.
+    pub truncated: bool,
+}
+
+/// Room for the largest control buffer here: 64 fds, aligned as cmsghdr wants it.
+const CONTROL_WORDS: usize = 40;
+
+/// The control buffer that `CMSG_SPACE` asks for `fds` descriptors, in bytes.
+pub fn control_bytes(fds: usize) -> usize {
+    let len = u32::try_from(fds * size_of::<RawFd>()).unwrap_or(u32::MAX);
+    // SAFETY: CMSG_SPACE only computes.
+    let space = unsafe { libc::CMSG_SPACE(len) };
+    space as usize
+}
+
+/// Receives one message with a control buffer of exactly `control_len` bytes (320 at most).
+pub fn recv_fds(socket: &OwnedFd, control_len: usize, flags: c_int) -> Result<Received> {
+    let mut control = [0_u64; CONTROL_WORDS];
+    let mut data = [0_u8; 64];
+    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast::<c_void>(), iov_len: data.len() };
+    let mut msg = message(&mut iov, &mut control, control_len);
+    // SAFETY: `msg` points to live buffers of the stated lengths.
+    let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut msg, flags) };
+    let bytes = usize::try_from(bytes).map_err(|_| Error::last_os_error())?;
+    Ok(Received { bytes, fds: fds_of(&msg), truncated: msg.msg_flags & libc::MSG_CTRUNC != 0 })
+}
+
+/// Receives up to `count` messages (16 at most) with one `recvmmsg`, each with room for one fd.
+pub fn recv_many(socket: &OwnedFd, count: usize) -> Result<Vec<OwnedFd>> {
+    const MOST: usize = 16;
+    let mut control = [[0_u64; CONTROL_WORDS]; MOST];
+    let mut data = [[0_u8; 64]; MOST];
+    let mut iovs: Vec<libc::iovec> = data
+        .iter_mut()
+        .map(|d| libc::iovec { iov_base: d.as_mut_ptr().cast::<c_void>(), iov_len: d.len() })
+        .collect();
+    let mut messages: Vec<libc::mmsghdr> = iovs
+        .iter_mut()
+        .zip(control.iter_mut())
+        .map(|(iov, control)| libc::mmsghdr { msg_hdr: message(iov, control, control_bytes(1)), msg_len: 0 })
+        .collect();
+    let count = count.min(MOST) as u32;
+    // SAFETY: the vector holds at least `count` headers, each pointing to live buffers.
+    let got = unsafe { libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0, null_mut()) };
+    let got = usize::try_from(got).map_err(|_| Error::last_os_error())?;
+    Ok(messages.iter().take(got).flat_map(|m| fds_of(&m.msg_hdr)).collect())
+}
+
+fn message(iov: &mut libc::iovec, control: &mut [u64; CONTROL_WORDS], control_len: usize) -> libc::msghdr {
+    // SAFETY: an all-zero msghdr is a valid empty one.
+    let mut msg: libc::msghdr = unsafe { zeroed() };
+    msg.msg_iov = iov;
+    msg.msg_iovlen = 1;
+    if control_len > 0 {
+        msg.msg_control = control.as_mut_ptr().cast::<c_void>();
+        msg.msg_controllen = control_len.min(size_of_val(control)) as _;
+    }
+    msg
+}
+
+fn fds_of(msg: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: the kernel filled the control buffer and set its length.
+    let mut cmsg = unsafe { libc::CMSG_FIRSTHDR(msg) };
+    while !cmsg.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give headers inside the buffer, which is aligned for them.
+        let header = unsafe { cmsg.read() };
+        if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: CMSG_LEN only computes.
+            let head_len = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = (header.cmsg_len as usize - head_len) / size_of::<RawFd>();
+            // SAFETY: the data of the header at `cmsg` begins inside the buffer.
+            let first = unsafe { libc::CMSG_DATA(cmsg) }.cast::<RawFd>();
+            for i in 0..count {
+                // SAFETY: `cmsg_len` says that `count` ints follow; they may be unaligned.
+                let fd = unsafe { first.add(i).read_unaligned() };
+                // SAFETY: the kernel has just installed this fd for us, nobody else owns it.
+                fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+        // SAFETY: `cmsg` is a header of this message.
+        cmsg = unsafe { libc::CMSG_NXTHDR(msg, cmsg) };
+    }
+    fds
+}
+
+/// Closes all fds from `first` to `last` with one `close_range`; the caller gives up their ownership first.
+pub fn close_range(first: RawFd, last: RawFd) -> Result<()> {
+    // SAFETY: no pointers; the caller has released the fds with `into_raw_fd`.
+    let ret = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if ret < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes an fd that this process inherited by fork and does not own as a value.
+pub fn close(fd: RawFd) {
+    // SAFETY: no pointers; the fd belongs to the parent's value, of which this process has only the copy.
+    unsafe { libc::close(fd) };
+}
+
+/// Forks; `None` in the child.
+pub fn fork() -> Result<Option<i32>> {
+    // SAFETY: workloads have one thread when they fork, so the child may go on as a normal process.
+    let pid = check(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Ends the process without running exit handlers: a forked child must not flush its parent's buffers.
+pub fn exit_now(code: c_int) -> ! {
+    // SAFETY: _exit is always allowed.
+    unsafe { libc::_exit(code) }
+}
+
+/// `waitpid(-1, WNOHANG)`: true if a child was reaped. Async-signal-safe.
+pub fn reap_one() -> bool {
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(-1, null_mut(), libc::WNOHANG) > 0 }
+}
+
+/// Waits for one child; gives the raw status, or `None` if there is no such child.
+pub fn wait_for_pid(pid: i32) -> Result<Option<i32>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is a valid int.
+        let ret = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        if ret >= 0 {
+            return Ok(Some(status));
+        }
+        match Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::EINTR) => {}
+            e if e.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+            e => return Err(e),
+        }
+    }
+}
+
+pub fn kill(pid: i32, signal: c_int) -> Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Installs a handler; `flags` are those of `struct sigaction`.
+pub fn on_signal(signal: c_int, handler: extern "C" fn(c_int), flags: c_int) -> Result<()> {
+    set_action(signal, handler as *const () as libc::sighandler_t, flags)
+}
+
+/// Sets `SIG_DFL` or `SIG_IGN`.
+pub fn set_action(signal: c_int, action: libc::sighandler_t, flags: c_int) -> Result<()> {
+    // SAFETY: an all-zero sigaction has an empty mask and no flags.
+    let mut act: libc::sigaction = unsafe { zeroed() };
+    act.sa_sigaction = action;
+    act.sa_flags = flags;
+    // SAFETY: `act` is valid; the handlers here only make async-signal-safe calls.
+    check(unsafe { libc::sigaction(signal, &raw const act, null_mut()) }).map(drop)
+}
+
+/// `SIG_BLOCK`, `SIG_UNBLOCK` or `SIG_SETMASK` with these signals.
+pub fn mask(how: c_int, signals: &[c_int]) -> Result<()> {
+    let set = signal_set(signals);
+    // SAFETY: `set` is an initialised set.
+    check(unsafe { libc::sigprocmask(how, &raw const set, null_mut()) }).map(drop)
+}
+
+/// Waits for one of these (blocked) signals.
+pub fn wait_signal(signals: &[c_int]) -> Result<c_int> {
+    let set = signal_set(signals);
+    let mut signal = 0;
+    // SAFETY: both pointers are valid.
+    match unsafe { libc::sigwait(&raw const set, &raw mut signal) } {
+        0 => Ok(signal),
+        errno => Err(Error::from_raw_os_error(errno)),
+    }
+}
+
+fn signal_set(signals: &[c_int]) -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data; sigemptyset sets all of it.
+    let mut set: libc::sigset_t = unsafe { zeroed() };
+    // SAFETY: `set` is valid.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for &signal in signals {
+        // SAFETY: `set` is valid and initialised.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
+/// Becomes an unprivileged user for good; the death signal must be set again afterwards.
+pub fn become_user(uid: u32) -> Result<()> {
+    // SAFETY: no pointers; zero groups.
+    check(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::setresgid(uid, uid, uid) })?;
+    // SAFETY: no pointers.
+    check(unsafe { libc::setresuid(uid, uid, uid) }).map(drop)
+}
+
+/// Moves this process (or, for `CLONE_NEWPID`, its next children) into new namespaces.
+pub fn unshare(flags: c_int) -> Result<()> {
+    // SAFETY: no pointers; the process has one thread.
+    check(unsafe { libc::unshare(flags) }).map(drop)
+}
+
+pub fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is valid.
+    check(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
+}
+
+fn check(ret: c_int) -> Result<c_int> {
+    if ret < 0 { Err(Error::last_os_error()) } else { Ok(ret) }
+}

@@ -1,0 +1,74 @@
+//! What became of each case, for people and, in a VM, for the program that reads its console.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::Settings;
+
+/// How one case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    /// With everything that was wrong.
+    Failed(Vec<String>),
+    /// With the reason.
+    Skipped(String),
+}
+
+impl Outcome {
+    /// Passed if nothing is wrong.
+    pub fn of(problems: Vec<String>) -> Self {
+        if problems.is_empty() { Self::Passed } else { Self::Failed(problems) }
+    }
+}
+
+/// Counts and prints outcomes.
+#[derive(Debug)]
+pub struct Tally {
+    backend: String,
+    machine_readable: bool,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Tally {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let backend = settings.backend_name().to_owned();
+        Self { backend, machine_readable: settings.vm, passed: 0, failed: 0, skipped: 0 }
+    }
+
+    /// Takes and prints one case.
+    pub(super) fn add(&mut self, case: &str, variant: &str, outcome: &Outcome) {
+        let (count, mark, word, detail) = match outcome {
+            Outcome::Passed => (&mut self.passed, "ok  ", "passed", String::new()),
+            Outcome::Failed(problems) => (&mut self.failed, "FAIL", "failed", problems.join("; ")),
+            Outcome::Skipped(reason) => (&mut self.skipped, "skip", "skipped", reason.clone()),
+        };
+        *count += 1;
+        let mut lines = format!("{mark} {case} {variant}\n");
+        match outcome {
+            Outcome::Passed => {}
+            Outcome::Failed(problems) => problems.iter().for_each(|p| lines.push_str(&format!("       {p}\n"))),
+            Outcome::Skipped(reason) => lines.push_str(&format!("       {reason}\n")),
+        }
+        if self.machine_readable {
+            let result = json!({
+                "case": case, "variant": variant, "backend": self.backend, "outcome": word, "detail": detail,
+            });
+            lines.push_str(&format!("RESULT {result}\n"));
+        }
+        // Nobody to read it is no reason to stop.
+        let _ = std::io::stdout().lock().write_all(lines.as_bytes());
+    }
+
+    pub fn failed(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// `N passed, N failed, N skipped`.
+    pub fn summary(&self) -> String {
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}

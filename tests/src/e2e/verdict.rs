@@ -1,0 +1,239 @@
+//! Compares the findings of a report with the truth of one incident. Pure.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::truth::{Expected, Truth};
+
+/// Everything that is wrong: expected findings that are missing, twice or inexact, and findings that are false.
+pub(super) fn judge(truth: &Truth, findings: &[Value], time_scale: f64) -> Vec<String> {
+    let mut problems = Vec::new();
+    let ours: Vec<&Value> = findings.iter().filter(|finding| concerns(truth, finding)).collect();
+    let mut used = vec![false; ours.len()];
+    for expected in &truth.expect {
+        let candidates = || ours.iter().enumerate().filter(|(_, finding)| finding["code"] == *expected.code);
+        let free = |at: &usize| !used[*at];
+        let differences = candidates()
+            .filter(|(at, _)| free(at))
+            .map(|(at, finding)| (at, differences(expected, finding, time_scale)))
+            .min_by_key(|(_, differences)| differences.len());
+        match differences {
+            None => problems.push(format!("missed {}", describe(expected))),
+            Some((at, differences)) => {
+                used[at] = true;
+                if !differences.is_empty() {
+                    let title = title(ours[at]);
+                    problems.push(format!("{}: {} (title: {title})", expected.code, differences.join(", ")));
+                }
+            }
+        }
+    }
+    for (finding, used) in ours.iter().zip(used) {
+        let code = finding["code"].as_str().unwrap_or("?");
+        if !used && !truth.may.iter().any(|may| may == code) {
+            let again = truth.expect.iter().any(|expected| expected.code == code);
+            let word = if again { "twice" } else { "false" };
+            problems.push(format!("{word} {code}: {}", title(finding)));
+        }
+    }
+    problems
+}
+
+/// How the findings of two reports of the same trace differ; `None` if they do not.
+pub(super) fn replay_difference(live: &Value, replayed: &Value) -> Option<String> {
+    difference("findings", &live["findings"], &replayed["findings"])
+}
+
+/// True if the finding names a process of this incident.
+fn concerns(truth: &Truth, finding: &Value) -> bool {
+    pids_of(finding).iter().any(|pid| truth.all_pids.contains(&(*pid as i32)))
+}
+
+fn differences(expected: &Expected, finding: &Value, time_scale: f64) -> Vec<String> {
+    let mut out = Vec::new();
+    let evidence = &finding["evidence"];
+    let mut text = |name: &str, wanted: &Option<String>, found: &Value| {
+        if let Some(wanted) = wanted && found != wanted.as_str() {
+            out.push(format!("{name} is {found}, truth {wanted:?}"));
+        }
+    };
+    text("object.kind", &expected.object_kind, &finding["object"]["kind"]);
+    text("cause", &expected.cause, &evidence["cause"]);
+    text("limit.name", &expected.limit, &finding["limit"]["name"]);
+
+    let ids = ids_of(finding);
+    let missing: Vec<&String> = expected.ids.iter().filter(|id| !ids.contains(*id)).collect();
+    if !missing.is_empty() {
+        out.push(format!("{} of {} ids not named: {missing:?}", missing.len(), expected.ids.len()));
+    }
+    let pids = pids_of(finding);
+    let missing: Vec<&i32> = expected.pids.iter().filter(|pid| !pids.contains(&i64::from(**pid))).collect();
+    if !missing.is_empty() {
+        out.push(format!("{} of {} pids not named: {missing:?}", missing.len(), expected.pids.len()));
+    }
+    for (role, pid) in &expected.roles {
+        let named = array(&finding["processes"]).any(|p| p["role"] == **role && p["pid"] == *pid);
+        if !named {
+            out.push(format!("no process {pid} as {role}"));
+        }
+    }
+    for (name, wanted) in &expected.evidence {
+        let found = &evidence[name];
+        if plain(found) != plain(wanted) {
+            out.push(format!("{name} is {found}, truth {wanted}"));
+        }
+    }
+    for (name, least) in &expected.evidence_min {
+        if number(&evidence[name]).is_none_or(|found| found < *least) {
+            out.push(format!("{name} is {}, truth at least {least}", evidence[name]));
+        }
+    }
+    for (name, [wanted, tolerance]) in &expected.evidence_near {
+        let tolerance = if name.ends_with("_ms") { tolerance * time_scale.max(1.0) } else { *tolerance };
+        if number(&evidence[name]).is_none_or(|found| (found - wanted).abs() > tolerance) {
+            out.push(format!("{name} is {}, truth {wanted} +- {tolerance}", evidence[name]));
+        }
+    }
+    out
+}
+
+fn pids_of(finding: &Value) -> BTreeSet<i64> {
+    let named = array(&finding["processes"]).map(|process| &process["pid"]);
+    named.chain(array(&finding["evidence"]["pids"])).filter_map(Value::as_i64).collect()
+}
+
+fn ids_of(finding: &Value) -> BTreeSet<String> {
+    let object = &finding["object"];
+    [&object["id"], &object["name"], &object["key"]]
+        .into_iter()
+        .chain(array(&finding["evidence"]["ids"]))
+        .filter(|id| !id.is_null())
+        .map(plain)
+        .collect()
+}
+
+fn array(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// Counters of 64 bits are strings in JSON; as text they compare without losing digits.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
+}
+
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.parse().ok())
+}
+
+fn title(finding: &Value) -> &str {
+    finding["title"].as_str().unwrap_or("no title")
+}
+
+fn describe(expected: &Expected) -> String {
+    let few = |ids: &[String]| ids.iter().take(4).cloned().collect::<Vec<_>>().join(",");
+    let pids: Vec<i32> = expected.roles.values().chain(&expected.pids).copied().take(6).collect();
+    format!("{} (ids {}, pids {pids:?})", expected.code, few(&expected.ids))
+}
+
+fn difference(path: &str, a: &Value, b: &Value) -> Option<String> {
+    if a == b {
+        return None;
+    }
+    if let (Some(a), Some(b)) = (a.as_array(), b.as_array()) {
+        let inside = a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&format!("{path}[{i}]"), a, b));
+        return inside.or_else(|| Some(format!("{path}: {} live, {} replayed", a.len(), b.len())));
+    }
+    if let (Some(a), Some(b)) = (a.as_object(), b.as_object()) {
+        let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        let null = Value::Null;
+        return keys.into_iter().find_map(|key| {
+            let (a, b) = (a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null));
+            difference(&format!("{path}.{key}"), a, b)
+        });
+    }
+    Some(format!("{path}: {a} live, {b} replayed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn truth() -> Truth {
+        let expected = Expected::new("pipe-stall")
+            .kind("pipe")
+            .ids([77])
+            .pids([11])
+            .role("reader", 12)
+            .exact("stalls", 3)
+            .near("max_ms", 500.0, 60.0);
+        let mut truth = Truth::one(expected).may("deadlock");
+        truth.all_pids.extend([10, 11, 12]);
+        truth
+    }
+
+    fn finding() -> Value {
+        json!({
+            "code": "pipe-stall", "title": "t", "object": {"kind": "pipe", "id": "77"},
+            "processes": [{"role": "blocked", "pid": 11}, {"role": "reader", "pid": 12}],
+            "evidence": {"stalls": 3, "max_ms": 530.2},
+        })
+    }
+
+    fn check(findings: &[Value], scale: f64, wanted: &[&str]) {
+        let problems = judge(&truth(), findings, scale);
+        assert_eq!(problems.len(), wanted.len(), "{problems:?}");
+        for (problem, wanted) in problems.iter().zip(wanted) {
+            assert!(problem.contains(wanted), "{problem:?} does not hold {wanted:?}");
+        }
+    }
+
+    fn with(pointer: &str, value: Value) -> Value {
+        let mut changed = finding();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        changed
+    }
+
+    #[test]
+    fn right_finding() {
+        check(&[finding()], 1.0, &[]);
+        check(&[with("/evidence/stalls", json!("3"))], 1.0, &[]);
+    }
+
+    #[test]
+    fn missed_inexact_twice_and_false() {
+        check(&[], 1.0, &["missed pipe-stall"]);
+        check(&[with("/evidence/stalls", json!(2))], 1.0, &["stalls is 2, truth 3"]);
+        check(&[with("/evidence/stalls", Value::Null)], 1.0, &["stalls is null"]);
+        check(&[with("/object/id", json!("78"))], 1.0, &["ids not named"]);
+        check(&[with("/processes/1/role", json!("peer"))], 1.0, &["no process 12 as reader"]);
+        check(&[finding(), finding()], 1.0, &["twice pipe-stall"]);
+        check(&[finding(), with("/code", json!("fd-leak"))], 1.0, &["false fd-leak"]);
+        check(&[finding(), with("/code", json!("deadlock"))], 1.0, &[]);
+    }
+
+    #[test]
+    fn durations_widen_with_the_time_scale() {
+        let slow = with("/evidence/max_ms", json!(700));
+        check(std::slice::from_ref(&slow), 1.0, &["max_ms is 700"]);
+        check(&[slow], 5.0, &[]);
+    }
+
+    #[test]
+    fn others_do_not_concern_us() {
+        let mut other = finding();
+        other["processes"] = json!([{"role": "blocked", "pid": 99}]);
+        check(&[finding(), other], 1.0, &[]);
+    }
+
+    #[test]
+    fn replay_names_the_first_difference() {
+        let (a, b) = (json!({"findings": [finding()]}), json!({"findings": [with("/title", json!("u"))]}));
+        assert_eq!(replay_difference(&a, &a), None);
+        assert_eq!(replay_difference(&a, &b).unwrap(), "findings[0].title: \"t\" live, \"u\" replayed");
+        let none = json!({"findings": []});
+        assert_eq!(replay_difference(&a, &none).unwrap(), "findings: 1 live, 0 replayed");
+    }
+}

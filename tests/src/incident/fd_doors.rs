@@ -1,0 +1,158 @@
+//! Healthy: received descriptors leave by every door other than a plain close(2) of the receiving thread.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::Ordering::SeqCst;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::{Options, passing};
+use crate::call::{self, control_bytes, recv_fds, recv_many};
+use crate::stage::{Stage, proc};
+use crate::truth::Truth;
+
+/// Enough for a leak, if a door were not seen.
+const FDS: usize = 12;
+
+const DONE: usize = 0;
+
+type Door = fn(Stage, OwnedFd) -> Result<()>;
+
+const DOORS: &[(&str, Door)] = &[
+    ("close_range", by_close_range),
+    ("dup2", by_dup2),
+    ("exec", by_exec),
+    ("exit", by_exit),
+    ("thread", by_other_thread),
+    ("recvmmsg", by_recvmmsg),
+    ("fork", by_fork),
+];
+
+pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
+    let mut truth = Truth::default();
+    let mut pids = Vec::new();
+    for &(name, door) in DOORS {
+        let (sender, socket) = passing::sender(stage, FDS, 1)?;
+        let receiver = stage.spawn(&[], move || door(stage, socket))?;
+        pids.push(receiver);
+        truth = truth.role(name, [receiver]).role("sender", [sender]);
+    }
+    let owner = stage.spawn(&[], move || {
+        let _file = File::open(passing::FILE)?;
+        stage.idle()
+    })?;
+    let taker = stage.spawn(&[], move || by_pidfd_getfd(stage, owner))?;
+    pids.push(taker);
+    stage.wait_for("all doors", || Ok(stage.value(DONE) as usize == pids.len()))?;
+    // Two report that they are done before their exit or exec; see the end of it.
+    stage.wait_for("the fds to be gone", || Ok(pids.iter().all(|&pid| holds(pid) == 0)))?;
+    Ok(truth.role("pidfd_getfd", [taker]).role("owner", [owner]))
+}
+
+/// How many descriptors of the passed file a process has.
+fn holds(pid: i32) -> usize {
+    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
+    fds.flatten()
+        .filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path.as_os_str() == passing::FILE))
+        .count()
+}
+
+fn receive(socket: &OwnedFd, flags: libc::c_int) -> Result<Vec<OwnedFd>> {
+    let mut fds = Vec::new();
+    while fds.len() < FDS {
+        fds.extend(recv_fds(socket, control_bytes(1), flags).context("cannot receive")?.fds);
+    }
+    Ok(fds)
+}
+
+fn done(stage: Stage) {
+    stage.slot(DONE).fetch_add(1, SeqCst);
+}
+
+fn by_close_range(stage: Stage, socket: OwnedFd) -> Result<()> {
+    let mut numbers: Vec<_> = receive(&socket, 0)?.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    // Other fds may lie between them: one call for each run of neighbours.
+    for run in numbers.chunk_by(|a, b| a + 1 == *b) {
+        let (Some(&first), Some(&last)) = (run.first(), run.last()) else { continue };
+        call::close_range(first, last).context("close_range failed")?;
+    }
+    done(stage);
+    stage.idle()
+}
+
+fn by_dup2(stage: Stage, socket: OwnedFd) -> Result<()> {
+    let mut fds = receive(&socket, 0)?;
+    let null = File::open("/dev/null")?;
+    for fd in &mut fds {
+        rustix::io::dup2(&null, fd).context("dup2 failed")?;
+    }
+    done(stage);
+    // The numbers stay open, for another file.
+    stage.idle()
+}
+
+fn by_exec(stage: Stage, socket: OwnedFd) -> Result<()> {
+    let _fds = receive(&socket, libc::MSG_CMSG_CLOEXEC)?;
+    done(stage);
+    Err(Command::new("sleep").arg("1000").exec()).context("cannot run sleep")
+}
+
+fn by_exit(stage: Stage, socket: OwnedFd) -> Result<()> {
+    std::mem::forget(receive(&socket, 0)?);
+    done(stage);
+    Ok(())
+}
+
+fn by_other_thread(stage: Stage, socket: OwnedFd) -> Result<()> {
+    let fds = receive(&socket, 0)?;
+    let closer = std::thread::spawn(move || {
+        drop(fds);
+        // The closer lives on, so that the table stays shared.
+        done(stage);
+        stage.idle()
+    });
+    closer.join().map_err(|_| anyhow::anyhow!("the closing thread panicked"))
+}
+
+fn by_recvmmsg(stage: Stage, socket: OwnedFd) -> Result<()> {
+    stage.wait_for("messages in the queue", || Ok(stage.value(passing::SENT) >= FDS as u64))?;
+    let mut count = 0;
+    while count < FDS {
+        count += recv_many(&socket, FDS - count).context("recvmmsg failed")?.len();
+    }
+    done(stage);
+    stage.idle()
+}
+
+fn by_fork(stage: Stage, socket: OwnedFd) -> Result<()> {
+    let fds = receive(&socket, libc::MSG_CMSG_CLOEXEC)?;
+    // The child's copies end with the child.
+    let child = stage.spawn(&[], || Ok(()))?;
+    stage.join(child)?;
+    drop(fds);
+    done(stage);
+    stage.idle()
+}
+
+fn by_pidfd_getfd(stage: Stage, owner: i32) -> Result<()> {
+    let pid = Pid::from_raw(owner).context("no owner")?;
+    stage.wait_for("the owner to open its file", || Ok(holds(owner) == 1 && proc::state(owner) == Some('S')))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open failed")?;
+    let number = std::fs::read_dir(format!("/proc/{owner}/fd"))?
+        .flatten()
+        .find(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path.as_os_str() == passing::FILE))
+        .and_then(|fd| fd.file_name().to_str()?.parse().ok())
+        .context("the owner has no such fd")?;
+    let mut taken = Vec::new();
+    for _ in 0..FDS {
+        taken.push(pidfd_getfd(pidfd.as_fd(), number, PidfdGetfdFlags::empty()).context("pidfd_getfd failed")?);
+    }
+    ensure!(taken.iter().all(|fd| fd.as_raw_fd() > 2), "odd fd numbers");
+    drop(taken);
+    done(stage);
+    stage.idle()
+}

@@ -1,0 +1,266 @@
+//! The incidents, one file each: the bug of a post-mortem and its healthy twin.
+//!
+//! A new incident is a file here, a `mod` line and a row in [`ALL`].
+
+mod eventfd_overflow;
+mod eventfd_semaphore;
+mod eventfd_stall;
+mod fd_doors;
+mod fd_exhausted;
+mod fd_inherited;
+mod fd_leak;
+mod fd_truncated;
+mod fifo_stall;
+mod passing;
+mod pid_exhausted;
+mod pipe_full;
+mod pipe_shrunk;
+mod pipe_stall;
+mod sem_exhausted;
+mod sem_leak;
+mod sem_orphaned_lock;
+mod sem_stall;
+mod sem_storm;
+mod zombie_leak;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::stage::Stage;
+use crate::truth::Truth;
+
+/// The bug, or the fix that the post-mortem recommends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Variant {
+    Bug,
+    Fixed,
+}
+
+impl Variant {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bug => "bug",
+            Self::Fixed => "fixed",
+        }
+    }
+}
+
+/// Why children stay unreaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cause {
+    OneWaitPerSignal,
+    NeverWaits,
+    WaitsForOthers,
+    SigchldBlocked,
+    ParentBlocked,
+    InitDoesNotReap,
+}
+
+/// The three ways not to have zombies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fix {
+    /// The handler loops until no child is left.
+    Loop,
+    /// SA_NOCLDWAIT.
+    Nocldwait,
+    /// SIGCHLD is ignored.
+    Ignore,
+}
+
+/// Which SysV limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Limit {
+    Semmni,
+    Semmns,
+}
+
+/// How an incident is to be played; most options concern one incident only.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    #[arg(long, value_enum, default_value = "bug")]
+    pub variant: Variant,
+    /// zombie-leak: why the children stay unreaped
+    #[arg(long, value_enum, default_value = "one-wait-per-signal")]
+    pub cause: Cause,
+    /// zombie-leak, fixed: how they are reaped
+    #[arg(long, value_enum, default_value = "loop")]
+    pub fix: Fix,
+    /// sem-exhausted: which limit is reached
+    #[arg(long, value_enum, default_value = "semmni")]
+    pub limit: Limit,
+    /// sem-leak: sets with keys rather than IPC_PRIVATE
+    #[arg(long)]
+    pub keyed: bool,
+    /// fd-leak: failed requests lie between good ones rather than after them
+    #[arg(long)]
+    pub interleave: bool,
+}
+
+impl Options {
+    pub fn bug(&self) -> bool {
+        self.variant == Variant::Bug
+    }
+}
+
+/// Something that this machine cannot play, with the reason.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// One incident: its program and the cases that the suite plays.
+pub struct Incident {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// Plays it up to the complete incident and says what is true then.
+    pub play: fn(Stage, &Options) -> Result<Truth>,
+    pub cases: &'static [Case],
+}
+
+/// One way to play an incident.
+pub struct Case {
+    pub variant: Variant,
+    /// Tells cases of the same variant apart; empty if there is only one.
+    pub label: &'static str,
+    pub args: &'static [&'static str],
+}
+
+const fn bug(label: &'static str, args: &'static [&'static str]) -> Case {
+    Case { variant: Variant::Bug, label, args }
+}
+
+const fn fixed(label: &'static str, args: &'static [&'static str]) -> Case {
+    Case { variant: Variant::Fixed, label, args }
+}
+
+const TWINS: &[Case] = &[bug("", &[]), fixed("", &[])];
+
+/// The table of incidents.
+pub const ALL: &[Incident] = &[
+    Incident {
+        name: "sem-leak",
+        about: "workers whose error path returns without IPC_RMID",
+        play: sem_leak::play,
+        cases: &[bug("", &[]), bug("keyed", &["--keyed"]), fixed("", &[])],
+    },
+    Incident {
+        name: "sem-exhausted",
+        about: "semget fails with ENOSPC at SEMMNI or SEMMNS, in an IPC namespace of its own",
+        play: sem_exhausted::play,
+        cases: &[bug("semmni", &["--limit", "semmni"]), bug("semmns", &["--limit", "semmns"]), fixed("", &[])],
+    },
+    Incident {
+        name: "sem-orphaned-lock",
+        about: "a lock holder without SEM_UNDO is killed, three others wait for ever",
+        play: sem_orphaned_lock::play,
+        cases: TWINS,
+    },
+    Incident { name: "sem-stall", about: "a lock is held for 400 ms, three times", play: sem_stall::play, cases: TWINS },
+    Incident {
+        name: "fd-leak",
+        about: "a worker does not close the received fds of failed requests",
+        play: fd_leak::play,
+        cases: &[bug("", &[]), bug("interleaved", &["--interleave"]), fixed("", &[])],
+    },
+    Incident {
+        name: "fd-exhausted",
+        about: "fds keep coming at RLIMIT_NOFILE: the kernel drops them",
+        play: fd_exhausted::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "fd-truncated",
+        about: "a control buffer for one fd, messages of four",
+        play: fd_truncated::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "fd-inherited",
+        about: "a received fd without CLOEXEC crosses an exec",
+        play: fd_inherited::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "fd-doors",
+        about: "received fds that leave by every door but close(2); healthy",
+        play: fd_doors::play,
+        cases: &[fixed("", &[])],
+    },
+    Incident {
+        name: "pipe-stall",
+        about: "a consumer pauses for 500 ms three times, its producer blocks",
+        play: pipe_stall::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "pipe-full",
+        about: "a non-blocking writer gets EAGAIN while the reader sleeps",
+        play: pipe_full::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "pipe-shrunk",
+        about: "a user beyond pipe-user-pages-soft gets small pipes",
+        play: pipe_shrunk::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "fifo-stall",
+        about: "opening a FIFO for writing waits 400 ms for a reader",
+        play: fifo_stall::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "zombie-leak",
+        about: "a parent leaves 45 to 50 exited children unreaped",
+        play: zombie_leak::play,
+        cases: &[
+            bug("one-wait-per-signal", &["--cause", "one-wait-per-signal"]),
+            bug("never-waits", &["--cause", "never-waits"]),
+            bug("waits-for-others", &["--cause", "waits-for-others"]),
+            bug("sigchld-blocked", &["--cause", "sigchld-blocked"]),
+            bug("parent-blocked", &["--cause", "parent-blocked"]),
+            bug("init-does-not-reap", &["--cause", "init-does-not-reap"]),
+            fixed("loop", &["--fix", "loop"]),
+            fixed("nocldwait", &["--fix", "nocldwait"]),
+            fixed("ignore", &["--fix", "ignore"]),
+        ],
+    },
+    Incident {
+        name: "pid-exhausted",
+        about: "fork fails with EAGAIN at RLIMIT_NPROC",
+        play: pid_exhausted::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "eventfd-overflow",
+        about: "200 non-blocking writes to a full eventfd",
+        play: eventfd_overflow::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "eventfd-stall",
+        about: "a blocking write waits 400 ms at a full eventfd, twice",
+        play: eventfd_stall::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "eventfd-semaphore",
+        about: "an EFD_SEMAPHORE reader takes one at a time and falls behind",
+        play: eventfd_semaphore::play,
+        cases: TWINS,
+    },
+    // Not an incident: the load of the fault tests.
+    Incident {
+        name: "sem-storm",
+        about: "creates and removes semaphore sets as fast as it can",
+        play: sem_storm::play,
+        cases: &[],
+    },
+];

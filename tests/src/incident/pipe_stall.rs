@@ -1,0 +1,85 @@
+//! A consumer pauses for 500 ms three times. In a pipe of 64 KiB the producer blocks; in one of 1 MiB it does not.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+
+use super::Options;
+use crate::stage::Stage;
+use crate::truth::{Expected, Truth};
+
+const PAUSES: u64 = 3;
+const PAUSE: Duration = Duration::from_millis(500);
+const LINES: [u8; 4096] = [b'.'; 4096];
+/// The healthy producer's rate is 1 MB/s: half of its pipe in one pause.
+const LINE_EVERY: Duration = Duration::from_millis(4);
+const LARGE: usize = 1 << 20;
+const READ_BETWEEN: usize = 256 * 1024;
+
+const PRODUCER: usize = 0;
+const STOP: usize = 1;
+const DONE: usize = 2;
+
+pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
+    let bug = options.bug();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+    let inode = rustix::fs::fstat(&reader)?.st_ino;
+    if !bug {
+        fcntl_setpipe_size(&writer, LARGE).context("cannot enlarge the pipe")?;
+    }
+    let capacity = fcntl_getpipe_size(&writer)?;
+
+    let consumer = stage.spawn(&[writer.as_raw_fd()], move || consume(stage, &reader, bug))?;
+    let producer = stage.spawn(&[], move || {
+        while stage.value(STOP) == 0 {
+            stage.timed(|| rustix::io::write(&writer, &LINES)).context("cannot write")?;
+            if !bug {
+                sleep(LINE_EVERY);
+            }
+        }
+        stage.reach(DONE, 1);
+        stage.idle()
+    })?;
+    stage.reach(PRODUCER, producer as u64);
+    stage.await_slot(DONE, 1)?;
+
+    let truth = if bug {
+        let expected = Expected::new("pipe-stall")
+            .kind("pipe")
+            .ids([inode])
+            .pids([producer])
+            .role("reader", consumer)
+            .exact("capacity_bytes", capacity);
+        Truth::one(stage.stalls().expect(expected))
+    } else {
+        stage.stalls().allow(Truth::default(), "pipe-stall")
+    };
+    Ok(truth.role("writer", [producer]).role("reader", [consumer]).fact("inode", inode))
+}
+
+fn consume(stage: Stage, reader: &OwnedFd, until_blocked: bool) -> Result<()> {
+    let mut buffer = [0; 65536];
+    stage.await_slot(PRODUCER, 1)?;
+    for _ in 0..PAUSES {
+        let mut total = 0;
+        loop {
+            let read = rustix::io::read(reader, &mut buffer).context("cannot read")?;
+            total += read;
+            // The healthy consumer catches up: a short read means that the pipe was drained.
+            if if until_blocked { total >= READ_BETWEEN } else { read < buffer.len() } {
+                break;
+            }
+        }
+        if until_blocked {
+            stage.wait_until_blocked(stage.value(PRODUCER) as i32, libc::SYS_write)?;
+        }
+        sleep(PAUSE);
+    }
+    stage.reach(STOP, 1);
+    loop {
+        rustix::io::read(reader, &mut buffer).context("cannot read")?;
+    }
+}

@@ -1,0 +1,71 @@
+//! A program creates sets until semget fails with ENOSPC, in an IPC namespace of its own with small limits.
+
+use anyhow::{Context, Result, bail};
+
+use super::{Limit, Options};
+use crate::call::{self, SemSet};
+use crate::stage::Stage;
+use crate::truth::{Expected, Truth};
+
+const SETS: u64 = 8;
+const SEMS_A_SET: u64 = 8;
+const FAILURES: u64 = 4;
+
+const MADE: usize = 0;
+const FAILED: usize = 1;
+const DONE: usize = 2;
+
+pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
+    let (bug, limit) = (options.bug(), options.limit);
+    // The sets go with the namespace, when the last process in it ends.
+    let creator = stage.spawn(&[], move || {
+        call::unshare(libc::CLONE_NEWIPC).context("cannot make an IPC namespace; run as root")?;
+        let (semmns, semmni) = match limit {
+            Limit::Semmni => (32_000, SETS),
+            Limit::Semmns => (SETS * SEMS_A_SET, 128),
+        };
+        std::fs::write("/proc/sys/kernel/sem", format!("250 {semmns} 100 {semmni}"))
+            .context("cannot set the limits of the namespace in /proc/sys/kernel/sem")?;
+        if bug { exhaust(stage)? } else { reuse()? }
+        stage.reach(DONE, 1);
+        stage.idle()
+    })?;
+    stage.await_slot(DONE, 1)?;
+    if !bug {
+        return Ok(Truth::default().role("creator", [creator]));
+    }
+    let (used, name) = match limit {
+        Limit::Semmni => (stage.value(MADE), "SEMMNI"),
+        Limit::Semmns => (stage.value(MADE) * SEMS_A_SET, "SEMMNS"),
+    };
+    let expected = Expected::new("sem-exhausted")
+        .pids([creator])
+        .limit(name)
+        .exact("failed", stage.value(FAILED))
+        .exact("used", used)
+        .exact("max", used);
+    Ok(Truth::one(expected).may("sem-leak").role("creator", [creator]))
+}
+
+fn exhaust(stage: Stage) -> Result<()> {
+    while stage.value(FAILED) < FAILURES {
+        match SemSet::create(libc::IPC_PRIVATE, SEMS_A_SET as i32) {
+            Ok(_) if stage.value(MADE) == SETS => bail!("the limit of {SETS} sets does not hold"),
+            Ok(_) => stage.reach(MADE, stage.value(MADE) + 1),
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                stage.reach(FAILED, stage.value(FAILED) + 1);
+            }
+            Err(error) => return Err(error).context("cannot create a semaphore set"),
+        }
+    }
+    Ok(())
+}
+
+fn reuse() -> Result<()> {
+    for _ in 0..SETS * 3 {
+        SemSet::create(libc::IPC_PRIVATE, SEMS_A_SET as i32)
+            .and_then(SemSet::remove)
+            .context("cannot create and remove a semaphore set")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! The stage a workload plays on: processes that die with their parent, shared memory, waiting, and cleaning up.
+//!
+//! A guard process starts the body that plays the incident. Each cleans up if the other is killed.
+
+pub mod proc;
+mod shared;
+
+use std::collections::BTreeSet;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
+
+use crate::call;
+pub use shared::{Shared, Stalls};
+
+/// Longest time that one step of a workload may take, also on an emulated machine.
+const STEP: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Signals that end a workload early.
+const ENDING: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// A handle that every process of the workload may copy.
+#[derive(Clone, Copy)]
+pub struct Stage {
+    shared: &'static Shared,
+}
+
+/// Runs `body` in a child and cleans up behind it; gives the exit code.
+pub fn guarded(body: impl FnOnce(Stage) -> Result<()>) -> Result<i32> {
+    let shared = Shared::map().context("cannot map memory shared by the workload's processes")?;
+    let stage = Stage { shared };
+    die_with_parent(Signal::TERM)?;
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
+    let watched = [libc::SIGCHLD, ENDING[0], ENDING[1], ENDING[2]];
+    call::mask(libc::SIG_BLOCK, &watched)?;
+    shared.pids.push(pid());
+    let guard = pid();
+    let Some(child) = call::fork().context("cannot fork the workload")? else {
+        let code = stage.child(guard, Signal::TERM, || {
+            for signal in ENDING {
+                call::on_signal(signal, shared::clean_up_and_exit, 0)?;
+            }
+            call::mask(libc::SIG_UNBLOCK, &watched)?;
+            let result = body(stage);
+            shared.clean_up();
+            result
+        });
+        call::exit_now(code);
+    };
+    shared.pids.push(child);
+    loop {
+        let signal = call::wait_signal(&watched)?;
+        if signal != libc::SIGCHLD {
+            // The body may have ended in this instant; SIGCHLD follows either way.
+            let _ = call::kill(child, libc::SIGTERM);
+            continue;
+        }
+        let Some(code) = reaped(child)? else { continue };
+        shared.clean_up();
+        // The rest has been told to die with its parent and has been re-parented to this process.
+        while call::wait_for_pid(-1)?.is_some() {}
+        return Ok(code);
+    }
+}
+
+/// Reaps whoever has ended; the exit code of `child` if it was among them.
+fn reaped(child: i32) -> Result<Option<i32>> {
+    let mut code = None;
+    while let Some((pid, status)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG).unwrap_or(None) {
+        if pid.as_raw_nonzero().get() == child {
+            code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+        }
+    }
+    Ok(code)
+}
+
+impl Stage {
+    /// Starts a process of the workload; it dies with the process that started it.
+    ///
+    /// What `play` owns is closed here and stays open there; `not_inherited` names fds that only the caller keeps.
+    pub fn spawn(self, not_inherited: &[RawFd], play: impl FnOnce() -> Result<()>) -> Result<i32> {
+        let parent = pid();
+        let Some(child) = call::fork().context("cannot fork")? else {
+            let code = self.child(parent, Signal::KILL, || {
+                for signal in ENDING {
+                    call::set_action(signal, libc::SIG_DFL, 0)?;
+                }
+                not_inherited.iter().for_each(|&fd| call::close(fd));
+                play()
+            });
+            call::exit_now(code);
+        };
+        self.shared.pids.push(child);
+        Ok(child)
+    }
+
+    /// The child's side of a fork: nothing may escape into the parent's code.
+    fn child(self, parent: i32, death: Signal, play: impl FnOnce() -> Result<()>) -> i32 {
+        let play = || {
+            die_with_parent(death)?;
+            if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
+                bail!("the parent {parent} has already ended");
+            }
+            play()
+        };
+        match catch_unwind(AssertUnwindSafe(play)) {
+            Ok(Ok(())) => 0,
+            Ok(Err(error)) => {
+                self.shared.failed.store(1, SeqCst);
+                eprintln!("incidents: process {}: {error:#}", pid());
+                1
+            }
+            Err(_) => {
+                self.shared.failed.store(1, SeqCst);
+                101
+            }
+        }
+    }
+
+    /// Becomes an unprivileged user; still dies with its parent.
+    pub fn become_user(self, uid: u32) -> Result<()> {
+        call::become_user(uid).with_context(|| format!("cannot become user {uid}; run as root"))?;
+        die_with_parent(Signal::KILL)
+    }
+
+    /// Waits until a condition holds; fails after a minute, naming what was waited for.
+    pub fn wait_for(self, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+        let end = Instant::now() + STEP;
+        while !condition().with_context(|| format!("while waiting for {what}"))? {
+            if self.shared.failed.load(SeqCst) != 0 {
+                bail!("a process of the workload failed while this one waited for {what}");
+            }
+            if Instant::now() > end {
+                bail!("waited {} s in vain for {what}", STEP.as_secs());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Waits until a child has ended well.
+    pub fn join(self, child: i32) -> Result<()> {
+        match call::wait_for_pid(child)? {
+            Some(0) => Ok(()),
+            Some(status) => bail!("process {child} failed (wait status {status:#x})"),
+            None => bail!("process {child} was reaped by somebody else"),
+        }
+    }
+
+    /// Waits until a peer sleeps inside a system call.
+    pub fn wait_until_blocked(self, pid: i32, syscall: libc::c_long) -> Result<()> {
+        self.wait_for(&format!("{pid} to block in system call {syscall}"), || Ok(proc::blocked_in(pid, syscall)))
+    }
+
+    /// A shared number that the workload is free to use.
+    pub fn slot(self, slot: usize) -> &'static AtomicU64 {
+        &self.shared.slots[slot]
+    }
+
+    /// Says that something has come so far.
+    pub fn reach(self, slot: usize, value: u64) {
+        self.slot(slot).store(value, SeqCst);
+    }
+
+    /// Waits until somebody has come so far.
+    pub fn await_slot(self, slot: usize, value: u64) -> Result<()> {
+        self.wait_for(&format!("step {slot} to reach {value}"), || Ok(self.slot(slot).load(SeqCst) >= value))
+    }
+
+    /// The value of a shared number.
+    pub fn value(self, slot: usize) -> u64 {
+        self.slot(slot).load(SeqCst)
+    }
+
+    pub fn stalls(self) -> &'static Stalls {
+        &self.shared.stalls
+    }
+
+    /// Times a call that may wait.
+    pub fn timed<T>(self, call: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = call();
+        self.shared.stalls.record(start.elapsed());
+        result
+    }
+
+    /// Sleeps until the end of the workload.
+    pub fn idle(self) -> ! {
+        loop {
+            rustix::event::pause();
+        }
+    }
+
+    /// A semaphore set to be removed at the end.
+    pub fn own_sem(self, id: i32) {
+        // Id 0 marks an empty entry of the list; such a set (the first of a fresh machine) is kept as a negative.
+        self.shared.sems.push(if id == 0 { i32::MIN } else { id });
+    }
+
+    /// A set that the workload removed itself.
+    pub fn forget_sem(self, id: i32) {
+        self.shared.sems.forget(if id == 0 { i32::MIN } else { id });
+    }
+
+    /// Leaves the sets behind (for `--keep`).
+    pub fn keep_sems(self) {
+        let kept: Vec<i32> = self.shared.sems.iter().collect();
+        kept.into_iter().for_each(|id| self.shared.sems.forget(id));
+    }
+
+    pub fn own_fifo(self, directory: &std::ffi::CStr, fifo: &std::ffi::CStr) {
+        self.shared.own_fifo(directory, fifo);
+    }
+
+    /// Every process started so far.
+    pub fn all_pids(self) -> BTreeSet<i32> {
+        self.shared.pids.iter().collect()
+    }
+}
+
+/// This process.
+pub fn pid() -> i32 {
+    getpid().as_raw_nonzero().get()
+}
+
+fn die_with_parent(signal: Signal) -> Result<()> {
+    set_parent_process_death_signal(Some(signal)).context("cannot set the parent death signal")
+}

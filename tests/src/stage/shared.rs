@@ -1,0 +1,159 @@
+//! Memory that all processes of a workload share: who they are, what must be cleaned up, and how far each has come.
+//!
+//! Plain atomics, so that workloads synchronise without IPC of their own that a tracer would see,
+//! and so that a signal handler may read everything.
+
+use std::ffi::CStr;
+use std::io::{Error, Result};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use crate::call::{self, SemSet};
+use crate::truth::{Expected, MIN_STALL_MS, STALL_TOLERANCE_MS, Truth};
+
+/// The shared memory. All zero is its valid first state.
+#[repr(C)]
+pub struct Shared {
+    pub pids: List,
+    pub sems: List,
+    /// Free for the workload: rounds, counters, flags.
+    pub slots: [AtomicU64; 64],
+    pub stalls: Stalls,
+    /// A process ended with an error: nobody need wait for it.
+    pub failed: AtomicU64,
+    directory: [AtomicU8; 128],
+    fifo: [AtomicU8; 128],
+}
+
+/// A list that only grows, written by any process.
+#[repr(C)]
+pub struct List {
+    len: AtomicUsize,
+    items: [AtomicI32; 4096],
+}
+
+/// The waits that a workload's own clock measured around its calls.
+#[repr(C)]
+pub struct Stalls {
+    count: AtomicU64,
+    total_us: AtomicU64,
+    max_us: AtomicU64,
+}
+
+static SHARED: AtomicPtr<Shared> = AtomicPtr::new(null_mut());
+
+impl Shared {
+    /// Maps it; every process forked afterwards shares it. It stays mapped until the process ends.
+    pub fn map() -> Result<&'static Self> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new anonymous mapping at an address that the kernel picks.
+        let address = unsafe { libc::mmap(null_mut(), size_of::<Self>(), prot, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        SHARED.store(address.cast::<Self>(), SeqCst);
+        // SAFETY: the mapping is page-aligned, large enough, zeroed, and never unmapped; all fields are atomics.
+        Ok(unsafe { &*address.cast::<Self>() })
+    }
+
+    /// For signal handlers.
+    pub fn current() -> Option<&'static Self> {
+        // SAFETY: null or the mapping of `map`, which is never unmapped.
+        unsafe { SHARED.load(SeqCst).as_ref() }
+    }
+
+    /// Records a directory and the FIFO in it, to be removed at the end.
+    pub fn own_fifo(&self, directory: &CStr, fifo: &CStr) {
+        store(&self.directory, directory);
+        store(&self.fifo, fifo);
+    }
+
+    /// Removes the IPC objects and files that are left. Async-signal-safe, harmless when repeated.
+    pub fn clean_up(&self) {
+        for id in self.sems.iter() {
+            // The owner may have removed it already.
+            let _ = SemSet(if id == i32::MIN { 0 } else { id }).remove();
+        }
+        // SAFETY: both arrays always end with a zero byte; unlink and rmdir are async-signal-safe.
+        unsafe { libc::unlink(self.fifo.as_ptr().cast()) };
+        // SAFETY: as above.
+        unsafe { libc::rmdir(self.directory.as_ptr().cast()) };
+    }
+}
+
+impl List {
+    /// Adds one; a full list drops it, which only makes cleaning up less thorough.
+    pub fn push(&self, value: i32) {
+        let at = self.len.fetch_add(1, SeqCst);
+        if let Some(item) = self.items.get(at) {
+            item.store(value, SeqCst);
+        }
+    }
+
+    /// Those written so far; a slot that is taken but not yet written (0) is left out.
+    pub fn iter(&self) -> impl Iterator<Item = i32> + '_ {
+        let len = self.len.load(SeqCst).min(self.items.len());
+        self.items.iter().take(len).map(|item| item.load(SeqCst)).filter(|&value| value != 0)
+    }
+
+    /// Removes a value, where the workload has ended the object itself.
+    pub fn forget(&self, value: i32) {
+        for item in &self.items {
+            let _ = item.compare_exchange(value, 0, SeqCst, SeqCst);
+        }
+    }
+}
+
+impl Stalls {
+    /// Takes the length of one call that may have waited.
+    pub fn record(&self, waited: Duration) {
+        if waited < Duration::from_millis(MIN_STALL_MS) {
+            return;
+        }
+        let us = waited.as_micros() as u64;
+        self.count.fetch_add(1, SeqCst);
+        self.total_us.fetch_add(us, SeqCst);
+        self.max_us.fetch_max(us, SeqCst);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count.load(SeqCst)
+    }
+
+    /// The finding's numbers as measured.
+    pub fn expect(&self, expected: Expected) -> Expected {
+        let count = self.count();
+        expected
+            .exact("stalls", count)
+            .near("max_ms", ms(self.max_us.load(SeqCst)), STALL_TOLERANCE_MS)
+            .near("total_ms", ms(self.total_us.load(SeqCst)), STALL_TOLERANCE_MS * count.max(1) as f64)
+    }
+
+    /// In a healthy twin a loaded machine may still make a call wait; then the finding would be right.
+    pub fn allow(&self, truth: Truth, code: &str) -> Truth {
+        if self.count() == 0 {
+            return truth;
+        }
+        truth.may(code).fact("stalls_of_a_slow_machine", self.count())
+    }
+}
+
+fn ms(us: u64) -> f64 {
+    us as f64 / 1000.0
+}
+
+fn store(to: &[AtomicU8; 128], text: &CStr) {
+    for (to, &byte) in to.iter().take(127).zip(text.to_bytes()) {
+        to.store(byte, SeqCst);
+    }
+}
+
+/// What the body does on SIGTERM and SIGINT; children die by their death signal.
+pub(super) extern "C" fn clean_up_and_exit(_signal: libc::c_int) {
+    if let Some(shared) = Shared::current() {
+        shared.clean_up();
+    }
+    call::exit_now(0);
+}

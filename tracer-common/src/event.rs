@@ -1,0 +1,180 @@
+//! Event records in the ring buffer: a fixed [`Header`], then one payload of the table below.
+//!
+//! A new event is one row here: the kind, the payload's layout, its size check and the decoder come from the table.
+
+use crate::map::{ObjRef, ObjState};
+
+/// What every record starts with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Boot clock, nanoseconds (bpf_ktime_get_boot_ns, 5.8 and later).
+    pub ts_ns: u64,
+    /// Start time of the process, nanoseconds of the boot clock (`group_leader->start_boottime`).
+    pub start_ns: u64,
+    /// [`Kind`] as u16.
+    pub kind: u16,
+    /// [`crate::site::Site`] as u16.
+    pub site: u16,
+    pub tgid: u32,
+    pub tid: u32,
+    pub uid: u32,
+    /// Key in the map `STACKS`, negative: none taken.
+    pub stack: i32,
+    pub _pad: u32,
+    pub comm: [u8; 16],
+}
+
+/// Size of [`Header`] on the wire.
+pub const HEADER_LEN: usize = 56;
+const _: () = assert!(size_of::<Header>() == HEADER_LEN);
+
+/// A plain structure of integers without padding, safe to copy from and to bytes.
+///
+/// # Safety
+/// Only for `repr(C)` structures of integers with no padding; the table's size check proves the latter.
+pub unsafe trait Wire: Copy {}
+
+// SAFETY: repr(C), integers only, size asserted above.
+unsafe impl Wire for Header {}
+
+/// Why bytes could not be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// Fewer bytes than the structure has: (wanted, got).
+    Short(usize, usize),
+    /// A kind that this version does not know.
+    UnknownKind(u16),
+}
+
+impl core::fmt::Display for WireError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Short(want, got) => write!(f, "record of {got} bytes where {want} are needed"),
+            Self::UnknownKind(k) => write!(f, "unknown event kind {k}"),
+        }
+    }
+}
+
+impl core::error::Error for WireError {}
+
+/// Copies `T` from the front of `bytes`.
+///
+/// # Errors
+/// [`WireError::Short`] if there are too few bytes.
+pub fn read<T: Wire>(bytes: &[u8]) -> Result<T, WireError> {
+    if bytes.len() < size_of::<T>() {
+        return Err(WireError::Short(size_of::<T>(), bytes.len()));
+    }
+    // SAFETY: enough bytes (checked above); `Wire` types accept any bit pattern; the read is unaligned.
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $id:ident = $num:literal { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(,)? })*) => {
+        /// Event kinds on the wire.
+        #[repr(u16)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind { $($id = $num),* }
+
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+            pub struct $id { $($(#[$fdoc])* pub $field: $ty),* }
+            // SAFETY: repr(C), integers only; the size check below proves that there is no padding.
+            unsafe impl Wire for $id {}
+            const _: () = assert!(size_of::<$id>() == 0 $(+ size_of::<$ty>())*);
+            impl Payload for $id { const KIND: Kind = Kind::$id; }
+        )*
+
+        /// A decoded payload.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Body { $($id($id)),* }
+
+        impl Body {
+            /// Decodes the payload of `kind`.
+            ///
+            /// # Errors
+            /// An unknown kind, or too few bytes for it.
+            pub fn decode(kind: u16, bytes: &[u8]) -> Result<Self, WireError> {
+                match kind {
+                    $($num => Ok(Self::$id(read(bytes)?)),)*
+                    other => Err(WireError::UnknownKind(other)),
+                }
+            }
+
+            /// The kind and the payload's bytes (what decode reads back).
+            pub fn encode(&self, mut put: impl FnMut(&[u8])) -> u16 {
+                match self {
+                    $(Self::$id(p) => {
+                        // SAFETY: `Wire`: no padding, so every byte is initialised.
+                        put(unsafe { core::slice::from_raw_parts(core::ptr::from_ref(p).cast::<u8>(), size_of::<$id>()) });
+                        $num
+                    })*
+                }
+            }
+        }
+    };
+}
+
+/// A payload with its kind.
+pub trait Payload: Wire {
+    const KIND: Kind;
+}
+
+events! {
+    /// A process was forked (not a thread). The header is the parent's.
+    Fork = 1 { child: u32, _pad: u32, child_start_ns: u64 }
+    /// A process executed a program. The header carries the new comm.
+    Exec = 2 { old_tid: u32, _pad: u32 }
+    /// The last thread of a process ended.
+    Exit = 3 { code: i32, parent: u32, parent_start_ns: u64 }
+    /// The process is gone from the process table (reaped). The header's process is whoever ran then.
+    Free = 4 { tgid: u32, _pad: u32, start_ns: u64 }
+    /// fork or clone failed.
+    ForkFail = 5 { errno: i32, _pad: u32 }
+
+    /// A set may have been created: certain if `exact` is 1, else semget returned it and it may be old.
+    SemCreate = 10 { id: i32, key: i32, nsems: u32, flags: u32, ns: u32, exact: u32 }
+    /// semget failed.
+    SemFail = 11 { errno: i32, key: i32, nsems: u32, flags: u32, ns: u32, _pad: u32 }
+    /// A set was removed (IPC_RMID, or its namespace ended: then `ns_end` is 1 and the header means nothing).
+    SemRemove = 12 { id: i32, ns: u32, ns_end: u32, _pad: u32 }
+    /// First operation of this process on this set.
+    SemFirstUse = 13 { id: i32, ns: u32 }
+    /// A process died while it had taken more than it gave, without SEM_UNDO.
+    SemHeldAtExit = 14 { id: i32, ns: u32, num: u32, net: i32 }
+    /// SETVAL or SETALL: the values were set anew.
+    SemSet = 15 { id: i32, ns: u32, num: u32, value: u32, all: u32, _pad: u32 }
+
+    /// A wait of at least min-stall ended (or the thread died in it).
+    Stall = 20 { obj: ObjRef, state: ObjState, since_ns: u64, ret: i64,
+        /// Last successful read of the object: by whom and when (0 = not seen).
+        reader: u32, fd: i32, reader_start_ns: u64, read_ns: u64, call: u32, _pad: u32, reader_comm: [u8; 16] }
+
+    /// A pipe was created; `slots` is its capacity in pages.
+    PipeCreate = 30 { ino: u64, slots: u32, _pad: u32 }
+    /// F_SETPIPE_SZ: `ret` is the new size in bytes or -errno.
+    PipeResize = 31 { ino: u64, wanted: u64, ret: i64 }
+
+    /// A descriptor was received. `via`: 0 SCM_RIGHTS, 1 pidfd_getfd, 2 SCM_RIGHTS by MSG_PEEK.
+    FdReceive = 40 { obj: ObjRef, files: u64, sock: u64, fd: u32, via: u32, cloexec: u32, _pad: u32, name: [u8; 32] }
+    /// Descriptors of a message were dropped. `cause`: 0 unknown, 1 the table is full, 2 control buffer too small, 3 denied.
+    FdTruncated = 41 { sock: u64, sent: i32, received: u32, cause: u32, fd: u32 }
+    /// A followed descriptor was closed. `how`: 0 close, 1 close_range, 2 dup2/dup3 over it.
+    FdClose = 42 { files: u64, fd: u32, how: u32 }
+    /// close_range over [first, last] of a table with followed descriptors; `cloexec` 1: only marked.
+    FdCloseRange = 43 { files: u64, first: u32, last: u32, cloexec: u32, _pad: u32 }
+    /// A followed descriptor was duplicated.
+    FdDup = 44 { files: u64, old: u32, new: u32 }
+    /// A message with descriptors was sent; `peer` is the receiving socket's inode (0 = unknown).
+    FdSend = 45 { sock: u64, peer: u64, count: u32, _pad: u32 }
+    /// A call failed with EMFILE or ENFILE.
+    FdFail = 46 { errno: i32, call: u32 }
+    /// F_SETFD on a followed descriptor.
+    FdFlags = 47 { files: u64, fd: u32, cloexec: u32 }
+
+    /// An eventfd was created. `flags`: EFD_SEMAPHORE 1, EFD_NONBLOCK 0o4000.
+    EventfdCreate = 50 { id: u64, initial: u64, fd: u32, flags: u32 }
+}

@@ -1,0 +1,223 @@
+//! Keys and values of the BPF maps that userspace reads or writes.
+
+/// Kind of an IPC object on the wire.
+pub mod kind {
+    pub const NONE: u32 = 0;
+    pub const SEM: u32 = 1;
+    pub const PIPE: u32 = 2;
+    pub const EVENTFD: u32 = 3;
+    pub const SOCKET: u32 = 4;
+    pub const FILE: u32 = 5;
+    pub const DEVICE: u32 = 6;
+    pub const DIRECTORY: u32 = 7;
+    pub const ANON: u32 = 8;
+    pub const CHILD: u32 = 9;
+}
+
+/// Identity of an IPC object.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjRef {
+    /// One of [`kind`].
+    pub kind: u32,
+    /// IPC namespace inode for SysV objects, device for files, else 0.
+    pub ns: u32,
+    /// SysV id, inode number (pipe, socket, file) or eventfd id.
+    pub id: u64,
+}
+
+/// State of an object when somebody had to wait for it or was refused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObjState {
+    /// Pipe: capacity in bytes (slots * page size is userspace's business): `max_usage` slots. Eventfd: counter.
+    pub a: u64,
+    /// Pipe: used slots. Sem: semaphore number waited for.
+    pub b: u64,
+    /// Pipe: bytes in the used slots (at most the first 16 are summed).
+    pub c: u64,
+}
+
+/// A thread that sleeps in a watched call right now. Key: tid (u32).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blocked {
+    pub obj: ObjRef,
+    pub state: ObjState,
+    /// When it went to sleep first in this call, nanoseconds of the boot clock.
+    pub since_ns: u64,
+    /// Start time of its process, nanoseconds of the boot clock.
+    pub start_ns: u64,
+    /// Not 0: the call was interrupted then and may be restarted; the thread is not asleep.
+    pub restart_ns: u64,
+    /// Kernel address of the object: key of `LAST_READ`, never shown.
+    pub ptr: u64,
+    pub tgid: u32,
+    pub tid: u32,
+    /// [`crate::site::Site`] as u16.
+    pub site: u16,
+    /// [`crate::syscall::Syscall`] as u8.
+    pub call: u8,
+    pub _pad: u8,
+    pub fd: i32,
+    pub comm: [u8; 16],
+}
+
+/// Who was refused by which object. Key of `REFUSED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RefusedKey {
+    pub obj: ObjRef,
+    pub tgid: u32,
+    pub site: u32,
+}
+
+/// How often, when, and in what state the object was. Value of `REFUSED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    pub state: ObjState,
+    /// Non-blocking calls that got EAGAIN.
+    pub count: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub start_ns: u64,
+    /// Kernel address of the object: key of `LAST_READ`, never shown.
+    pub ptr: u64,
+    pub fd: i32,
+    pub tid: u32,
+    pub comm: [u8; 16],
+}
+
+/// The last successful read of an object. Value of `LAST_READ`, key: its kernel address (u64).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastRead {
+    /// Id of the object, because an address may be used again.
+    pub id: u64,
+    pub ts_ns: u64,
+    pub start_ns: u64,
+    pub tgid: u32,
+    pub tid: u32,
+    pub comm: [u8; 16],
+}
+
+/// Key of `SEM_USE`: one process and one set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SemUseKey {
+    pub tgid: u32,
+    pub ns: u32,
+    pub id: i32,
+}
+
+/// Semaphores that one process may hold at a time and still be followed.
+pub const SEM_HELD_MAX: usize = 16;
+
+/// One semaphore and what a process has taken (negative) or given (positive), without SEM_UNDO.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SemNet {
+    pub ns: u32,
+    pub id: i32,
+    pub num: u32,
+    /// 0: the slot is free.
+    pub net: i32,
+}
+
+/// What one process holds. Value of `SEM_HELD`, key tgid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SemHeld {
+    pub slots: [SemNet; SEM_HELD_MAX],
+}
+
+/// Key of `SEM_GIVES`: one semaphore. Its value counts increments by processes that had taken nothing,
+/// the mark of a counting semaphore (a lock is given back by its taker).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SemKey {
+    pub ns: u32,
+    pub id: i32,
+    pub num: u32,
+}
+
+/// A recvmsg under way. Value of `RECEIVING`, key tid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receiving {
+    /// Kernel address of the socket (`struct sock`), 0 if it is no unix socket.
+    pub sk: u64,
+    /// Room of the control buffer in bytes when the call began.
+    pub control_len: u64,
+    /// Descriptors in the message that comes next, -1: not seen.
+    pub sent: i32,
+    /// Descriptors installed so far.
+    pub installed: u32,
+    /// 1: an allocation failed with EMFILE.
+    pub table_full: u32,
+    /// Messages still to look at, and descriptors of the current one (tracepoint backend).
+    pub messages: u32,
+    pub fds: u32,
+    pub _pad: u32,
+    /// User addresses of the next `struct msghdr` and of the next descriptor.
+    pub msg: u64,
+    pub next: u64,
+}
+
+/// Counters of one parent. Value of `CHILDREN`, key tgid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChildStats {
+    pub exits: u64,
+    pub sigchld_generated: u64,
+    pub sigchld_coalesced: u64,
+    pub sigchld_ignored: u64,
+    /// wait calls for any child (pid -1, P_ALL) and how many of them reaped.
+    pub waits_any: u64,
+    pub reaped_any: u64,
+    /// wait calls for one child or group, and how many of them reaped.
+    pub waits_one: u64,
+    pub reaped_one: u64,
+    /// SIGCHLD delivered to a handler.
+    pub delivered: u64,
+    pub last_wait_ns: u64,
+    pub start_ns: u64,
+    /// Last pid waited for by name.
+    pub last_pid: u32,
+    pub _pad: u32,
+}
+
+/// Key of `FD_TRACKED`: one descriptor of one table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FdKey {
+    pub files: u64,
+    pub fd: u32,
+    pub _pad: u32,
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+    macro_rules! pod {
+        ($($t:ty),*) => { $(
+            // SAFETY: repr(C), integers only, no padding (see the size asserts below).
+            unsafe impl aya::Pod for $t {}
+        )* };
+    }
+    pod!(ObjRef, ObjState, Blocked, RefusedKey, Refused, LastRead, SemUseKey, SemNet, SemHeld, SemKey, Receiving, ChildStats, FdKey);
+    // SAFETY: repr(C), integers only, no padding.
+    unsafe impl aya::Pod for crate::config::Config {}
+}
+
+const _: () = assert!(size_of::<ObjRef>() == 16);
+const _: () = assert!(size_of::<Blocked>() == 16 + 24 + 32 + 8 + 4 + 4 + 16);
+const _: () = assert!(size_of::<RefusedKey>() == 24);
+const _: () = assert!(size_of::<Refused>() == 24 + 40 + 8 + 16);
+const _: () = assert!(size_of::<LastRead>() == 48);
+const _: () = assert!(size_of::<SemUseKey>() == 12);
+const _: () = assert!(size_of::<SemHeld>() == 16 * SEM_HELD_MAX);
+const _: () = assert!(size_of::<Receiving>() == 56);
+const _: () = assert!(size_of::<ChildStats>() == 96);
+const _: () = assert!(size_of::<FdKey>() == 16);

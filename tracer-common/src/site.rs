@@ -1,0 +1,188 @@
+//! The site table: every place in the kernel that is watched, and how.
+//!
+//! One row a site; the attach plan, `doctor`, the loss counters and the reports read this table.
+//! Function names and their behaviour were verified on 5.10, 6.1, 6.12, 6.18, 7.2 and 7.3 (x86-64).
+
+use crate::syscall::Syscall;
+
+/// Mechanism a site belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mechanism {
+    Sem,
+    Pipe,
+    Fdpass,
+    Eventfd,
+    Child,
+    Signal,
+}
+
+impl Mechanism {
+    /// All mechanisms, in the order of listings.
+    pub const ALL: &[Self] = &[Self::Sem, Self::Pipe, Self::Fdpass, Self::Eventfd, Self::Child, Self::Signal];
+
+    /// The word used on the command line and in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sem => "sem",
+            Self::Pipe => "pipe",
+            Self::Fdpass => "fdpass",
+            Self::Eventfd => "eventfd",
+            Self::Child => "child",
+            Self::Signal => "signal",
+        }
+    }
+}
+
+/// One function that a site can be hooked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Hook {
+    /// Kernel function (for `Entry` and `Exit`), or system call wrapper without its architecture prefix (`sys_…`).
+    pub function: &'static str,
+    /// Program stem: the object holds `fentry_<stem>`/`fexit_<stem>` and `kprobe_<stem>`/`kretprobe_<stem>`.
+    pub program: &'static str,
+    pub at: At,
+    /// Number of arguments the prototype must have (0 = any): some functions changed theirs.
+    pub args: u8,
+}
+
+/// Where in the function a hook sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    Entry,
+    Exit,
+}
+
+/// How a site is watched when its functions cannot be hooked.
+#[derive(Clone, Copy, Debug)]
+pub enum Fallback {
+    /// raw_tracepoint sys_exit, for these calls.
+    Syscalls(&'static [Syscall]),
+    /// raw_tracepoint sys_exit, whatever the call (a return value tells).
+    AnySyscall,
+    /// The site is a raw tracepoint of the kernel itself, on every backend: (tracepoint, program).
+    Tracepoint(&'static str, &'static str),
+}
+
+/// One row of the site table.
+#[derive(Clone, Copy, Debug)]
+pub struct SiteInfo {
+    pub site: Site,
+    pub name: &'static str,
+    pub mechanism: Mechanism,
+    /// Groups of hooks: of each group the first hook that attaches is used; the site needs one from every group.
+    pub hooks: &'static [&'static [Hook]],
+    pub fallback: Fallback,
+    /// The functions may sleep: kretprobes lose returns there before 6.1 (one instance a CPU without preemption).
+    pub sleeps: bool,
+    /// What the tracepoint backend does not see here (empty = nothing is lost).
+    pub unseen: &'static str,
+}
+
+macro_rules! sites {
+    ($($id:ident, $name:literal, $mech:ident, $hooks:expr, $fallback:expr, $sleeps:literal, $unseen:literal;)*) => {
+        /// A place in the kernel where something happens to an object.
+        #[repr(u16)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Site { $($id),* }
+
+        /// The site table, in the order of [`Site`].
+        pub const SITES: &[SiteInfo] = &[$(SiteInfo {
+            site: Site::$id, name: $name, mechanism: Mechanism::$mech, hooks: $hooks,
+            fallback: $fallback, sleeps: $sleeps, unseen: $unseen,
+        }),*];
+
+        impl Site {
+            /// The site with this number.
+            pub const fn from_raw(raw: u16) -> Option<Self> {
+                $(if raw == Self::$id as u16 { return Some(Self::$id); })*
+                None
+            }
+        }
+    };
+}
+
+impl Site {
+    /// The site's row.
+    pub const fn info(self) -> &'static SiteInfo {
+        &SITES[self as usize]
+    }
+
+    /// The site's bit in [`crate::config::Config`].
+    #[inline(always)]
+    pub const fn bit(self) -> u64 {
+        1 << (self as u16)
+    }
+}
+
+const fn exit(function: &'static str, program: &'static str) -> Hook {
+    Hook { function, program, at: At::Exit, args: 0 }
+}
+
+const fn exit_args(function: &'static str, program: &'static str, args: u8) -> Hook {
+    Hook { function, program, at: At::Exit, args }
+}
+
+const fn entry(function: &'static str, program: &'static str) -> Hook {
+    Hook { function, program, at: At::Entry, args: 0 }
+}
+
+use Fallback::{AnySyscall, Syscalls, Tracepoint};
+use Syscall as S;
+
+sites! {
+    SemCreate, "sem_create", Sem, &[&[exit("newary", "sem_create")]],
+        Syscalls(&[S::Semget]), false, "semget cannot tell create from open: a set unknown before counts as created";
+    SemRemove, "sem_remove", Sem, &[&[entry("freeary", "sem_remove")]],
+        Syscalls(&[S::Semctl]), false, "sets removed by the end of their IPC namespace";
+    SemOp, "sem_op", Sem, &[&[exit("do_semtimedop", "sem_op")]],
+        Syscalls(&[S::Semop, S::Semtimedop]), true, "";
+    SemCtl, "sem_ctl", Sem, &[&[exit("sys_semctl", "sys_semctl")]],
+        Syscalls(&[S::Semctl]), false, "";
+    PipeCreate, "pipe_create", Pipe, &[&[exit("sys_pipe2", "sys_pipe2")], &[exit("sys_pipe", "sys_pipe")]],
+        Syscalls(&[S::Pipe, S::Pipe2]), false, "";
+    PipeWrite, "pipe_write", Pipe, &[&[exit("anon_pipe_write", "pipe_write"), exit("pipe_write", "pipe_write")]],
+        Syscalls(&[S::Write, S::Writev, S::Pwritev2]), true, "writes through io_uring";
+    PipeRead, "pipe_read", Pipe, &[&[exit("anon_pipe_read", "pipe_read"), exit("pipe_read", "pipe_read")]],
+        Syscalls(&[S::Read, S::Readv, S::Preadv2]), true, "reads through io_uring";
+    PipeSplice, "pipe_splice", Pipe, &[&[exit("sys_splice", "sys_splice")], &[exit("sys_tee", "sys_tee")],
+        &[exit("sys_vmsplice", "sys_vmsplice")], &[exit("sys_sendfile64", "sys_sendfile")]],
+        Syscalls(&[S::Splice, S::Tee, S::Vmsplice, S::Sendfile]), true, "splices through io_uring";
+    PipeResize, "pipe_resize", Pipe, &[&[exit("sys_fcntl", "sys_fcntl")]],
+        Syscalls(&[S::Fcntl]), false, "";
+    FifoOpen, "fifo_open", Pipe, &[&[exit("fifo_open", "fifo_open")]],
+        Syscalls(&[S::Open, S::Openat, S::Openat2]), true, "opens through io_uring";
+    FdReceive, "fd_receive", Fdpass, &[&[entry("scm_detach_fds", "fd_detach")], &[exit("scm_detach_fds", "fd_detached")],
+        &[exit_args("scm_recv_one_fd", "fd_receive4", 4), exit_args("__receive_fd", "fd_receive", 3),
+          exit_args("__receive_fd", "fd_receive4", 4), exit_args("receive_fd", "fd_receive", 3)]],
+        Syscalls(&[S::Recvmsg, S::Recvmmsg]), false, "fds received through io_uring";
+    FdGetfd, "fd_getfd", Fdpass, &[&[exit("sys_pidfd_getfd", "sys_pidfd_getfd")]],
+        Syscalls(&[S::PidfdGetfd]), false, "";
+    FdSend, "fd_send", Fdpass, &[&[exit("__scm_send", "fd_send")]],
+        Syscalls(&[S::Sendmsg, S::Sendmmsg]), false, "fds sent through io_uring";
+    FdClose, "fd_close", Fdpass, &[&[entry("file_close_fd_locked", "fd_close"), entry("pick_file", "fd_close")]],
+        Syscalls(&[S::Close, S::CloseRange]), false, "descriptors closed through io_uring";
+    FdDup, "fd_dup", Fdpass, &[&[exit("sys_dup", "sys_dup")], &[exit("sys_dup2", "sys_dup2")], &[exit("sys_dup3", "sys_dup3")],
+        &[exit("sys_fcntl", "sys_fcntl")]],
+        Syscalls(&[S::Dup, S::Dup2, S::Dup3, S::Fcntl]), false, "";
+    FdFail, "fd_fail", Fdpass, &[&[exit("alloc_fd", "fd_fail")]],
+        AnySyscall, false, "";
+    EventfdCreate, "eventfd_create", Eventfd, &[&[exit("do_eventfd", "eventfd_create")]],
+        Syscalls(&[S::Eventfd, S::Eventfd2]), false, "";
+    EventfdWrite, "eventfd_write", Eventfd, &[&[exit("eventfd_write", "eventfd_write")]],
+        Syscalls(&[S::Write, S::Writev, S::Pwritev2]), true, "writes through io_uring";
+    EventfdRead, "eventfd_read", Eventfd, &[&[exit("eventfd_read", "eventfd_read")]],
+        Syscalls(&[S::Read, S::Readv, S::Preadv2]), true, "reads through io_uring";
+    ChildWait, "child_wait", Child, &[&[exit("sys_wait4", "sys_wait4")], &[exit("sys_waitid", "sys_waitid")]],
+        Syscalls(&[S::Wait4, S::Waitid]), true, "";
+    ChildForkFail, "child_fork_fail", Child, &[&[exit("copy_process", "fork_fail")]],
+        Syscalls(&[S::Clone, S::Clone3, S::Fork, S::Vfork]), false, "";
+    ProcessFork, "process_fork", Child, &[], Tracepoint("sched_process_fork", "process_fork"), false, "";
+    ProcessExec, "process_exec", Child, &[], Tracepoint("sched_process_exec", "process_exec"), false, "";
+    ProcessExit, "process_exit", Child, &[], Tracepoint("sched_process_exit", "process_exit"), false, "";
+    ProcessFree, "process_free", Child, &[], Tracepoint("sched_process_free", "process_free"), false, "";
+    SignalGenerate, "signal_generate", Signal, &[], Tracepoint("signal_generate", "signal_generate"), false, "";
+    SignalDeliver, "signal_deliver", Signal, &[], Tracepoint("signal_deliver", "signal_deliver"), false, "";
+    Blocked, "blocked", Child, &[], Tracepoint("sched_switch", "sched_switch"), false, "io_uring workers and 32-bit programs";
+}
+
+const _: () = assert!(SITES.len() <= 64);

@@ -1,0 +1,104 @@
+//! fentry and fexit stubs (5.5 and later). The result of an fexit follows the last argument:
+//! reading it there works on 5.10 too, unlike bpf_get_func_ret (5.17).
+
+use aya_ebpf::macros::{fentry, fexit};
+use aya_ebpf::programs::{FEntryContext, FExitContext};
+use tracer_common::field::Field;
+use tracer_common::site::Site;
+
+use super::syscall;
+use crate::emit::Call;
+use crate::kread;
+use crate::mech::{child, eventfd, fdpass, pipe, sem};
+use crate::resolve::File;
+use crate::task::Regs;
+
+/// The file that an I/O control block is about.
+#[inline(always)]
+fn file_of(iocb: *const u8) -> Option<File> {
+    kread::field(iocb as u64, Field::KiocbFilp).and_then(File::at)
+}
+
+macro_rules! exits {
+    ($($name:ident, $args:literal, $site:ident, |$ctx:ident, $call:ident| $body:expr;)*) => { $(
+        #[fexit]
+        pub fn $name($ctx: FExitContext) -> i32 {
+            let ret: i64 = $ctx.arg($args);
+            let $call = Call::new(&$ctx, Site::$site, ret);
+            $body;
+            0
+        }
+    )* };
+}
+
+exits! {
+    fexit_sem_create, 2, SemCreate, |ctx, call| sem::created(&call, true);
+    fexit_sem_op, 4, SemOp, |ctx, call| if let Some(regs) = Regs::current() { sem::operated(&call, regs) };
+    fexit_pipe_write, 2, PipeWrite, |ctx, call| pipe::written(&call, file_of(ctx.arg(0)));
+    fexit_pipe_read, 2, PipeRead, |ctx, call| pipe::read(&call, file_of(ctx.arg(0)));
+    fexit_fifo_open, 2, FifoOpen, |ctx, call| pipe::opened(&call, None, Some(ctx.arg::<*const u8>(1) as u64));
+    fexit_fd_receive, 3, FdReceive, |ctx, call| fdpass::installed(&call);
+    fexit_fd_receive4, 4, FdReceive, |ctx, call| fdpass::installed(&call);
+    fexit_fd_send, 3, FdSend, |ctx, call| if let Some(regs) = Regs::current() { fdpass::sent(&call, regs) };
+    fexit_fd_fail, 3, FdFail, |ctx, call| fdpass::failed(&call);
+    fexit_eventfd_create, 2, EventfdCreate, |ctx, call| eventfd::created(&call);
+    fexit_eventfd_write, 4, EventfdWrite,
+        |ctx, call| pipe::written(&call, File::at(ctx.arg::<*const u8>(0) as u64));
+    fexit_eventfd_read, 2, EventfdRead, |ctx, call| pipe::read(&call, file_of(ctx.arg(0)));
+    fexit_fork_fail, 4, ChildForkFail, |ctx, call| child::fork_failed(&call);
+}
+
+#[fexit]
+pub fn fexit_fd_detached(ctx: FExitContext) -> i32 {
+    fdpass::detached(&Call::new(&ctx, Site::FdReceive, 0));
+    0
+}
+
+#[fentry]
+pub fn fentry_fd_detach(ctx: FEntryContext) -> i32 {
+    fdpass::detach(ctx.arg::<*const u8>(0) as u64, ctx.arg::<*const u8>(1) as u64);
+    0
+}
+
+#[fentry]
+pub fn fentry_sem_remove(ctx: FEntryContext) -> i32 {
+    let call = Call::new(&ctx, Site::SemRemove, 0);
+    sem::freed(&call, ctx.arg::<*const u8>(0) as u64, ctx.arg::<*const u8>(1) as u64);
+    0
+}
+
+#[fentry]
+pub fn fentry_fd_close(ctx: FEntryContext) -> i32 {
+    let call = Call::new(&ctx, Site::FdClose, 0);
+    fdpass::closed(&call, ctx.arg::<*const u8>(0) as u64, ctx.arg(1), 0);
+    0
+}
+
+macro_rules! wrappers {
+    ($($name:ident, $site:ident, $syscall:ident;)*) => { $(
+        #[fexit]
+        pub fn $name(ctx: FExitContext) -> i32 {
+            let ret: i64 = ctx.arg(1);
+            let regs = Regs::at(ctx.arg::<*const u8>(0) as u64);
+            syscall::wrapper(Call::new(&ctx, Site::$site, ret), regs, tracer_common::syscall::Syscall::$syscall);
+            0
+        }
+    )* };
+}
+
+wrappers! {
+    fexit_sys_semctl, SemCtl, Semctl;
+    fexit_sys_pipe2, PipeCreate, Pipe2;
+    fexit_sys_pipe, PipeCreate, Pipe;
+    fexit_sys_splice, PipeSplice, Splice;
+    fexit_sys_tee, PipeSplice, Tee;
+    fexit_sys_vmsplice, PipeSplice, Vmsplice;
+    fexit_sys_sendfile, PipeSplice, Sendfile;
+    fexit_sys_fcntl, FdDup, Fcntl;
+    fexit_sys_pidfd_getfd, FdGetfd, PidfdGetfd;
+    fexit_sys_dup, FdDup, Dup;
+    fexit_sys_dup2, FdDup, Dup2;
+    fexit_sys_dup3, FdDup, Dup3;
+    fexit_sys_wait4, ChildWait, Wait4;
+    fexit_sys_waitid, ChildWait, Waitid;
+}

@@ -1,0 +1,92 @@
+//! kprobe and kretprobe stubs. A kretprobe has no arguments: the handlers take them from the saved user registers.
+
+use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use tracer_common::site::Site;
+use tracer_common::syscall::Syscall;
+
+use super::syscall;
+use crate::emit::Call;
+use crate::mech::{child, eventfd, fdpass, pipe, sem};
+use crate::task::Regs;
+
+macro_rules! returns {
+    ($($name:ident, $site:ident, |$call:ident| $body:expr;)*) => { $(
+        #[kretprobe]
+        pub fn $name(ctx: RetProbeContext) -> u32 {
+            let $call = Call::new(&ctx, Site::$site, ctx.ret::<i64>());
+            $body;
+            0
+        }
+    )* };
+}
+
+returns! {
+    kretprobe_sem_create, SemCreate, |call| sem::created(&call, true);
+    kretprobe_sem_op, SemOp, |call| if let Some(regs) = Regs::current() { sem::operated(&call, regs) };
+    kretprobe_pipe_write, PipeWrite, |call| pipe::written(&call, None);
+    kretprobe_pipe_read, PipeRead, |call| pipe::read(&call, None);
+    kretprobe_fd_receive, FdReceive, |call| fdpass::installed(&call);
+    kretprobe_fd_receive4, FdReceive, |call| fdpass::installed(&call);
+    kretprobe_fd_detached, FdReceive, |call| fdpass::detached(&call);
+    kretprobe_fd_send, FdSend, |call| if let Some(regs) = Regs::current() { fdpass::sent(&call, regs) };
+    kretprobe_fd_fail, FdFail, |call| fdpass::failed(&call);
+    kretprobe_eventfd_create, EventfdCreate, |call| eventfd::created(&call);
+    kretprobe_eventfd_write, EventfdWrite, |call| pipe::written(&call, None);
+    kretprobe_eventfd_read, EventfdRead, |call| pipe::read(&call, None);
+    kretprobe_fork_fail, ChildForkFail, |call| child::fork_failed(&call);
+}
+
+#[kprobe]
+pub fn kprobe_fd_detach(ctx: ProbeContext) -> u32 {
+    if let (Some(msg), Some(scm)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+        fdpass::detach(msg, scm);
+    }
+    0
+}
+
+#[kprobe]
+pub fn kprobe_sem_remove(ctx: ProbeContext) -> u32 {
+    if let (Some(ns), Some(perm)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+        sem::freed(&Call::new(&ctx, Site::SemRemove, 0), ns, perm);
+    }
+    0
+}
+
+#[kprobe]
+pub fn kprobe_fd_close(ctx: ProbeContext) -> u32 {
+    if let (Some(files), Some(fd)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1)) {
+        fdpass::closed(&Call::new(&ctx, Site::FdClose, 0), files, fd, 0);
+    }
+    0
+}
+
+macro_rules! wrappers {
+    ($($name:ident, $site:ident, $syscall:ident;)*) => { $(
+        #[kretprobe]
+        pub fn $name(ctx: RetProbeContext) -> u32 {
+            let call = Call::new(&ctx, Site::$site, ctx.ret::<i64>());
+            if let Some(regs) = Regs::current() {
+                syscall::wrapper(call, regs, Syscall::$syscall);
+            }
+            0
+        }
+    )* };
+}
+
+wrappers! {
+    kretprobe_sys_semctl, SemCtl, Semctl;
+    kretprobe_sys_pipe2, PipeCreate, Pipe2;
+    kretprobe_sys_pipe, PipeCreate, Pipe;
+    kretprobe_sys_splice, PipeSplice, Splice;
+    kretprobe_sys_tee, PipeSplice, Tee;
+    kretprobe_sys_vmsplice, PipeSplice, Vmsplice;
+    kretprobe_sys_sendfile, PipeSplice, Sendfile;
+    kretprobe_sys_fcntl, FdDup, Fcntl;
+    kretprobe_sys_pidfd_getfd, FdGetfd, PidfdGetfd;
+    kretprobe_sys_dup, FdDup, Dup;
+    kretprobe_sys_dup2, FdDup, Dup2;
+    kretprobe_sys_dup3, FdDup, Dup3;
+    kretprobe_sys_wait4, ChildWait, Wait4;
+    kretprobe_sys_waitid, ChildWait, Waitid;
+}

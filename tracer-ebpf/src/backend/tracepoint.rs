@@ -1,0 +1,217 @@
+//! Raw tracepoint stubs (4.17 and later): the system call backend, and the kernel's own tracepoints that every backend uses.
+
+use aya_ebpf::macros::{map, raw_tracepoint};
+use aya_ebpf::maps::ProgramArray;
+use aya_ebpf::programs::RawTracePointContext;
+use tracer_common::config::calibration::{EVENTFD_FOPS, OWN_EVENTFD, REGS_FROM_STACK};
+use tracer_common::field::Field;
+use tracer_common::site::Site;
+use tracer_common::syscall::{SLOT_RECEIVED, SLOTS, Syscall};
+
+use super::syscall;
+use crate::emit::Call;
+use crate::kread;
+use crate::maps::{self, CALIBRATION, config};
+use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem, signal};
+use crate::resolve;
+use crate::task::{self, Regs};
+
+/// Errors that matter whatever the call.
+const EMFILE: i64 = -24;
+const ENFILE: i64 = -23;
+
+/// One program for the return of each watched call: small ones, for the verifier's and the stack's sake.
+#[map]
+static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(SLOTS, 0);
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    let regs = Regs::at(ctx.arg(0));
+    let ret: i64 = ctx.arg(1);
+    let Some(nr) = regs.nr() else { return 0 };
+    let call = Call::new(&ctx, Site::FdFail, ret);
+    let failed = (ret == EMFILE || ret == ENFILE) && call.by_tracepoint();
+    let which = task::lookup_raw(nr);
+    if (which == 0 && !failed) || task::compat(task::current()) {
+        return 0;
+    }
+    if failed {
+        fdpass::failed(&call);
+    }
+    // SAFETY: an empty slot makes the call fail and the program go on.
+    let _ = unsafe { SYS_EXIT.tail_call(&ctx, u32::from(which)) };
+    0
+}
+
+macro_rules! returns {
+    ($($name:ident, $site:ident, |$call:ident, $regs:ident| $body:expr;)*) => { $(
+        #[raw_tracepoint(tracepoint = "sys_exit")]
+        pub fn $name(ctx: RawTracePointContext) -> i32 {
+            let $regs = Regs::at(ctx.arg(0));
+            let $call = Call::new(&ctx, Site::$site, ctx.arg(1));
+            if $call.by_tracepoint() {
+                $body;
+            }
+            0
+        }
+    )* };
+}
+
+returns! {
+    exit_semget, SemCreate, |call, _regs| sem::created(&call, false);
+    exit_semop, SemOp, |call, regs| sem::operated(&call, regs);
+    exit_open, FifoOpen, |call, _regs| pipe::opened(&call, if call.ret < 0 { None } else { Some(call.ret as u32) }, None);
+    exit_send, FdSend, |call, regs| fdpass::sent(&call, regs);
+    exit_close, FdClose, |call, regs| fdpass::close_ended(&call, regs);
+    exit_close_range, FdClose, |call, regs| fdpass::close_range_ended(&call, regs);
+    exit_eventfd, EventfdCreate, |call, _regs| eventfd::created(&call);
+    exit_fork, ChildForkFail, |call, _regs| child::fork_failed(&call);
+    exit_pipe, PipeCreate, |call, regs| pipe::created(&call, regs);
+    exit_splice, PipeSplice, |call, regs| syscall::wrapper(call, regs, regs.call());
+    exit_wait, ChildWait, |call, regs| child::waited(&call, regs);
+    exit_getfd, FdGetfd, |call, regs| fdpass::got(&call, regs);
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_receive(ctx: RawTracePointContext) -> i32 {
+    let regs = Regs::at(ctx.arg(0));
+    let call = Call::new(&ctx, Site::FdReceive, ctx.arg(1));
+    if call.by_tracepoint() && fdpass::receive_ended(&call, regs) {
+        // SAFETY: an empty slot makes the call fail and the program go on.
+        let _ = unsafe { SYS_EXIT.tail_call(&ctx, SLOT_RECEIVED) };
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_received(ctx: RawTracePointContext) -> i32 {
+    let regs = Regs::at(ctx.arg(0));
+    let call = Call::new(&ctx, Site::FdReceive, ctx.arg(1));
+    if fdpass::received_step(&call, regs) {
+        // SAFETY: as above.
+        let _ = unsafe { SYS_EXIT.tail_call(&ctx, SLOT_RECEIVED) };
+    }
+    0
+}
+
+/// Calls that belong to two sites.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_write(ctx: RawTracePointContext) -> i32 {
+    let call = Call::new(&ctx, Site::PipeWrite, ctx.arg(1));
+    if call.by_tracepoint() || call.at(Site::EventfdWrite).by_tracepoint() {
+        pipe::written(&call, None);
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_read(ctx: RawTracePointContext) -> i32 {
+    let call = Call::new(&ctx, Site::PipeRead, ctx.arg(1));
+    if call.by_tracepoint() || call.at(Site::EventfdRead).by_tracepoint() {
+        pipe::read(&call, None);
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_dup(ctx: RawTracePointContext) -> i32 {
+    let regs = Regs::at(ctx.arg(0));
+    let call = Call::new(&ctx, Site::FdDup, ctx.arg(1));
+    if call.by_tracepoint() || call.at(Site::PipeResize).by_tracepoint() {
+        syscall::wrapper(call, regs, regs.call());
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_semctl(ctx: RawTracePointContext) -> i32 {
+    let regs = Regs::at(ctx.arg(0));
+    let call = Call::new(&ctx, Site::SemCtl, ctx.arg(1));
+    let remove = call.at(Site::SemRemove);
+    sem::controlled(&call, regs, remove.by_tracepoint().then_some(&remove), call.by_tracepoint());
+    0
+}
+
+/// recvmsg begins; attached only if the tracepoint backend watches receives.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
+    let nr: u64 = ctx.arg(1);
+    if task::lookup_raw(nr as u32) != Syscall::Recvmsg as u8 {
+        return 0;
+    }
+    let regs = Regs::at(ctx.arg(0));
+    if let (Some(fd), Some(msg)) = (regs.arg(0), regs.arg(1)) {
+        fdpass::receive_begins(&Call::new(&ctx, Site::FdReceive, 0), fd as u32, msg);
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_switch")]
+pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
+    let preempted: u64 = ctx.arg(0);
+    let call = Call::new(&ctx, Site::Blocked, 0);
+    blocked::switched_out(&call, ctx.arg(1), preempted & 0xff != 0);
+    if maps::by_tracepoint(Site::FdReceive)
+        && let Some(next) = kread::field::<u32>(ctx.arg(2), Field::TaskPid)
+    {
+        fdpass::receiver_woken(next);
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    child::forked(&Call::new(&ctx, Site::ProcessFork, 0), ctx.arg(1));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    child::executed(&Call::new(&ctx, Site::ProcessExec, 0), ctx.arg(1));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(ctx: RawTracePointContext) -> i32 {
+    child::exited(&Call::new(&ctx, Site::ProcessExit, 0), ctx.arg(0));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_free")]
+pub fn process_free(ctx: RawTracePointContext) -> i32 {
+    child::freed(&Call::new(&ctx, Site::ProcessFree, 0), ctx.arg(0));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "signal_generate")]
+pub fn signal_generate(ctx: RawTracePointContext) -> i32 {
+    let call = Call::new(&ctx, Site::SignalGenerate, 0);
+    signal::generated(&call, ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(4));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "signal_deliver")]
+pub fn signal_deliver(ctx: RawTracePointContext) -> i32 {
+    signal::delivered(&Call::new(&ctx, Site::SignalDeliver, 0), ctx.arg(0));
+    0
+}
+
+/// Measures, on the tracer's own write to its own eventfd, where saved registers lie and how eventfds look.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn calibrate(ctx: RawTracePointContext) -> i32 {
+    let (tgid, _) = task::ids();
+    if tgid != config().self_tgid {
+        return 0;
+    }
+    let regs = Regs::at(ctx.arg(0));
+    let nr: u64 = ctx.arg(1);
+    let Some(own) = CALIBRATION.get(OWN_EVENTFD).copied() else { return 0 };
+    if task::lookup(nr as u32) != Syscall::Write || regs.arg(0) != Some(own) {
+        return 0;
+    }
+    let Some(stack) = kread::field::<u64>(task::current(), Field::TaskStack) else { return 0 };
+    let fops = resolve::file(own as u32).and_then(|f| f.operations()).unwrap_or(0);
+    let _ = CALIBRATION.set(REGS_FROM_STACK, regs.address().wrapping_sub(stack), 0);
+    let _ = CALIBRATION.set(EVENTFD_FOPS, fops, 0);
+    0
+}

@@ -1,0 +1,114 @@
+//! Records into the ring buffer; what does not fit is counted by site.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::BPF_F_USER_STACK;
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_uid_gid, bpf_get_stackid, bpf_ktime_get_boot_ns};
+use core::ffi::c_void;
+use tracer_common::event::{Header, Payload};
+use tracer_common::site::Site;
+
+use crate::maps::{self, EVENTS, FAULTS, LOST, STACKS};
+use crate::task;
+
+/// One call of a handler: where it happened, and what the call returned.
+#[derive(Clone, Copy)]
+pub struct Call {
+    ctx: *mut c_void,
+    pub site: Site,
+    pub ret: i64,
+}
+
+impl Call {
+    /// A call seen by the program with context `ctx`.
+    #[inline(always)]
+    pub fn new(ctx: &impl EbpfContext, site: Site, ret: i64) -> Self {
+        Self { ctx: ctx.as_ptr(), site, ret }
+    }
+
+    /// The same call at another site.
+    #[inline(always)]
+    pub fn at(self, site: Site) -> Self {
+        Self { site, ..self }
+    }
+
+    /// True if the tracepoint backend watches this site.
+    #[inline(always)]
+    pub fn by_tracepoint(self) -> bool {
+        maps::by_tracepoint(self.site)
+    }
+}
+
+/// Boot clock, nanoseconds.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: no arguments, no effects.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// A fact that could not be read or stored.
+#[inline(always)]
+pub fn fault(site: Site) {
+    count(&FAULTS, site);
+}
+
+#[inline(always)]
+fn count(map: &aya_ebpf::maps::PerCpuArray<u64>, site: Site) {
+    if let Some(n) = map.get_ptr_mut(site as u32) {
+        // SAFETY: a pointer into this CPU's slot.
+        unsafe { *n += 1 };
+    }
+}
+
+#[repr(C)]
+struct Entry<P> {
+    header: Header,
+    payload: P,
+}
+
+/// Sends an event of the current process.
+#[inline(always)]
+pub fn event<P: Payload + 'static>(call: &Call, payload: P) {
+    send(call, payload, -1);
+}
+
+/// Sends an event with the user stack of the current thread.
+#[inline(always)]
+pub fn event_with_stack<P: Payload + 'static>(call: &Call, payload: P) {
+    // SAFETY: the context is this program's own; the map is a stack trace map.
+    let id = unsafe {
+        bpf_get_stackid(call.ctx, (&raw const STACKS).cast_mut().cast(), u64::from(BPF_F_USER_STACK))
+    };
+    send(call, payload, id as i32);
+}
+
+#[inline(always)]
+fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32) {
+    let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
+        count(&LOST, call.site);
+        return;
+    };
+    let (tgid, tid) = task::ids();
+    let entry = slot.as_mut_ptr();
+    // SAFETY: the reserved slot; fields are written in place, because the BPF stack is small.
+    unsafe {
+        let h = &raw mut (*entry).header;
+        (*h).ts_ns = now_ns();
+        (*h).start_ns = task::start_ns(task::current());
+        (*h).kind = P::KIND as u16;
+        (*h).site = call.site as u16;
+        (*h).tgid = tgid;
+        (*h).tid = tid;
+        (*h).uid = bpf_get_current_uid_gid() as u32;
+        (*h).stack = stack;
+        (*h)._pad = 0;
+        (*h).comm = comm();
+        (&raw mut (*entry).payload).write(payload);
+    }
+    slot.submit(0);
+}
+
+/// Name of the current thread.
+#[inline(always)]
+pub fn comm() -> [u8; 16] {
+    bpf_get_current_comm().unwrap_or([0; 16])
+}

@@ -1,0 +1,53 @@
+//! The only place that reads kernel and user memory.
+//!
+//! Offsets come from the running kernel's BTF; a field that it lacks reads as `None`, nothing is guessed.
+
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user,
+};
+use tracer_common::field::{ABSENT, COUNT, Field};
+
+/// Byte offsets by [`Field`]; written by userspace before load.
+#[unsafe(no_mangle)]
+static OFFSETS: [u32; COUNT] = [ABSENT; COUNT];
+
+/// Offset of the field in its structure.
+#[inline(always)]
+fn offset(field: Field) -> Option<u64> {
+    // SAFETY: a static; volatile, because userspace replaces the initial values before load.
+    let off = unsafe { core::ptr::read_volatile(&raw const OFFSETS[field as usize]) };
+    if off == ABSENT { None } else { Some(off as u64) }
+}
+
+/// Address of a field inside the structure at `base`.
+#[inline(always)]
+pub fn address(base: u64, field: Field) -> Option<u64> {
+    if base == 0 { None } else { Some(base + offset(field)?) }
+}
+
+/// Value of a field of the structure at `base`.
+#[inline(always)]
+pub fn field<T>(base: u64, field: Field) -> Option<T> {
+    kernel(address(base, field)?)
+}
+
+/// Value at a kernel address.
+#[inline(always)]
+pub fn kernel<T>(addr: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and fails on a fault.
+    unsafe { bpf_probe_read_kernel(addr as *const T).ok() }
+}
+
+/// Value at a user address of the current process.
+#[inline(always)]
+pub fn user<T>(addr: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and fails on a fault.
+    unsafe { bpf_probe_read_user(addr as *const T).ok() }
+}
+
+/// Copies a kernel string, cut to `dst`, NUL-terminated.
+#[inline(always)]
+pub fn string(addr: u64, dst: &mut [u8]) {
+    // SAFETY: the helper checks the address; on a fault `dst` stays as it was.
+    let _ = unsafe { bpf_probe_read_kernel_str_bytes(addr as *const u8, dst) };
+}

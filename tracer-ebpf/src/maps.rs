@@ -1,0 +1,108 @@
+//! The maps and read-only globals shared by all programs.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, StackTrace};
+use tracer_common::config::{Config, calibration};
+use tracer_common::map::{
+    Blocked, ChildStats, FdKey, LastRead, Receiving, Refused, RefusedKey, SemHeld, SemKey, SemUseKey,
+};
+use tracer_common::site::Site;
+use tracer_common::syscall::MAX_NR;
+
+/// Written by userspace before load.
+#[unsafe(no_mangle)]
+static CONFIG: Config =
+    Config { min_stall_ns: 0, enabled_sites: 0, all: 0, self_tgid: 0, follow: 0, _pad: 0 };
+
+/// The run's configuration. Volatile, so that the compiler does not fold the initial value.
+#[inline(always)]
+pub fn config() -> &'static Config {
+    // SAFETY: a static that only userspace writes, before load.
+    unsafe { &*core::hint::black_box(&raw const CONFIG) }
+}
+
+/// True if the tracepoint backend watches this site.
+#[inline(always)]
+pub fn by_tracepoint(site: Site) -> bool {
+    CALIBRATION.get(calibration::TRACEPOINT_SITES).is_some_and(|sites| sites & site.bit() != 0)
+}
+
+/// Events for userspace; the size is set at load.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Records that did not fit, by site.
+#[map]
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
+
+/// Facts that could not be read or stored, by site.
+#[map]
+pub static FAULTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
+
+/// Processes to report: tgid -> 1 target, 2 peer, 4 exited child of a target.
+#[map]
+pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(65_536, 0);
+
+/// System call number -> [`tracer_common::syscall::Syscall`]; filled by userspace for its architecture.
+#[map]
+pub static SYSCALLS: Array<u8> = Array::with_max_entries(MAX_NR, 0);
+
+/// See [`calibration`].
+#[map]
+pub static CALIBRATION: Array<u64> = Array::with_max_entries(calibration::LEN, 0);
+
+/// Threads asleep in a watched call, by tid.
+#[map]
+pub static BLOCKED: HashMap<u32, Blocked> = HashMap::with_max_entries(16_384, 0);
+
+/// Non-blocking calls that got EAGAIN.
+#[map]
+pub static REFUSED: HashMap<RefusedKey, Refused> = HashMap::with_max_entries(16_384, 0);
+
+/// Last successful read, by the object's address.
+#[map]
+pub static LAST_READ: LruHashMap<u64, LastRead> = LruHashMap::with_max_entries(16_384, 0);
+
+/// First uses already reported.
+#[map]
+pub static SEM_SEEN: LruHashMap<SemUseKey, u32> = LruHashMap::with_max_entries(32_768, 0);
+
+/// Sets that targets use: (ns, id, 0). Their other users matter too.
+#[map]
+pub static SEM_WATCHED: LruHashMap<SemKey, u32> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Semaphores taken without SEM_UNDO, by tgid.
+#[map]
+pub static SEM_HELD: LruHashMap<u32, SemHeld> = LruHashMap::with_max_entries(8_192, 0);
+
+/// An empty [`SemHeld`] to insert: too large for the stack.
+#[map]
+pub static SEM_EMPTY: Array<SemHeld> = Array::with_max_entries(1, 0);
+
+/// Increments by processes that had taken nothing.
+#[map]
+pub static SEM_GIVES: LruHashMap<SemKey, u32> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Received descriptors (and their duplicates) that are open.
+#[map]
+pub static FD_TRACKED: LruHashMap<FdKey, u32> = LruHashMap::with_max_entries(131_072, 0);
+
+/// Tables that hold such descriptors, by `files_struct` address.
+#[map]
+pub static FD_TABLES: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Sockets on which targets received descriptors, by inode: their senders matter too.
+#[map]
+pub static SOCK_WATCHED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8_192, 0);
+
+/// recvmsg calls under way, by tid.
+#[map]
+pub static RECEIVING: HashMap<u32, Receiving> = HashMap::with_max_entries(16_384, 0);
+
+/// Counters by parent.
+#[map]
+pub static CHILDREN: HashMap<u32, ChildStats> = HashMap::with_max_entries(32_768, 0);
+
+/// User stacks.
+#[map]
+pub static STACKS: StackTrace = StackTrace::with_max_entries(4_096, 0);

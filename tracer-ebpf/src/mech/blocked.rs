@@ -1,0 +1,239 @@
+//! Threads that wait: noticed when they are switched out asleep inside a watched call, told when the call ends.
+//!
+//! Nothing is stamped for a call that does not sleep.
+//! Waiting for input is not noted, only waiting to hand something over or to take a lock.
+
+use tracer_common::event::Stall;
+use tracer_common::field::Field;
+use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, kind};
+use tracer_common::site::Site;
+use tracer_common::syscall::Syscall;
+
+use crate::emit::{self, Call};
+use crate::filter;
+use crate::kread;
+use crate::maps::{BLOCKED, LAST_READ, config};
+use crate::mech::sem;
+use crate::resolve::{self, Target};
+use crate::task::{self, Regs};
+
+/// include/linux/sched.h
+const TASK_INTERRUPTIBLE: u32 = 1;
+/// include/linux/errno.h: -ERESTARTSYS to -ERESTART_RESTARTBLOCK never reach userspace as such.
+const RESTART_FIRST: i64 = -516;
+const RESTART_LAST: i64 = -512;
+const EINTR: i64 = -4;
+/// An interrupted call that sleeps again on the same object within this time was restarted.
+const RESTART_WINDOW_NS: u64 = 50_000_000;
+
+/// What a sleeping thread waits for.
+struct Wait {
+    site: Site,
+    obj: ObjRef,
+    state: ObjState,
+    ptr: u64,
+    fd: i32,
+}
+
+/// The current task is switched out; `preempted`: it did not go to sleep by itself.
+#[inline(always)]
+pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
+    if preempted {
+        return;
+    }
+    let Some(state) = kread::field::<u32>(prev, Field::TaskState) else { return };
+    if state & TASK_INTERRUPTIBLE == 0 {
+        return;
+    }
+    let (tgid, tid) = task::ids();
+    if tid == 0 || !filter::wanted(tgid) {
+        return;
+    }
+    let Some(regs) = Regs::current() else { return };
+    let Some(nr) = regs.nr() else { return };
+    let syscall = task::lookup(nr);
+    if !hands_over(syscall) {
+        return;
+    }
+    let Some(wait) = waits_for(regs, syscall) else { return };
+    if config().enabled_sites & wait.site.bit() == 0 {
+        return;
+    }
+    let now = emit::now_ns();
+    if let Some(known) = BLOCKED.get_ptr_mut(tid) {
+        // SAFETY: a map value; only this thread writes its own entry.
+        let known = unsafe { &mut *known };
+        let restarted = known.restart_ns == 0 || now - known.restart_ns < RESTART_WINDOW_NS;
+        if known.obj == wait.obj && known.call == syscall as u8 && restarted {
+            known.restart_ns = 0;
+            return;
+        }
+    }
+    let entry = Blocked {
+        obj: wait.obj,
+        state: wait.state,
+        since_ns: now,
+        start_ns: task::start_ns(prev),
+        restart_ns: 0,
+        ptr: wait.ptr,
+        tgid,
+        tid,
+        site: wait.site as u16,
+        call: syscall as u8,
+        _pad: 0,
+        fd: wait.fd,
+        comm: emit::comm(),
+    };
+    if BLOCKED.insert(tid, entry, 0).is_err() {
+        emit::fault(call.site);
+    }
+}
+
+/// Calls in which a thread can wait to hand something over or to take a lock.
+#[inline(always)]
+fn hands_over(call: Syscall) -> bool {
+    matches!(
+        call,
+        Syscall::Write
+            | Syscall::Writev
+            | Syscall::Pwritev2
+            | Syscall::Splice
+            | Syscall::Tee
+            | Syscall::Vmsplice
+            | Syscall::Sendfile
+            | Syscall::Semop
+            | Syscall::Semtimedop
+            | Syscall::Open
+            | Syscall::Openat
+            | Syscall::Openat2
+    )
+}
+
+#[inline(always)]
+fn waits_for(regs: Regs, call: Syscall) -> Option<Wait> {
+    match call {
+        Syscall::Semop | Syscall::Semtimedop => {
+            let (obj, state) = sem::waits_for(regs)?;
+            Some(Wait { site: Site::SemOp, obj, state, ptr: 0, fd: -1 })
+        }
+        Syscall::Open | Syscall::Openat | Syscall::Openat2 => {
+            // The file is not known before open returns.
+            let obj = ObjRef { kind: kind::PIPE, ns: 0, id: 0 };
+            Some(Wait { site: Site::FifoOpen, obj, state: ObjState::default(), ptr: 0, fd: -1 })
+        }
+        Syscall::Splice => writes_to(regs.arg(2)? as u32, Site::PipeSplice),
+        Syscall::Tee => writes_to(regs.arg(1)? as u32, Site::PipeSplice),
+        Syscall::Vmsplice | Syscall::Sendfile => writes_to(regs.arg(0)? as u32, Site::PipeSplice),
+        _ => writes_to(regs.arg(0)? as u32, Site::PipeWrite),
+    }
+}
+
+/// The pipe or eventfd that the call writes to. A splice may also sleep because its source is empty:
+/// only a full pipe makes it a wait to hand over.
+#[inline(always)]
+fn writes_to(fd: u32, site: Site) -> Option<Wait> {
+    match resolve::file(fd)?.target()? {
+        Target::Pipe { inode, pipe } => {
+            let state = resolve::pipe_state(pipe);
+            if state.b < state.a {
+                return None;
+            }
+            Some(Wait { site, obj: resolve::pipe(inode), state, ptr: pipe, fd: fd as i32 })
+        }
+        Target::Eventfd { ctx } => Some(Wait {
+            site: Site::EventfdWrite,
+            obj: resolve::eventfd(ctx),
+            state: resolve::eventfd_state(ctx),
+            ptr: ctx,
+            fd: fd as i32,
+        }),
+        Target::Other => None,
+    }
+}
+
+/// A watched call of the current thread returned. `opened`: the FIFO that an open has led to.
+#[inline(always)]
+pub fn ended(call: &Call, opened: Option<ObjRef>) {
+    let (_, tid) = task::ids();
+    let Some(entry) = BLOCKED.get_ptr_mut(tid) else { return };
+    // SAFETY: a map value; only this thread writes its own entry.
+    let entry = unsafe { &mut *entry };
+    if entry.restart_ns != 0 {
+        let _ = BLOCKED.remove(tid);
+        return;
+    }
+    let now = emit::now_ns();
+    let mut known = *entry;
+    let interrupted = call.ret == EINTR || (call.ret >= RESTART_FIRST && call.ret <= RESTART_LAST);
+    if interrupted {
+        entry.restart_ns = now;
+    } else {
+        let _ = BLOCKED.remove(tid);
+    }
+    if known.site == Site::FifoOpen as u16 {
+        match opened {
+            Some(obj) => known.obj = obj,
+            None => return,
+        }
+    }
+    tell(call, &known, now);
+}
+
+/// The thread ends: what it waited for is over.
+#[inline(always)]
+pub fn thread_exited(call: &Call, tid: u32) {
+    // SAFETY: a copy of a map value.
+    let Some(known) = (unsafe { BLOCKED.get(tid) }).copied() else { return };
+    let _ = BLOCKED.remove(tid);
+    if known.restart_ns == 0 && known.obj.id != 0 {
+        tell(call, &known, emit::now_ns());
+    }
+}
+
+#[inline(always)]
+fn tell(call: &Call, known: &Blocked, now: u64) {
+    if now - known.since_ns < config().min_stall_ns {
+        return;
+    }
+    // SAFETY: a copy of a map value.
+    let reader = match unsafe { LAST_READ.get(known.ptr) } {
+        Some(r) if r.id == known.obj.id => *r,
+        _ => LastRead::default(),
+    };
+    let site = Site::from_raw(known.site).unwrap_or(call.site);
+    emit::event_with_stack(
+        &call.at(site),
+        Stall {
+            obj: known.obj,
+            state: known.state,
+            since_ns: known.since_ns,
+            ret: call.ret,
+            reader: reader.tgid,
+            fd: known.fd,
+            reader_start_ns: reader.start_ns,
+            read_ns: reader.ts_ns,
+            call: known.call as u32,
+            _pad: 0,
+            reader_comm: reader.comm,
+        },
+    );
+}
+
+/// A successful read of the object at `ptr`.
+#[inline(always)]
+pub fn drained(call: &Call, ptr: u64, id: u64) {
+    let (tgid, tid) = task::ids();
+    let now = emit::now_ns();
+    if let Some(last) = LAST_READ.get_ptr_mut(ptr) {
+        // SAFETY: a map value; a torn stamp is overwritten by the next read.
+        let last = unsafe { &mut *last };
+        if last.tid == tid && last.id == id {
+            last.ts_ns = now;
+            return;
+        }
+    }
+    let entry = LastRead { id, ts_ns: now, start_ns: task::start_ns(task::current()), tgid, tid, comm: emit::comm() };
+    if LAST_READ.insert(ptr, entry, 0).is_err() {
+        emit::fault(call.site);
+    }
+}

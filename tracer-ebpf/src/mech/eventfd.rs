@@ -1,0 +1,38 @@
+//! Eventfds: created, and writes refused at a full counter. Reads and waits go with the pipe's handlers.
+
+use tracer_common::event::EventfdCreate;
+use tracer_common::site::Site;
+use tracer_common::syscall::Syscall;
+
+use crate::emit::{self, Call};
+use crate::filter;
+use crate::mech::refused;
+use crate::resolve::{self, File, Target};
+use crate::task::{self, Regs};
+
+/// eventfd(2), eventfd2(2) returned a descriptor.
+#[inline(always)]
+pub fn created(call: &Call) {
+    if call.ret < 0 || !filter::wanted(task::ids().0) {
+        return;
+    }
+    let Some(regs) = Regs::current() else { return emit::fault(call.site) };
+    let Some(Target::Eventfd { ctx }) = resolve::file(call.ret as u32).and_then(File::target) else {
+        return emit::fault(call.site);
+    };
+    let flags = if regs.call() == Syscall::Eventfd2 { regs.arg(1).unwrap_or(0) as u32 } else { 0 };
+    let event = EventfdCreate {
+        id: resolve::eventfd(ctx).id,
+        initial: regs.arg(0).unwrap_or(0) & 0xffff_ffff,
+        fd: call.ret as u32,
+        flags,
+    };
+    emit::event_with_stack(call, event);
+}
+
+/// A write was refused: the counter cannot take it.
+#[inline(always)]
+pub fn full(call: &Call, ctx: u64, fd: i32) {
+    let call = call.at(Site::EventfdWrite);
+    refused::count(&call, resolve::eventfd(ctx), resolve::eventfd_state(ctx), ctx, fd);
+}

@@ -1,0 +1,476 @@
+//! Descriptors passed between processes: received, dropped, duplicated, closed, sent; and full tables.
+
+use tracer_common::event::{
+    FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated,
+};
+use tracer_common::field::Field;
+use tracer_common::map::{FdKey, Receiving};
+use tracer_common::site::Site;
+use tracer_common::syscall::Syscall;
+
+use crate::emit::{self, Call};
+use crate::filter;
+use crate::kread;
+use crate::maps::{FD_TABLES, FD_TRACKED, RECEIVING, SOCK_WATCHED};
+use crate::resolve;
+use crate::task::{self, Regs};
+
+const EMFILE: i64 = -24;
+const ENFILE: i64 = -23;
+/// include/linux/socket.h
+const MSG_PEEK: u64 = 0x2;
+const MSG_CTRUNC: u32 = 0x8;
+const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
+const SOL_SOCKET: i32 = 1;
+const SCM_RIGHTS: i32 = 1;
+/// include/net/scm.h
+const SCM_MAX_FD: u64 = 253;
+/// Control messages looked at in one message.
+const CMSGS_MAX: u32 = 4;
+/// Descriptors taken in one step; 33 tail calls are allowed, so a message of 253 is done in 32.
+const FDS_A_STEP: u32 = 8;
+/// Size of `struct mmsghdr`.
+const MMSGHDR_LEN: u64 = 64;
+/// include/uapi/linux/fcntl.h
+const F_DUPFD: u32 = 0;
+const F_SETFD: u32 = 2;
+const F_DUPFD_CLOEXEC: u32 = 1030;
+const CLOSE_RANGE_CLOEXEC: u64 = 4;
+const VIA_RIGHTS: u32 = 0;
+const VIA_GETFD: u32 = 1;
+const VIA_PEEK: u32 = 2;
+const CAUSE_TABLE_FULL: u32 = 1;
+const CAUSE_BUFFER: u32 = 2;
+const CAUSE_DENIED: u32 = 3;
+
+/// `struct user_msghdr`, the part behind the I/O vector.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Control {
+    addr: u64,
+    len: u64,
+    flags: u32,
+    _pad: u32,
+}
+const CONTROL_OFFSET: u64 = 32;
+
+/// `struct cmsghdr`
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Cmsg {
+    len: u64,
+    level: i32,
+    kind: i32,
+}
+const CMSG_LEN: u64 = 16;
+
+/// How the current call receives.
+#[derive(Clone, Copy)]
+struct Receipt {
+    files: u64,
+    sock: u64,
+    via: u32,
+    cloexec: u32,
+}
+
+#[inline(always)]
+fn receipt(regs: Regs, via: u32) -> Option<Receipt> {
+    let flags = match regs.call() {
+        Syscall::Recvmmsg => regs.arg(3)?,
+        Syscall::Recvmsg => regs.arg(2)?,
+        _ => MSG_CMSG_CLOEXEC,
+    };
+    let sock = match via {
+        VIA_GETFD => 0,
+        _ => resolve::file(regs.arg(0)? as u32).and_then(|f| f.unix_sock()).map_or(0, resolve::sock_inode),
+    };
+    Some(Receipt {
+        files: resolve::files()?,
+        sock,
+        via: if via == VIA_RIGHTS && flags & MSG_PEEK != 0 { VIA_PEEK } else { via },
+        cloexec: u32::from(flags & MSG_CMSG_CLOEXEC != 0),
+    })
+}
+
+/// One descriptor has been installed by a receive.
+#[inline(always)]
+fn received(call: &Call, r: Receipt, fd: u32) {
+    let mut event = FdReceive {
+        files: r.files,
+        sock: r.sock,
+        fd,
+        via: r.via,
+        cloexec: r.cloexec,
+        ..FdReceive::default()
+    };
+    if let Some(file) = resolve::file(fd) {
+        event.obj = file.identity().unwrap_or_default();
+        file.name(&mut event.name);
+    }
+    track(call, r.files, fd);
+    if r.sock != 0 {
+        let _ = SOCK_WATCHED.insert(r.sock, 1, 0);
+    }
+    emit::event_with_stack(call, event);
+}
+
+#[inline(always)]
+fn track(call: &Call, files: u64, fd: u32) {
+    if FD_TRACKED.insert(FdKey { files, fd, _pad: 0 }, 1, 0).is_err() {
+        emit::fault(call.site);
+    }
+    let _ = FD_TABLES.insert(files, 1, 0);
+}
+
+#[inline(always)]
+fn tracked(files: u64, fd: u32) -> bool {
+    // SAFETY: the value is a plain integer.
+    unsafe { FD_TRACKED.get(FdKey { files, fd, _pad: 0 }) }.is_some()
+}
+
+#[inline(always)]
+fn untrack(files: u64, fd: u32) {
+    let _ = FD_TRACKED.remove(FdKey { files, fd, _pad: 0 });
+}
+
+/// scm_detach_fds begins: the kernel knows how many descriptors the message has and how much room there is.
+#[inline(always)]
+pub fn detach(msg: u64, scm: u64) {
+    let (tgid, tid) = task::ids();
+    if !filter::wanted(tgid) {
+        return;
+    }
+    let fp: u64 = kread::field(scm, Field::ScmFp).unwrap_or(0);
+    let sent = if fp == 0 { -1 } else { kread::field::<u16>(fp, Field::FpCount).map_or(-1, i32::from) };
+    let control_len: u64 = kread::field(msg, Field::MsghdrControlLen).unwrap_or(0);
+    let _ = RECEIVING.insert(tid, Receiving { control_len, sent, ..Receiving::default() }, 0);
+}
+
+/// A receive function of the kernel returned a descriptor (or -errno).
+#[inline(always)]
+pub fn installed(call: &Call) {
+    let (tgid, tid) = task::ids();
+    let fd = call.ret as i32;
+    if fd < 0 || !filter::wanted(tgid) {
+        return;
+    }
+    let Some(regs) = Regs::current() else { return emit::fault(call.site) };
+    // pidfd_getfd passes here on some kernels; it has a site of its own.
+    if regs.call() == Syscall::PidfdGetfd {
+        return;
+    }
+    if let Some(r) = RECEIVING.get_ptr_mut(tid) {
+        // SAFETY: a map value; only this thread writes its own entry.
+        unsafe { (*r).installed += 1 };
+    }
+    match receipt(regs, VIA_RIGHTS) {
+        Some(r) => received(call, r, fd as u32),
+        None => emit::fault(call.site),
+    }
+}
+
+/// scm_detach_fds ends: what was not installed is dropped.
+#[inline(always)]
+pub fn detached(call: &Call) {
+    let (_, tid) = task::ids();
+    // SAFETY: a copy of a map value.
+    let Some(r) = (unsafe { RECEIVING.get(tid) }).copied() else { return };
+    let _ = RECEIVING.remove(tid);
+    if r.sent < 0 || r.installed as i32 >= r.sent {
+        return;
+    }
+    let cause = if r.table_full != 0 {
+        CAUSE_TABLE_FULL
+    } else if room(r.control_len) > r.installed as u64 {
+        CAUSE_DENIED
+    } else {
+        CAUSE_BUFFER
+    };
+    truncated(call, r.sent, r.installed, cause);
+}
+
+/// Descriptors that fit in a control buffer.
+#[inline(always)]
+fn room(control_len: u64) -> u64 {
+    if control_len < CMSG_LEN { 0 } else { (control_len - CMSG_LEN) / 4 }
+}
+
+#[inline(always)]
+fn truncated(call: &Call, sent: i32, received: u32, cause: u32) {
+    let fd = Regs::current().and_then(|r| r.arg(0)).unwrap_or(0) as u32;
+    let sock = resolve::file(fd).and_then(|f| f.unix_sock()).map_or(0, resolve::sock_inode);
+    emit::event_with_stack(call, FdTruncated { sock, sent, received, cause, fd });
+}
+
+/// recvmsg begins (tracepoint backend): remember the room, and the message if it is there already.
+#[inline(always)]
+pub fn receive_begins(call: &Call, fd: u32, msg: u64) {
+    let (tgid, tid) = task::ids();
+    if !filter::wanted(tgid) || task::compat(task::current()) {
+        return;
+    }
+    let Some(sk) = resolve::file(fd).and_then(|f| f.unix_sock()) else { return };
+    let control_len = kread::user::<Control>(msg + CONTROL_OFFSET).map_or(0, |c| c.len);
+    let entry = Receiving { sk, control_len, sent: resolve::queued_fds(sk), ..Receiving::default() };
+    if RECEIVING.insert(tid, entry, 0).is_err() {
+        emit::fault(call.site);
+    }
+}
+
+/// A thread that waits in recvmsg is switched in: the message that woke it is at the head of the queue.
+#[inline(always)]
+pub fn receiver_woken(tid: u32) {
+    if let Some(r) = RECEIVING.get_ptr_mut(tid) {
+        // SAFETY: a map value; its thread is about to run, nobody else writes.
+        let r = unsafe { &mut *r };
+        if r.sent < 0 {
+            r.sent = resolve::queued_fds(r.sk);
+        }
+    }
+}
+
+/// recvmsg or recvmmsg returned (tracepoint backend). Its descriptors are taken in steps, each a program of its own:
+/// the verifier bounds the length of a loop. Returns true if there is a (further) step.
+#[inline(always)]
+pub fn receive_ended(call: &Call, regs: Regs) -> bool {
+    let (tgid, tid) = task::ids();
+    // SAFETY: a copy of a map value.
+    let mut state = unsafe { RECEIVING.get(tid) }.copied().unwrap_or(Receiving { sent: -1, ..Receiving::default() });
+    if call.ret < 0 || !filter::wanted(tgid) {
+        let _ = RECEIVING.remove(tid);
+        return false;
+    }
+    state.msg = regs.arg(1).unwrap_or(0);
+    state.messages = if regs.call() == Syscall::Recvmsg { 1 } else { call.ret as u32 };
+    RECEIVING.insert(tid, state, 0).is_ok()
+}
+
+/// One step: the next message, or the next descriptors of the current one. True: there is more.
+#[inline(always)]
+pub fn received_step(call: &Call, regs: Regs) -> bool {
+    let (_, tid) = task::ids();
+    let Some(state) = RECEIVING.get_ptr_mut(tid) else { return false };
+    // SAFETY: a map value; only this thread writes its own entry.
+    let state = unsafe { &mut *state };
+    if state.fds == 0 {
+        if state.messages == 0 {
+            let _ = RECEIVING.remove(tid);
+            return false;
+        }
+        next_message(call, regs, state);
+        return true;
+    }
+    let Some(r) = receipt(regs, VIA_RIGHTS) else {
+        emit::fault(call.site);
+        let _ = RECEIVING.remove(tid);
+        return false;
+    };
+    let mut i = 0u32;
+    while i < FDS_A_STEP {
+        if state.fds == 0 {
+            return true;
+        }
+        if let Some(fd) = kread::user::<u32>(state.next) {
+            received(call, r, fd);
+        }
+        state.next += 4;
+        state.fds -= 1;
+        i += 1;
+    }
+    true
+}
+
+/// Finds the descriptors in the control data of the next message.
+#[inline(always)]
+fn next_message(call: &Call, regs: Regs, state: &mut Receiving) {
+    let control = kread::user::<Control>(state.msg + CONTROL_OFFSET);
+    state.msg += MMSGHDR_LEN;
+    state.messages -= 1;
+    let Some(control) = control else { return };
+    let mut at = 0u64;
+    let mut i = 0u32;
+    while i < CMSGS_MAX {
+        if at + CMSG_LEN > control.len {
+            break;
+        }
+        let Some(cmsg) = kread::user::<Cmsg>(control.addr + at) else { break };
+        if cmsg.len < CMSG_LEN || cmsg.len > 4096 {
+            break;
+        }
+        if cmsg.level == SOL_SOCKET && cmsg.kind == SCM_RIGHTS {
+            let n = (cmsg.len - CMSG_LEN) / 4;
+            state.fds = if n > SCM_MAX_FD { SCM_MAX_FD as u32 } else { n as u32 };
+            state.next = control.addr + at + CMSG_LEN;
+            break;
+        }
+        at += (cmsg.len + 7) & !7;
+        i += 1;
+    }
+    if control.flags & MSG_CTRUNC != 0 && regs.call() == Syscall::Recvmsg {
+        cut(call, state);
+    }
+}
+
+/// MSG_CTRUNC: were descriptors dropped, and why? Other control data can be cut too.
+#[inline(always)]
+fn cut(call: &Call, r: &Receiving) {
+    let got = r.fds;
+    if r.sk == 0 || (r.sent >= 0 && r.sent <= got as i32) {
+        return;
+    }
+    if r.sent < 0 && got == 0 {
+        // Nothing tells whether there were descriptors.
+        return emit::fault(call.site);
+    }
+    let cause = if room(r.control_len) > got as u64 { CAUSE_TABLE_FULL } else { CAUSE_BUFFER };
+    truncated(call, r.sent, got, cause);
+}
+
+/// pidfd_getfd returned a descriptor.
+#[inline(always)]
+pub fn got(call: &Call, regs: Regs) {
+    if call.ret < 0 || !filter::wanted(task::ids().0) {
+        return;
+    }
+    if let Some(r) = receipt(regs, VIA_GETFD) {
+        received(call, r, call.ret as u32);
+    }
+}
+
+/// A message was sent, or is being sent: count its descriptors.
+#[inline(always)]
+pub fn sent(call: &Call, regs: Regs) {
+    if call.ret < 0 {
+        return;
+    }
+    let Some(msg) = regs.arg(1) else { return };
+    let count = match regs.call() {
+        // Of sendmmsg the first message is looked at.
+        Syscall::Sendmsg | Syscall::Sendmmsg => sent_in(msg),
+        _ => 0,
+    };
+    if count == 0 {
+        return;
+    }
+    let Some(sk) = regs.arg(0).and_then(|fd| resolve::file(fd as u32)).and_then(|f| f.unix_sock()) else { return };
+    let peer = resolve::peer_inode(sk);
+    // SAFETY: the value is a plain integer.
+    let peer_watched = peer != 0 && unsafe { SOCK_WATCHED.get(peer) }.is_some();
+    if filter::wanted(task::ids().0) || peer_watched {
+        emit::event(call, FdSend { sock: resolve::sock_inode(sk), peer, count, _pad: 0 });
+    }
+}
+
+/// Descriptors in the first control messages of a message to send.
+#[inline(always)]
+fn sent_in(msg: u64) -> u32 {
+    let Some(control) = kread::user::<Control>(msg + CONTROL_OFFSET) else { return 0 };
+    if control.len < CMSG_LEN {
+        return 0;
+    }
+    match kread::user::<Cmsg>(control.addr) {
+        Some(c) if c.level == SOL_SOCKET && c.kind == SCM_RIGHTS && c.len > CMSG_LEN => ((c.len - CMSG_LEN) / 4) as u32,
+        _ => 0,
+    }
+}
+
+/// Descriptor `fd` of table `files` is closed.
+#[inline(always)]
+pub fn closed(call: &Call, files: u64, fd: u32, how: u32) {
+    if tracked(files, fd) {
+        untrack(files, fd);
+        emit::event(call, FdClose { files, fd, how });
+    }
+}
+
+/// close(2) returned (tracepoint backend).
+#[inline(always)]
+pub fn close_ended(call: &Call, regs: Regs) {
+    // An error of the file's flush (EINTR, EIO) closes it all the same; only EBADF does not.
+    if call.ret == -9 {
+        return;
+    }
+    if let (Some(files), Some(fd)) = (resolve::files(), regs.arg(0)) {
+        closed(call, files, fd as u32, 0);
+    }
+}
+
+/// close_range(2) returned (tracepoint backend, and everywhere for CLOSE_RANGE_CLOEXEC).
+#[inline(always)]
+pub fn close_range_ended(call: &Call, regs: Regs) {
+    if call.ret != 0 {
+        return;
+    }
+    let (Some(files), Some(first), Some(last), Some(flags)) = (resolve::files(), regs.arg(0), regs.arg(1), regs.arg(2))
+    else {
+        return;
+    };
+    // SAFETY: the value is a plain integer.
+    if unsafe { FD_TABLES.get(files) }.is_none() {
+        return;
+    }
+    let cloexec = u32::from(flags & CLOSE_RANGE_CLOEXEC != 0);
+    emit::event(call, FdCloseRange { files, first: first as u32, last: last as u32, cloexec, _pad: 0 });
+}
+
+/// dup, dup2, dup3 returned; `over`: the new number was chosen by the caller.
+#[inline(always)]
+pub fn duplicated(call: &Call, regs: Regs, over: bool) {
+    if call.ret < 0 {
+        return;
+    }
+    let (Some(files), Some(old)) = (resolve::files(), regs.arg(0)) else { return };
+    let (old, new) = (old as u32, call.ret as u32);
+    if old == new {
+        return;
+    }
+    if over {
+        closed(call, files, new, 2);
+    }
+    if tracked(files, old) {
+        track(call, files, new);
+        emit::event(call, FdDup { files, old, new });
+    }
+}
+
+/// fcntl returned: F_DUPFD, F_DUPFD_CLOEXEC, F_SETFD.
+#[inline(always)]
+pub fn controlled(call: &Call, regs: Regs, cmd: u32) {
+    if cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC {
+        duplicated(call, regs, false);
+    } else if cmd == F_SETFD && call.ret == 0 {
+        let (Some(files), Some(fd), Some(arg)) = (resolve::files(), regs.arg(0), regs.arg(2)) else { return };
+        if tracked(files, fd as u32) {
+            emit::event(call, FdFlags { files, fd: fd as u32, cloexec: arg as u32 & 1 });
+        }
+    }
+}
+
+/// A call, or alloc_fd inside it, failed with EMFILE or ENFILE.
+#[inline(always)]
+pub fn failed(call: &Call) {
+    let errno = call.ret as i32 as i64;
+    if errno != EMFILE && errno != ENFILE {
+        return;
+    }
+    let (tgid, tid) = task::ids();
+    if !filter::wanted(tgid) {
+        return;
+    }
+    let syscall = Regs::current().map_or(Syscall::None, Regs::call);
+    if matches!(syscall, Syscall::Recvmsg | Syscall::Recvmmsg) {
+        // Not a failure of the call: the descriptor is dropped and the message truncated.
+        if let Some(r) = RECEIVING.get_ptr_mut(tid) {
+            // SAFETY: a map value; only this thread writes its own entry.
+            unsafe { (*r).table_full = 1 };
+        }
+        return;
+    }
+    emit::event_with_stack(&call.at(Site::FdFail), FdFail { errno: -errno as i32, call: syscall as u32 });
+}
+
+/// The thread ends.
+#[inline(always)]
+pub fn thread_exited(tid: u32) {
+    let _ = RECEIVING.remove(tid);
+}

@@ -1,0 +1,10 @@
+//! One file a mechanism: what a call means. Handlers never know how they were attached.
+
+pub mod blocked;
+pub mod child;
+pub mod eventfd;
+pub mod fdpass;
+pub mod pipe;
+pub mod refused;
+pub mod sem;
+pub mod signal;

@@ -1,0 +1,124 @@
+//! Pipes and FIFOs: created, written, read, resized, opened.
+
+use tracer_common::event::{PipeCreate, PipeResize};
+use tracer_common::site::Site;
+
+use crate::emit::{self, Call};
+use crate::filter;
+use crate::kread;
+use crate::mech::{blocked, eventfd, refused};
+use crate::resolve::{self, File, Target};
+use crate::task::{self, Regs};
+
+const EAGAIN: i64 = -11;
+/// include/uapi/linux/fcntl.h
+pub const F_SETPIPE_SZ: u32 = 1031;
+
+/// pipe(2), pipe2(2) returned.
+#[inline(always)]
+pub fn created(call: &Call, regs: Regs) {
+    if call.ret != 0 || !filter::wanted(task::ids().0) {
+        return;
+    }
+    // int fildes[2], the read end first.
+    let Some(fd) = regs.arg(0).and_then(kread::user::<u32>) else { return emit::fault(call.site) };
+    let Some(Target::Pipe { inode, pipe }) = resolve::file(fd).and_then(File::target) else {
+        return emit::fault(call.site);
+    };
+    let slots = resolve::pipe_slots(pipe);
+    emit::event_with_stack(call, PipeCreate { ino: resolve::pipe(inode).id, slots, _pad: 0 });
+}
+
+/// A write to a pipe or eventfd returned; `file` if the hook knows it, else it is looked up by the call's descriptor.
+#[inline(always)]
+pub fn written(call: &Call, file: Option<File>) {
+    blocked::ended(call, None);
+    if call.ret != EAGAIN || !filter::wanted(task::ids().0) {
+        return;
+    }
+    let fd = Regs::current().and_then(|r| r.arg(0)).map_or(-1, |fd| fd as i32);
+    let Some(file) = file.or_else(|| resolve::file(fd as u32)) else { return };
+    full(call, file, fd);
+}
+
+/// A splice into a pipe returned; `out`: the argument that holds the pipe's descriptor.
+#[inline(always)]
+pub fn spliced(call: &Call, regs: Regs, out: usize) {
+    blocked::ended(call, None);
+    if call.ret != EAGAIN || !filter::wanted(task::ids().0) {
+        return;
+    }
+    let Some(fd) = regs.arg(out) else { return };
+    if let Some(file) = resolve::file(fd as u32)
+        && let Some(Target::Pipe { pipe, .. }) = file.target()
+    {
+        // An empty source gives EAGAIN too.
+        let state = resolve::pipe_state(pipe);
+        if state.b >= state.a {
+            full(call, file, fd as i32);
+        }
+    }
+}
+
+#[inline(always)]
+fn full(call: &Call, file: File, fd: i32) {
+    match file.target() {
+        Some(Target::Pipe { inode, pipe }) => {
+            refused::count(&call.at(Site::PipeWrite), resolve::pipe(inode), resolve::pipe_state(pipe), pipe, fd);
+        }
+        Some(Target::Eventfd { ctx }) => eventfd::full(call, ctx, fd),
+        Some(Target::Other) | None => {}
+    }
+}
+
+/// A read from a pipe or eventfd returned.
+#[inline(always)]
+pub fn read(call: &Call, file: Option<File>) {
+    if call.ret <= 0 || !filter::wanted(task::ids().0) {
+        return;
+    }
+    let file = file.or_else(|| Regs::current().and_then(|r| r.arg(0)).and_then(|fd| resolve::file(fd as u32)));
+    match file.and_then(File::target) {
+        Some(Target::Pipe { inode, pipe }) => blocked::drained(call, pipe, resolve::pipe(inode).id),
+        Some(Target::Eventfd { ctx }) => blocked::drained(call, ctx, resolve::eventfd(ctx).id),
+        Some(Target::Other) | None => {}
+    }
+}
+
+/// A splice out of a pipe returned.
+#[inline(always)]
+pub fn spliced_out(call: &Call, regs: Regs, source: usize) {
+    if call.ret <= 0 || !filter::wanted(task::ids().0) {
+        return;
+    }
+    let file = regs.arg(source).and_then(|fd| resolve::file(fd as u32));
+    if let Some(Target::Pipe { inode, pipe }) = file.and_then(File::target) {
+        blocked::drained(call, pipe, resolve::pipe(inode).id);
+    }
+}
+
+/// fcntl(F_SETPIPE_SZ) returned.
+#[inline(always)]
+pub fn resized(call: &Call, regs: Regs) {
+    if !filter::wanted(task::ids().0) {
+        return;
+    }
+    let (Some(fd), Some(wanted)) = (regs.arg(0), regs.arg(2)) else { return };
+    if let Some(Target::Pipe { inode, .. }) = resolve::file(fd as u32).and_then(File::target) {
+        emit::event(call, PipeResize { ino: resolve::pipe(inode).id, wanted, ret: call.ret });
+    }
+}
+
+/// open(2) of something returned; only a FIFO that made the thread wait matters.
+#[inline(always)]
+pub fn opened(call: &Call, fd: Option<u32>, file: Option<u64>) {
+    let file = match file {
+        Some(addr) => File::at(addr),
+        None => fd.and_then(resolve::file),
+    };
+    let obj = match file.and_then(File::target) {
+        Some(Target::Pipe { inode, .. }) => Some(resolve::pipe(inode)),
+        _ => None,
+    };
+    blocked::ended(call, obj);
+}

@@ -1,0 +1,38 @@
+//! Non-blocking calls that got EAGAIN: counted in the kernel, read by userspace once a second.
+
+use tracer_common::map::{ObjRef, ObjState, Refused, RefusedKey};
+
+use crate::emit::{self, Call};
+use crate::maps::REFUSED;
+use crate::task;
+
+/// Counts one refusal by the object at address `ptr`.
+#[inline(always)]
+pub fn count(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32) {
+    let (tgid, tid) = task::ids();
+    let key = RefusedKey { obj, tgid, site: call.site as u32 };
+    let now = emit::now_ns();
+    if let Some(known) = REFUSED.get_ptr_mut(key) {
+        // SAFETY: a map value. Two threads may lose a count to each other: the add is atomic, the rest is the latest.
+        unsafe {
+            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(&raw mut (*known).count, 1);
+            (*known).last_ns = now;
+            (*known).state = state;
+        }
+        return;
+    }
+    let entry = Refused {
+        state,
+        count: 1,
+        first_ns: now,
+        last_ns: now,
+        start_ns: task::start_ns(task::current()),
+        ptr,
+        fd,
+        tid,
+        comm: emit::comm(),
+    };
+    if REFUSED.insert(key, entry, 0).is_err() {
+        emit::fault(call.site);
+    }
+}

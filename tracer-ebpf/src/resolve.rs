@@ -1,0 +1,246 @@
+//! From a descriptor of the current task to the object behind it.
+
+use tracer_common::config::calibration::EVENTFD_FOPS;
+use tracer_common::field::Field;
+use tracer_common::map::{ObjRef, ObjState, kind};
+
+use crate::kread;
+use crate::maps::CALIBRATION;
+use crate::task;
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFIFO: u16 = 0o010_000;
+const S_IFCHR: u16 = 0o020_000;
+const S_IFDIR: u16 = 0o040_000;
+const S_IFBLK: u16 = 0o060_000;
+const S_IFREG: u16 = 0o100_000;
+const S_IFSOCK: u16 = 0o140_000;
+/// include/uapi/linux/magic.h
+const PIPEFS_MAGIC: u64 = 0x5049_5045;
+/// include/linux/socket.h
+const AF_UNIX: u16 = 1;
+/// Slots whose bytes are summed; the default capacity.
+const SUMMED_SLOTS: u32 = 16;
+/// include/linux/pipe_fs_i.h: `struct pipe_buffer` is 40 bytes on 64-bit kernels 5.10 to 7.3.
+const PIPE_BUFFER_LEN: u64 = 40;
+
+/// An open file.
+#[derive(Clone, Copy)]
+pub struct File(u64);
+
+/// What a handler needs to know of an object: its kernel address (map key) and its kind.
+#[derive(Clone, Copy)]
+pub enum Target {
+    Pipe { inode: u64, pipe: u64 },
+    Eventfd { ctx: u64 },
+    Other,
+}
+
+/// Address of the current task's descriptor table owner (`files_struct`).
+#[inline(always)]
+pub fn files() -> Option<u64> {
+    match kread::field::<u64>(task::current(), Field::TaskFiles) {
+        Some(0) | None => None,
+        some => some,
+    }
+}
+
+/// The file behind descriptor `fd` of the current task.
+#[inline(always)]
+pub fn file(fd: u32) -> Option<File> {
+    let fdt: u64 = kread::field(files()?, Field::FilesFdt)?;
+    let max: u32 = kread::field(fdt, Field::FdtableMaxFds)?;
+    if fd >= max {
+        return None;
+    }
+    let slots: u64 = kread::field(fdt, Field::FdtableFd)?;
+    match kread::kernel::<u64>(slots + fd as u64 * 8)? {
+        0 => None,
+        addr => Some(File(addr)),
+    }
+}
+
+impl File {
+    /// A file at a known address.
+    #[inline(always)]
+    pub fn at(addr: u64) -> Option<Self> {
+        if addr == 0 { None } else { Some(Self(addr)) }
+    }
+
+    #[inline(always)]
+    fn inode(self) -> Option<u64> {
+        kread::field(self.0, Field::FileInode)
+    }
+
+    /// The pipe or eventfd, if it is one.
+    #[inline(always)]
+    pub fn target(self) -> Option<Target> {
+        let inode = self.inode()?;
+        let mode: u16 = kread::field(inode, Field::InodeMode)?;
+        if mode & S_IFMT == S_IFIFO {
+            return Some(Target::Pipe { inode, pipe: kread::field(inode, Field::InodePipe)? });
+        }
+        // Anonymous inodes have a type only since 6.16 (S_IFREG); before it is 0.
+        if (mode & S_IFMT == 0 || mode & S_IFMT == S_IFREG) && self.is_eventfd() {
+            return Some(Target::Eventfd { ctx: kread::field(self.0, Field::FilePrivate)? });
+        }
+        Some(Target::Other)
+    }
+
+    /// Address of its `file_operations`.
+    #[inline(always)]
+    pub fn operations(self) -> Option<u64> {
+        kread::field(self.0, Field::FileOp)
+    }
+
+    #[inline(always)]
+    fn is_eventfd(self) -> bool {
+        let Some(fops) = CALIBRATION.get(EVENTFD_FOPS) else { return false };
+        *fops != 0 && self.operations() == Some(*fops)
+    }
+
+    /// The unix socket (`struct sock`) behind the file.
+    #[inline(always)]
+    pub fn unix_sock(self) -> Option<u64> {
+        let mode: u16 = kread::field(self.inode()?, Field::InodeMode)?;
+        if mode & S_IFMT != S_IFSOCK {
+            return None;
+        }
+        let socket: u64 = kread::field(self.0, Field::FilePrivate)?;
+        let sk: u64 = kread::field(socket, Field::SocketSk)?;
+        let family: u16 = kread::field(sk, Field::SockFamily)?;
+        if family == AF_UNIX { Some(sk) } else { None }
+    }
+
+    /// Identity of whatever is behind the file.
+    #[inline(always)]
+    pub fn identity(self) -> Option<ObjRef> {
+        let inode = self.inode()?;
+        let mode: u16 = kread::field(inode, Field::InodeMode)?;
+        let id: u64 = kread::field(inode, Field::InodeIno)?;
+        let ns = device(inode);
+        Some(match mode & S_IFMT {
+            S_IFIFO => ObjRef { kind: kind::PIPE, ns: if is_pipefs(inode) { 0 } else { ns }, id },
+            S_IFSOCK => ObjRef { kind: kind::SOCKET, ns: 0, id },
+            S_IFDIR => ObjRef { kind: kind::DIRECTORY, ns, id },
+            S_IFCHR | S_IFBLK => ObjRef { kind: kind::DEVICE, ns, id },
+            _ if self.is_eventfd() => {
+                let ctx: u64 = kread::field(self.0, Field::FilePrivate)?;
+                eventfd(ctx)
+            }
+            S_IFREG => ObjRef { kind: kind::FILE, ns, id },
+            _ => ObjRef { kind: kind::ANON, ns, id },
+        })
+    }
+
+    /// Last component of its name.
+    #[inline(always)]
+    pub fn name(self, dst: &mut [u8]) {
+        if let Some(name) = kread::field::<u64>(self.0, Field::FileDentry)
+            .and_then(|dentry| kread::field::<u64>(dentry, Field::DentryName))
+        {
+            kread::string(name, dst);
+        }
+    }
+}
+
+#[inline(always)]
+fn device(inode: u64) -> u32 {
+    kread::field::<u64>(inode, Field::InodeSb).and_then(|sb| kread::field(sb, Field::SbDev)).unwrap_or(0)
+}
+
+#[inline(always)]
+fn is_pipefs(inode: u64) -> bool {
+    kread::field::<u64>(inode, Field::InodeSb).and_then(|sb| kread::field::<u64>(sb, Field::SbMagic))
+        == Some(PIPEFS_MAGIC)
+}
+
+/// Identity of a pipe or FIFO.
+#[inline(always)]
+pub fn pipe(inode: u64) -> ObjRef {
+    let ns = if is_pipefs(inode) { 0 } else { device(inode) };
+    ObjRef { kind: kind::PIPE, ns, id: kread::field(inode, Field::InodeIno).unwrap_or(0) }
+}
+
+/// Identity of an eventfd.
+#[inline(always)]
+pub fn eventfd(ctx: u64) -> ObjRef {
+    ObjRef { kind: kind::EVENTFD, ns: 0, id: kread::field::<u32>(ctx, Field::EventfdId).unwrap_or(0) as u64 }
+}
+
+/// Counter of an eventfd.
+#[inline(always)]
+pub fn eventfd_state(ctx: u64) -> ObjState {
+    ObjState { a: kread::field(ctx, Field::EventfdCount).unwrap_or(0), b: 0, c: 0 }
+}
+
+/// Capacity, used slots and bytes of a pipe.
+#[inline(always)]
+pub fn pipe_state(pipe: u64) -> ObjState {
+    let head: u32 = kread::field(pipe, Field::PipeHead).unwrap_or(0);
+    let tail: u32 = kread::field(pipe, Field::PipeTail).unwrap_or(0);
+    let slots: u32 = kread::field(pipe, Field::PipeMaxUsage).unwrap_or(0);
+    let ring: u32 = kread::field(pipe, Field::PipeRingSize).unwrap_or(0);
+    let used = head.wrapping_sub(tail);
+    let bytes = match kread::field::<u64>(pipe, Field::PipeBufs) {
+        Some(bufs) if ring != 0 => sum_bytes(bufs, tail, used, ring),
+        _ => 0,
+    };
+    ObjState { a: slots as u64, b: used as u64, c: bytes }
+}
+
+/// Bytes in the used slots; beyond the summed ones extrapolated from their mean.
+#[inline(always)]
+fn sum_bytes(bufs: u64, tail: u32, used: u32, ring: u32) -> u64 {
+    let mut sum = 0u64;
+    let mut i = 0u32;
+    while i < SUMMED_SLOTS {
+        if i >= used {
+            return sum;
+        }
+        let slot = tail.wrapping_add(i) & (ring - 1);
+        let len: u32 = kread::field(bufs + slot as u64 * PIPE_BUFFER_LEN, Field::PipeBufferLen).unwrap_or(0);
+        sum += len as u64;
+        i += 1;
+    }
+    sum / SUMMED_SLOTS as u64 * used as u64
+}
+
+/// Inode number of the socket that belongs to a `struct sock`; 0 if it has none (yet).
+#[inline(always)]
+pub fn sock_inode(sk: u64) -> u64 {
+    let Some(socket) = kread::field::<u64>(sk, Field::SockSocket) else { return 0 };
+    // `struct socket` is the first member of `struct socket_alloc`, the inode follows it.
+    kread::address(socket, Field::SocketInode)
+        .and_then(|inode| kread::field(inode, Field::InodeIno))
+        .unwrap_or(0)
+}
+
+/// Inode number of the peer's socket; 0 if there is none.
+#[inline(always)]
+pub fn peer_inode(sk: u64) -> u64 {
+    kread::field::<u64>(sk, Field::UnixPeer).map_or(0, |peer| if peer == 0 { 0 } else { sock_inode(peer) })
+}
+
+/// Descriptors in the first message of the receive queue; -1: the queue is empty.
+#[inline(always)]
+pub fn queued_fds(sk: u64) -> i32 {
+    let Some(queue) = kread::address(sk, Field::SockReceiveQueue) else { return -1 };
+    // struct sk_buff_head begins with `next`, which points to the head itself when the queue is empty.
+    match kread::kernel::<u64>(queue) {
+        Some(skb) if skb != 0 && skb != queue => {
+            let fp = kread::address(skb, Field::SkbCb).and_then(|cb| kread::field::<u64>(cb, Field::UnixSkbFp));
+            match fp {
+                Some(0) | None => 0,
+                Some(fp) => kread::field::<u16>(fp, Field::FpCount).map_or(-1, i32::from),
+            }
+        }
+        _ => -1,
+    }
+}
+
+/// Capacity of a pipe in slots.
+#[inline(always)]
+pub fn pipe_slots(pipe: u64) -> u32 {
+    kread::field(pipe, Field::PipeMaxUsage).unwrap_or(0)
+}

@@ -1,0 +1,148 @@
+//! The current task: identity, and the system call it is in, from its saved user registers.
+//!
+//! The saved registers of a task in a system call stay valid until it returns, so every hook,
+//! whatever its backend, can ask for the call's number and arguments.
+
+use aya_ebpf::helpers::bpf_get_current_task;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use tracer_common::config::calibration::REGS_FROM_STACK;
+use tracer_common::field::Field;
+use tracer_common::syscall::Syscall;
+
+use crate::kread;
+use crate::maps::{CALIBRATION, SYSCALLS};
+
+/// include/linux/sched.h: kernel threads and io_uring workers have no user registers.
+const PF_KTHREAD: u32 = 0x0020_0000;
+const PF_IO_WORKER: u32 = 0x0000_0010;
+/// arch/x86/include/asm/thread_info.h: a 32-bit system call is running.
+#[cfg(bpf_target_arch = "x86_64")]
+const TS_COMPAT: u32 = 2;
+
+/// Byte offsets in `struct pt_regs`: arguments in order, then the call number.
+/// Source: arch/x86/include/asm/ptrace.h, stable since 2.6.
+#[cfg(bpf_target_arch = "x86_64")]
+const ARGS: [u64; 6] = [112, 104, 96, 56, 72, 64];
+#[cfg(bpf_target_arch = "x86_64")]
+const NR: u64 = 120;
+/// Source: arch/arm64/include/asm/ptrace.h (orig_x0, x1..x5, syscallno).
+#[cfg(bpf_target_arch = "aarch64")]
+const ARGS: [u64; 6] = [272, 8, 16, 24, 32, 40];
+#[cfg(bpf_target_arch = "aarch64")]
+const NR: u64 = 280;
+
+/// (tgid, tid) of the current task.
+#[inline(always)]
+pub fn ids() -> (u32, u32) {
+    let v = bpf_get_current_pid_tgid();
+    ((v >> 32) as u32, v as u32)
+}
+
+/// Address of the current `task_struct`.
+#[inline(always)]
+pub fn current() -> u64 {
+    // SAFETY: no arguments, no effects.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Saved user registers.
+#[derive(Clone, Copy)]
+pub struct Regs(u64);
+
+impl Regs {
+    /// Registers at a known address (`pt_regs *` argument of a hook).
+    #[inline(always)]
+    pub fn at(addr: u64) -> Self {
+        Self(addr)
+    }
+
+    /// Registers of the current task; `None` for kernel threads, io_uring workers and 32-bit calls.
+    #[inline(always)]
+    pub fn current() -> Option<Self> {
+        let task = current();
+        let flags: u32 = kread::field(task, Field::TaskFlags)?;
+        if flags & (PF_KTHREAD | PF_IO_WORKER) != 0 || compat(task) {
+            return None;
+        }
+        let distance = *CALIBRATION.get(REGS_FROM_STACK)?;
+        if distance == 0 {
+            return None;
+        }
+        let stack: u64 = kread::field(task, Field::TaskStack)?;
+        Some(Self(stack + distance))
+    }
+
+    /// Address of the registers.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0
+    }
+
+    /// The watched call that the task is in.
+    #[inline(always)]
+    pub fn call(self) -> Syscall {
+        let Some(nr) = self.nr() else { return Syscall::None };
+        lookup(nr)
+    }
+
+    /// System call number.
+    #[inline(always)]
+    pub fn nr(self) -> Option<u32> {
+        kread::kernel::<u64>(self.0 + NR).map(|v| v as u32)
+    }
+
+    /// Argument `n` (0 to 5) of the call.
+    #[inline(always)]
+    pub fn arg(self, n: usize) -> Option<u64> {
+        kread::kernel(self.0 + ARGS[n])
+    }
+}
+
+/// The watched call with this number.
+#[inline(always)]
+pub fn lookup(nr: u32) -> Syscall {
+    Syscall::from_raw(lookup_raw(nr))
+}
+
+/// Discriminant of the watched call with this number; 0: none.
+#[inline(always)]
+pub fn lookup_raw(nr: u32) -> u8 {
+    SYSCALLS.get(nr).copied().unwrap_or(0)
+}
+
+/// True while the task runs a 32-bit call, whose numbers mean something else.
+#[inline(always)]
+pub fn compat(task: u64) -> bool {
+    #[cfg(bpf_target_arch = "x86_64")]
+    {
+        matches!(kread::field::<u32>(task, Field::TaskThreadStatus), Some(s) if s & TS_COMPAT != 0)
+    }
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    {
+        let _ = task;
+        false
+    }
+}
+
+/// Start time of the task's process, nanoseconds of the boot clock; 0 if unknown.
+#[inline(always)]
+pub fn start_ns(task: u64) -> u64 {
+    kread::field::<u64>(task, Field::TaskGroupLeader)
+        .and_then(|leader| kread::field(leader, Field::TaskStart))
+        .unwrap_or(0)
+}
+
+/// Inode number of the current task's IPC namespace; 0 if unknown.
+#[inline(always)]
+pub fn ipc_ns() -> u32 {
+    kread::field::<u64>(current(), Field::TaskNsproxy)
+        .and_then(|p| kread::field::<u64>(p, Field::NsproxyIpc))
+        .and_then(ns_inum)
+        .unwrap_or(0)
+}
+
+/// Inode number of an IPC namespace.
+#[inline(always)]
+pub fn ns_inum(ns: u64) -> Option<u32> {
+    kread::field(ns, Field::IpcNsInum)
+}

@@ -1,0 +1,17 @@
+//! ipctrace, the library: from kernel records to verdicts.
+//!
+//! Data flows one way: `kernel` and `inventory` feed `source`, which yields [`record::Record`]s;
+//! `decode` turns them into events, `world` keeps the model, `detect` judges it, `report` shows the findings.
+//! `trace` stores records and reads them back.
+//! `decode`, `world`, `detect` and the models of `report` are pure: no clock, no file, no system call, no terminal.
+
+pub mod cli;
+pub mod decode;
+pub mod detect;
+pub mod inventory;
+pub mod kernel;
+pub mod record;
+pub mod report;
+pub mod source;
+pub mod trace;
+pub mod world;

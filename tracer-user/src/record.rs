@@ -1,0 +1,334 @@
+//! The one stream: what the collector produces, a trace stores and replay reads back.
+//!
+//! Raw facts only, never findings.
+//! Kernel records stay bytes; everything that userspace read is a plain structure with serde.
+
+use serde::{Deserialize, Serialize};
+use tracer_common::map::{ChildStats, ObjRef, ObjState};
+
+/// One element of the stream. All times are nanoseconds of the boot clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Record {
+    /// First record: who, where, how, with which thresholds.
+    Session(Session),
+    /// A record of the ring buffer, as the kernel wrote it.
+    #[serde(skip)]
+    Kernel(Vec<u8>),
+    /// What existed when tracing began.
+    Baseline(Inventory),
+    /// What exists when tracing ends; leaks are confirmed against it.
+    Closing(Inventory),
+    /// A second has passed.
+    Tick { ts_ns: u64 },
+    /// Records of a site were lost between two reads.
+    Lost { ts_ns: u64, site: u16, count: u64 },
+    /// Threads that sleep in a watched call right now (only those for at least min-stall).
+    Blocked { ts_ns: u64, threads: Vec<BlockedThread> },
+    /// Totals since the start of non-blocking calls refused with EAGAIN.
+    Refused { ts_ns: u64, rows: Vec<RefusedRow> },
+    /// Totals since the start of child and wait counters, by parent.
+    Children { ts_ns: u64, rows: Vec<ChildRow> },
+    /// Who has the object open, read from /proc at that moment.
+    Holders { ts_ns: u64, obj: ObjKey, holders: Vec<Holder>, complete: bool },
+    /// The descriptor table of a process, read from /proc (after an exec, and at the end).
+    FdTable(FdTable),
+    /// What /proc says about a process when it was first named in an event.
+    Process { ts_ns: u64, row: ProcessRow },
+    /// Why a fork failed: the limits that apply to this process.
+    ForkLimits { ts_ns: u64, tgid: u32, limits: Vec<LimitRow> },
+    /// Pipe pages charged to a user: by process, counted from /proc.
+    PipeUser { ts_ns: u64, uid: u32, processes: Vec<PipeOwner>, soft_pages: u64 },
+    /// Addresses of a user stack, innermost first.
+    Stack { id: i32, frames: Vec<Frame> },
+    /// Last record.
+    End { ts_ns: u64 },
+}
+
+/// Facts about the run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    pub tool_version: String,
+    pub host: String,
+    /// uname release.
+    pub kernel: String,
+    pub arch: String,
+    pub page_bytes: u64,
+    pub start_ns: u64,
+    /// Wall clock at `start_ns`, nanoseconds since 1970.
+    pub wall_ns: u64,
+    pub min_stall_ns: u64,
+    pub plan: Vec<PlanRow>,
+    /// What this run cannot see, each a sentence.
+    pub not_collected: Vec<String>,
+    /// Words of the target: "all", or the pids.
+    pub target: String,
+    /// Process ids of the target at start; empty for all.
+    pub target_pids: Vec<u32>,
+    pub follow: bool,
+    /// Mechanisms watched (`--only`), empty for all.
+    pub only: Vec<String>,
+    pub self_pid: u32,
+    pub truncated: bool,
+}
+
+/// How one site is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRow {
+    pub site: String,
+    pub mechanism: String,
+    /// `fentry`, `kprobe`, `tracepoint` or `none`.
+    pub backend: String,
+    pub reason: String,
+    /// The kernel functions or tracepoints attached to.
+    pub functions: Vec<String>,
+}
+
+/// [`ObjRef`] with serde.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ObjKey {
+    pub kind: u32,
+    pub ns: u32,
+    pub id: u64,
+}
+
+impl From<ObjRef> for ObjKey {
+    fn from(o: ObjRef) -> Self {
+        Self { kind: o.kind, ns: o.ns, id: o.id }
+    }
+}
+
+/// [`ObjState`] with serde; the meaning of a, b, c is the kernel half's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub a: u64,
+    pub b: u64,
+    pub c: u64,
+}
+
+impl From<ObjState> for State {
+    fn from(s: ObjState) -> Self {
+        Self { a: s.a, b: s.b, c: s.c }
+    }
+}
+
+/// The last successful reader of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderRow {
+    pub tgid: u32,
+    pub start_ns: u64,
+    pub ts_ns: u64,
+    pub comm: String,
+}
+
+/// A thread asleep in a watched call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedThread {
+    pub obj: ObjKey,
+    pub state: State,
+    pub tgid: u32,
+    pub tid: u32,
+    pub start_ns: u64,
+    pub since_ns: u64,
+    pub comm: String,
+    pub call: u8,
+    pub fd: i32,
+    pub reader: Option<ReaderRow>,
+}
+
+/// EAGAIN counts of one process at one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    pub obj: ObjKey,
+    pub state: State,
+    pub tgid: u32,
+    pub tid: u32,
+    pub start_ns: u64,
+    pub comm: String,
+    pub fd: i32,
+    pub count: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub reader: Option<ReaderRow>,
+}
+
+/// Counters of one parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildRow {
+    pub tgid: u32,
+    pub start_ns: u64,
+    pub exits: u64,
+    pub sigchld_generated: u64,
+    pub sigchld_coalesced: u64,
+    pub sigchld_ignored: u64,
+    pub delivered: u64,
+    pub waits_any: u64,
+    pub reaped_any: u64,
+    pub waits_one: u64,
+    pub reaped_one: u64,
+    pub last_wait_ns: u64,
+    pub last_pid: u32,
+}
+
+impl ChildRow {
+    /// The row of parent `tgid`.
+    pub fn new(tgid: u32, s: &ChildStats) -> Self {
+        Self {
+            tgid,
+            start_ns: s.start_ns,
+            exits: s.exits,
+            sigchld_generated: s.sigchld_generated,
+            sigchld_coalesced: s.sigchld_coalesced,
+            sigchld_ignored: s.sigchld_ignored,
+            delivered: s.delivered,
+            waits_any: s.waits_any,
+            reaped_any: s.reaped_any,
+            waits_one: s.waits_one,
+            reaped_one: s.reaped_one,
+            last_wait_ns: s.last_wait_ns,
+            last_pid: s.last_pid,
+        }
+    }
+}
+
+/// One process with an object open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub tgid: u32,
+    pub start_ns: u64,
+    pub comm: String,
+    pub fd: u32,
+    /// From fdinfo flags: O_RDONLY or O_RDWR; `None` if it could not be read.
+    pub reads: Option<bool>,
+    pub writes: Option<bool>,
+}
+
+/// What exists at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Inventory {
+    pub ts_ns: u64,
+    pub processes: Vec<ProcessRow>,
+    pub sem_sets: Vec<SemSetRow>,
+    pub sem_limits: Vec<SemLimitRow>,
+    pub system: SystemLimits,
+    /// What could not be read, each a sentence.
+    pub problems: Vec<String>,
+}
+
+/// One line of the process table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRow {
+    pub tgid: u32,
+    /// Start in nanoseconds of the boot clock, cut to clock ticks (10 ms).
+    pub start_ns: u64,
+    pub ppid: u32,
+    pub pgrp: u32,
+    pub comm: String,
+    /// State letter of /proc/PID/stat.
+    pub state: char,
+    pub uid: u32,
+    pub exe: Option<String>,
+    /// Pid in its own pid namespace, if that is another one.
+    pub ns_pid: Option<u32>,
+    pub ipc_ns: Option<u32>,
+    pub pid_ns: Option<u32>,
+    /// Signal 17 (SIGCHLD) in SigBlk, SigIgn, SigCgt of /proc/PID/status.
+    pub sigchld_blocked: Option<bool>,
+    pub sigchld_ignored: Option<bool>,
+    pub sigchld_caught: Option<bool>,
+    /// Number of the system call its main thread sleeps in (/proc/PID/syscall), if any.
+    pub syscall: Option<i64>,
+    pub nofile_soft: Option<u64>,
+    /// cgroup path (v2, or the pids controller's of v1).
+    pub cgroup: Option<String>,
+}
+
+/// One SysV semaphore set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SemSetRow {
+    pub ns: u32,
+    pub id: i32,
+    pub key: i32,
+    pub perms: u32,
+    pub nsems: u32,
+    pub uid: u32,
+    pub cuid: u32,
+    /// Seconds since 1970; 0 = never.
+    pub otime: u64,
+    pub ctime: u64,
+    /// Empty if they could not be read, or in sets of more than 64.
+    pub values: Vec<SemValue>,
+}
+
+/// One semaphore of a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SemValue {
+    pub value: u32,
+    /// Last process that operated on it (GETPID), in the tracer's pid namespace; 0 = none or not visible.
+    pub pid: u32,
+    pub ncnt: u32,
+    pub zcnt: u32,
+}
+
+/// kernel.sem of one IPC namespace, with its use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SemLimitRow {
+    pub ns: u32,
+    pub semmsl: u64,
+    pub semmns: u64,
+    pub semopm: u64,
+    pub semmni: u64,
+    pub used_sets: u64,
+    pub used_sems: u64,
+}
+
+/// Limits of the host; 0 = could not be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemLimits {
+    pub pid_max: u64,
+    pub threads_max: u64,
+    pub pipe_max_size: u64,
+    pub pipe_user_pages_soft: u64,
+}
+
+/// The descriptors of one process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdTable {
+    pub ts_ns: u64,
+    pub tgid: u32,
+    pub start_ns: u64,
+    /// Soft RLIMIT_NOFILE; `None` if it could not be read.
+    pub limit: Option<u64>,
+    /// (number, what readlink says).
+    pub fds: Vec<(u32, String)>,
+    /// False if the process was gone or the table could not be read.
+    pub complete: bool,
+}
+
+/// Pipes that one process holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeOwner {
+    pub tgid: u32,
+    pub start_ns: u64,
+    pub comm: String,
+    /// Distinct pipes.
+    pub pipes: u64,
+}
+
+/// A limit with its use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitRow {
+    /// `RLIMIT_NPROC`, `pids.max`, `pid_max`, `threads-max`.
+    pub name: String,
+    pub used: u64,
+    pub max: u64,
+}
+
+/// One frame of a user stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    pub addr: u64,
+    /// File mapped there, if the process still lived when it was looked up.
+    pub module: Option<String>,
+    /// Offset in that file.
+    pub offset: Option<u64>,
+}

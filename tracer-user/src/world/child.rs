@@ -1,0 +1,154 @@
+//! Children that ended: who is still in the process table, whose they are, and how their parent waits.
+
+use super::process::Processes;
+use crate::decode::{NsId, ProcId};
+use crate::record::{ChildRow, Inventory};
+use std::collections::{HashMap, HashSet};
+
+/// Zombies remembered.
+const MAX_ZOMBIES: usize = 131_072;
+/// Parents remembered.
+const MAX_PARENTS: usize = 16_384;
+/// Slack when the closing inventory is compared with the model: /proc is not read in one instant.
+const SCAN_NS: u64 = 300_000_000;
+
+/// A child that ended and is still in the process table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zombie {
+    pub id: ProcId,
+    /// `None`: its parent died, and who inherited it is not known yet.
+    pub parent: Option<ProcId>,
+    /// When it ended; of zombies older than the trace, when it was seen first.
+    pub since_ns: u64,
+    pub baseline: bool,
+    /// Seen in state Z by the closing inventory.
+    pub confirmed: bool,
+}
+
+/// How one parent treats its children.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parent {
+    /// Kernel totals, as read last; `None` if they were never read.
+    pub totals: Option<ChildRow>,
+    /// Exits and reaps seen as events.
+    pub exits_seen: u64,
+    pub reaps_seen: u64,
+    /// Longest time between a child's end and its reaping.
+    pub longest_reap_ns: u64,
+    pub last_reap_ns: u64,
+    /// End of the child reaped last.
+    pub last_reaped_exit_ns: u64,
+    pub first_exit_ns: u64,
+    pub last_exit_ns: u64,
+}
+
+/// All children that are not reaped, and the habits of their parents.
+#[derive(Clone, Debug, Default)]
+pub struct Children {
+    zombies: HashMap<ProcId, Zombie>,
+    parents: HashMap<ProcId, Parent>,
+    pub dropped: u64,
+}
+
+impl Children {
+    /// All zombies, in no order.
+    pub fn zombies(&self) -> impl Iterator<Item = &Zombie> {
+        self.zombies.values()
+    }
+
+    /// What is known about a parent.
+    pub fn parent(&self, id: ProcId) -> Option<&Parent> {
+        self.parents.get(&id)
+    }
+
+    pub(super) fn exited(&mut self, id: ProcId, parent: Option<ProcId>, ts_ns: u64) {
+        if let Some(p) = parent.and_then(|p| self.parent_mut(p)) {
+            p.exits_seen += 1;
+            if p.first_exit_ns == 0 {
+                p.first_exit_ns = ts_ns;
+            }
+            p.last_exit_ns = ts_ns;
+        }
+        // Its own zombies go to whoever inherits them; the closing inventory will say to whom.
+        for z in self.zombies.values_mut().filter(|z| z.parent == Some(id)) {
+            z.parent = None;
+        }
+        if self.zombies.len() >= MAX_ZOMBIES {
+            self.dropped += 1;
+            return;
+        }
+        self.zombies.insert(id, Zombie { id, parent, since_ns: ts_ns, baseline: false, confirmed: false });
+    }
+
+    pub(super) fn freed(&mut self, id: ProcId, ts_ns: u64) {
+        let Some(z) = self.zombies.remove(&id) else { return };
+        let baseline = z.baseline;
+        if let Some(p) = z.parent.and_then(|p| self.parent_mut(p)) {
+            p.reaps_seen += 1;
+            p.last_reap_ns = p.last_reap_ns.max(ts_ns);
+            if !baseline {
+                p.longest_reap_ns = p.longest_reap_ns.max(ts_ns.saturating_sub(z.since_ns));
+                p.last_reaped_exit_ns = p.last_reaped_exit_ns.max(z.since_ns);
+            }
+        }
+    }
+
+    /// A process that acts is no zombie: its main thread had ended before the others.
+    pub(super) fn acted(&mut self, id: ProcId) {
+        if self.zombies.get(&id).is_some_and(|z| z.baseline) {
+            self.zombies.remove(&id);
+        }
+    }
+
+    pub(super) fn totals(&mut self, id: ProcId, row: &ChildRow) {
+        if let Some(p) = self.parent_mut(id) {
+            p.totals = Some(row.clone());
+        }
+    }
+
+    /// Takes over the zombies of a process table; in the closing one, what is not there is reaped.
+    pub(super) fn inventory(&mut self, inventory: &Inventory, processes: &Processes, closing: bool) {
+        let mut present = HashSet::new();
+        for row in inventory.processes.iter().filter(|r| r.state == 'Z') {
+            let id = ProcId::new(row.tgid, row.start_ns);
+            let parent = (row.ppid != 0).then(|| processes.resolve(row.ppid, 0));
+            present.insert(id);
+            if processes.get(id).is_some_and(|p| p.gone_ns.is_some()) {
+                continue;
+            }
+            if let Some(z) = self.zombies.get_mut(&id) {
+                z.parent = parent;
+                z.confirmed |= closing;
+            } else if self.zombies.len() < MAX_ZOMBIES {
+                // An end that no event told: before the trace, or lost.
+                let zombie = Zombie { id, parent, since_ns: inventory.ts_ns, baseline: !closing, confirmed: closing };
+                self.zombies.insert(id, zombie);
+            } else {
+                self.dropped += 1;
+            }
+        }
+        if closing && !inventory.processes.is_empty() {
+            let before = inventory.ts_ns.saturating_sub(SCAN_NS);
+            self.zombies.retain(|id, z| present.contains(id) || z.since_ns > before);
+        }
+    }
+
+    fn parent_mut(&mut self, id: ProcId) -> Option<&mut Parent> {
+        if self.parents.len() >= MAX_PARENTS && !self.parents.contains_key(&id) {
+            self.dropped += 1;
+            return None;
+        }
+        Some(self.parents.entry(id).or_default())
+    }
+
+    /// Forgets parents that left no zombie behind.
+    pub(super) fn parent_gone(&mut self, id: ProcId) {
+        self.parents.remove(&id);
+    }
+}
+
+/// Whether a process is the first of its pid namespace, and that namespace.
+pub fn namespace_init(processes: &Processes, id: ProcId) -> Option<NsId> {
+    let p = processes.get(id)?;
+    (p.ns_pid == Some(1)).then_some(p.pid_ns.unwrap_or_default())
+}

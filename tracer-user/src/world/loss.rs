@@ -1,0 +1,49 @@
+//! Records that were lost: which sites, how many, between when.
+
+use std::collections::BTreeMap;
+use tracer_common::site::Site;
+
+/// Losses of one site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SiteLoss {
+    pub count: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+}
+
+/// Losses by site number.
+#[derive(Clone, Debug, Default)]
+pub struct Losses {
+    sites: BTreeMap<u16, SiteLoss>,
+    unknown: u64,
+}
+
+impl Losses {
+    /// Whether any of these sites lost records, or a site that this version does not know.
+    pub fn touched(&self, sites: &[Site]) -> bool {
+        self.unknown > 0 || sites.iter().any(|s| self.sites.contains_key(&(*s as u16)))
+    }
+
+    /// All records lost.
+    pub fn total(&self) -> u64 {
+        self.sites.values().map(|s| s.count).sum::<u64>() + self.unknown
+    }
+
+    /// Losses of each site that lost something.
+    pub fn sites(&self) -> impl Iterator<Item = (Site, SiteLoss)> + '_ {
+        self.sites.iter().filter_map(|(raw, loss)| Site::from_raw(*raw).map(|site| (site, *loss)))
+    }
+
+    pub(super) fn lost(&mut self, site: Option<Site>, from_ns: u64, ts_ns: u64, count: u64) {
+        if count == 0 {
+            return;
+        }
+        let Some(site) = site else {
+            self.unknown += count;
+            return;
+        };
+        let s = self.sites.entry(site as u16).or_insert(SiteLoss { first_ns: from_ns, ..SiteLoss::default() });
+        s.count += count;
+        s.last_ns = ts_ns;
+    }
+}

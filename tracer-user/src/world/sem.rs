@@ -1,0 +1,356 @@
+//! SysV semaphore sets: their lives, their users, what the dead took with them, and the limits of each namespace.
+
+use crate::decode::{Context, NsId, ProcId, SemId, StackId};
+use crate::record::{Inventory, SemLimitRow, SemSetRow};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use tracer_common::event::{SemCreate, SemFail, SemHeldAtExit, SemRemove, SemSet as SemSetEvent};
+
+/// Sets remembered.
+const MAX_SETS: usize = 65_536;
+/// Users remembered of one set.
+const MAX_USERS: usize = 256;
+/// Semaphores of one set whose fate is followed one by one.
+const MAX_NUMBERS: usize = 64;
+/// Processes remembered of those that semget failed for, by namespace.
+const MAX_FAILED: usize = 256;
+/// `IPC_CREAT` of semget(2).
+const IPC_CREAT: u32 = 0o1000;
+const ENOSPC: i32 = 28;
+
+/// How a set came to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Creation {
+    pub ts_ns: u64,
+    pub by: ProcId,
+    pub comm: String,
+    pub uid: u32,
+    pub stack: Option<StackId>,
+}
+
+/// A decrement that a dead process never gave back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub by: ProcId,
+    pub comm: String,
+    pub num: u32,
+    /// Sum of its operations; negative.
+    pub net: i32,
+    pub died_ns: u64,
+}
+
+/// One semaphore set that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SemSet {
+    pub id: SemId,
+    /// `None` if neither the creation nor a table told it.
+    pub key: Option<i32>,
+    pub nsems: Option<u32>,
+    pub created: Option<Creation>,
+    pub baseline: Option<SemSetRow>,
+    /// The set is in the closing inventory: it exists.
+    pub closing: Option<SemSetRow>,
+    pub users: BTreeSet<ProcId>,
+    /// Users beyond those remembered.
+    pub users_dropped: bool,
+    /// Last time that a process was seen to use it for the first time, or to wait for it.
+    pub used_ns: Option<u64>,
+    pub held: Vec<Held>,
+    /// When a semaphore's value was set, by number; `all_set_ns` for the whole set.
+    pub set_ns: BTreeMap<u32, u64>,
+    pub all_set_ns: u64,
+}
+
+impl SemSet {
+    fn new(id: SemId) -> Self {
+        Self {
+            id,
+            key: None,
+            nsems: None,
+            created: None,
+            baseline: None,
+            closing: None,
+            users: BTreeSet::new(),
+            users_dropped: false,
+            used_ns: None,
+            held: Vec::new(),
+            set_ns: BTreeMap::new(),
+            all_set_ns: 0,
+        }
+    }
+
+    /// What a table said about it last.
+    pub fn row(&self) -> Option<&SemSetRow> {
+        self.closing.as_ref().or(self.baseline.as_ref())
+    }
+
+    /// Whether the value of semaphore `num` was set anew after `ts_ns`.
+    pub fn set_after(&self, num: u32, ts_ns: u64) -> bool {
+        self.all_set_ns > ts_ns || self.set_ns.get(&num).is_some_and(|t| *t > ts_ns)
+    }
+}
+
+/// semget that failed with ENOSPC in one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NoSpace {
+    pub failed: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    /// Semaphores that the last failing call asked for.
+    pub wanted_sems: u32,
+    /// Change of use since the start, when it failed last.
+    pub sets_net: i64,
+    pub sems_net: i64,
+    pub by: BTreeMap<ProcId, u64>,
+}
+
+/// Use of one IPC namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NsUse {
+    row: Option<SemLimitRow>,
+    /// Changes seen until `row` was read.
+    row_sets_net: i64,
+    row_sems_net: i64,
+    /// Changes seen since the start.
+    pub sets_net: i64,
+    pub sems_net: i64,
+    pub created: u64,
+    pub removed: u64,
+    pub no_space: Option<NoSpace>,
+}
+
+impl NsUse {
+    /// The limits, if they were read.
+    pub fn limits(&self) -> Option<&SemLimitRow> {
+        self.row.as_ref()
+    }
+
+    /// Sets and semaphores in use when the change since the start was (`sets_net`, `sems_net`).
+    pub fn used_at(&self, sets_net: i64, sems_net: i64) -> Option<(u64, u64)> {
+        let row = self.row?;
+        let at = |used: u64, delta: i64| used.saturating_add_signed(delta);
+        Some((
+            at(row.used_sets, sets_net.saturating_sub(self.row_sets_net)),
+            at(row.used_sems, sems_net.saturating_sub(self.row_sems_net)),
+        ))
+    }
+
+    /// Sets and semaphores in use now.
+    pub fn used_now(&self) -> Option<(u64, u64)> {
+        self.used_at(self.sets_net, self.sems_net)
+    }
+}
+
+/// All semaphore sets.
+#[derive(Clone, Debug, Default)]
+pub struct Sems {
+    sets: HashMap<SemId, SemSet>,
+    namespaces: HashMap<NsId, NsUse>,
+    /// Sets created and removed, by creator.
+    pub created_by: HashMap<ProcId, u64>,
+    pub removed_of: HashMap<ProcId, u64>,
+    baseline_read: bool,
+    wall_offset_s: i64,
+    pub dropped: u64,
+}
+
+impl Sems {
+    /// No set yet; `start_ns` and `wall_ns` tie the boot clock to ctime.
+    pub fn new(start_ns: u64, wall_ns: u64) -> Self {
+        let seconds = |ns: u64| i64::try_from(ns / 1_000_000_000).unwrap_or(0);
+        Self { wall_offset_s: seconds(wall_ns) - seconds(start_ns), ..Self::default() }
+    }
+
+    /// All sets that exist as far as known, in no order.
+    pub fn sets(&self) -> impl Iterator<Item = &SemSet> {
+        self.sets.values()
+    }
+
+    /// One set.
+    pub fn get(&self, id: SemId) -> Option<&SemSet> {
+        self.sets.get(&id)
+    }
+
+    /// Use of each namespace.
+    pub fn namespaces(&self) -> impl Iterator<Item = (NsId, &NsUse)> {
+        self.namespaces.iter().map(|(ns, u)| (*ns, u))
+    }
+
+    fn wall_s(&self, ts_ns: u64) -> i64 {
+        i64::try_from(ts_ns / 1_000_000_000).unwrap_or(0) + self.wall_offset_s
+    }
+
+    pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: SemCreate) {
+        let id = SemId::new(e.ns, e.id);
+        if e.exact == 0 && (self.sets.contains_key(&id) || (e.key != 0 && e.flags & IPC_CREAT == 0)) {
+            return;
+        }
+        if let Some(old) = self.sets.remove(&id) {
+            // Its removal was not seen, and its id is in use again.
+            self.count_removed(&old);
+        }
+        if self.sets.len() >= MAX_SETS {
+            self.dropped += 1;
+        } else {
+            let mut set = SemSet::new(id);
+            set.key = Some(e.key);
+            set.nsems = Some(e.nsems);
+            set.created = Some(Creation {
+                ts_ns: context.ts_ns,
+                by: proc,
+                comm: context.comm.clone(),
+                uid: context.uid,
+                stack: context.stack,
+            });
+            self.sets.insert(id, set);
+        }
+        *self.created_by.entry(proc).or_default() += 1;
+        let ns = self.namespaces.entry(id.ns).or_default();
+        ns.created += 1;
+        ns.sets_net += 1;
+        ns.sems_net += i64::from(e.nsems);
+    }
+
+    pub(super) fn failed(&mut self, proc: ProcId, context: &Context, e: SemFail) {
+        if e.errno.abs() != ENOSPC {
+            return;
+        }
+        let ns = self.namespaces.entry(NsId(e.ns)).or_default();
+        let (sets_net, sems_net) = (ns.sets_net, ns.sems_net);
+        let f = ns.no_space.get_or_insert_with(|| NoSpace { first_ns: context.ts_ns, ..NoSpace::default() });
+        f.failed += 1;
+        f.last_ns = context.ts_ns;
+        f.wanted_sems = e.nsems;
+        (f.sets_net, f.sems_net) = (sets_net, sems_net);
+        if f.by.len() < MAX_FAILED || f.by.contains_key(&proc) {
+            *f.by.entry(proc).or_default() += 1;
+        }
+    }
+
+    pub(super) fn removed(&mut self, e: SemRemove) {
+        if let Some(old) = self.sets.remove(&SemId::new(e.ns, e.id)) {
+            self.count_removed(&old);
+        }
+    }
+
+    fn count_removed(&mut self, old: &SemSet) {
+        let ns = self.namespaces.entry(old.id.ns).or_default();
+        ns.removed += 1;
+        ns.sets_net -= 1;
+        ns.sems_net -= i64::from(old.nsems.unwrap_or(0));
+        if let Some(c) = &old.created {
+            *self.removed_of.entry(c.by).or_default() += 1;
+        }
+    }
+
+    pub(super) fn used(&mut self, proc: ProcId, id: SemId, ts_ns: u64, alive: impl Fn(ProcId) -> bool) {
+        let Some(set) = self.known(id) else { return };
+        set.used_ns = Some(set.used_ns.map_or(ts_ns, |t| t.max(ts_ns)));
+        if set.users.len() >= MAX_USERS && !set.users.contains(&proc) {
+            set.users.retain(|u| alive(*u));
+            if set.users.len() >= MAX_USERS {
+                set.users_dropped = true;
+                return;
+            }
+        }
+        set.users.insert(proc);
+    }
+
+    pub(super) fn held(&mut self, proc: ProcId, context: &Context, e: SemHeldAtExit) {
+        let Some(set) = self.known(SemId::new(e.ns, e.id)) else { return };
+        if e.net >= 0 || set.held.len() >= MAX_NUMBERS {
+            return;
+        }
+        set.held.retain(|h| (h.by, h.num) != (proc, e.num));
+        set.held.push(Held { by: proc, comm: context.comm.clone(), num: e.num, net: e.net, died_ns: context.ts_ns });
+    }
+
+    pub(super) fn value_set(&mut self, context: &Context, e: SemSetEvent) {
+        let Some(set) = self.known(SemId::new(e.ns, e.id)) else { return };
+        if e.all != 0 {
+            set.all_set_ns = context.ts_ns;
+        } else if set.set_ns.len() < MAX_NUMBERS || set.set_ns.contains_key(&e.num) {
+            set.set_ns.insert(e.num, context.ts_ns);
+        } else {
+            // Too many to follow one by one: rather forget a finding than invent one.
+            set.all_set_ns = context.ts_ns;
+        }
+    }
+
+    /// The set, made known if an event before its table row names it.
+    fn known(&mut self, id: SemId) -> Option<&mut SemSet> {
+        if self.sets.len() >= MAX_SETS && !self.sets.contains_key(&id) {
+            self.dropped += 1;
+            return None;
+        }
+        Some(self.sets.entry(id).or_insert_with(|| SemSet::new(id)))
+    }
+
+    /// Takes over the tables of semaphore sets and limits.
+    pub(super) fn inventory(&mut self, inventory: &Inventory, closing: bool) {
+        let readable: HashSet<NsId> = inventory.sem_limits.iter().map(|l| NsId(l.ns)).collect();
+        let mut present = HashSet::new();
+        for row in &inventory.sem_sets {
+            let id = SemId::new(row.ns, row.id);
+            present.insert(id);
+            let wall_offset = self.wall_offset_s;
+            let Some(set) = self.known(id) else { continue };
+            let ctime = i64::try_from(row.ctime).unwrap_or(0);
+            // ctime only moves forward, so a set older than the semget that returned it was not created by it.
+            let made_s = set.created.as_ref().map(|c| i64::try_from(c.ts_ns / 1_000_000_000).unwrap_or(0) + wall_offset);
+            let older = wall_offset > 0 && made_s.is_some_and(|s| ctime + 2 < s);
+            if older && let Some(c) = set.created.take() {
+                set.users.insert(c.by);
+                set.used_ns = set.used_ns.max(Some(c.ts_ns));
+                uncount(&mut self.created_by, c.by);
+                if let Some(ns) = self.namespaces.get_mut(&id.ns) {
+                    ns.created = ns.created.saturating_sub(1);
+                    ns.sets_net -= 1;
+                    ns.sems_net -= i64::from(row.nsems);
+                }
+            }
+            let Some(set) = self.sets.get_mut(&id) else { continue };
+            set.key = Some(row.key);
+            set.nsems = Some(row.nsems);
+            if closing {
+                set.closing = Some(row.clone());
+            } else {
+                set.baseline = Some(row.clone());
+            }
+        }
+        if closing {
+            // Believe the table: what is not in it was removed, whether that was seen or not.
+            let ts_ns = inventory.ts_ns;
+            let young = |s: &SemSet| s.created.as_ref().is_some_and(|c| c.ts_ns >= ts_ns);
+            let gone: Vec<SemId> = self
+                .sets
+                .values()
+                .filter(|s| readable.contains(&s.id.ns) && !present.contains(&s.id) && !young(s))
+                .map(|s| s.id)
+                .collect();
+            for id in gone {
+                if let Some(old) = self.sets.remove(&id) {
+                    self.count_removed(&old);
+                }
+            }
+        }
+        for row in &inventory.sem_limits {
+            let ns = self.namespaces.entry(NsId(row.ns)).or_default();
+            ns.row = Some(*row);
+            (ns.row_sets_net, ns.row_sems_net) = (ns.sets_net, ns.sems_net);
+        }
+        self.baseline_read |= !closing;
+    }
+
+    /// Seconds between a set's creation and its last operation, as its table row tells (whole seconds).
+    pub fn last_op_after_creation_s(&self, set: &SemSet) -> Option<i64> {
+        let row = set.closing.as_ref()?;
+        let created = set.created.as_ref()?;
+        (row.otime != 0).then(|| i64::try_from(row.otime).unwrap_or(0) - self.wall_s(created.ts_ns))
+    }
+}
+
+fn uncount(map: &mut HashMap<ProcId, u64>, id: ProcId) {
+    if let Some(n) = map.get_mut(&id) {
+        *n = n.saturating_sub(1);
+    }
+}

@@ -1,0 +1,306 @@
+//! Waits on objects: finished ones as bounded statistics, and those that last right now.
+
+use crate::decode::{ProcId, Tid};
+use crate::record::{ObjKey, State};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use tracer_common::syscall::Syscall;
+
+/// Objects with stalls that are remembered.
+const MAX_OBJECTS: usize = 8_192;
+/// Waiting (process, call) pairs remembered for one object.
+const MAX_WAITERS: usize = 256;
+/// Finished waits of one object that are kept with their times, to find out what caused what.
+const MAX_INTERVALS: usize = 512;
+/// Durations below 2^PRECISION ns are exact; above, a bucket is at most 1/2^PRECISION wide.
+const PRECISION: u32 = 6;
+
+/// Distribution of durations in bounded memory (about 1.6 % wide buckets).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durations {
+    pub count: u64,
+    pub total_ns: u64,
+    pub max_ns: u64,
+    buckets: BTreeMap<u32, u64>,
+}
+
+impl Durations {
+    /// Counts one duration.
+    pub fn add(&mut self, ns: u64) {
+        self.count += 1;
+        self.total_ns = self.total_ns.saturating_add(ns);
+        self.max_ns = self.max_ns.max(ns);
+        *self.buckets.entry(bucket(ns)).or_default() += 1;
+    }
+
+    /// Counts all durations of another distribution.
+    pub fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.total_ns = self.total_ns.saturating_add(other.total_ns);
+        self.max_ns = self.max_ns.max(other.max_ns);
+        for (b, n) in &other.buckets {
+            *self.buckets.entry(*b).or_default() += n;
+        }
+    }
+
+    /// The duration that `percent` of all durations do not exceed; `None` without any.
+    pub fn percentile_ns(&self, percent: u64) -> Option<u64> {
+        if self.count == 0 {
+            return None;
+        }
+        let rank = (self.count * percent).div_ceil(100).max(1);
+        let mut below = 0;
+        for (b, n) in &self.buckets {
+            below += n;
+            if below >= rank {
+                return Some(upper(*b).min(self.max_ns));
+            }
+        }
+        Some(self.max_ns)
+    }
+}
+
+fn bucket(ns: u64) -> u32 {
+    let bits = 64 - ns.leading_zeros();
+    if bits <= PRECISION + 1 {
+        return u32::try_from(ns).unwrap_or(u32::MAX);
+    }
+    let shift = bits - PRECISION - 1;
+    (shift << PRECISION) + u32::try_from(ns >> shift).unwrap_or(0)
+}
+
+fn upper(bucket: u32) -> u64 {
+    if bucket < 1 << (PRECISION + 1) {
+        return u64::from(bucket);
+    }
+    let shift = (bucket >> PRECISION) - 1;
+    let mantissa = u64::from(bucket - (shift << PRECISION));
+    (mantissa << shift) | ((1 << shift) - 1)
+}
+
+/// The last successful reader of an object (of a semaphore: whoever the kernel half names there).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reader {
+    pub proc: ProcId,
+    pub ts_ns: u64,
+    pub comm: String,
+}
+
+/// Who waits, and in which call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Waiter {
+    pub proc: ProcId,
+    pub call: u8,
+    /// Semaphore number; 0 for other objects.
+    pub part: u64,
+}
+
+impl Waiter {
+    /// The kernel's name of the call.
+    pub fn call_name(self) -> &'static str {
+        Syscall::from_raw(self.call).name()
+    }
+}
+
+/// Waits of one waiter at one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WaiterStalls {
+    pub durations: Durations,
+    /// Waits that ended with success.
+    pub succeeded: Durations,
+    pub last_tid: Tid,
+    pub fd: i32,
+    pub comm: String,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    /// End of the last successful wait.
+    pub last_success_ns: Option<u64>,
+}
+
+/// A finished or lasting wait with its times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    pub waiter: Waiter,
+    pub since_ns: u64,
+    pub until_ns: u64,
+}
+
+/// Waits at one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectStalls {
+    pub waiters: BTreeMap<Waiter, WaiterStalls>,
+    pub intervals: VecDeque<Interval>,
+    pub state: State,
+    pub reader: Option<Reader>,
+    pub dropped: u64,
+}
+
+/// A wait that lasts at the last snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ongoing {
+    pub obj: ObjKey,
+    pub waiter: Waiter,
+    pub tid: Tid,
+    pub since_ns: u64,
+    /// When it was last seen to last.
+    pub seen_ns: u64,
+    pub fd: i32,
+    pub comm: String,
+    pub state: State,
+}
+
+/// All waits.
+#[derive(Clone, Debug, Default)]
+pub struct Stalls {
+    objects: HashMap<ObjKey, ObjectStalls>,
+    ongoing: HashMap<Tid, Ongoing>,
+    pub dropped: u64,
+}
+
+/// A wait that ended.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub obj: ObjKey,
+    pub waiter: Waiter,
+    pub tid: Tid,
+    pub comm: String,
+    pub fd: i32,
+    pub since_ns: u64,
+    pub until_ns: u64,
+    pub ret: i64,
+    pub state: State,
+    pub reader: Option<Reader>,
+}
+
+impl Stalls {
+    /// Objects at which somebody waited or waits, with their finished waits.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjKey, &ObjectStalls)> {
+        self.objects.iter()
+    }
+
+    /// Finished waits at one object.
+    pub fn object(&self, obj: ObjKey) -> Option<&ObjectStalls> {
+        self.objects.get(&obj)
+    }
+
+    /// Waits that last, in the order of their threads.
+    pub fn ongoing(&self) -> Vec<&Ongoing> {
+        let mut all: Vec<&Ongoing> = self.ongoing.values().collect();
+        all.sort_by_key(|o| (o.since_ns, o.tid));
+        all
+    }
+
+    /// Waits at one object that last.
+    pub fn ongoing_at(&self, obj: ObjKey) -> Vec<&Ongoing> {
+        self.ongoing().into_iter().filter(|o| o.obj == obj).collect()
+    }
+
+    /// All waits of a process that are known with their times, finished or lasting until `now_ns`, with the object.
+    pub fn intervals_of(&self, proc: ProcId, now_ns: u64) -> Vec<(ObjKey, Interval)> {
+        let mut out = Vec::new();
+        for (obj, o) in &self.objects {
+            if o.waiters.keys().any(|w| w.proc == proc) {
+                out.extend(o.intervals.iter().filter(|i| i.waiter.proc == proc).map(|i| (*obj, *i)));
+            }
+        }
+        for o in self.ongoing.values().filter(|o| o.waiter.proc == proc) {
+            out.push((o.obj, Interval { waiter: o.waiter, since_ns: o.since_ns, until_ns: now_ns.max(o.seen_ns) }));
+        }
+        out.sort_by_key(|(obj, i)| (i.since_ns, *obj));
+        out
+    }
+
+    pub(super) fn ended(&mut self, e: Ended) {
+        if self.ongoing.get(&e.tid).is_some_and(|o| o.waiter.proc == e.waiter.proc) {
+            self.ongoing.remove(&e.tid);
+        }
+        let Some(o) = self.object_mut(e.obj) else { return };
+        o.state = e.state;
+        if let Some(r) = e.reader {
+            o.reader = Some(r);
+        }
+        if o.waiters.len() >= MAX_WAITERS && !o.waiters.contains_key(&e.waiter) {
+            o.dropped += 1;
+            self.dropped += 1;
+            return;
+        }
+        let ns = e.until_ns.saturating_sub(e.since_ns);
+        let w = o.waiters.entry(e.waiter).or_default();
+        if w.durations.count == 0 {
+            w.first_ns = e.since_ns;
+        }
+        w.durations.add(ns);
+        if e.ret >= 0 {
+            w.succeeded.add(ns);
+            w.last_success_ns = Some(e.until_ns);
+        }
+        w.last_tid = e.tid;
+        w.fd = e.fd;
+        w.comm = e.comm;
+        w.last_ns = e.until_ns;
+        if o.intervals.len() >= MAX_INTERVALS {
+            o.intervals.pop_front();
+        }
+        o.intervals.push_back(Interval { waiter: e.waiter, since_ns: e.since_ns, until_ns: e.until_ns });
+    }
+
+    /// Takes over a whole snapshot of lasting waits.
+    pub(super) fn snapshot(&mut self, now: Vec<(Ongoing, Option<Reader>)>) {
+        self.ongoing.clear();
+        for (o, reader) in now {
+            let state = o.state;
+            if let Some(object) = self.object_mut(o.obj) {
+                object.state = state;
+                if reader.is_some() {
+                    object.reader = reader;
+                }
+            }
+            self.ongoing.insert(o.tid, o);
+        }
+    }
+
+    pub(super) fn exited(&mut self, proc: ProcId) {
+        self.ongoing.retain(|_, o| o.waiter.proc != proc);
+    }
+
+    fn object_mut(&mut self, obj: ObjKey) -> Option<&mut ObjectStalls> {
+        if self.objects.len() >= MAX_OBJECTS && !self.objects.contains_key(&obj) {
+            self.dropped += 1;
+            return None;
+        }
+        Some(self.objects.entry(obj).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_narrow_and_ordered() {
+        let mut last = 0;
+        for ns in [0u64, 1, 63, 127, 128, 129, 1000, 100_000_000, 100_000_001, 500_000_000, u64::MAX / 2, u64::MAX] {
+            let b = bucket(ns);
+            assert!(b >= last, "{ns}");
+            last = b;
+            let up = upper(b);
+            assert!(up >= ns, "{ns}: {up}");
+            assert!(up - ns <= ns >> PRECISION, "{ns}: {up}");
+        }
+    }
+
+    #[test]
+    fn percentiles() {
+        let mut d = Durations::default();
+        assert_eq!(d.percentile_ns(50), None);
+        for ms in 1..=100u64 {
+            d.add(ms * 1_000_000);
+        }
+        for (percent, ms) in [(50u64, 50u64), (99, 99), (100, 100)] {
+            let got = d.percentile_ns(percent).unwrap_or_default();
+            assert!(got.abs_diff(ms * 1_000_000) <= ms * 1_000_000 / 50, "{percent}: {got}");
+        }
+        let mut one = Durations::default();
+        one.add(123_456_789);
+        assert_eq!(one.percentile_ns(50), Some(123_456_789));
+    }
+}

@@ -1,0 +1,90 @@
+//! `cargo xtask setup`: everything that building and testing needs, each part only if it is
+//! missing. Later commands call the same steps; on a ready machine they cost next to nothing.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::emulator::{self, Emulator};
+use crate::kernels::{self, Family, Kernel};
+use crate::linker;
+use crate::machine::{Machine, Rustc};
+use crate::rust_src::{self, RustSrc};
+
+/// What building the eBPF object needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Toolchain {
+    pub(crate) rustc: Rustc,
+    pub(crate) rust_src: RustSrc,
+    pub(crate) linker: PathBuf,
+}
+
+/// What booting VMs needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Lab {
+    pub(crate) emulator: Emulator,
+    pub(crate) kernels: Vec<Kernel>,
+}
+
+/// Options of `cargo xtask setup`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Also what the VM commands need: emulator and kernels (about 1 GB unpacked)
+    #[arg(long)]
+    vm: bool,
+    /// Take Debian's rust-src package even where the toolchain or rustup has one
+    #[arg(long)]
+    rust_src_from_debian: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(machine: &Machine, options: &Options) -> Result<()> {
+    if options.rust_src_from_debian {
+        rust_src::ensure(machine, &Rustc::read()?, true, &log_dir(machine))?;
+    }
+    let toolchain = toolchain(machine)?;
+    eprintln!("rustc {}", toolchain.rustc.release);
+    match &toolchain.rust_src {
+        RustSrc::Sysroot => eprintln!("rust-src in the toolchain"),
+        RustSrc::Folder(folder) => eprintln!("rust-src {}", folder.display()),
+    }
+    eprintln!("bpf-linker {}", toolchain.linker.display());
+    if options.vm {
+        let families: Vec<&Family> = kernels::FAMILIES.iter().filter(|f| f.in_matrix).collect();
+        let lab = lab(machine, &families)?;
+        eprintln!("virtme-ng {}", lab.emulator.vng.display());
+        for kernel in &lab.kernels {
+            eprintln!("kernel {} {}", kernel.family, kernel.release);
+        }
+    }
+    eprintln!("ready");
+    Ok(())
+}
+
+/// Makes sure that the eBPF object can be built.
+pub(crate) fn toolchain(machine: &Machine) -> Result<Toolchain> {
+    let rustc = Rustc::read()?;
+    let log_dir = log_dir(machine);
+    let rust_src = rust_src::ensure(machine, &rustc, false, &log_dir)?;
+    let linker = linker::ensure(machine, &rustc, &log_dir)?;
+    Ok(Toolchain {
+        rustc,
+        rust_src,
+        linker,
+    })
+}
+
+/// Makes sure that the families' kernels can be booted.
+pub(crate) fn lab(machine: &Machine, families: &[&'static Family]) -> Result<Lab> {
+    let log_dir = log_dir(machine);
+    let emulator = emulator::ensure(machine, &log_dir)?;
+    let kernels = families
+        .iter()
+        .map(|family| kernels::ensure(machine, family, &log_dir))
+        .collect::<Result<_>>()?;
+    Ok(Lab { emulator, kernels })
+}
+
+fn log_dir(machine: &Machine) -> PathBuf {
+    machine.target().join("setup-logs")
+}
