@@ -5,6 +5,7 @@
 //! `trace` stores records and reads them back.
 //! `decode`, `world`, `detect` and the models of `report` are pure: no clock, no file, no system call, no terminal.
 
+pub mod analyst;
 pub mod cli;
 pub mod decode;
 pub mod detect;

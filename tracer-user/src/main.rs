@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The binary: parse, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tracer_user::cli::main()
+}

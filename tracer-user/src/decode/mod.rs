@@ -122,7 +122,8 @@ mod tests {
         let body = SemFirstUse { id: 3, ns: 4 };
         let mut good = header(13);
         Body::SemFirstUse(body).encode(|b| good.extend_from_slice(b));
-        let event = decode(&Record::Kernel(good.clone())).ok().flatten();
+        let record = Record::Kernel(good.clone());
+        let event = decode(&record).ok().flatten();
         let Some(Event::Kernel(context, Body::SemFirstUse(got))) = event else { unreachable!("not decoded: {event:?}") };
         assert_eq!((context.proc, context.tid, context.stack), (ProcId::new(7, 123_000_000), Tid(8), None));
         assert_eq!(got, body);

@@ -70,8 +70,10 @@ impl Children {
             p.last_exit_ns = ts_ns;
         }
         // Its own zombies go to whoever inherits them; the closing inventory will say to whom.
-        for z in self.zombies.values_mut().filter(|z| z.parent == Some(id)) {
-            z.parent = None;
+        if self.parents.remove(&id).is_some() {
+            for z in self.zombies.values_mut().filter(|z| z.parent == Some(id)) {
+                z.parent = None;
+            }
         }
         if self.zombies.len() >= MAX_ZOMBIES {
             self.dropped += 1;
@@ -116,6 +118,9 @@ impl Children {
             if processes.get(id).is_some_and(|p| p.gone_ns.is_some()) {
                 continue;
             }
+            if let Some(p) = parent {
+                self.parent_mut(p);
+            }
             if let Some(z) = self.zombies.get_mut(&id) {
                 z.parent = parent;
                 z.confirmed |= closing;
@@ -139,11 +144,6 @@ impl Children {
             return None;
         }
         Some(self.parents.entry(id).or_default())
-    }
-
-    /// Forgets parents that left no zombie behind.
-    pub(super) fn parent_gone(&mut self, id: ProcId) {
-        self.parents.remove(&id);
     }
 }
 

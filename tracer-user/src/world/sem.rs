@@ -11,6 +11,8 @@ const MAX_SETS: usize = 65_536;
 const MAX_USERS: usize = 256;
 /// Semaphores of one set whose fate is followed one by one.
 const MAX_NUMBERS: usize = 64;
+/// Creators whose sets are counted.
+const MAX_CREATORS: usize = 16_384;
 /// Processes remembered of those that semget failed for, by namespace.
 const MAX_FAILED: usize = 256;
 /// `IPC_CREAT` of semget(2).
@@ -148,7 +150,6 @@ pub struct Sems {
     /// Sets created and removed, by creator.
     pub created_by: HashMap<ProcId, u64>,
     pub removed_of: HashMap<ProcId, u64>,
-    baseline_read: bool,
     wall_offset_s: i64,
     pub dropped: u64,
 }
@@ -203,7 +204,7 @@ impl Sems {
             });
             self.sets.insert(id, set);
         }
-        *self.created_by.entry(proc).or_default() += 1;
+        count(&mut self.created_by, proc);
         let ns = self.namespaces.entry(id.ns).or_default();
         ns.created += 1;
         ns.sets_net += 1;
@@ -238,7 +239,7 @@ impl Sems {
         ns.sets_net -= 1;
         ns.sems_net -= i64::from(old.nsems.unwrap_or(0));
         if let Some(c) = &old.created {
-            *self.removed_of.entry(c.by).or_default() += 1;
+            count(&mut self.removed_of, c.by);
         }
     }
 
@@ -338,7 +339,6 @@ impl Sems {
             ns.row = Some(*row);
             (ns.row_sets_net, ns.row_sems_net) = (ns.sets_net, ns.sems_net);
         }
-        self.baseline_read |= !closing;
     }
 
     /// Seconds between a set's creation and its last operation, as its table row tells (whole seconds).
@@ -346,6 +346,12 @@ impl Sems {
         let row = set.closing.as_ref()?;
         let created = set.created.as_ref()?;
         (row.otime != 0).then(|| i64::try_from(row.otime).unwrap_or(0) - self.wall_s(created.ts_ns))
+    }
+}
+
+fn count(map: &mut HashMap<ProcId, u64>, id: ProcId) {
+    if map.len() < MAX_CREATORS || map.contains_key(&id) {
+        *map.entry(id).or_default() += 1;
     }
 }
 

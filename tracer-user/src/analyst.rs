@@ -1,0 +1,93 @@
+//! The analyst: records in, report out. The same for live runs and replay; pure.
+
+use tracer_common::site::Site;
+
+use crate::decode;
+use crate::detect;
+use crate::record::{Record, Session};
+use crate::report::{self, LossRow, Report};
+use crate::world::World;
+
+/// Takes records and judges at the end.
+#[derive(Default)]
+pub struct Analyst {
+    session: Option<Session>,
+    world: Option<World>,
+    lost: Vec<LossRow>,
+    undecodable: u64,
+    problems: Vec<String>,
+    last_ns: u64,
+}
+
+impl Analyst {
+    /// Takes one record. Those before the session are ignored: nothing could be said about them.
+    pub fn take(&mut self, record: &Record) {
+        if let Record::Session(session) = record {
+            self.last_ns = session.start_ns;
+            self.world = Some(World::new(session));
+            self.session = Some(session.clone());
+            return;
+        }
+        if self.world.is_none() {
+            return;
+        }
+        match record {
+            Record::Lost { site, count, .. } => lose(&mut self.lost, *site, *count),
+            Record::Tick { ts_ns } | Record::End { ts_ns } => self.last_ns = self.last_ns.max(*ts_ns),
+            Record::Baseline(inventory) | Record::Closing(inventory) => {
+                self.last_ns = self.last_ns.max(inventory.ts_ns);
+                for p in &inventory.problems {
+                    note(&mut self.problems, p.clone());
+                }
+            }
+            _ => {}
+        }
+        let Some(world) = &mut self.world else { return };
+        match decode::decode(record) {
+            Ok(Some(event)) => world.apply(&event),
+            Ok(None) => {}
+            Err(_) => self.undecodable += 1,
+        }
+    }
+
+    /// Something that the reader of the report should know.
+    pub fn problem(&mut self, text: String) {
+        note(&mut self.problems, text);
+    }
+
+    /// True once the first record was there.
+    pub fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Judges what is known.
+    pub fn report(&self) -> Report {
+        let session = self.session.clone().unwrap_or_default();
+        let mut problems = self.problems.clone();
+        if self.undecodable > 0 {
+            problems.push(format!("{} records could not be decoded", self.undecodable));
+        }
+        let findings = match &self.world {
+            Some(world) => {
+                problems.extend(world.problems());
+                detect::run(world, self.last_ns)
+            }
+            None => Vec::new(),
+        };
+        report::build(&session, self.last_ns, &self.lost, &problems, findings)
+    }
+}
+
+fn lose(lost: &mut Vec<LossRow>, site: u16, count: u64) {
+    let name = Site::from_raw(site).map_or("?", |s| s.info().name);
+    match lost.iter_mut().find(|l| l.site == name) {
+        Some(row) => row.events += count,
+        None => lost.push(LossRow { site: name.to_owned(), events: count }),
+    }
+}
+
+fn note(problems: &mut Vec<String>, text: String) {
+    if !problems.contains(&text) {
+        problems.push(text);
+    }
+}

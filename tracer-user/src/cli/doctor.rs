@@ -1,0 +1,61 @@
+//! `doctor`: what this kernel and these privileges allow, site by site.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::args::Doctor;
+use super::{output, watch};
+use crate::kernel::host::{Host, has_kprobes};
+use crate::source::{Live, Options, Target};
+
+/// Runs the command: attaches to nobody, prints the plan, detaches.
+///
+/// # Errors
+/// As `watch`: exit 4 or 5 with what is missing.
+pub fn main(args: &Doctor) -> Result<u8> {
+    let host = Host::read();
+    host.check()?;
+    let options = Options {
+        target: Target::Pids(Vec::new()),
+        follow: false,
+        min_stall: Duration::from_millis(100),
+        only: Vec::new(),
+        backend: args.backend,
+        ring_bytes: 64 * 1024,
+    };
+    let runtime = watch::runtime()?;
+    let _inside = runtime.enter();
+    let live = Live::attach(options)?;
+    let session = live.session();
+    if args.json {
+        let mut text = serde_json::to_string_pretty(&serde_json::json!({
+            "kernel": session.kernel, "arch": session.arch, "plan": session.plan, "not_collected": session.not_collected,
+        }))?;
+        text.push('\n');
+        output::print(&text)?;
+        return Ok(0);
+    }
+    let mut out = String::new();
+    let btf = if host.btf.is_some() { "yes" } else { "no" };
+    let kprobes = if has_kprobes() { "yes" } else { "no" };
+    let lockdown = host.lockdown.as_deref().unwrap_or("unknown");
+    writeln!(out, "kernel    {} ({})", session.kernel, session.arch)?;
+    writeln!(out, "BTF       {btf}\nkprobes   {kprobes}\nlockdown  {lockdown}\n")?;
+    writeln!(out, "{:<16} {:<9} {:<11} {}", "SITE", "MECHANISM", "BACKEND", "HOW")?;
+    for row in live.plan() {
+        writeln!(out, "{:<16} {:<9} {:<11} {}", row.site, row.mechanism, row.backend, row.functions.join(", "))?;
+        if row.reason != "first choice" {
+            writeln!(out, "{:<38} {}", "", row.reason)?;
+        }
+    }
+    if !session.not_collected.is_empty() {
+        writeln!(out, "\nNot seen here:")?;
+        for line in &session.not_collected {
+            writeln!(out, "  {line}")?;
+        }
+    }
+    output::print(&out)?;
+    Ok(0)
+}

@@ -1,0 +1,35 @@
+//! `report FILE`: the same findings from a saved trace, without privileges.
+
+use anyhow::{Context, Result};
+
+use super::args::Replay;
+use super::output;
+use crate::analyst::Analyst;
+use crate::trace::Reader;
+
+/// Runs the command.
+///
+/// # Errors
+/// The file cannot be read, or is no trace.
+pub fn main(args: &Replay) -> Result<u8> {
+    let file = args.file.display();
+    let mut reader = Reader::open(&args.file).with_context(|| format!("cannot read {file}"))?;
+    let mut analyst = Analyst::default();
+    for record in &mut reader {
+        match record {
+            Ok(record) => analyst.take(&record),
+            Err(e) => {
+                analyst.problem(format!("the trace cannot be read further: {e}"));
+                break;
+            }
+        }
+    }
+    if !analyst.has_session() {
+        anyhow::bail!("{file} ends before its first record; nothing was traced");
+    }
+    if let Some(offset) = reader.torn() {
+        analyst.problem(format!("the trace is cut off at byte {offset}; everything before is used"));
+    }
+    output::write(&analyst.report(), &args.output)?;
+    Ok(0)
+}

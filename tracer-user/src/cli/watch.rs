@@ -1,0 +1,135 @@
+//! `watch`: attach, wait, report.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::{Probing, Watch};
+use super::{output, target};
+use crate::analyst::Analyst;
+use crate::report::Report;
+use crate::source::{Live, Options, Target};
+use crate::trace::Writer;
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever keeps it from attaching, and failures to write the report.
+pub fn main(args: &Watch) -> Result<u8> {
+    if !args.has_target() {
+        anyhow::bail!(super::Fail {
+            code: super::exit::USAGE,
+            message: "whom to watch? Give -p PID, --comm NAME, --cgroup PATH or --all; see `ipctrace watch --help`".to_owned(),
+        });
+    }
+    let target = target::resolve(args)?;
+    runtime()?.block_on(async {
+        let mut live = Live::attach(options(target, &args.probing))?;
+        let mut session = Session::open(&args.probing)?;
+        session.begin(&mut live)?;
+        live.run(stopped(args.duration)?, &mut |r| session.take(r)).await?;
+        drop(live);
+        output::write(&session.finish()?, &args.probing.output)?;
+        Ok(0)
+    })
+}
+
+/// The single-threaded runtime of all commands that attach.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")
+}
+
+/// Collector options from the command line.
+pub fn options(target: Target, args: &Probing) -> Options {
+    Options {
+        target,
+        follow: !args.no_follow,
+        min_stall: args.min_stall,
+        only: args.only.clone(),
+        backend: args.backend,
+        ring_bytes: args.ring_kib.next_power_of_two() * 1024,
+    }
+}
+
+/// Ends with Ctrl-C, SIGTERM, SIGHUP or after `limit`.
+///
+/// # Errors
+/// Signals cannot be caught.
+pub fn stopped(limit: Option<Duration>) -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+    Ok(async move {
+        let time = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+            () = time => {}
+        }
+    })
+}
+
+/// The analyst's end of a run: the trace file and the model.
+pub struct Session {
+    analyst: Analyst,
+    writer: Option<Writer>,
+}
+
+impl Session {
+    /// Opens the trace file before anything is attached for long.
+    ///
+    /// # Errors
+    /// The trace file cannot be made.
+    pub fn open(args: &Probing) -> Result<Self> {
+        let writer = match &args.save {
+            Some(path) => Some(Writer::create(path, args.force).with_context(|| format!("cannot save to {}", path.display()))?),
+            None => None,
+        };
+        Ok(Self { analyst: Analyst::default(), writer })
+    }
+
+    /// Reads the baseline and says `ready`.
+    ///
+    /// # Errors
+    /// Those of the baseline and the trace file.
+    pub fn begin(&mut self, live: &mut Live) -> Result<()> {
+        live.baseline(&mut |r| self.take(r))?;
+        eprintln!("ready");
+        Ok(())
+    }
+
+    /// Takes one record. A trace file that cannot be written any more is said once; watching goes on.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn take(&mut self, record: crate::record::Record) -> Result<()> {
+        if let Some(writer) = &mut self.writer
+            && let Err(e) = writer.push(&record)
+        {
+            eprintln!("ipctrace: saving ended: {e}; what was written is kept");
+            self.writer = None;
+        }
+        self.analyst.take(&record);
+        Ok(())
+    }
+
+    /// Ends the trace and judges.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn finish(mut self) -> Result<Report> {
+        if let Some(writer) = self.writer.take()
+            && let Err(e) = writer.finish()
+        {
+            eprintln!("ipctrace: the trace's last part could not be saved: {e}");
+        }
+        Ok(self.analyst.report())
+    }
+}

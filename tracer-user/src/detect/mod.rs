@@ -1,0 +1,174 @@
+//! Verdicts: each detector is a pure function of the world, one file a finding code.
+//!
+//! It must not read a clock, a file or the kernel, and must not change the world; detectors run at any tick.
+
+pub mod finding;
+
+mod cascade;
+mod draft;
+mod eventfd_overflow;
+mod eventfd_stall;
+mod fd_exhausted;
+mod fd_inherited;
+mod fd_leak;
+mod fd_truncated;
+mod pid_exhausted;
+mod pipe_full;
+mod pipe_shrunk;
+mod pipe_stall;
+mod sem_exhausted;
+mod sem_leak;
+mod sem_orphaned_lock;
+mod sem_stall;
+mod stall;
+mod syscall;
+mod zombie_leak;
+
+use crate::world::World;
+use finding::Finding;
+use tracer_common::site::Mechanism;
+
+/// One row of the table of detectors.
+#[derive(Clone, Copy, Debug)]
+pub struct Detector {
+    /// The finding's code, a public contract.
+    pub code: &'static str,
+    pub mechanism: Mechanism,
+    /// What is true when it finds something, in one sentence.
+    pub what: &'static str,
+    pub judge: fn(&World, u64) -> Vec<Finding>,
+}
+
+/// All detectors.
+pub const DETECTORS: &[Detector] = &[
+    Detector {
+        code: "sem-leak",
+        mechanism: Mechanism::Sem,
+        what: "A semaphore set outlives every process that created or used it, or one place keeps creating sets that nobody uses.",
+        judge: sem_leak::judge,
+    },
+    Detector {
+        code: "sem-exhausted",
+        mechanism: Mechanism::Sem,
+        what: "semget failed with ENOSPC, or the limit on semaphores will be reached soon.",
+        judge: sem_exhausted::judge,
+    },
+    Detector {
+        code: "sem-orphaned-lock",
+        mechanism: Mechanism::Sem,
+        what: "A process died holding a semaphore without SEM_UNDO, and nobody can take it any more.",
+        judge: sem_orphaned_lock::judge,
+    },
+    Detector {
+        code: "sem-stall",
+        mechanism: Mechanism::Sem,
+        what: "A thread waited long for a semaphore that another process holds.",
+        judge: sem_stall::judge,
+    },
+    Detector {
+        code: "fd-leak",
+        mechanism: Mechanism::Fdpass,
+        what: "Descriptors received from another process pile up unclosed in the receiver.",
+        judge: fd_leak::judge,
+    },
+    Detector {
+        code: "fd-exhausted",
+        mechanism: Mechanism::Fdpass,
+        what: "Calls failed with EMFILE or ENFILE, or received descriptors were dropped because the table was full.",
+        judge: fd_exhausted::judge,
+    },
+    Detector {
+        code: "fd-truncated",
+        mechanism: Mechanism::Fdpass,
+        what: "Received descriptors were dropped because the control buffer was too small or access was denied.",
+        judge: fd_truncated::judge,
+    },
+    Detector {
+        code: "fd-inherited",
+        mechanism: Mechanism::Fdpass,
+        what: "A received descriptor without FD_CLOEXEC is open in a program executed later.",
+        judge: fd_inherited::judge,
+    },
+    Detector {
+        code: "pipe-stall",
+        mechanism: Mechanism::Pipe,
+        what: "A writer waited long because nobody read the pipe.",
+        judge: pipe_stall::judge,
+    },
+    Detector {
+        code: "pipe-full",
+        mechanism: Mechanism::Pipe,
+        what: "Non-blocking writes to a pipe were refused while nobody drained it.",
+        judge: pipe_full::judge,
+    },
+    Detector {
+        code: "pipe-shrunk",
+        mechanism: Mechanism::Pipe,
+        what: "New pipes of a user got less than the default capacity because of pipe-user-pages-soft.",
+        judge: pipe_shrunk::judge,
+    },
+    Detector {
+        code: "zombie-leak",
+        mechanism: Mechanism::Child,
+        what: "Children that ended stay unreaped while their parent lives.",
+        judge: zombie_leak::judge,
+    },
+    Detector {
+        code: "pid-exhausted",
+        mechanism: Mechanism::Child,
+        what: "fork failed with EAGAIN because a limit on processes was reached.",
+        judge: pid_exhausted::judge,
+    },
+    Detector {
+        code: "eventfd-overflow",
+        mechanism: Mechanism::Eventfd,
+        what: "Non-blocking writes to an eventfd were refused because its counter is full and nobody reads it.",
+        judge: eventfd_overflow::judge,
+    },
+    Detector {
+        code: "eventfd-stall",
+        mechanism: Mechanism::Eventfd,
+        what: "A blocking write to an eventfd waited long because its counter is full.",
+        judge: eventfd_stall::judge,
+    },
+];
+
+/// All findings at `now_ns` of the boot clock, worst first, then by code and object.
+///
+/// With `--only`, detectors of other mechanisms are silent.
+pub fn run(world: &World, now_ns: u64) -> Vec<Finding> {
+    let now_ns = now_ns.max(world.now_ns);
+    let only = &world.session.only;
+    let mut out: Vec<Finding> = DETECTORS
+        .iter()
+        .filter(|d| only.is_empty() || only.iter().any(|m| m == d.mechanism.name() || (m == "signal" && d.mechanism == Mechanism::Child)))
+        .flat_map(|d| (d.judge)(world, now_ns))
+        .collect();
+    let object = |f: &Finding| f.object.as_ref().map(|o| (o.kind.clone(), o.id.len(), o.id.clone()));
+    out.sort_by(|a, b| {
+        (a.severity, &a.code, object(a), &a.title).cmp(&(b.severity, &b.code, object(b), &b.title))
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn the_table_is_sound() {
+        let codes: HashSet<&str> = DETECTORS.iter().map(|d| d.code).collect();
+        assert_eq!(codes.len(), DETECTORS.len(), "a code appears twice");
+        for d in DETECTORS {
+            assert!(d.what.ends_with('.'), "{}: not a sentence", d.code);
+            assert!(d.code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", d.code);
+        }
+    }
+
+    #[test]
+    fn an_empty_world_has_no_findings() {
+        assert!(run(&World::default(), 0).is_empty());
+        assert!(run(&World::default(), u64::MAX).is_empty());
+    }
+}

@@ -1,0 +1,75 @@
+//! `pipe-full`: non-blocking writes were refused while nobody drained the pipe.
+//!
+//! An event loop that meets EAGAIN now and then while its reader keeps reading is healthy.
+
+use super::draft::{Draft, count, duration, name, names, object};
+use super::finding::{Finding, Severity};
+use super::stall::{doing, readers_from};
+use crate::decode::{ProcId, Tid};
+use crate::record::ObjKey;
+use crate::world::World;
+use crate::world::refused::Refusals;
+use std::collections::BTreeMap;
+use tracer_common::map::kind;
+use tracer_common::site::Site;
+
+/// Refusals, or time without a read, that make it more than a note.
+const MANY: u64 = 100;
+const LONG_NS: u64 = 1_000_000_000;
+
+pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
+    let mut by: BTreeMap<ObjKey, Vec<(ProcId, &Refusals)>> = BTreeMap::new();
+    for ((obj, proc), r) in world.refused.iter().filter(|((o, _), r)| o.kind == kind::PIPE && r.count > 0) {
+        if r.undrained_ns >= world.session.min_stall_ns.max(1) {
+            by.entry(*obj).or_default().push((*proc, r));
+        }
+    }
+    by.into_iter().filter_map(|(obj, rows)| told(world, obj, rows, now_ns)).collect()
+}
+
+fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: u64) -> Option<Finding> {
+    rows.sort_by_key(|(proc, r)| (std::cmp::Reverse(r.count), *proc));
+    let eagain: u64 = rows.iter().map(|(_, r)| r.count).sum();
+    let undrained = rows.iter().map(|(_, r)| r.undrained_ns).max().unwrap_or_default();
+    let latest = rows.iter().map(|(_, r)| *r).max_by_key(|r| r.last_ns)?;
+    let last = rows.iter().filter_map(|(_, r)| r.reader.as_ref()).max_by_key(|r| r.ts_ns);
+    let writers: Vec<ProcId> = rows.iter().map(|(proc, _)| *proc).collect();
+    let readers = readers_from(world, obj, &writers, last);
+    let severity = if eagain >= MANY || undrained >= LONG_NS { Severity::Warning } else { Severity::Info };
+    let mut d = Draft::new(world, "pipe-full", severity);
+    d.rests_on(&[Site::PipeWrite, Site::PipeSplice]);
+    for (proc, r) in &rows {
+        d.subject("writer", *proc, Some(Tid(r.tid)));
+    }
+    for r in readers.iter().take(4) {
+        d.process("reader", r.proc, None);
+    }
+    let blame = match readers.first() {
+        Some(r) => {
+            let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
+            format!("reader {} left it undrained for {}{what}", name(world, r.proc), duration(undrained))
+        }
+        None => format!("nobody drained it for {}", duration(undrained)),
+    };
+    let refused = count(eagain, "non-blocking write", "non-blocking writes");
+    d.title(format!("{refused} of {} to pipe:[{}] got EAGAIN: {blame}", names(world, &writers), obj.id));
+    d.object(object(obj));
+    let slots = latest.state.a;
+    d.evidence("eagain", eagain)
+        .ms("last_drain_age_ms", last.map(|r| now_ns.saturating_sub(r.ts_ns)))
+        .evidence("capacity_bytes", (slots > 0).then(|| slots.saturating_mul(world.page_bytes())))
+        .evidence("fd", (latest.fd >= 0).then_some(latest.fd))
+        .pids(writers);
+    let first_ns = rows.iter().map(|(_, r)| r.first_ns).min().unwrap_or_default();
+    d.seen(first_ns, latest.last_ns);
+    d.remedy("Keep what was refused and write it when poll() says that the pipe has room; do not drop it.", None);
+    if let Some(r) = readers.first() {
+        let pid = r.proc.pid();
+        d.remedy("See what the reader does instead of reading.", Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")));
+    }
+    d.finish()
+}
+
+#[cfg(test)]
+#[path = "pipe_full_tests.rs"]
+mod tests;

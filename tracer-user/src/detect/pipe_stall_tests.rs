@@ -1,0 +1,120 @@
+//! Tables of `pipe-stall`: records in, findings out.
+
+use super::super::finding::Severity;
+use crate::world::fixture::{P, START, Stream, number, pipe, role};
+
+const YES: P = P(300, "yes");
+const HEAD: P = P(301, "head");
+const PV: P = P(302, "pv");
+
+#[test]
+fn a_stopped_reader_is_named_with_every_stall() {
+    let mut s = Stream::new();
+    for i in 0..10 {
+        s.stall(1_000 + i * 700, YES, pipe(8), 500, Some(PV));
+    }
+    let found = s.of("pipe-stall", 9_000);
+    let [f] = found.as_slice() else { unreachable!("{found:#?}") };
+    assert_eq!((role(f, "writer"), role(f, "reader")), (vec![300], vec![302]));
+    assert_eq!(number(f, "stalls"), Some(10.0));
+    assert_eq!(number(f, "total_ms"), Some(5_000.0));
+    assert_eq!((number(f, "max_ms"), number(f, "ongoing")), (Some(500.0), Some(0.0)));
+    assert_eq!((number(f, "capacity_bytes"), number(f, "slots_used")), (Some(65_536.0), Some(16.0)));
+    // One capacity per 200 ms between stalls, 500 ms to bridge: 160 KiB, so 256 KiB.
+    assert_eq!(number(f, "suggested_capacity_bytes"), Some(262_144.0));
+    assert_eq!(f.object.as_ref().map(|o| (o.kind.as_str(), o.id.as_str())), Some(("pipe", "8")));
+    assert_eq!(f.severity, Severity::Warning);
+}
+
+#[test]
+fn an_endless_stall_names_the_holder_that_waits_for_its_child() {
+    let mut s = Stream::new();
+    let parent = P(310, "python3");
+    s.blocked(2_000, &[(YES, pipe(8), 1_000, None)])
+        .holders(2_001, pipe(8), &[(parent, true, false), (YES, false, true)])
+        .process(2_002, crate::record::ProcessRow { syscall: Some(61), ..parent.row('S') })
+        .blocked(5_000, &[(YES, pipe(8), 1_000, None)]);
+    let found = s.of("pipe-stall", 5_100);
+    let [f] = found.as_slice() else { unreachable!("{found:#?}") };
+    assert_eq!((role(f, "writer"), role(f, "reader")), (vec![300], vec![310]));
+    assert_eq!((number(f, "ongoing"), number(f, "max_ms")), (Some(1.0), Some(4_100.0)));
+    assert!(f.title.contains("waits in wait4"), "{}", f.title);
+    assert_eq!(s.of("pipe-stall", 12_000)[0].severity, Severity::Critical);
+}
+
+#[test]
+fn a_stall_that_ended_is_not_counted_twice() {
+    let mut s = Stream::new();
+    s.blocked(2_000, &[(YES, pipe(8), 1_000, None)]).stall(2_500, YES, pipe(8), 1_500, Some(PV));
+    let found = s.of("pipe-stall", 3_000);
+    assert_eq!((number(&found[0], "stalls"), number(&found[0], "max_ms")), (Some(1.0), Some(1_500.0)));
+}
+
+#[test]
+fn the_root_of_a_cascade_is_named_once() {
+    let mut s = Stream::new();
+    // yes -> pipe 8 -> head -> pipe 9 -> pv, which is stopped.
+    for i in 0..3u64 {
+        let at = 2_000 + i * 1_500;
+        s.stall(at, HEAD, pipe(9), 1_000, Some(PV)).stall(at + 1, YES, pipe(8), 980, Some(HEAD));
+    }
+    let found = s.of("pipe-stall", 9_000);
+    let [f] = found.as_slice() else { unreachable!("{found:#?}") };
+    assert_eq!(f.object.as_ref().map(|o| o.id.as_str()), Some("9"));
+    assert_eq!(number(f, "stalls"), Some(3.0));
+    assert!(f.chain[0].contains("pipe:[8]"), "{:?}", f.chain);
+    assert_eq!(f.evidence["ids"], serde_json::json!(["9", "8"]));
+}
+
+#[test]
+fn stalls_of_its_own_stay_its_own() {
+    let mut s = Stream::new();
+    s.stall(2_000, HEAD, pipe(9), 1_000, Some(PV)).stall(2_001, YES, pipe(8), 990, Some(HEAD));
+    // And now head itself is slow.
+    s.stall(6_000, YES, pipe(8), 2_000, Some(HEAD));
+    assert_eq!(s.of("pipe-stall", 9_000).len(), 2);
+}
+
+#[test]
+fn a_ring_of_stalls_keeps_all_its_members() {
+    let mut s = Stream::new();
+    s.blocked(3_000, &[(YES, pipe(8), 1_000, Some((HEAD, 900))), (HEAD, pipe(9), 1_000, Some((YES, 900)))]);
+    assert_eq!(s.of("pipe-stall", 3_000).len(), 2);
+}
+
+#[test]
+fn short_waits_and_waits_of_the_tracer_are_silent() {
+    let mut s = Stream::new();
+    s.blocked(1_000, &[(YES, pipe(8), 950, None)]);
+    assert!(s.findings(1_010).is_empty(), "below min-stall");
+    let mut s = Stream::new();
+    s.stall(2_000, P(9999, "ipctrace"), pipe(8), 500, Some(PV));
+    assert!(s.findings(3_000).is_empty(), "the tracer itself");
+}
+
+#[test]
+fn only_the_target_is_reported() {
+    for (target, follow, many) in [(vec![], true, 1), (vec![300], true, 1), (vec![302], true, 1), (vec![400], true, 0)] {
+        let mut s = Stream::new();
+        s.session.target_pids = target.clone();
+        s.session.follow = follow;
+        s.stall(2_000, YES, pipe(8), 500, Some(PV));
+        assert_eq!(s.findings(3_000).len(), many, "{target:?}");
+    }
+    // A child of the target is followed, unless that is not wanted.
+    for (follow, many) in [(true, 1), (false, 0)] {
+        let mut s = Stream::new();
+        s.session.target_pids = vec![200];
+        s.session.follow = follow;
+        s.fork(1_000, P(200, "sh"), YES).stall(2_000, YES, pipe(8), 500, None);
+        assert_eq!(s.findings(3_000).len(), many, "follow {follow}");
+    }
+}
+
+#[test]
+fn a_dead_writer_waits_no_longer() {
+    let mut s = Stream::new();
+    s.blocked(2_000, &[(YES, pipe(8), 1_000, None)]).gone(2_500, YES);
+    assert!(s.findings(3_000).is_empty());
+    assert_eq!(START % 10, 0);
+}

@@ -1,0 +1,300 @@
+//! `sem-leak`: sets that outlive everybody who created or used them, or that one place keeps creating.
+
+use super::draft::{Draft, count, duration, name, names, sem_object};
+use super::finding::{Confidence, Finding, Severity};
+use crate::decode::{ProcId, StackId, Tgid};
+use crate::world::World;
+use crate::world::sem::{Creation, SemSet};
+use std::collections::{BTreeMap, BTreeSet};
+use tracer_common::site::Site;
+
+/// Sets of one living creator from which on it counts as a leak.
+const KEEPS_CREATING: usize = 8;
+/// So many at once are a leak even if no more follow; fewer may be a pool.
+const BURST: usize = 64;
+/// Span that creations must be spread over, otherwise.
+const SPREAD_NS: u64 = 2_000_000_000;
+/// Later use than this after its creation means that the set serves somebody.
+const USED_AGAIN_NS: u64 = 1_000_000_000;
+/// Share of SEMMNI, in percent, from which on a leak is critical.
+const CRITICAL_PERCENT: u64 = 80;
+
+pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
+    let mut out = Vec::new();
+    out.extend(orphans(world).into_iter().filter_map(|sets| tell_orphans(world, &sets, now_ns)));
+    out.extend(hoards(world).into_iter().filter_map(|(by, sets)| tell_hoard(world, by, &sets, now_ns)));
+    out.extend(inherited(world).into_iter().filter_map(|sets| tell_inherited(world, &sets, now_ns)));
+    out
+}
+
+/// A stack without what differs between two runs of one program (load addresses).
+type Site0 = Vec<(String, u64)>;
+
+fn site(world: &World, stack: Option<StackId>) -> Option<Site0> {
+    let frames = world.stack(stack?)?;
+    frames.iter().map(|f| Some((f.module.clone()?, f.offset?))).collect()
+}
+
+/// Sets seen created whose creator and users are all dead, by where they were created.
+fn orphans(world: &World) -> Vec<Vec<(&SemSet, &Creation)>> {
+    let mut groups: BTreeMap<(String, u32, bool), Vec<(&SemSet, &Creation)>> = BTreeMap::new();
+    for set in world.sems.sets() {
+        let Some(c) = &set.created else { continue };
+        let used = set.users_dropped || set.users.iter().any(|u| world.processes.alive(*u));
+        if used || world.processes.alive(c.by) || waited_for(set) || last_op_alive(world, set) {
+            continue;
+        }
+        groups.entry((c.comm.clone(), set.id.ns.0, set.key == Some(0))).or_default().push((set, c));
+    }
+    let mut out = Vec::new();
+    for mut group in groups.into_values() {
+        group.sort_by_key(|(s, c)| (c.ts_ns, s.id));
+        let sites: Option<Vec<Site0>> = group.iter().map(|(_, c)| site(world, c.stack)).collect();
+        match sites {
+            // Split by place only if the place of each is known.
+            Some(sites) => {
+                let mut by: BTreeMap<Site0, Vec<(&SemSet, &Creation)>> = BTreeMap::new();
+                for (member, site) in group.into_iter().zip(sites) {
+                    by.entry(site).or_default().push(member);
+                }
+                out.extend(by.into_values());
+            }
+            None => out.push(group),
+        }
+    }
+    out
+}
+
+fn waited_for(set: &SemSet) -> bool {
+    set.closing.as_ref().is_some_and(|r| r.values.iter().any(|v| v.ncnt > 0 || v.zcnt > 0))
+}
+
+fn last_op_alive(world: &World, set: &SemSet) -> bool {
+    set.row().is_some_and(|r| r.values.iter().any(|v| v.pid != 0 && used_by(world, set, v.pid)))
+}
+
+/// Whether the process that operated last still lives; a reused pid is somebody else.
+fn used_by(world: &World, set: &SemSet, pid: u32) -> bool {
+    let Some(p) = world.processes.by_pid(Tgid(pid)).filter(|p| p.alive()) else { return false };
+    // The last operation happened at otime or ctime (SETVAL); a process started after both is another one.
+    let Some(row) = set.row() else { return true };
+    let last_s = row.otime.max(row.ctime);
+    let s = &world.session;
+    let started_ns = p.id.start_ticks.saturating_mul(crate::decode::TICK_NS);
+    let started_wall_s = (s.wall_ns.saturating_add(started_ns).saturating_sub(s.start_ns)) / 1_000_000_000;
+    s.wall_ns == 0 || last_s == 0 || started_wall_s <= last_s + 1
+}
+
+/// Sets of SEMMNI in use and SEMMNI, of one namespace.
+fn share(world: &World, set: &SemSet) -> Option<(u64, u64)> {
+    let (_, ns) = world.sems.namespaces().find(|(id, _)| *id == set.id.ns)?;
+    Some((ns.used_now()?.0, ns.limits()?.semmni))
+}
+
+fn severity(world: &World, set: &SemSet, instances: usize) -> Severity {
+    let exhausted = world.sems.namespaces().any(|(id, ns)| id == set.id.ns && ns.no_space.is_some());
+    let many = u64::try_from(instances).unwrap_or(u64::MAX);
+    let share = share(world, set).is_some_and(|(_, max)| max > 0 && many.saturating_mul(100) >= max.saturating_mul(CRITICAL_PERCENT));
+    match instances {
+        _ if share || (exhausted && instances > 1) => Severity::Critical,
+        0 | 1 => Severity::Info,
+        _ => Severity::Warning,
+    }
+}
+
+fn keys_word(sets: &[&SemSet]) -> &'static str {
+    if sets.iter().all(|s| s.key == Some(0)) { " (IPC_PRIVATE)" } else { "" }
+}
+
+#[allow(clippy::cast_precision_loss)] // a rate needs no 53 bits
+fn rate_per_h(n: usize, span_ns: u64) -> Option<f64> {
+    (n >= 2 && span_ns >= 1_000_000_000).then(|| ((n as f64) * 3.6e12 / (span_ns as f64) * 10.0).round() / 10.0)
+}
+
+/// What all kinds of this finding share.
+fn common(d: &mut Draft<'_>, world: &World, sets: &[&SemSet], oldest_age_s: Option<u64>, rate: Option<f64>) {
+    let Some(first) = sets.first() else { return };
+    d.object(sem_object(first.id, first.key));
+    let sems: Option<u64> = sets.iter().map(|s| s.nsems.map(u64::from)).sum();
+    d.evidence("instances", sets.len())
+        .ids(sets.iter().map(|s| s.id.id.to_string()))
+        .evidence("oldest_age_s", oldest_age_s)
+        .evidence("rate_per_h", rate)
+        .evidence("nsems", sems);
+    if let Some((used, max)) = share(world, first) {
+        let eta = rate.filter(|r| *r > 0.0).map(|r| {
+            #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let seconds = (max.saturating_sub(used) as f64 / r * 3_600.0) as u64;
+            seconds
+        });
+        d.limit("SEMMNI", Some(used), Some(max), eta);
+    }
+    let shown: Vec<String> = sets.iter().take(100).map(|s| format!("-s {}", s.id.id)).collect();
+    let more = if sets.len() > shown.len() { " (first 100; the others are in evidence.ids)" } else { "" };
+    let enter = match first.row().map(|r| r.ns) {
+        Some(ns) if world.processes.iter().any(|p| p.ipc_ns.is_some_and(|i| i.0 != ns) && p.id.pid() == world.session.self_pid) => {
+            " inside that IPC namespace"
+        }
+        _ => "",
+    };
+    d.remedy(
+        format!("Remove what is left over{enter}{more}, once you are sure that no program will come back to it."),
+        Some(format!("ipcrm {}", shown.join(" "))),
+    );
+    d.remedy(
+        "Call semctl(id, 0, IPC_RMID) on every way out, error paths and SIGTERM too; against SIGKILL, remove left-overs at start, or use POSIX or robust pthread primitives.",
+        None,
+    );
+}
+
+fn tell_orphans(world: &World, group: &[(&SemSet, &Creation)], now_ns: u64) -> Option<Finding> {
+    let sets: Vec<&SemSet> = group.iter().map(|(s, _)| *s).collect();
+    let (first, creation) = group.first()?;
+    let mut creators: Vec<ProcId> = group.iter().map(|(_, c)| c.by).collect();
+    creators.sort_unstable();
+    creators.dedup();
+    let mut d = Draft::new(world, "sem-leak", severity(world, first, sets.len()));
+    let confirmed = sets.iter().all(|s| s.closing.is_some());
+    d.confidence(if confirmed { Confidence::Certain } else { Confidence::Likely });
+    d.rests_on(&[Site::SemCreate, Site::SemRemove, Site::SemOp, Site::ProcessExit]);
+    for c in &creators {
+        d.subject("creator", *c, None);
+    }
+    let oldest = duration(now_ns.saturating_sub(creation.ts_ns));
+    let who = match creators.as_slice() {
+        [one] => format!("{}, which is dead", name(world, *one)),
+        many => format!("{} dead processes: {}", many.len(), names(world, many)),
+    };
+    d.title(format!(
+        "{}{} left behind by {who}; no living process uses them, the oldest for {oldest}",
+        count(u64::try_from(sets.len()).unwrap_or(0), "semaphore set was", "semaphore sets were"),
+        keys_word(&sets),
+    ));
+    let last_ns = group.last().map_or(creation.ts_ns, |(_, c)| c.ts_ns);
+    let age_s = now_ns.saturating_sub(creation.ts_ns) / 1_000_000_000;
+    let window = now_ns.saturating_sub(creation.ts_ns);
+    common(&mut d, world, &sets, Some(age_s), rate_per_h(sets.len(), window));
+    d.pids(creators);
+    let mut shown = BTreeSet::new();
+    for (_, c) in group {
+        if let Some(stack) = c.stack
+            && shown.len() < 3
+            && shown.insert(stack)
+        {
+            d.stack("creator", c.by, Some(stack));
+        }
+    }
+    d.seen(creation.ts_ns, last_ns);
+    d.finish()
+}
+
+/// Sets that a living process keeps creating at one place, and neither removes nor uses again.
+fn hoards(world: &World) -> Vec<(ProcId, Vec<(&SemSet, &Creation)>)> {
+    let mut by: BTreeMap<(ProcId, Option<Site0>), Vec<(&SemSet, &Creation)>> = BTreeMap::new();
+    for set in world.sems.sets() {
+        let Some(c) = set.created.as_ref().filter(|c| world.processes.alive(c.by)) else { continue };
+        let others = set.users_dropped || set.users.iter().any(|u| *u != c.by && world.processes.alive(*u));
+        let later = set.used_ns.is_some_and(|t| t > c.ts_ns.saturating_add(USED_AGAIN_NS))
+            || world.sems.last_op_after_creation_s(set).is_some_and(|s| s > 1);
+        // Others find a set with a key; one that is used by somebody else serves a purpose.
+        if !others && !later && !waited_for(set) {
+            by.entry((c.by, site(world, c.stack))).or_default().push((set, c));
+        }
+    }
+    let removes = |id: &ProcId| world.sems.removed_of.get(id).copied().unwrap_or(0);
+    by.into_iter()
+        .filter_map(|((creator, _), mut sets)| {
+            sets.sort_by_key(|(s, c)| (c.ts_ns, s.id));
+            let (first, last) = (sets.first()?.1.ts_ns, sets.last()?.1.ts_ns);
+            let seconds: BTreeSet<u64> = sets.iter().map(|(_, c)| c.ts_ns / 1_000_000_000).collect();
+            let spread = last - first >= SPREAD_NS && seconds.len() >= 3;
+            let enough = sets.len() >= BURST || (sets.len() >= KEEPS_CREATING && spread);
+            (enough && removes(&creator) == 0).then_some((creator, sets))
+        })
+        .collect()
+}
+
+fn tell_hoard(world: &World, by: ProcId, group: &[(&SemSet, &Creation)], now_ns: u64) -> Option<Finding> {
+    let sets: Vec<&SemSet> = group.iter().map(|(s, _)| *s).collect();
+    let (first, creation) = group.first()?;
+    let (_, last) = group.last()?;
+    let severity = match severity(world, first, sets.len()) {
+        Severity::Critical => Severity::Critical,
+        Severity::Warning | Severity::Info => Severity::Warning,
+    };
+    let mut d = Draft::new(world, "sem-leak", severity);
+    let confirmed = sets.iter().all(|s| s.closing.is_some());
+    d.confidence(if confirmed { Confidence::Certain } else { Confidence::Likely });
+    d.rests_on(&[Site::SemCreate, Site::SemRemove, Site::SemOp]);
+    d.subject("creator", by, None).stack("creator", by, creation.stack);
+    let span = last.ts_ns.saturating_sub(creation.ts_ns);
+    d.title(format!(
+        "{} keeps creating semaphore sets: {}{} within {} that it neither removed nor used again",
+        name(world, by),
+        sets.len(),
+        keys_word(&sets),
+        duration(span),
+    ));
+    let age_s = now_ns.saturating_sub(creation.ts_ns) / 1_000_000_000;
+    common(&mut d, world, &sets, Some(age_s), rate_per_h(sets.len(), span));
+    d.pids([by]).seen(creation.ts_ns, last.ts_ns);
+    d.finish()
+}
+
+/// Sets older than the trace whose last users are all dead, by namespace, owner and shape.
+fn inherited(world: &World) -> Vec<Vec<&SemSet>> {
+    let mut groups: BTreeMap<(u32, u32, bool, u32, u32), Vec<&SemSet>> = BTreeMap::new();
+    for set in world.sems.sets() {
+        let (None, Some(row)) = (&set.created, &set.baseline) else { continue };
+        // Values that could not be read tell nothing.
+        let unread = row.values.is_empty() && set.nsems != Some(0);
+        let touched = set.users_dropped || !set.users.is_empty() || set.used_ns.is_some();
+        let waits = row.values.iter().any(|v| v.ncnt > 0 || v.zcnt > 0);
+        if unread || touched || waits || waited_for(set) || last_op_alive(world, set) {
+            continue;
+        }
+        groups.entry((set.id.ns.0, row.cuid, row.key == 0, row.nsems, row.perms)).or_default().push(set);
+    }
+    for group in groups.values_mut() {
+        group.sort_by_key(|s| s.id);
+    }
+    groups.into_values().collect()
+}
+
+fn tell_inherited(world: &World, sets: &[&SemSet], now_ns: u64) -> Option<Finding> {
+    let first = sets.first()?;
+    let row = first.baseline.as_ref()?;
+    let mut d = Draft::new(world, "sem-leak", severity(world, first, sets.len()));
+    d.confidence(Confidence::Likely).origin(true);
+    let pids: BTreeSet<u32> =
+        sets.iter().filter_map(|s| s.row()).flat_map(|r| &r.values).map(|v| v.pid).filter(|p| *p != 0).collect();
+    // The kernel keeps no creator of a set; whoever operated last is only a hint, and its start is not known.
+    let peers: Vec<ProcId> = pids.iter().map(|p| ProcId::new(*p, 0)).collect();
+    for p in &peers {
+        d.process("peer", *p, None);
+    }
+    let wall_now_s = (world.session.wall_ns.saturating_add(now_ns).saturating_sub(world.session.start_ns)) / 1_000_000_000;
+    let oldest_s = sets.iter().filter_map(|s| s.baseline.as_ref()).map(|r| r.ctime).filter(|c| *c > 0).min();
+    let age_s = oldest_s.filter(|_| world.session.wall_ns > 0).map(|c| wall_now_s.saturating_sub(c));
+    let who = match pids.len() {
+        0 => "nobody ever operated on them".to_owned(),
+        1 => format!("the last operation was by pid {}, dead now (who created them is not recorded)", pids.first()?),
+        n => format!("the last operations were by {n} processes, all dead now (who created them is not recorded)"),
+    };
+    let many = u64::try_from(sets.len()).unwrap_or(0);
+    let age = age_s.map_or_else(String::new, |s| format!(", the oldest {} old", duration(s.saturating_mul(1_000_000_000))));
+    d.title(format!(
+        "{}{} of uid {} {} by no living process{age}: {who}",
+        count(many, "semaphore set", "semaphore sets"),
+        keys_word(sets),
+        row.cuid,
+        if many == 1 { "is used" } else { "are used" },
+    ));
+    common(&mut d, world, sets, age_s, None);
+    d.seen(world.baseline_ns.unwrap_or(now_ns), now_ns);
+    d.finish()
+}
+
+#[cfg(test)]
+#[path = "sem_leak_tests.rs"]
+mod tests;

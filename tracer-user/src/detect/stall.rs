@@ -1,0 +1,216 @@
+//! Waits at one object, summed up for a verdict.
+
+use super::draft::{Draft, duration, milliseconds};
+use crate::decode::{ProcId, Tid};
+use crate::record::{ObjKey, State};
+use crate::world::World;
+use crate::world::stall::{Durations, Interval, Reader};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An ongoing wait longer than this is critical.
+pub(super) const CRITICAL_NS: u64 = 10_000_000_000;
+
+/// One process that waited.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub proc: ProcId,
+    pub tid: Tid,
+    pub fd: i32,
+    pub call: &'static str,
+    pub total_ns: u64,
+    /// Length of its longest wait that lasts.
+    pub ongoing_ns: Option<u64>,
+}
+
+/// All waits of at least min-stall at one object (of a semaphore set: at one semaphore).
+#[derive(Clone, Debug)]
+pub(super) struct Summary {
+    pub durations: Durations,
+    pub ongoing: u64,
+    pub longest_ongoing_ns: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub state: State,
+    /// Longest waiters first.
+    pub waiting: Vec<Waiting>,
+    pub intervals: Vec<Interval>,
+}
+
+impl Summary {
+    /// The processes that waited, longest first.
+    pub(super) fn procs(&self) -> Vec<ProcId> {
+        let mut out = Vec::new();
+        for w in &self.waiting {
+            if !out.contains(&w.proc) {
+                out.push(w.proc);
+            }
+        }
+        out
+    }
+
+    /// Fills in the evidence that all stalls share.
+    pub(super) fn tell(&self, draft: &mut Draft<'_>, min_stall_ns: u64) {
+        draft
+            .evidence("stalls", self.durations.count)
+            .ms("total_ms", Some(self.durations.total_ns))
+            .ms("max_ms", Some(self.durations.max_ns))
+            .ms("p50_ms", self.durations.percentile_ns(50))
+            .ms("p99_ms", self.durations.percentile_ns(99))
+            .evidence("ongoing", self.ongoing)
+            .evidence("min_stall_ms", milliseconds(min_stall_ns))
+            .seen(self.first_ns, self.last_ns);
+    }
+
+    /// "is blocked 8.2 s in write" or "waited 10 times, 5.0 s in all, 510 ms at most, in write".
+    pub(super) fn words(&self) -> String {
+        let call = self.waiting.first().map_or("?", |w| w.call);
+        let d = &self.durations;
+        let before = d.count.saturating_sub(self.ongoing);
+        if self.ongoing > 0 {
+            let earlier = if before > 0 { format!(" (and {before} times before)") } else { String::new() };
+            let verb = if self.ongoing > 1 { "threads are" } else { "is" };
+            let who = if self.ongoing > 1 { format!("{} ", self.ongoing) } else { String::new() };
+            return format!("{who}{verb} blocked {} in {call}{earlier}", duration(self.longest_ongoing_ns));
+        }
+        if d.count == 1 {
+            return format!("waited {} in {call}", duration(d.max_ns));
+        }
+        let (total, max) = (duration(d.total_ns), duration(d.max_ns));
+        format!("waited {} times, {total} in all, {max} at most, in {call}", d.count)
+    }
+}
+
+/// Objects of one kind at which somebody waited or waits.
+pub(super) fn objects(world: &World, kind: u32) -> Vec<ObjKey> {
+    let finished = world.stalls.objects().map(|(obj, _)| *obj);
+    let lasting = world.stalls.ongoing().into_iter().map(|o| o.obj);
+    let all: BTreeSet<ObjKey> = finished.chain(lasting).filter(|o| o.kind == kind).collect();
+    all.into_iter().collect()
+}
+
+/// Sums up the waits at `obj`; `part` picks one semaphore, `finished` what to take of a waiter's finished waits.
+pub(super) fn summary(
+    world: &World,
+    obj: ObjKey,
+    part: Option<u64>,
+    now_ns: u64,
+    finished: impl Fn(&crate::world::stall::WaiterStalls) -> Durations,
+) -> Option<Summary> {
+    let mut durations = Durations::default();
+    let mut state = State::default();
+    let mut waiting: BTreeMap<ProcId, Waiting> = BTreeMap::new();
+    let (mut first_ns, mut last_ns) = (u64::MAX, 0);
+    let mut intervals = Vec::new();
+    let wanted = |p: u64| part.is_none_or(|part| part == p);
+    if let Some(o) = world.stalls.object(obj) {
+        state = o.state;
+        for (waiter, s) in o.waiters.iter().filter(|(w, _)| wanted(w.part)) {
+            let took = finished(s);
+            if took.count == 0 {
+                continue;
+            }
+            durations.merge(&took);
+            first_ns = first_ns.min(s.first_ns);
+            last_ns = last_ns.max(s.last_ns);
+            let w = waiting.entry(waiter.proc).or_insert_with(|| Waiting {
+                proc: waiter.proc,
+                tid: s.last_tid,
+                fd: s.fd,
+                call: waiter.call_name(),
+                total_ns: 0,
+                ongoing_ns: None,
+            });
+            w.total_ns += took.total_ns;
+        }
+        intervals.extend(o.intervals.iter().filter(|i| wanted(i.waiter.part)).copied());
+    }
+    let (mut ongoing, mut longest_ongoing_ns) = (0, 0);
+    for o in world.stalls.ongoing_at(obj).into_iter().filter(|o| wanted(o.waiter.part)) {
+        let until_ns = now_ns.max(o.seen_ns);
+        let ns = until_ns.saturating_sub(o.since_ns);
+        if ns < world.session.min_stall_ns {
+            continue;
+        }
+        durations.add(ns);
+        ongoing += 1;
+        if longest_ongoing_ns < ns {
+            longest_ongoing_ns = ns;
+            state = o.state;
+        }
+        first_ns = first_ns.min(o.since_ns);
+        last_ns = last_ns.max(until_ns);
+        let w = waiting.entry(o.waiter.proc).or_insert_with(|| Waiting {
+            proc: o.waiter.proc,
+            tid: o.tid,
+            fd: o.fd,
+            call: o.waiter.call_name(),
+            total_ns: 0,
+            ongoing_ns: None,
+        });
+        w.tid = o.tid;
+        w.call = o.waiter.call_name();
+        w.total_ns += ns;
+        w.ongoing_ns = w.ongoing_ns.max(Some(ns));
+        intervals.push(Interval { waiter: o.waiter, since_ns: o.since_ns, until_ns });
+    }
+    if durations.count == 0 {
+        return None;
+    }
+    let mut waiting: Vec<Waiting> = waiting.into_values().collect();
+    waiting.sort_by_key(|w| (std::cmp::Reverse((w.ongoing_ns, w.total_ns)), w.proc));
+    Some(Summary { durations, ongoing, longest_ongoing_ns, first_ns, last_ns, state, waiting, intervals })
+}
+
+/// A process that should read.
+#[derive(Clone, Debug)]
+pub(super) struct ReadBy {
+    pub proc: ProcId,
+    /// Its last successful read; `None` if none was seen.
+    pub read_ns: Option<u64>,
+}
+
+/// Who reads the object: the last reader seen, else those that have it open for reading.
+///
+/// The waiting process itself is named only if nobody else can read.
+pub(super) fn readers(world: &World, obj: ObjKey, waiting: &[ProcId]) -> Vec<ReadBy> {
+    let last = world.stalls.object(obj).and_then(|o| o.reader.clone());
+    readers_from(world, obj, waiting, last.as_ref())
+}
+
+/// As [`readers`], with the last reader given.
+pub(super) fn readers_from(world: &World, obj: ObjKey, waiting: &[ProcId], last: Option<&Reader>) -> Vec<ReadBy> {
+    let mut others = Vec::new();
+    let mut own = Vec::new();
+    if let Some(h) = world.pipes.holders(obj) {
+        for holder in h.holders.iter().filter(|h| h.reads != Some(false)) {
+            let id = world.processes.resolve(holder.tgid, holder.start_ns);
+            if world.processes.is_self(id) {
+                continue;
+            }
+            let to = if waiting.contains(&id) { &mut own } else { &mut others };
+            if !to.contains(&id) {
+                to.push(id);
+            }
+        }
+    }
+    let by = |id: ProcId| ReadBy { proc: id, read_ns: last.filter(|r| r.proc == id).map(|r| r.ts_ns) };
+    if let Some(r) = last {
+        let alive = world.processes.alive(r.proc);
+        if (!waiting.contains(&r.proc) || others.is_empty()) && (alive || others.is_empty()) {
+            return vec![by(r.proc)];
+        }
+    }
+    if others.is_empty() { own.into_iter().map(by).collect() } else { others.into_iter().map(by).collect() }
+}
+
+/// What a living process does instead, as far as /proc told: " and is stopped (state T)", " and waits in wait4".
+pub(super) fn doing(world: &World, id: ProcId) -> Option<String> {
+    let p = world.processes.get(id).filter(|p| p.alive() && p.row_ns > 0)?;
+    match p.state {
+        Some('T' | 't') => return Some("is stopped (state T)".to_owned()),
+        Some('D') => return Some("is in uninterruptible sleep (state D)".to_owned()),
+        _ => {}
+    }
+    let call = super::syscall::name(&world.session.arch, p.syscall?)?;
+    Some(format!("waits in {call}"))
+}

@@ -1,0 +1,167 @@
+//! One directory of /proc/PID, held open so that all its files belong to the same process.
+//!
+//! A path handle to /proc/PID stays with its process: after the process is gone reads fail with ESRCH, even if the
+//! pid is in use again (fs/proc/base.c, `get_proc_task`).
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+
+/// Longest file of /proc that is read; maps of a huge process are the largest.
+const FILE_MAX: usize = 64 << 20;
+
+/// /proc/PID of one process, or a directory in it.
+pub(super) struct Entry {
+    dir: OwnedFd,
+}
+
+impl Entry {
+    /// # Errors
+    /// ENOENT if there is no such process.
+    pub(super) fn open(pid: u32) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { dir: rustix::fs::openat(CWD, format!("/proc/{pid}"), flags, Mode::empty())? })
+    }
+
+    /// A directory below this one (`task/TID`).
+    pub(super) fn below(&self, name: &str) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { dir: rustix::fs::openat(&self.dir, name, flags, Mode::empty())? })
+    }
+
+    /// Replaces `buf` by the contents of a file below this directory that the kernel writes in one piece
+    /// (stat, status, limits, fdinfo...): there a short read is the end.
+    pub(super) fn read(&self, name: &str, buf: &mut Vec<u8>) -> io::Result<()> {
+        self.read_until(name, buf, |room, got| got < room)
+    }
+
+    /// The contents of a file as text; bytes that are no UTF-8 are replaced.
+    pub(super) fn text(&self, name: &str) -> io::Result<String> {
+        let mut buf = Vec::new();
+        self.read(name, &mut buf)?;
+        Ok(String::from_utf8_lossy(&buf).into_owned())
+    }
+
+    /// The same for a file of many records (maps), which comes in pieces.
+    pub(super) fn long_text(&self, name: &str) -> io::Result<String> {
+        let mut buf = Vec::new();
+        self.read_until(name, &mut buf, |_, got| got == 0)?;
+        Ok(String::from_utf8_lossy(&buf).into_owned())
+    }
+
+    /// Reads until `end` says, from the room that a read had and what it got, that nothing more comes.
+    fn read_until(&self, name: &str, buf: &mut Vec<u8>, end: impl Fn(usize, usize) -> bool) -> io::Result<()> {
+        buf.clear();
+        let file = rustix::fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        while buf.len() < FILE_MAX {
+            let len = buf.len();
+            buf.resize(len + 4096.max(len), 0);
+            let room = buf.len() - len;
+            let got = rustix::io::read(&file, buf.get_mut(len..).unwrap_or_default());
+            buf.truncate(len + got.unwrap_or(0));
+            match got {
+                Ok(got) if end(room, got) => return Ok(()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a link says; nothing is opened.
+    pub(super) fn link(&self, name: &str) -> io::Result<String> {
+        let target = rustix::fs::readlinkat(&self.dir, name, Vec::with_capacity(128))?;
+        Ok(target.to_string_lossy().into_owned())
+    }
+
+    /// A directory whose entries' names are numbers (`fd`, `task`): its handle, and the numbers in ascending order.
+    pub(super) fn numbers(&self, name: &str) -> io::Result<(Self, Vec<u32>)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut dir = Dir::new(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?)?;
+        let mut out = Vec::new();
+        while let Some(entry) = dir.read() {
+            out.extend(parse_number(OsStr::from_bytes(entry?.file_name().to_bytes())));
+        }
+        out.sort_unstable();
+        Ok((self.below(name)?, out))
+    }
+
+    /// Opens a namespace of the process (`ns/ipc`).
+    pub(super) fn namespace(&self, name: &str) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Whether the process is still there, as a zombie at least.
+    pub(super) fn exists(&self) -> bool {
+        rustix::fs::statat(&self.dir, "stat", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+}
+
+/// All process ids of /proc, ascending.
+pub(super) fn pids() -> Vec<u32> {
+    let mut out: Vec<u32> = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|e| parse_number(&e.ok()?.file_name()))
+        .collect();
+    out.sort_unstable();
+    out
+}
+
+/// Whether an error only says that the process is gone.
+pub(super) fn vanished(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// The number in `ipc:[4026531839]`, `pipe:[8812]`.
+pub(super) fn bracketed(link: &str, kind: &str) -> Option<u64> {
+    link.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// The value of `key:` in a file of `key:\tvalue` lines.
+pub(super) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
+}
+
+fn parse_number(name: &OsStr) -> Option<u32> {
+    let name = name.to_str()?;
+    name.bytes().all(|b| b.is_ascii_digit()).then(|| name.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_brackets() {
+        for (link, kind, want) in [
+            ("pipe:[8812]", "pipe", Some(8812)),
+            ("pipe:[]", "pipe", None),
+            ("pipe:[1] (deleted)", "pipe", None),
+            ("/tmp/pipe:[1]", "pipe", None),
+            ("socket:[7]", "pipe", None),
+            ("ipc:[4026531839]", "ipc", Some(4_026_531_839)),
+        ] {
+            assert_eq!(bracketed(link, kind), want, "{link}");
+        }
+    }
+
+    #[test]
+    fn a_handle_never_reads_a_reused_pid() {
+        let mut child = std::process::Command::new("true").spawn().expect("spawn");
+        let entry = Entry::open(child.id()).expect("open");
+        child.wait().expect("wait");
+        assert!(!entry.exists());
+        assert!(vanished(&entry.text("stat").expect_err("gone")));
+    }
+
+    #[test]
+    fn fields_of_a_status_file() {
+        let text = "pos:\t0\nflags:\t0100001\nino:\t77\n";
+        assert_eq!(field(text, "flags"), Some("0100001"));
+        assert_eq!(field(text, "lags"), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! Why a fork may fail with EAGAIN: the limits that apply to a process, each with its use.
+//!
+//! Source: kernel/fork.c, `copy_process`, and kernel/cgroup/pids.c, `pids_can_fork`.
+
+use super::cgroup::{self, Hierarchy};
+use super::entry::{Entry, field, pids};
+use super::{number, process};
+use crate::record::LimitRow;
+
+/// Capabilities that lift RLIMIT_NPROC.
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
+
+/// The limits on new processes and threads of `pid`. Limits that do not bind it are left out:
+/// an unlimited one, and RLIMIT_NPROC for user 0 or a holder of CAP_SYS_RESOURCE or CAP_SYS_ADMIN.
+pub fn fork_limits(pid: u32) -> Vec<LimitRow> {
+    let mut out = Vec::new();
+    if let Ok(entry) = Entry::open(pid) {
+        out.extend(nproc(&entry));
+        out.extend(pids_max(&entry));
+    }
+    if let Some(used) = threads_in_use(&std::fs::read_to_string("/proc/loadavg").unwrap_or_default()) {
+        for (name, path) in [("pid_max", "/proc/sys/kernel/pid_max"), ("threads-max", "/proc/sys/kernel/threads-max")] {
+            let max = number(path);
+            if max > 0 {
+                out.push(LimitRow { name: name.into(), used, max });
+            }
+        }
+    }
+    out
+}
+
+fn nproc(entry: &Entry) -> Option<LimitRow> {
+    let max = process::soft_limit(&entry.text("limits").ok()?, "Max processes").filter(|m| *m != u64::MAX)?;
+    let status = entry.text("status").ok()?;
+    let uid = process::real_uid(&status)?;
+    if uid == 0 || exempt(&status) {
+        return None;
+    }
+    let used = pids().into_iter().filter_map(|pid| threads_of(pid, uid)).sum();
+    Some(LimitRow { name: "RLIMIT_NPROC".into(), used, max })
+}
+
+fn exempt(status: &str) -> bool {
+    let caps = field(status, "CapEff").and_then(|c| u64::from_str_radix(c, 16).ok()).unwrap_or(0);
+    caps & (1 << CAP_SYS_ADMIN | 1 << CAP_SYS_RESOURCE) != 0
+}
+
+/// Threads of a process if it belongs to the real user `uid`; a zombie counts as one.
+fn threads_of(pid: u32, uid: u32) -> Option<u64> {
+    let entry = Entry::open(pid).ok()?;
+    if process::real_uid(&entry.text("status").ok()?)? != uid {
+        return None;
+    }
+    Some(process::stat(&entry, &mut Vec::new())?.threads.max(1))
+}
+
+/// pids.max of the process's cgroup and of each one above it.
+fn pids_max(entry: &Entry) -> Vec<LimitRow> {
+    let text = entry.text("cgroup").unwrap_or_default();
+    let (v2, v1) = process::cgroup_paths(&text);
+    let mut out = Vec::new();
+    for (hierarchy, path) in [(Hierarchy::V2, v2), (Hierarchy::V1Pids, v1)] {
+        let Some(path) = path else { continue };
+        for dir in cgroup::with_ancestors(hierarchy, path) {
+            let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
+            // "max" is no number and so no limit.
+            if let (Some(max), Some(used)) = (read("pids.max"), read("pids.current")) {
+                out.push(LimitRow { name: "pids.max".into(), used, max });
+            }
+        }
+    }
+    out
+}
+
+/// All threads of the system: the second number of `1/234` in /proc/loadavg (`nr_threads`).
+fn threads_in_use(loadavg: &str) -> Option<u64> {
+    loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_of_the_system() {
+        assert_eq!(threads_in_use("0.20 0.18 0.12 1/80 11206\n"), Some(80));
+        assert_eq!(threads_in_use(""), None);
+    }
+
+    #[test]
+    fn capabilities_lift_the_limit() {
+        assert!(exempt("CapEff:\t0000000001000000\n"));
+        assert!(exempt("CapEff:\t0000000000200000\n"));
+        assert!(!exempt("CapEff:\t0000000000000000\n"));
+        assert!(!exempt(""));
+    }
+
+    #[test]
+    fn own_limits() {
+        let rows = fork_limits(std::process::id());
+        for name in ["pid_max", "threads-max"] {
+            let row = rows.iter().find(|r| r.name == name).expect(name);
+            assert!(row.used > 0 && row.used < row.max, "{row:?}");
+        }
+        let nproc = rows.iter().any(|r| r.name == "RLIMIT_NPROC");
+        assert!(!nproc || !rustix::process::getuid().is_root());
+        assert!(fork_limits(u32::MAX).iter().all(|r| r.name == "pid_max" || r.name == "threads-max"));
+    }
+
+    /// Needs root to change the user of the child.
+    #[test]
+    fn a_user_with_a_limit() {
+        if !rustix::process::getuid().is_root() {
+            return;
+        }
+        use std::os::unix::process::CommandExt;
+        let limit = rustix::process::Rlimit { current: Some(77), maximum: Some(77) };
+        let lower = move || Ok(rustix::process::setrlimit(rustix::process::Resource::Nproc, limit)?);
+        let mut command = std::process::Command::new("cat");
+        command.uid(64_333).gid(64_333).stdin(std::process::Stdio::piped());
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe { command.pre_exec(lower) };
+        let mut child = command.spawn().expect("spawn");
+        let rows = fork_limits(child.id());
+        drop(child.stdin.take());
+        child.wait().expect("wait");
+        assert!(rows.contains(&LimitRow { name: "RLIMIT_NPROC".into(), used: 1, max: 77 }), "{rows:?}");
+    }
+}

@@ -1,0 +1,168 @@
+//! What exists right now, read from /proc and the SysV calls: the baseline and the closing inventory.
+//!
+//! Every reader returns values and, beside them, what could not be read; none of them fails as a whole.
+//! It must not open or stat a file that belongs to somebody else: only entries of /proc are read, links only by
+//! readlink, so that no pipe gets another reader and no network file system is asked.
+//! A process that vanishes during a scan is normal and no problem.
+
+mod cgroup;
+mod entry;
+mod fd;
+mod limits;
+mod module;
+mod pipe;
+mod process;
+mod sem;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::record::{Inventory, ProcessRow, SystemLimits};
+
+pub use cgroup::{CgroupError, cgroup_pids};
+pub use fd::{fd_table, holders, holders_of};
+pub use limits::fork_limits;
+pub use module::{Module, locate, modules};
+pub use pipe::pipe_users;
+pub use process::{pids_by_comm, process};
+
+/// Whose details to read; the process table itself is always whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    All,
+    /// These processes and their descendants.
+    Pids(Vec<u32>),
+}
+
+/// Nanoseconds of the boot clock (the clock of `bpf_ktime_get_boot_ns`).
+pub fn boot_ns() -> u64 {
+    clock_ns(libc::CLOCK_BOOTTIME)
+}
+
+/// Nanoseconds since 1970.
+pub fn wall_ns() -> u64 {
+    clock_ns(libc::CLOCK_REALTIME)
+}
+
+/// Reads what exists.
+///
+/// The inventory's time is that of its beginning: what ended later is reported by an event of a later time.
+/// Executable, namespaces, cgroup and limit are filled in for the scope and for the parents of zombies, the system call
+/// for the parents of zombies and the processes of a scope that is not all; in other rows they are `None`.
+pub fn read(scope: &Scope) -> Inventory {
+    let mut inv = Inventory { ts_ns: boot_ns(), system: system_limits(), ..Inventory::default() };
+    let mut denied = BTreeSet::new();
+    let all = matches!(scope, Scope::All);
+    inv.processes = process::table(all, &mut denied);
+    let wanted = match scope {
+        Scope::All => None,
+        Scope::Pids(pids) => Some(descendants(&inv.processes, pids)),
+    };
+    let parents = zombie_parents(&inv.processes);
+    let is_wanted = |pid| wanted.as_ref().is_some_and(|w: &BTreeSet<u32>| w.contains(&pid));
+    for row in inv.processes.iter_mut().filter(|r| is_wanted(r.tgid) || parents.contains(&r.tgid)) {
+        process::detail(row, &mut denied);
+    }
+    if let Some(first) = denied.first() {
+        let n = denied.len();
+        inv.problems.push(format!("{n} of {} processes show no details (first: pid {first}): needs CAP_SYS_PTRACE over them", inv.processes.len()));
+    }
+    let namespaces = ipc_namespaces(&inv.processes, wanted.as_ref());
+    sem::read(&namespaces, &mut inv);
+    inv
+}
+
+/// IPC namespaces of the wanted processes, each with its members.
+fn ipc_namespaces(rows: &[ProcessRow], wanted: Option<&BTreeSet<u32>>) -> BTreeMap<u32, Vec<u32>> {
+    let mut out: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for row in rows.iter().filter(|r| wanted.is_none_or(|w| w.contains(&r.tgid))) {
+        if let Some(ns) = row.ipc_ns {
+            out.entry(ns).or_default().push(row.tgid);
+        }
+    }
+    out
+}
+
+/// `roots` and everything below them.
+fn descendants(rows: &[ProcessRow], roots: &[u32]) -> BTreeSet<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for row in rows {
+        children.entry(row.ppid).or_default().push(row.tgid);
+    }
+    let mut out = BTreeSet::new();
+    let mut todo = roots.to_vec();
+    while let Some(pid) = todo.pop() {
+        if out.insert(pid) {
+            todo.extend(children.get(&pid).into_iter().flatten());
+        }
+    }
+    out
+}
+
+fn zombie_parents(rows: &[ProcessRow]) -> BTreeSet<u32> {
+    rows.iter().filter(|r| r.state == 'Z').map(|r| r.ppid).collect()
+}
+
+fn system_limits() -> SystemLimits {
+    SystemLimits {
+        pid_max: number("/proc/sys/kernel/pid_max"),
+        threads_max: number("/proc/sys/kernel/threads-max"),
+        pipe_max_size: number("/proc/sys/fs/pipe-max-size"),
+        pipe_user_pages_soft: number("/proc/sys/fs/pipe-user-pages-soft"),
+    }
+}
+
+/// The number in a file of /proc/sys; 0 if it could not be read.
+fn number(path: &str) -> u64 {
+    std::fs::read_to_string(path).ok().and_then(|s| s.trim().parse().ok()).unwrap_or(0)
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `ts` is a valid timespec to write to; a clock that does not exist leaves it as it is.
+    unsafe { libc::clock_gettime(clock, &raw mut ts) };
+    ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(tgid: u32, ppid: u32, state: char) -> ProcessRow {
+        ProcessRow { tgid, ppid, state, ..ProcessRow::default() }
+    }
+
+    #[test]
+    fn descendants_follow_every_generation_and_end_on_loops() {
+        let rows = [row(1, 0, 'S'), row(2, 1, 'S'), row(3, 2, 'S'), row(4, 1, 'S'), row(5, 5, 'S')];
+        assert_eq!(descendants(&rows, &[2, 5]), BTreeSet::from([2, 3, 5]));
+        assert_eq!(descendants(&rows, &[99]), BTreeSet::from([99]));
+    }
+
+    #[test]
+    fn parents_of_zombies() {
+        assert_eq!(zombie_parents(&[row(1, 0, 'S'), row(2, 1, 'Z'), row(3, 2, 'R')]), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn reads_this_process_and_its_semaphores() {
+        let me = std::process::id();
+        let id = sem::tests::Set::new(3);
+        let inv = read(&Scope::Pids(vec![me]));
+        let mine = inv.processes.iter().find(|r| r.tgid == me).expect("own row");
+        assert!(mine.exe.is_some() && mine.ipc_ns.is_some() && mine.nofile_soft.is_some());
+        assert!(inv.processes.iter().any(|r| r.tgid == 1));
+        let set = inv.sem_sets.iter().find(|s| s.id == id.0).expect("own set");
+        assert_eq!((set.nsems, set.values.len(), Some(set.ns)), (3, 3, mine.ipc_ns));
+        let limits = inv.sem_limits.iter().find(|l| Some(l.ns) == mine.ipc_ns).expect("limits");
+        assert!(limits.semmni > 0 && limits.used_sets >= 1 && limits.used_sems >= 3);
+        assert!(inv.system.pid_max > 0 && inv.system.pipe_max_size > 0);
+    }
+
+    #[test]
+    fn all_covers_every_process() {
+        let inv = read(&Scope::All);
+        let me = inv.processes.iter().find(|r| r.tgid == std::process::id()).expect("own row");
+        assert!(me.exe.is_some());
+        assert!(inv.ts_ns <= boot_ns() && inv.ts_ns > me.start_ns);
+    }
+}

@@ -1,0 +1,282 @@
+//! SysV semaphore sets with their values, and the limits, of each IPC namespace.
+//!
+//! Only reading commands of semctl are used (SEM_INFO, GETALL, GETPID, GETNCNT, GETZCNT): they change neither values
+//! nor times (ipc/sem.c, `semctl_info`, `semctl_main`).
+//! Another namespace is entered by a thread of its own that ends afterwards.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::thread::LinkNameSpaceType;
+
+use super::entry::{Entry, bracketed, vanished};
+use crate::record::{Inventory, SemLimitRow, SemSetRow, SemValue};
+
+/// Sets with more semaphores get no values.
+const VALUES_PER_SET: u32 = 64;
+/// Semaphores whose values are read in one namespace, at most.
+const VALUES_PER_NAMESPACE: usize = 65_536;
+
+/// What one namespace holds.
+#[derive(Default)]
+struct Namespace {
+    sets: Vec<SemSetRow>,
+    limits: Option<SemLimitRow>,
+    problems: Vec<String>,
+}
+
+/// Reads the sets of these namespaces (with the processes that live there) into `inv`.
+/// Without any namespace the caller's own is read.
+pub(super) fn read(namespaces: &BTreeMap<u32, Vec<u32>>, inv: &mut Inventory) {
+    let own = own_namespace();
+    if namespaces.is_empty() {
+        merge(inv, read_here(own.unwrap_or(0)));
+    }
+    for (ns, members) in namespaces {
+        if Some(*ns) == own {
+            merge(inv, read_here(*ns));
+        } else {
+            match foreign(*ns, members) {
+                Ok(Some(found)) => merge(inv, found),
+                Ok(None) => {} // its last member is gone, and the namespace with it
+                Err(e) => inv.problems.push(format!(
+                    "semaphores of IPC namespace {ns} not read: setns: {e}; needs CAP_SYS_ADMIN there"
+                )),
+            }
+        }
+    }
+}
+
+fn merge(inv: &mut Inventory, found: Namespace) {
+    inv.sem_sets.extend(found.sets);
+    inv.sem_limits.extend(found.limits);
+    inv.problems.extend(found.problems);
+}
+
+fn own_namespace() -> Option<u32> {
+    let link = std::fs::read_link("/proc/thread-self/ns/ipc").ok()?;
+    bracketed(link.to_str()?, "ipc").and_then(|n| u32::try_from(n).ok())
+}
+
+/// Reads a namespace through the first of its members that still lives.
+fn foreign(ns: u32, members: &[u32]) -> io::Result<Option<Namespace>> {
+    let Some(fd) = open_namespace(ns, members)? else { return Ok(None) };
+    let thread = std::thread::Builder::new().name("ipc-namespace".into()).spawn(move || -> io::Result<Namespace> {
+        rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
+        Ok(read_here(ns))
+    })?;
+    match thread.join() {
+        Ok(result) => result.map(Some),
+        Err(_) => Err(io::Error::other("the reading thread died")),
+    }
+}
+
+fn open_namespace(ns: u32, members: &[u32]) -> io::Result<Option<OwnedFd>> {
+    for pid in members {
+        let opened = Entry::open(*pid).and_then(|e| e.namespace("ns/ipc"));
+        match opened {
+            // The pid may be another process by now: the handle itself says which namespace it is.
+            Ok(fd) if rustix::fs::fstat(&fd)?.st_ino == u64::from(ns) => return Ok(Some(fd)),
+            Ok(_) => {}
+            Err(e) if vanished(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the namespace of the calling thread.
+fn read_here(ns: u32) -> Namespace {
+    let mut out = Namespace::default();
+    match limits(ns) {
+        Ok(row) => out.limits = Some(row),
+        Err(e) => out.problems.push(format!("limits of semaphores in IPC namespace {ns} not read: {e}")),
+    }
+    // The file shows the namespace of the thread that opens it (ipc/util.c, `sysvipc_proc_open`).
+    let text = match std::fs::read_to_string("/proc/sysvipc/sem") {
+        Ok(text) => text,
+        Err(e) => {
+            out.problems.push(format!("/proc/sysvipc/sem not read: {e}"));
+            return out;
+        }
+    };
+    let (mut read, mut skipped, mut denied) = (0, 0_u64, 0_u64);
+    for mut set in text.lines().skip(1).filter_map(|l| parse_set(l, ns)) {
+        if set.nsems <= VALUES_PER_SET && read + set.nsems as usize <= VALUES_PER_NAMESPACE {
+            read += set.nsems as usize;
+            match values(set.id, set.nsems) {
+                Ok(values) => set.values = values,
+                Err(e) if e.raw_os_error() == Some(libc::EACCES) => denied += 1,
+                Err(_) => continue, // removed since the file was read
+            }
+        } else {
+            skipped += u64::from(set.nsems <= VALUES_PER_SET);
+        }
+        out.sets.push(set);
+    }
+    if denied > 0 {
+        out.problems.push(format!("values of {denied} semaphore sets not read: needs CAP_IPC_OWNER"));
+    }
+    if skipped > 0 {
+        out.problems.push(format!(
+            "values of {skipped} semaphore sets not read: more than {VALUES_PER_NAMESPACE} semaphores in IPC namespace {ns}"
+        ));
+    }
+    out
+}
+
+/// key semid perms nsems uid gid cuid cgid otime ctime; perms is octal (ipc/sem.c, `sysvipc_sem_proc_show`).
+fn parse_set(line: &str, ns: u32) -> Option<SemSetRow> {
+    let mut words = line.split_ascii_whitespace();
+    let mut next = || words.next();
+    let key = next()?.parse().ok()?;
+    let id = next()?.parse().ok()?;
+    let perms = u32::from_str_radix(next()?, 8).ok()?;
+    let nsems = next()?.parse().ok()?;
+    let uid = next()?.parse().ok()?;
+    next()?;
+    let cuid = next()?.parse().ok()?;
+    next()?;
+    let otime = next()?.parse().ok()?;
+    let ctime = next()?.parse().ok()?;
+    Some(SemSetRow { ns, id, key, perms, nsems, uid, cuid, otime, ctime, values: Vec::new() })
+}
+
+/// SEM_INFO: the limits of the namespace and how much of them is in use.
+fn limits(ns: u32) -> io::Result<SemLimitRow> {
+    // SAFETY: an all-zero `seminfo` is valid: it holds integers only.
+    let mut info: libc::seminfo = unsafe { std::mem::zeroed() };
+    // SAFETY: SEM_INFO writes one `seminfo` to the given address.
+    let r = unsafe { libc::semctl(0, 0, libc::SEM_INFO, &raw mut info) };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let n = |v: i32| u64::try_from(v).unwrap_or(0);
+    Ok(SemLimitRow {
+        ns,
+        semmsl: n(info.semmsl),
+        semmns: n(info.semmns),
+        semopm: n(info.semopm),
+        semmni: n(info.semmni),
+        // With SEM_INFO these two carry the use (ipc/sem.c, `semctl_info`).
+        used_sets: n(info.semusz),
+        used_sems: n(info.semaem),
+    })
+}
+
+fn values(id: i32, nsems: u32) -> io::Result<Vec<SemValue>> {
+    (0..nsems)
+        .map(|num| {
+            Ok(SemValue {
+                value: get(id, num, libc::GETVAL)?,
+                pid: get(id, num, libc::GETPID)?,
+                ncnt: get(id, num, libc::GETNCNT)?,
+                zcnt: get(id, num, libc::GETZCNT)?,
+            })
+        })
+        .collect()
+}
+
+fn get(id: i32, num: u32, command: libc::c_int) -> io::Result<u32> {
+    let num = libc::c_int::try_from(num).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the GET commands take no fourth argument and touch no memory of ours.
+    let r = unsafe { libc::semctl(id, num, command) };
+    u32::try_from(r).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A set that is removed when dropped.
+    pub(crate) struct Set(pub(crate) i32);
+
+    impl Set {
+        pub(crate) fn new(nsems: i32) -> Self {
+            // SAFETY: semget takes numbers only.
+            let id = unsafe { libc::semget(libc::IPC_PRIVATE, nsems, 0o600 | libc::IPC_CREAT) };
+            assert!(id >= 0, "semget: {}", io::Error::last_os_error());
+            Self(id)
+        }
+    }
+
+    impl Drop for Set {
+        fn drop(&mut self) {
+            // SAFETY: IPC_RMID takes no fourth argument.
+            unsafe { libc::semctl(self.0, 0, libc::IPC_RMID) };
+        }
+    }
+
+    #[test]
+    fn lines_of_the_table() {
+        let line = "       5678901      32768   660          1  1001    18  1001   100 1396175626 1396175618";
+        let want = SemSetRow {
+            ns: 9,
+            id: 32768,
+            key: 5_678_901,
+            perms: 0o660,
+            nsems: 1,
+            uid: 1001,
+            cuid: 1001,
+            otime: 1_396_175_626,
+            ctime: 1_396_175_618,
+            values: vec![],
+        };
+        assert_eq!(parse_set(line, 9), Some(want));
+        assert_eq!(parse_set("-1 0 600 1 0 0 0 0 0 1", 1).map(|s| s.key), Some(-1));
+        for bad in ["", "1 2 3", "key semid perms nsems uid gid cuid cgid otime ctime", "1 2 9 1 0 0 0 0 0 0"] {
+            assert_eq!(parse_set(bad, 1), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn values_and_last_process() {
+        let set = Set::new(2);
+        let mut op = libc::sembuf { sem_num: 1, sem_op: 5, sem_flg: 0 };
+        // SAFETY: one operation at a valid address.
+        assert_eq!(unsafe { libc::semop(set.0, &raw mut op, 1) }, 0);
+        let before = std::fs::read_to_string("/proc/sysvipc/sem").expect("table");
+        let values = values(set.0, 2).expect("values");
+        assert_eq!(values.first().map(|v| (v.value, v.pid)), Some((0, 0)));
+        assert_eq!(values.get(1).map(|v| (v.value, v.pid)), Some((5, std::process::id())));
+        let after = std::fs::read_to_string("/proc/sysvipc/sem").expect("table");
+        let line = |t: &str| t.lines().find(|l| l.contains(&set.0.to_string())).map(str::to_owned);
+        assert_eq!(line(&before), line(&after), "reading must not change a set");
+    }
+
+    #[test]
+    fn a_removed_set_has_no_values() {
+        let id = Set::new(1).0;
+        assert!(values(id, 1).is_err());
+    }
+
+    /// Needs CAP_SYS_ADMIN; without it the refusal must be a problem sentence.
+    #[test]
+    fn another_namespace_is_read_by_a_thread_of_its_own() {
+        let (told, tell) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let own = own_namespace();
+        let member = std::thread::spawn(move || {
+            // SAFETY: only the IPC namespace of this thread changes.
+            let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) };
+            let set = entered.is_ok().then(|| Set::new(1));
+            let id = set.as_ref().map(|s| s.0);
+            told.send((entered.is_ok(), own_namespace(), id, rustix::thread::gettid().as_raw_nonzero().get() as u32)).ok();
+            wait.recv().ok();
+        });
+        let (entered, ns, id, tid) = tell.recv().expect("member");
+        let mut inv = Inventory::default();
+        let ns = ns.expect("namespace");
+        read(&BTreeMap::from([(ns, vec![u32::MAX, tid])]), &mut inv);
+        done.send(()).ok();
+        member.join().expect("join");
+        if entered {
+            assert_ne!(Some(ns), own);
+            assert_eq!(inv.problems, Vec::<String>::new());
+            assert_eq!(inv.sem_sets.iter().map(|s| (s.ns, Some(s.id))).collect::<Vec<_>>(), [(ns, id)]);
+            assert_eq!(inv.sem_limits.first().map(|l| (l.ns, l.used_sets)), Some((ns, 1)));
+        }
+        assert_eq!(own_namespace(), own, "the caller stays where it was");
+    }
+}

@@ -1,0 +1,341 @@
+//! Loads the object, attaches each site by the best backend that works, and keeps the reasons.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, Result, anyhow};
+use aya::maps::{Array, MapData, ProgramArray};
+use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint};
+use aya::{Ebpf, EbpfLoader};
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::AsRawFd;
+use tracer_common::config::{Config, calibration};
+use tracer_common::field::{ABSENT, COUNT, FIELDS};
+use tracer_common::site::{At, Fallback, Hook, SITES, Site, SiteInfo};
+use tracer_common::syscall::{PROGRAM_RECEIVED, SLOT_RECEIVED, SYSCALLS, Syscall};
+
+use super::btf::Btf;
+use super::host::{Host, HostError, has_kprobes};
+use super::plan::{Backend, Facts, program};
+use crate::record::PlanRow;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IPCTRACE_BPF_OBJECT"));
+
+/// What to attach.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub config: Config,
+    pub backend: Option<Backend>,
+    /// Size of the ring buffer in bytes; a power of two, at least a page.
+    pub ring_bytes: u32,
+}
+
+/// Attached probes and how they came to be. Dropping it detaches everything.
+pub struct Attached {
+    pub ebpf: Ebpf,
+    pub plan: Vec<PlanRow>,
+    /// What cannot be seen, one sentence each.
+    pub unseen: Vec<String>,
+}
+
+/// Attaches everything that `options` asks for.
+///
+/// # Errors
+/// [`HostError`] (inside) if the kernel refuses BPF altogether; other errors name the program and the kernel's answer.
+pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
+    host.check()?;
+    raise_memlock();
+    let bytes = host.btf.as_deref().unwrap_or_default();
+    let btf = Btf::parse(bytes).map_err(|e| HostError::Unsupported(format!("the kernel's type information is damaged: {e}")))?;
+    let offsets = offsets(&btf);
+    let mut ebpf = EbpfLoader::new()
+        .override_global("CONFIG", &options.config, true)
+        .override_global("OFFSETS", &offsets, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .load(OBJECT)
+        .map_err(refused)?;
+    syscall_numbers(&mut ebpf, &host.arch)?;
+    let mut calibrated = calibrate(&mut ebpf)?;
+
+    let arguments = |name: &str| btf.arguments(name);
+    let facts = Facts {
+        version: host.version,
+        arch: &host.arch,
+        forced: options.backend,
+        kprobes: has_kprobes(),
+        arguments: &arguments,
+    };
+    let kernel_btf = aya::Btf::from_sys_fs().ok();
+    let mut attacher =
+        Attacher { ebpf: &mut ebpf, facts: &facts, btf: kernel_btf.as_ref(), attached: HashSet::new(), refusals: [None, None] };
+    let mut plan = Vec::new();
+    let mut by_tracepoint = 0u64;
+    for site in SITES.iter().filter(|s| options.config.enabled_sites & s.site.bit() != 0) {
+        let row = attacher.site(site)?;
+        if row.backend == Backend::Tracepoint.name() && !matches!(site.fallback, Fallback::Tracepoint(..)) {
+            by_tracepoint |= site.site.bit();
+        }
+        plan.push(row);
+    }
+    calibrated.set(calibration::TRACEPOINT_SITES, by_tracepoint, 0).context("cannot write the map CALIBRATION")?;
+    if by_tracepoint != 0 {
+        attach_syscalls(&mut ebpf, by_tracepoint)?;
+    }
+    let unseen = SITES
+        .iter()
+        .filter(|s| !s.unseen.is_empty())
+        .filter(|s| by_tracepoint & s.site.bit() != 0 || s.site == Site::Blocked)
+        .map(|s| format!("{}: {}", s.name, s.unseen))
+        .collect();
+    Ok(Attached { ebpf, plan, unseen })
+}
+
+/// Byte offsets of all fields on this kernel.
+fn offsets(btf: &Btf<'_>) -> [u32; COUNT] {
+    let mut out = [ABSENT; COUNT];
+    for (field, candidates) in FIELDS {
+        if let Some(offset) = candidates.iter().find_map(|path| btf.offset(path)) {
+            out[*field as usize] = offset;
+        }
+    }
+    out
+}
+
+/// Before 5.11 BPF memory counts against RLIMIT_MEMLOCK.
+fn raise_memlock() {
+    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+    if let Err(e) = rustix::process::setrlimit(rustix::process::Resource::Memlock, unlimited) {
+        tracing::debug!("RLIMIT_MEMLOCK stays as it is: {e}");
+    }
+}
+
+fn refused(e: aya::EbpfError) -> anyhow::Error {
+    let text = anyhow::Error::from(e);
+    if text.chain().any(|c| c.to_string().contains("Operation not permitted") || c.to_string().contains("os error 1)")) {
+        return HostError::Unsupported(format!(
+            "the kernel refuses BPF ({text:#}); kernel lockdown, a container's seccomp filter or kernel.unprivileged_bpf_disabled may be the cause"
+        ))
+        .into();
+    }
+    text.context("cannot load the BPF object")
+}
+
+fn array<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mut MapData, u64>> {
+    let map = ebpf.map_mut(name).ok_or_else(|| anyhow!("the BPF object lacks the map {name}"))?;
+    Ok(Array::try_from(map)?)
+}
+
+fn syscall_numbers(ebpf: &mut Ebpf, arch: &str) -> Result<()> {
+    let map = ebpf.map_mut("SYSCALLS").ok_or_else(|| anyhow!("the BPF object lacks the map SYSCALLS"))?;
+    let mut table: Array<_, u8> = Array::try_from(map)?;
+    for (call, _, x86, arm, _) in SYSCALLS {
+        if let Ok(nr) = u32::try_from(if arch == "aarch64" { *arm } else { *x86 }) {
+            table.set(nr, *call as u8, 0).context("cannot write the map SYSCALLS")?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures where saved registers lie and what an eventfd looks like, on a write of our own.
+fn calibrate(ebpf: &mut Ebpf) -> Result<Array<MapData, u64>> {
+    let own = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("cannot make an eventfd")?;
+    array(ebpf, "CALIBRATION")?.set(calibration::OWN_EVENTFD, own.as_raw_fd() as u64, 0)?;
+    let probe: &mut RawTracePoint = program_mut(ebpf, "calibrate")?.try_into()?;
+    probe.load().map_err(|e| HostError::Unsupported(format!("the kernel refuses BPF tracepoint programs: {e}")))?;
+    let link = probe.attach("sys_enter").map_err(|e| {
+        HostError::Unsupported(format!("the kernel refuses raw tracepoints (needs CONFIG_BPF_EVENTS and system call tracing): {e}"))
+    })?;
+    rustix::io::write(&own, &1u64.to_ne_bytes()).context("cannot write to an eventfd")?;
+    probe.detach(link)?;
+    probe.unload()?;
+    let map = ebpf.take_map("CALIBRATION").ok_or_else(|| anyhow!("the BPF object lacks the map CALIBRATION"))?;
+    let measured: Array<MapData, u64> = Array::try_from(map)?;
+    let distance = measured.get(&calibration::REGS_FROM_STACK, 0)?;
+    let fops = measured.get(&calibration::EVENTFD_FOPS, 0)?;
+    tracing::debug!(distance, fops = fops != 0, "calibrated");
+    // A kernel stack has 8 to 64 KiB; anything else was not measured.
+    if !(4096..=128 * 1024).contains(&distance) {
+        return Err(HostError::Unsupported(
+            "the saved registers of a task cannot be found on this kernel: its type information and its stacks do not fit together"
+                .to_owned(),
+        )
+        .into());
+    }
+    Ok(measured)
+}
+
+fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    ebpf.program_mut(name).ok_or_else(|| anyhow!("the BPF object lacks the program {name}"))
+}
+
+struct Attacher<'a> {
+    ebpf: &'a mut Ebpf,
+    facts: &'a Facts<'a>,
+    btf: Option<&'a aya::Btf>,
+    /// Programs shared by sites are attached once.
+    attached: HashSet<String>,
+    /// A backend that the kernel refuses as a whole is not tried again: reasons for fentry, kprobe.
+    refusals: [Option<String>; 2],
+}
+
+impl Attacher<'_> {
+    fn site(&mut self, site: &SiteInfo) -> Result<PlanRow> {
+        let (backends, mut reasons) = self.facts.backends(site);
+        for backend in backends {
+            let outcome = match (backend, &site.fallback) {
+                (Backend::Tracepoint, Fallback::Tracepoint(name, program)) => {
+                    self.raw_tracepoint(name, program)?;
+                    Ok(vec![format!("raw_tracepoint:{name}")])
+                }
+                (Backend::Tracepoint, Fallback::Syscalls(calls)) => {
+                    Ok(calls.iter().map(|c| format!("sys_exit:{}", c.name())).collect())
+                }
+                (Backend::Tracepoint, Fallback::AnySyscall) => Ok(vec!["sys_exit".to_owned()]),
+                (Backend::Fentry | Backend::Kprobe, _) => self.functions(site, backend),
+            };
+            match outcome {
+                Ok(functions) => {
+                    return Ok(PlanRow {
+                        site: site.name.to_owned(),
+                        mechanism: site.mechanism.name().to_owned(),
+                        backend: backend.name().to_owned(),
+                        reason: if reasons.is_empty() { "first choice".to_owned() } else { reasons.join("; ") },
+                        functions,
+                    });
+                }
+                Err(reason) => reasons.push(format!("{}: {reason}", backend.name())),
+            }
+        }
+        Err(anyhow!("site {} cannot be watched: {}", site.name, reasons.join("; ")))
+    }
+
+    /// One hook of every group, or the reason why not.
+    fn functions(&mut self, site: &SiteInfo, backend: Backend) -> Result<Vec<String>, String> {
+        let slot = usize::from(backend == Backend::Kprobe);
+        if let Some(reason) = &self.refusals[slot] {
+            return Err(reason.clone());
+        }
+        let mut done = Vec::new();
+        for group in site.hooks.iter().filter(|g| self.facts.applies(g)) {
+            let mut last = "no such function on this kernel".to_owned();
+            let mut found = None;
+            for (hook, function) in self.facts.hooks(group) {
+                match self.hook(&hook, &function, backend) {
+                    Ok(()) => {
+                        found = Some(function);
+                        break;
+                    }
+                    Err(e) => {
+                        last = format!("{function}: {}", first_line(&e));
+                        if refuses_all(&e) {
+                            self.refusals[slot] = Some(format!("the kernel refuses it ({})", first_line(&e)));
+                        }
+                    }
+                }
+            }
+            match found {
+                Some(f) => done.push(f),
+                None => return Err(last),
+            }
+        }
+        Ok(done)
+    }
+
+    fn hook(&mut self, hook: &Hook, function: &str, backend: Backend) -> Result<(), ProgramError> {
+        let name = program(hook, backend);
+        let key = format!("{name}@{function}");
+        if self.attached.contains(&key) {
+            return Ok(());
+        }
+        let Some(program) = self.ebpf.program_mut(&name) else {
+            return Err(ProgramError::IOError(std::io::Error::other(format!("no program {name}"))));
+        };
+        let no_btf = || ProgramError::IOError(std::io::Error::other("no BTF"));
+        match (backend, hook.at) {
+            (Backend::Fentry, At::Entry) => {
+                let p: &mut FEntry = program.try_into()?;
+                p.load(function, self.btf.ok_or_else(no_btf)?)?;
+                p.attach().map(drop).inspect_err(|_| drop(p.unload()))?;
+            }
+            (Backend::Fentry, At::Exit) => {
+                let p: &mut FExit = program.try_into()?;
+                p.load(function, self.btf.ok_or_else(no_btf)?)?;
+                p.attach().map(drop).inspect_err(|_| drop(p.unload()))?;
+            }
+            (Backend::Kprobe | Backend::Tracepoint, _) => {
+                let p: &mut KProbe = program.try_into()?;
+                p.load()?;
+                p.attach(function, 0).map(drop).inspect_err(|_| drop(p.unload()))?;
+            }
+        }
+        self.attached.insert(key);
+        Ok(())
+    }
+
+    fn raw_tracepoint(&mut self, tracepoint: &str, program: &str) -> Result<()> {
+        let p: &mut RawTracePoint = program_mut(self.ebpf, program)?.try_into()?;
+        p.load().with_context(|| format!("the kernel refuses the program {program}"))?;
+        p.attach(tracepoint).with_context(|| format!("cannot attach to the raw tracepoint {tracepoint}"))?;
+        Ok(())
+    }
+}
+
+/// The system call backend: one dispatcher, one program a call.
+fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<()> {
+    let mut programs = HashSet::new();
+    let map = ebpf.take_map("SYS_EXIT").ok_or_else(|| anyhow!("the BPF object lacks the map SYS_EXIT"))?;
+    let mut slots: ProgramArray<MapData> = ProgramArray::try_from(map)?;
+    for (call, _, _, _, name) in SYSCALLS {
+        if !wanted(*call, sites) {
+            continue;
+        }
+        let p: &mut RawTracePoint = program_mut(ebpf, name)?.try_into()?;
+        if programs.insert(*name) {
+            p.load().with_context(|| format!("the kernel refuses the program {name}"))?;
+        }
+        slots.set(*call as u32, p.fd()?, 0).with_context(|| format!("cannot put {name} into the map SYS_EXIT"))?;
+    }
+    if sites & Site::FdReceive.bit() != 0 {
+        let p: &mut RawTracePoint = program_mut(ebpf, PROGRAM_RECEIVED)?.try_into()?;
+        p.load().with_context(|| format!("the kernel refuses the program {PROGRAM_RECEIVED}"))?;
+        slots.set(SLOT_RECEIVED, p.fd()?, 0).with_context(|| format!("cannot put {PROGRAM_RECEIVED} into the map SYS_EXIT"))?;
+    }
+    // The map must outlive the loader: the dispatcher's slots are emptied when its last user-held descriptor closes.
+    std::mem::forget(slots);
+    let mut names = vec![("sys_exit", "sys_exit")];
+    if sites & Site::FdReceive.bit() != 0 {
+        names.push(("sys_enter", "sys_enter"));
+    }
+    for (program, tracepoint) in names {
+        let p: &mut RawTracePoint = program_mut(ebpf, program)?.try_into()?;
+        p.load().with_context(|| format!("the kernel refuses the program {program}"))?;
+        p.attach(tracepoint).with_context(|| format!("cannot attach to the raw tracepoint {tracepoint}"))?;
+    }
+    Ok(())
+}
+
+/// True if one of the sites is watched by this call's return.
+fn wanted(call: Syscall, sites: u64) -> bool {
+    SITES.iter().filter(|s| sites & s.site.bit() != 0).any(|s| match s.fallback {
+        Fallback::Syscalls(calls) => calls.contains(&call),
+        Fallback::AnySyscall | Fallback::Tracepoint(..) => false,
+    })
+}
+
+/// The kernel refuses this kind of program as such, not this function.
+fn refuses_all(e: &ProgramError) -> bool {
+    match e {
+        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EPERM),
+        _ => false,
+    }
+}
+
+fn first_line(e: &ProgramError) -> String {
+    let mut text = e.to_string();
+    if let ProgramError::SyscallError(inner) = e {
+        text = format!("{text}: {}", inner.io_error);
+    }
+    if let ProgramError::LoadError { io_error, .. } = e {
+        text = format!("the program is refused: {io_error}");
+    }
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,151 @@
+//! What this kernel and these privileges allow.
+
+use std::fs;
+use std::path::Path;
+
+use thiserror::Error;
+
+/// Why tracing cannot start. `exit` of the command line follows from the kind.
+#[derive(Debug, Error)]
+pub enum HostError {
+    /// Exit 4.
+    #[error("{0}")]
+    NotPermitted(String),
+    /// Exit 5.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// Oldest kernel: the ring buffer and bpf_ktime_get_boot_ns are of 5.8, the field names and hooks were verified from 5.10 on.
+const OLDEST: (u32, u32) = (5, 8);
+const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+
+/// CAP_… numbers of include/uapi/linux/capability.h.
+const CAP_SYS_PTRACE: u32 = 19;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// Facts about the running kernel.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub release: String,
+    pub version: (u32, u32),
+    pub arch: String,
+    pub hostname: String,
+    /// Contents of the kernel's BTF.
+    pub btf: Option<Vec<u8>>,
+    /// `none`, `integrity` or `confidentiality`; `None`: cannot be told.
+    pub lockdown: Option<String>,
+    capabilities: u64,
+}
+
+impl Host {
+    /// Reads the facts; nothing here needs privileges.
+    pub fn read() -> Self {
+        let uts = rustix::system::uname();
+        let release = uts.release().to_string_lossy().into_owned();
+        Self {
+            version: version_of(&release),
+            release,
+            arch: uts.machine().to_string_lossy().into_owned(),
+            hostname: uts.nodename().to_string_lossy().into_owned(),
+            btf: fs::read(BTF_PATH).ok(),
+            lockdown: fs::read_to_string("/sys/kernel/security/lockdown").ok().and_then(|s| selected(&s)),
+            capabilities: effective_capabilities(),
+        }
+    }
+
+    fn has(&self, cap: u32) -> bool {
+        self.capabilities & (1 << cap) != 0
+    }
+
+    /// Capabilities that tracing needs and this process lacks, by name.
+    pub fn missing_capabilities(&self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        if !self.has(CAP_SYS_ADMIN) {
+            for (cap, name) in [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")] {
+                if !self.has(cap) {
+                    missing.push(name);
+                }
+            }
+        }
+        if !self.has(CAP_SYS_PTRACE) {
+            missing.push("CAP_SYS_PTRACE");
+        }
+        missing
+    }
+
+    /// Refuses what cannot work, in one sentence.
+    ///
+    /// # Errors
+    /// [`HostError::NotPermitted`] names the missing capabilities, [`HostError::Unsupported`] the missing kernel feature.
+    pub fn check(&self) -> Result<(), HostError> {
+        let missing = self.missing_capabilities();
+        if !missing.is_empty() {
+            return Err(HostError::NotPermitted(format!(
+                "not permitted to trace: {} missing; run it as root, for example with sudo",
+                missing.join(", ")
+            )));
+        }
+        if self.version < OLDEST {
+            return Err(HostError::Unsupported(format!(
+                "kernel {} is too old: tracing needs {}.{} or later",
+                self.release, OLDEST.0, OLDEST.1
+            )));
+        }
+        if self.lockdown.as_deref() == Some("confidentiality") {
+            return Err(HostError::Unsupported(
+                "kernel lockdown is in confidentiality mode, which forbids reading kernel memory by BPF; \
+                 boot with lockdown=integrity or none"
+                    .to_owned(),
+            ));
+        }
+        if self.btf.is_none() {
+            return Err(HostError::Unsupported(format!(
+                "this kernel has no type information ({BTF_PATH}); it must be built with CONFIG_DEBUG_INFO_BTF=y"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// `6.18.44-fc` -> (6, 18).
+fn version_of(release: &str) -> (u32, u32) {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).filter_map(|p| p.parse().ok());
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// `none [integrity] confidentiality` -> integrity.
+fn selected(line: &str) -> Option<String> {
+    let start = line.find('[')? + 1;
+    let end = line[start..].find(']')? + start;
+    Some(line[start..end].to_owned())
+}
+
+fn effective_capabilities() -> u64 {
+    fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|s| s.lines().find_map(|l| l.strip_prefix("CapEff:").map(|v| v.trim().to_owned())))
+        .and_then(|v| u64::from_str_radix(&v, 16).ok())
+        .unwrap_or(0)
+}
+
+/// True if this kernel was built with kprobes (its perf event source is there).
+pub fn has_kprobes() -> bool {
+    Path::new("/sys/bus/event_source/devices/kprobe/type").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_versions_and_lockdown() {
+        for (release, want) in [("6.18.44-fc-v595", (6, 18)), ("5.10.0-35-amd64", (5, 10)), ("7.3", (7, 3)), ("x", (0, 0))] {
+            assert_eq!(version_of(release), want, "{release}");
+        }
+        assert_eq!(selected("none [integrity] confidentiality\n").as_deref(), Some("integrity"));
+        assert_eq!(selected("none"), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! Reads what the probes wrote: the ring buffer, and the maps of counters and sleepers.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use anyhow::{Result, anyhow};
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap};
+use tracer_common::map::{Blocked, ChildStats, LastRead, Refused, RefusedKey};
+use tracer_common::site::SITES;
+
+use crate::record::{BlockedThread, ChildRow, ReaderRow, RefusedRow};
+
+/// A target of the user.
+pub const TARGET: u32 = 1;
+/// The other end of a target's object.
+pub const PEER: u32 = 2;
+
+/// The maps that userspace reads.
+pub struct Probes {
+    events: RingBuf<MapData>,
+    lost: PerCpuArray<MapData, u64>,
+    faults: PerCpuArray<MapData, u64>,
+    targets: HashMap<MapData, u32, u32>,
+    blocked: HashMap<MapData, u32, Blocked>,
+    refused: HashMap<MapData, RefusedKey, Refused>,
+    last_read: HashMap<MapData, u64, LastRead>,
+    children: HashMap<MapData, u32, ChildStats>,
+    stacks: StackTraceMap<MapData>,
+    lost_before: Vec<u64>,
+}
+
+/// A NUL-terminated name.
+pub fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+impl Probes {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    /// If the object lacks one of them.
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self> {
+        let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object lacks the map {name}"));
+        Ok(Self {
+            events: RingBuf::try_from(take("EVENTS")?)?,
+            lost: PerCpuArray::try_from(take("LOST")?)?,
+            faults: PerCpuArray::try_from(take("FAULTS")?)?,
+            targets: HashMap::try_from(take("TARGETS")?)?,
+            blocked: HashMap::try_from(take("BLOCKED")?)?,
+            refused: HashMap::try_from(take("REFUSED")?)?,
+            last_read: HashMap::try_from(take("LAST_READ")?)?,
+            children: HashMap::try_from(take("CHILDREN")?)?,
+            stacks: StackTraceMap::try_from(take("STACKS")?)?,
+            lost_before: vec![0; SITES.len()],
+        })
+    }
+
+    /// Calls `each` with every record that is there.
+    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) {
+        while let Some(item) = self.events.next() {
+            each(&item);
+        }
+    }
+
+    /// Makes a process a target or a peer.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn add(&mut self, tgid: u32, flag: u32) -> Result<()> {
+        Ok(self.targets.insert(tgid, flag, 0)?)
+    }
+
+    /// Records lost since the last call, by site number; zero rows are left out.
+    pub fn newly_lost(&mut self) -> Vec<(u16, u64)> {
+        let mut out = Vec::new();
+        for site in SITES {
+            let total = sum(&self.lost, site.site as u32);
+            let before = &mut self.lost_before[site.site as usize];
+            if total > *before {
+                out.push((site.site as u16, total - *before));
+                *before = total;
+            }
+        }
+        out
+    }
+
+    /// Facts that the programs could not read or store, by site name.
+    pub fn faults(&self) -> Vec<(&'static str, u64)> {
+        SITES.iter().map(|s| (s.name, sum(&self.faults, s.site as u32))).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Threads that have been asleep in a watched call for at least `min_ns` at `now_ns`.
+    pub fn blocked(&self, now_ns: u64, min_ns: u64) -> Vec<BlockedThread> {
+        self.blocked
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(_, b)| b)
+            .filter(|b| b.restart_ns == 0 && now_ns.saturating_sub(b.since_ns) >= min_ns)
+            .map(|b| BlockedThread {
+                obj: b.obj.into(),
+                state: b.state.into(),
+                tgid: b.tgid,
+                tid: b.tid,
+                start_ns: b.start_ns,
+                since_ns: b.since_ns,
+                comm: text(&b.comm),
+                call: b.call,
+                fd: b.fd,
+                reader: self.reader(b.ptr, b.obj.id),
+            })
+            .collect()
+    }
+
+    /// Non-blocking calls that were refused.
+    pub fn refused(&self) -> Vec<RefusedRow> {
+        self.refused
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(k, r)| RefusedRow {
+                obj: k.obj.into(),
+                state: r.state.into(),
+                tgid: k.tgid,
+                tid: r.tid,
+                start_ns: r.start_ns,
+                comm: text(&r.comm),
+                fd: r.fd,
+                count: r.count,
+                first_ns: r.first_ns,
+                last_ns: r.last_ns,
+                reader: self.reader(r.ptr, k.obj.id),
+            })
+            .collect()
+    }
+
+    /// Counters by parent.
+    pub fn children(&self) -> Vec<ChildRow> {
+        self.children.iter().filter_map(Result::ok).map(|(tgid, s)| ChildRow::new(tgid, &s)).collect()
+    }
+
+    fn reader(&self, ptr: u64, id: u64) -> Option<ReaderRow> {
+        let last = self.last_read.get(&ptr, 0).ok().filter(|l| l.id == id)?;
+        Some(ReaderRow { tgid: last.tgid, start_ns: last.start_ns, ts_ns: last.ts_ns, comm: text(&last.comm) })
+    }
+
+    /// Addresses of a user stack, innermost first.
+    pub fn stack(&self, id: u32) -> Vec<u64> {
+        self.stacks.get(&id, 0).map(|s| s.frames().iter().map(|f| f.ip).collect()).unwrap_or_default()
+    }
+}
+
+impl AsRawFd for Probes {
+    fn as_raw_fd(&self) -> RawFd {
+        self.events.as_raw_fd()
+    }
+}
+
+fn sum(map: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    map.get(&index, 0).map(|v| v.iter().sum()).unwrap_or(0)
+}

@@ -1,0 +1,88 @@
+//! From the boot clock to calendar time, computed from the session's pair of clocks; no clock is read here.
+
+use crate::record::Session;
+
+const NS_PER_S: i128 = 1_000_000_000;
+const S_PER_DAY: i128 = 86_400;
+
+/// Calendar time (RFC 3339, UTC, milliseconds) of a moment of the boot clock, in nanoseconds.
+pub fn rfc3339(session: &Session, boot_ns: u64) -> String {
+    wall_rfc3339(i128::from(session.wall_ns) - i128::from(session.start_ns) + i128::from(boot_ns))
+}
+
+/// Calendar time of nanoseconds since 1970; cut, not rounded, to milliseconds.
+/// Years outside 0 to 9999, which RFC 3339 does not have, end at its ends.
+pub fn wall_rfc3339(ns: i128) -> String {
+    let first = -62_167_219_200 * NS_PER_S;
+    let last = 253_402_300_800 * NS_PER_S - 1;
+    let ns = ns.clamp(first, last);
+    let (seconds, ms) = (ns.div_euclid(NS_PER_S), ns.rem_euclid(NS_PER_S) / 1_000_000);
+    let (days, second) = (seconds.div_euclid(S_PER_DAY), seconds.rem_euclid(S_PER_DAY));
+    let (year, month, day) = civil(days);
+    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+}
+
+/// (year, month, day) of days since 1970-01-01 in the Gregorian calendar.
+/// The year is taken to begin in March, so that the leap day is its last; 400 years have 146,097 days.
+fn civil(days: i128) -> (i128, i128, i128) {
+    let days = days + 719_468; // since 0000-03-01
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153; // 0 = March
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (year + era * 400 + next, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_moments() {
+        for (s, want) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (1_396_175_618, "2014-03-30T10:33:38.000Z"),
+            (4_107_542_399, "2100-02-28T23:59:59.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+            (-1, "1969-12-31T23:59:59.000Z"),
+            (253_402_300_799, "9999-12-31T23:59:59.000Z"),
+            (999_999_999_999, "9999-12-31T23:59:59.999Z"),
+            (-62_167_219_200, "0000-01-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(wall_rfc3339(s * NS_PER_S), want);
+        }
+        assert_eq!(wall_rfc3339(1_999_999), "1970-01-01T00:00:00.001Z");
+    }
+
+    #[test]
+    fn every_day_follows_the_one_before() {
+        let mut before = civil(-800_000);
+        for day in -799_999..800_000 {
+            let (y, m, d) = civil(day);
+            let leap = before.0 % 4 == 0 && (before.0 % 100 != 0 || before.0 % 400 == 0);
+            let len = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31][before.1 as usize - 1];
+            let want = if before.2 < len {
+                (before.0, before.1, before.2 + 1)
+            } else if before.1 < 12 {
+                (before.0, before.1 + 1, 1)
+            } else {
+                (before.0 + 1, 1, 1)
+            };
+            assert_eq!((y, m, d), want);
+            before = (y, m, d);
+        }
+    }
+
+    #[test]
+    fn relative_to_the_session() {
+        let session = Session { start_ns: 100 * 1_000_000_000, wall_ns: 1_000 * 1_000_000_000, ..Session::default() };
+        assert_eq!(rfc3339(&session, 100 * 1_000_000_000), "1970-01-01T00:16:40.000Z");
+        assert_eq!(rfc3339(&session, 0), "1970-01-01T00:15:00.000Z");
+        assert_eq!(rfc3339(&Session { start_ns: u64::MAX, ..session }, 0).len(), 24);
+    }
+}

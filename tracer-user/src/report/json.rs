@@ -1,0 +1,135 @@
+//! The report as JSON, and its findings as JSON lines.
+//!
+//! Strings are escaped beyond what JSON asks: characters that could mislead a terminal become `\uXXXX`, so that a
+//! report is safe to look at with cat. The value that a parser reads is the same.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
+
+use super::escape::unsafe_to_show;
+use super::model::Report;
+
+/// The report as one JSON document, indented, with a newline at its end.
+///
+/// # Errors
+/// A value that JSON cannot hold; there is none in a report.
+pub fn render(report: &Report) -> io::Result<String> {
+    let mut out = Vec::new();
+    serialize(report, &mut out, Safe(PrettyFormatter::new()))?;
+    String::from_utf8(out).map_err(io::Error::other)
+}
+
+/// One finding a line (`--format jsonl`); nothing if there is none.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_lines(report: &Report) -> io::Result<String> {
+    let mut out = Vec::new();
+    for finding in &report.findings {
+        serialize(finding, &mut out, Safe(CompactFormatter))?;
+    }
+    String::from_utf8(out).map_err(io::Error::other)
+}
+
+fn serialize(value: &impl Serialize, mut out: impl Write, formatter: impl Formatter) -> io::Result<()> {
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+    value.serialize(&mut serializer)?;
+    out.write_all(b"\n")
+}
+
+/// A formatter that also escapes what could mislead a terminal.
+struct Safe<F>(F);
+
+/// Passes these calls on: the layout is the inner formatter's.
+macro_rules! inner {
+    ($($name:ident($($arg:ident: $ty:ty),*);)*) => { $(
+        fn $name<W: ?Sized + Write>(&mut self, out: &mut W $(, $arg: $ty)*) -> io::Result<()> {
+            self.0.$name(out $(, $arg)*)
+        }
+    )* };
+}
+
+impl<F: Formatter> Formatter for Safe<F> {
+    inner! {
+        begin_array();
+        end_array();
+        begin_array_value(first: bool);
+        end_array_value();
+        begin_object();
+        end_object();
+        begin_object_key(first: bool);
+        end_object_key();
+        begin_object_value();
+        end_object_value();
+        write_char_escape(c: CharEscape);
+    }
+
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(unsafe_to_show) {
+            let (plain, tail) = rest.split_at(at);
+            out.write_all(plain.as_bytes())?;
+            let mut chars = tail.chars();
+            let mut units = [0; 2];
+            for unit in chars.next().into_iter().flat_map(|c| c.encode_utf16(&mut units).to_vec()) {
+                write!(out, "\\u{unit:04x}")?;
+            }
+            rest = chars.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::model::tests::{finding, report};
+    use super::*;
+    use crate::detect::finding::{Finding, Severity};
+
+    fn hostile() -> Report {
+        let mut f = finding("sem-leak", Severity::Critical);
+        f.title = "a\u{1b}[2J\u{9b}31m\u{202e}\u{e0041}\u{7f}\n\"quoted\" größe".into();
+        report(vec![f, finding("fd-leak", Severity::Info)], &[("sem_op", 9)])
+    }
+
+    #[test]
+    fn reads_back_and_is_safe_on_a_terminal() {
+        let report = hostile();
+        let text = render(&report).expect("render");
+        assert!(!text.chars().any(|c| c != '\n' && unsafe_to_show(c)), "{text}");
+        assert!(text.contains("größe") && text.contains("\\udb40\\udc41") && text.ends_with("}\n"));
+        assert_eq!(serde_json::from_str::<Report>(&text).expect("JSON"), report);
+    }
+
+    #[test]
+    fn the_contract_of_schema_1() {
+        let value: Value = serde_json::from_str(&render(&hostile()).expect("render")).expect("JSON");
+        let keys = |v: &Value| v.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        let top = ["schema", "tool", "host", "kernel", "plan", "window", "loss", "not_collected", "findings"];
+        assert!(top.iter().all(|k| keys(&value).iter().any(|have| have == k)), "{:?}", keys(&value));
+        assert_eq!(keys(&value["window"]), ["duration_s", "end", "start"]);
+        assert_eq!(value["loss"]["sites"][0]["site"], "sem_op");
+        let f = &value["findings"][0];
+        let mut want = vec![
+            "code", "severity", "confidence", "origin", "title", "object", "processes", "evidence", "limit", "stacks", "chain",
+            "remedy", "docs", "first_seen", "last_seen",
+        ];
+        want.sort_unstable();
+        assert_eq!(keys(f), want);
+        assert_eq!((f["severity"].as_str(), f["evidence"]["rate_per_h"].is_null()), (Some("critical"), true));
+        assert!(f["object"]["name"].is_null() && f["processes"][0]["container"].is_null());
+    }
+
+    #[test]
+    fn one_finding_a_line() {
+        let report = hostile();
+        let text = render_lines(&report).expect("render");
+        let back: Vec<Finding> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+        assert_eq!(back, report.findings);
+        assert_eq!(render_lines(&super::super::model::tests::report(vec![], &[])).expect("render"), "");
+    }
+}

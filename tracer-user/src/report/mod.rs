@@ -1,0 +1,14 @@
+//! The report: findings and the circumstances they were found in, for people and for programs.
+//!
+//! [`model`] builds it and is pure, [`text`] and [`json`] write it.
+//! Whether colour is wanted and how wide the terminal is are the caller's business.
+
+pub mod clock;
+pub mod escape;
+pub mod json;
+pub mod model;
+mod phrase;
+pub mod text;
+
+pub use escape::escape;
+pub use model::{LossRow, Report, build};

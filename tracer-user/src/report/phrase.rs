@@ -1,0 +1,201 @@
+//! The parts of a finding in words, for people: one line of plain text each, not yet escaped.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use crate::detect::finding::{Confidence, Finding, Limit, Object, Origin, Process, StackFrame};
+
+/// Elements of a list that are shown; JSON has them all.
+pub(super) const LIST_MAX: usize = 12;
+
+/// Evidence in the order of reading; names that are not here follow by alphabet.
+const EVIDENCE_ORDER: &[&str] = &[
+    "cause", "instances", "oldest_age_s", "rate_per_h", "errno", "failed", "used", "max", "waiters", "holder_died_s",
+    "stalls", "ongoing", "total_ms", "max_ms", "p50_ms", "p99_ms", "min_stall_ms", "capacity_bytes", "fill_bytes", "slots",
+    "slots_used", "suggested_capacity_bytes", "default_bytes", "pipes_of_user", "eagain", "last_drain_age_ms", "counter",
+    "received", "closed", "outstanding", "dropped", "messages_truncated", "queued", "exits", "sigchld_generated",
+    "sigchld_coalesced", "waits", "reaped", "unreaped",
+];
+
+pub(super) fn object(o: &Object) -> String {
+    let mut out = format!("{} {}", o.kind, o.id);
+    if let Some(name) = &o.name {
+        let _ = write!(out, " {name}");
+    }
+    if let Some(key) = &o.key {
+        let _ = write!(out, ", key {key}");
+    }
+    if let Some(ns) = o.ns {
+        let _ = write!(out, ", namespace {ns}");
+    }
+    out
+}
+
+pub(super) fn process(p: &Process) -> String {
+    let mut out = format!("{}", p.pid);
+    if let Some(tid) = p.tid.filter(|t| *t != p.pid) {
+        let _ = write!(out, "/{tid}");
+    }
+    if let Some(comm) = &p.comm {
+        let _ = write!(out, " {comm}");
+    }
+    if let Some(exe) = &p.exe {
+        let _ = write!(out, " ({exe})");
+    }
+    let mut more = Vec::new();
+    more.extend(p.ns_pid.map(|n| format!("pid {n} in its namespace")));
+    more.extend(p.container.as_ref().map(|c| format!("container {c}")));
+    more.extend(p.unit.clone());
+    more.extend(p.start.as_ref().map(|s| format!("since {s}")));
+    more.extend(p.alive.filter(|a| !a).map(|_| "dead".to_owned()));
+    for m in more {
+        let _ = write!(out, ", {m}");
+    }
+    out
+}
+
+pub(super) fn evidence(f: &Finding) -> Vec<String> {
+    let rank = |name: &str| EVIDENCE_ORDER.iter().position(|n| *n == name).unwrap_or(EVIDENCE_ORDER.len());
+    let mut items: Vec<(&String, &Value)> = f.evidence.iter().collect();
+    items.sort_by_key(|(name, _)| rank(name));
+    items.into_iter().map(|(name, value)| fact(name, value)).collect()
+}
+
+/// One fact in words; the unit at the end of its name goes into the value.
+fn fact(name: &str, value: &Value) -> String {
+    type Shown = fn(f64) -> String;
+    let units: [(&str, Shown); 4] = [
+        ("_ms", |n| duration(n / 1e3)),
+        ("_s", duration),
+        ("_bytes", |n| format!("{n} bytes")),
+        ("_per_h", |n| format!("{} an hour", (n * 10.0).round() / 10.0)),
+    ];
+    let unit = units.iter().find_map(|(suffix, shown)| Some((name.strip_suffix(suffix)?, shown)));
+    let (stem, shown) = match (unit, value.as_f64()) {
+        (Some((stem, shown)), Some(n)) => (stem, shown(n)),
+        (Some((stem, _)), None) => (stem, plain(value)),
+        (None, _) => (name, plain(value)),
+    };
+    format!("{} {shown}", stem.replace('_', " "))
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(s) => s.clone(),
+        Value::Array(all) => {
+            let mut shown: Vec<String> = all.iter().take(LIST_MAX).map(plain).collect();
+            if all.len() > LIST_MAX {
+                shown.push(format!("and {} more", all.len() - LIST_MAX));
+            }
+            if shown.is_empty() { "none".into() } else { shown.join(", ") }
+        }
+        Value::Bool(b) => if *b { "yes" } else { "no" }.into(),
+        Value::Null => "not collected".into(),
+        Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+pub(super) fn limit(l: &Limit) -> String {
+    let of = |v: Option<u64>| v.map_or_else(|| "?".to_owned(), |v| v.to_string());
+    let mut out = format!("{}: {} of {} in use", l.name, of(l.used), of(l.max));
+    if let (Some(used), Some(max @ 1..)) = (l.used, l.max) {
+        let _ = write!(out, " ({} %)", u128::from(used) * 100 / u128::from(max));
+    }
+    if let Some(eta) = l.eta_s.filter(|e| *e > 0) {
+        let _ = write!(out, ", reached in {} at this rate", duration(eta as f64));
+    }
+    out
+}
+
+pub(super) fn seen(f: &Finding) -> Option<String> {
+    match (&f.first_seen, &f.last_seen) {
+        (Some(a), Some(b)) if a != b => Some(format!("{a} to {b}")),
+        (Some(a), _) | (None, Some(a)) => Some(a.clone()),
+        (None, None) => None,
+    }
+}
+
+pub(super) fn place(f: &StackFrame) -> String {
+    let mut out = f.symbol.clone().unwrap_or_else(|| f.addr.clone());
+    if let Some(file) = &f.file {
+        let _ = write!(out, " at {file}");
+        if let Some(line) = f.line {
+            let _ = write!(out, ":{line}");
+        }
+    }
+    if let Some(module) = &f.module {
+        let _ = write!(out, " in {module}");
+    }
+    out
+}
+
+/// A duration in its largest fitting unit, three digits.
+pub(super) fn duration(s: f64) -> String {
+    let (value, unit) = match s.abs() {
+        a if a < 1e-3 && a > 0.0 => (s * 1e6, "µs"),
+        a if a < 1.0 => (s * 1e3, "ms"),
+        a if a < 120.0 => (s, "s"),
+        a if a < 7_200.0 => (s / 60.0, "min"),
+        a if a < 172_800.0 => (s / 3_600.0, "h"),
+        _ => (s / 86_400.0, "days"),
+    };
+    let digits = if value.abs() < 10.0 { 2 } else { 1 };
+    let text = format!("{value:.digits$}");
+    format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+pub(super) fn confidence(c: Confidence) -> &'static str {
+    match c {
+        Confidence::Certain => "certain",
+        Confidence::Likely => "likely",
+        Confidence::Uncertain => "uncertain",
+    }
+}
+
+pub(super) fn origin(o: Origin) -> &'static str {
+    match o {
+        Origin::Baseline => "existed before tracing began",
+        Origin::Observed => "seen happening",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn facts() {
+        for (name, value, want) in [
+            ("max_ms", json!(8200.5), "max 8.2 s"),
+            ("p50_ms", json!(0.25), "p50 250 µs"),
+            ("total_ms", json!(0), "total 0 ms"),
+            ("holder_died_s", json!(7300), "holder died 2.03 h"),
+            ("capacity_bytes", json!(65536), "capacity 65536 bytes"),
+            ("rate_per_h", json!(12.34), "rate 12.3 an hour"),
+            ("suggested_capacity_bytes", json!(null), "suggested capacity not collected"),
+            ("counter", json!("18446744073709551614"), "counter 18446744073709551614"),
+            ("ids", json!([]), "ids none"),
+            ("ongoing", json!(true), "ongoing yes"),
+        ] {
+            assert_eq!(fact(name, &value), want);
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (s, want) in [
+            (0.0, "0 ms"),
+            (0.05, "50 ms"),
+            (1.0, "1 s"),
+            (59.94, "59.9 s"),
+            (180.0, "3 min"),
+            (86_400.0, "24 h"),
+            (10_000_000.0, "115.7 days"),
+        ] {
+            assert_eq!(duration(s), want);
+        }
+    }
+}

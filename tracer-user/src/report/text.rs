@@ -1,0 +1,428 @@
+//! The report for a terminal: the verdicts first, then who, evidence and remedy of each, then what was watched.
+//!
+//! Every string of the report is escaped here; the only control characters written are newlines and, with colour,
+//! our own colour codes.
+
+use std::borrow::Cow;
+
+use super::escape::escape;
+use super::model::Report;
+use super::phrase::{LIST_MAX, confidence, duration, evidence, limit, object, origin, place, process, seen};
+use crate::detect::finding::{Confidence, Finding, Process, Severity, Stack};
+
+/// Narrower terminals get lines of this width.
+const WIDTH_MIN: usize = 40;
+/// Column at which values begin.
+const INDENT: usize = 14;
+/// The report as text, lines at most `width` columns wide where words allow it, ending in a newline.
+pub fn render(report: &Report, width: usize, colour: bool) -> String {
+    let mut page = Page { out: String::new(), width: width.max(WIDTH_MIN), colour };
+    verdicts(&mut page, report);
+    for (n, finding) in report.findings.iter().enumerate() {
+        page.line("");
+        detail(&mut page, n + 1, finding);
+    }
+    page.line("");
+    circumstances(&mut page, report);
+    page.out
+}
+
+/// How a piece of text stands out.
+#[derive(Clone, Copy)]
+enum Look {
+    Plain,
+    Dim,
+    Bold,
+    Red,
+    Yellow,
+    Cyan,
+    Green,
+}
+
+impl Look {
+    /// SGR parameters (ECMA-48).
+    fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Dim => Some("2"),
+            Self::Bold => Some("1"),
+            Self::Red => Some("1;31"),
+            Self::Yellow => Some("1;33"),
+            Self::Cyan => Some("36"),
+            Self::Green => Some("32"),
+        }
+    }
+}
+
+struct Page {
+    out: String,
+    width: usize,
+    colour: bool,
+}
+
+impl Page {
+    /// One line as it is.
+    fn line(&mut self, text: &str) {
+        self.out.push_str(text);
+        self.out.push('\n');
+    }
+
+    fn paint(&self, look: Look, text: &str) -> String {
+        match look.code().filter(|_| self.colour) {
+            Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
+            None => text.to_owned(),
+        }
+    }
+
+    /// A label at the left, `text` wrapped at its right from column `indent` on.
+    fn row(&mut self, label: &str, look: Look, indent: usize, text: &str) {
+        let label = escape(label);
+        let width = label.chars().count();
+        let room = self.width.saturating_sub(indent).max(WIDTH_MIN / 2);
+        let gap = indent.saturating_sub(width).max(usize::from(width > 0));
+        for (n, part) in wrap(&escape(text), room).into_iter().enumerate() {
+            let head = if n == 0 { format!("{}{}", self.paint(look, &label), " ".repeat(gap)) } else { " ".repeat(indent) };
+            let line = format!("{head}{part}");
+            self.line(line.trim_end());
+        }
+    }
+
+    /// A named row of a finding: "   who        ...". Without a name it continues the one above.
+    fn named(&mut self, name: &str, text: &str) {
+        self.row(&format!("   {name}"), Look::Dim, INDENT, text);
+    }
+
+    /// A command: never broken, so that it can be copied.
+    fn command(&mut self, text: &str) {
+        let text = self.paint(Look::Bold, &escape(text));
+        self.line(&format!("{}$ {text}", " ".repeat(INDENT)));
+    }
+}
+
+fn verdicts(page: &mut Page, report: &Report) {
+    if report.findings.is_empty() {
+        const NONE: &str = "no findings:";
+        page.row(NONE, Look::Green, NONE.len() + 1, &format!("watched {}", watched(report)));
+    } else {
+        let n = report.findings.len();
+        let text = format!("{n} finding{} in {}: {}", plural(n), duration(report.window.duration_s), target(report));
+        page.row("", Look::Plain, 0, &text);
+        for (n, f) in report.findings.iter().enumerate() {
+            let label = format!("{:>2} {:<8} {}", n + 1, severity(f.severity), escape(&f.code));
+            let indent = label.chars().count() + 2;
+            let sure = match f.confidence {
+                Confidence::Certain => String::new(),
+                Confidence::Likely | Confidence::Uncertain => format!(" ({})", confidence(f.confidence)),
+            };
+            page.row(&label, look(f.severity), indent, &format!("{}{sure}", f.title));
+        }
+    }
+    if report.loss.events > 0 {
+        let text = format!("{}; what rests on them is marked uncertain", lost(report));
+        page.row("lost", Look::Red, 5, &text);
+    }
+}
+
+fn detail(page: &mut Page, n: usize, f: &Finding) {
+    let head = format!("[{n}] {}", escape(&f.code));
+    let about = f.object.as_ref().map_or_else(String::new, object);
+    let label = page.paint(look(f.severity), &head);
+    page.line(format!("{label}  {}", escape(&about)).trim_end());
+    for (role, group) in by_role(&f.processes) {
+        let mut name = role;
+        for p in group.iter().take(LIST_MAX) {
+            page.named(name, &process(p));
+            name = "";
+        }
+        if group.len() > LIST_MAX {
+            page.named("", &format!("and {} more", group.len() - LIST_MAX));
+        }
+    }
+    for (i, link) in f.chain.iter().enumerate() {
+        let arrow = if i == 0 { "" } else { "-> " };
+        page.named(if i == 0 { "waits" } else { "" }, &format!("{arrow}{link}"));
+    }
+    let facts: Vec<String> = evidence(f);
+    if !facts.is_empty() {
+        page.named("evidence", &facts.join(" · "));
+    }
+    if let Some(l) = &f.limit {
+        page.named("limit", &limit(l));
+    }
+    page.named("sure", &format!("{}, {}", confidence(f.confidence), origin(f.origin)));
+    if let Some(seen) = seen(f) {
+        page.named("seen", &seen);
+    }
+    for stack in &f.stacks {
+        frames(page, stack);
+    }
+    for (i, r) in f.remedy.iter().enumerate() {
+        page.named(if i == 0 { "do" } else { "" }, &r.what);
+        if let Some(command) = &r.command {
+            page.command(command);
+        }
+    }
+    if !f.docs.is_empty() {
+        page.named("more", &f.docs);
+    }
+}
+
+fn circumstances(page: &mut Page, report: &Report) {
+    const AT: usize = 15;
+    let mut row = |name: &str, text: &str| page.row(name, Look::Dim, AT, text);
+    if !report.findings.is_empty() {
+        row("watched", &watched(report));
+    }
+    row("when", &format!("{} to {}", report.window.start, report.window.end));
+    row("where", &format!("{}, Linux {} {}", report.host.name, report.kernel.release, report.host.arch));
+    let sites = sites(report);
+    if !sites.is_empty() {
+        row("how", &sites);
+    }
+    row("lost", &if report.loss.events > 0 { lost(report) } else { "nothing".into() });
+    if report.not_collected.is_empty() {
+        row("not collected", "nothing that was asked for");
+    }
+    for (i, sentence) in report.not_collected.iter().enumerate() {
+        row(if i == 0 { "not collected" } else { "" }, sentence);
+    }
+}
+
+/// "all processes for 12.3 s: sem, pipe; stalls of at least 100 ms".
+fn watched(report: &Report) -> String {
+    let mechanisms = if report.target.mechanisms.is_empty() { "all mechanisms".into() } else { report.target.mechanisms.join(", ") };
+    format!(
+        "{} for {}: {mechanisms}; stalls of at least {}",
+        target(report),
+        duration(report.window.duration_s),
+        duration(report.target.min_stall_ms / 1e3)
+    )
+}
+
+fn target(report: &Report) -> String {
+    let t = &report.target;
+    if t.words == "all" {
+        return "all processes".into();
+    }
+    let mut words = t.words.replace(',', ", ");
+    if words.is_empty() {
+        words = "the target".into();
+    } else if words.bytes().all(|b| matches!(b, b'0'..=b'9' | b',' | b' ')) {
+        words = format!("pid{} {words}", if words.contains(',') { "s" } else { "" });
+    }
+    format!("{words}{}", if t.follow { " and children" } else { "" })
+}
+
+/// How many sites each backend watches, and the names of those that none does.
+fn sites(report: &Report) -> String {
+    let mut parts = Vec::new();
+    for backend in ["fentry", "kprobe", "tracepoint"] {
+        let n = report.plan.iter().filter(|p| p.backend == backend).count();
+        if n > 0 {
+            parts.push(format!("{n} site{} by {backend}", plural(n)));
+        }
+    }
+    let blind: Vec<&str> = report.plan.iter().filter(|p| p.backend == "none").map(|p| p.site.as_str()).collect();
+    if !blind.is_empty() {
+        parts.push(format!("not watched: {}", blind.join(", ")));
+    }
+    parts.join(", ")
+}
+
+fn lost(report: &Report) -> String {
+    let n = report.loss.events;
+    let sites: Vec<String> = report.loss.sites.iter().map(|s| format!("{} {}", s.events, s.site)).collect();
+    format!("{n} record{} ({})", plural(usize::try_from(n).unwrap_or(usize::MAX)), sites.join(", "))
+}
+
+/// Processes by role, roles in the order of their first process.
+fn by_role(processes: &[Process]) -> Vec<(&str, Vec<&Process>)> {
+    let mut out: Vec<(&str, Vec<&Process>)> = Vec::new();
+    for p in processes {
+        match out.iter_mut().find(|(role, _)| *role == p.role) {
+            Some((_, group)) => group.push(p),
+            None => out.push((&p.role, vec![p])),
+        }
+    }
+    out
+}
+
+fn frames(page: &mut Page, stack: &Stack) {
+    page.named("stack", &format!("{} of {} {}", stack.kind, stack.role, stack.pid));
+    for (i, frame) in stack.frames.iter().enumerate().take(LIST_MAX) {
+        page.named("", &format!("#{i} {}", place(frame)));
+    }
+    if stack.frames.len() > LIST_MAX {
+        page.named("", &format!("and {} more", stack.frames.len() - LIST_MAX));
+    } else if stack.truncated {
+        page.named("", "(cut off here)");
+    }
+}
+
+/// Breaks at blanks into lines of at most `room` columns; a longer word gets a line of its own.
+fn wrap(text: &str, room: usize) -> Vec<Cow<'_, str>> {
+    let mut out: Vec<Cow<'_, str>> = Vec::new();
+    let mut line = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        let len = word.chars().count();
+        if used > 0 && used + 1 + len > room {
+            out.push(std::mem::take(&mut line).into());
+            used = 0;
+        }
+        if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        line.push_str(word);
+        used += len;
+    }
+    out.push(line.into());
+    out
+}
+
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+fn severity(s: Severity) -> &'static str {
+    match s {
+        Severity::Critical => "CRITICAL",
+        Severity::Warning => "WARNING",
+        Severity::Info => "INFO",
+    }
+}
+
+fn look(s: Severity) -> Look {
+    match s {
+        Severity::Critical => Look::Red,
+        Severity::Warning => Look::Yellow,
+        Severity::Info => Look::Cyan,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::escape::unsafe_to_show;
+    use super::super::model::tests::{finding, report};
+    use super::*;
+
+    #[test]
+    fn a_whole_report() {
+        let got = render(&report(vec![finding("sem-leak", Severity::Critical)], &[]), 100, false);
+        let want = "\
+1 finding in 12.3 s: all processes
+ 1 CRITICAL sem-leak  worker creates semaphore sets and never removes them
+
+[1] sem-leak  sem 32768, key 0x0056a4d5, namespace 4026531839
+   creator    4121 evil\\x1b[31m (/opt/worker), since 2014-03-30T10:33:38.000Z, dead
+   waits      4130 blocked in semop(32768, 0) 8.2 s
+              -> last taken by 4121, which is dead
+   evidence   instances 128 · oldest age 2 days · rate not collected · ids 0, 1, 2, 3, 4, 5, 6, 7,
+              8, 9, 10, 11, and 8 more
+   limit      SEMMNI: 128 of 128 in use (100 %)
+   sure       certain, seen happening
+   seen       2014-03-30T10:33:38.000Z
+   stack      user of creator 4121
+              #0 0x55d0 in /opt/worker+0x10
+              #1 main at m.c:12
+              (cut off here)
+   do         remove the sets that nobody uses
+              $ ipcrm -s 32768
+              remove the set in every error path
+   more       docs/findings/sem-leak.md
+
+watched        all processes for 12.3 s: all mechanisms; stalls of at least 100 ms
+when           2014-03-30T10:33:38.000Z to 2014-03-30T10:33:50.345Z
+where          host, Linux 6.18.0 x86_64
+how            1 site by tracepoint, not watched: fd_getfd
+lost           nothing
+not collected  writes through io_uring
+               limits not read
+";
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn no_findings_say_what_was_watched() {
+        let got = render(&report(vec![], &[]), 80, false);
+        let first = got.lines().next().unwrap_or_default();
+        assert!(first.starts_with("no findings: watched all processes for 12.3 s: all mechanisms;"), "{got}");
+        assert!(got.contains("lost           nothing"));
+    }
+
+    #[test]
+    fn targets() {
+        let mut report = report(vec![], &[]);
+        for (words, follow, want) in [
+            ("all", true, "all processes"),
+            ("12", true, "pid 12 and children"),
+            ("12,13", false, "pids 12, 13"),
+            ("/system.slice/a.service", true, "/system.slice/a.service and children"),
+            ("", false, "the target"),
+        ] {
+            (report.target.words, report.target.follow) = (words.into(), follow);
+            assert_eq!(target(&report), want);
+        }
+    }
+
+    #[test]
+    fn losses_stand_at_the_top() {
+        let got = render(&report(vec![finding("a", Severity::Info)], &[("sem_create", 1), ("sem_op", 9)]), 100, false);
+        assert!(got.lines().nth(2).is_some_and(|l| l.starts_with("lost 10 records (1 sem_create, 9 sem_op)")), "{got}");
+        let none = render(&report(vec![], &[("sem_create", 1)]), 100, false);
+        assert!(none.contains("lost 1 record (1 sem_create)"), "{none}");
+    }
+
+    #[test]
+    fn lines_keep_to_the_width() {
+        for width in [0, 40, 60, 80, 120] {
+            let got = render(&report(vec![finding("sem-leak", Severity::Warning)], &[("sem_create", 1)]), width, false);
+            // Time stamps and paths are single words that may be longer than what is left of a narrow line.
+            let long = got.lines().filter(|l| l.chars().count() > width.max(WIDTH_MIN)).filter(|l| l.trim().contains(' '));
+            let allowed = |l: &&str| l.contains("2014-") || l.contains("namespace");
+            assert_eq!(long.filter(|l| !allowed(l)).collect::<Vec<_>>(), Vec::<&str>::new(), "width {width}");
+        }
+    }
+
+    #[test]
+    fn colour_only_if_asked_and_nothing_raw_ever() {
+        let mut f = finding("sem-leak", Severity::Critical);
+        let evil = "x\u{1b}]0;pwn\x07\u{9b}2J\u{202e}\ny";
+        f.title = evil.into();
+        f.chain = vec![evil.into()];
+        f.remedy.iter_mut().for_each(|r| r.command = Some(evil.into()));
+        f.evidence.insert("cause".into(), json!(evil));
+        f.stacks.iter_mut().flat_map(|s| &mut s.frames).for_each(|s| s.symbol = Some(evil.into()));
+        f.object.iter_mut().for_each(|o| o.name = Some(evil.into()));
+        f.processes.iter_mut().for_each(|p| p.role = evil.into());
+        f.code = evil.into();
+        let mut report = report(vec![f], &[]);
+        report.not_collected.push(evil.into());
+        report.host.name = evil.into();
+        report.target.words = evil.into();
+        let plain = render(&report, 100, false);
+        assert!(!plain.chars().any(|c| c != '\n' && unsafe_to_show(c)), "{plain}");
+        let coloured = render(&report, 100, true);
+        let without: String = coloured
+            .replace("\x1b[0m", "")
+            .replace("\x1b[2m", "")
+            .replace("\x1b[1m", "")
+            .replace("\x1b[1;31m", "");
+        assert!(coloured != plain && without == plain);
+    }
+
+    #[test]
+    fn words_are_wrapped() {
+        for (text, room, want) in [
+            ("a bb ccc", 4, vec!["a bb", "ccc"]),
+            ("longword x", 4, vec!["longword", "x"]),
+            ("", 4, vec![""]),
+            ("größe eins", 5, vec!["größe", "eins"]),
+        ] {
+            assert_eq!(wrap(text, room), want);
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The live collector: attaches, reads the baseline, follows the ring buffer, and once a second the counters.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::future::Future;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracer_common::config::Config;
+use tracer_common::event::{Body, HEADER_LEN, Header};
+use tracer_common::map::kind;
+use tracer_common::site::{Mechanism, SITES};
+
+use super::order::Reorder;
+use crate::inventory::{self, Scope};
+use crate::kernel::attach::{self, Attached};
+use crate::kernel::host::Host;
+use crate::kernel::plan::Backend;
+use crate::kernel::probes::{PEER, Probes, TARGET};
+use crate::record::{ChildRow, Frame, Inventory, ObjKey, Record, RefusedRow, Session};
+
+/// Records younger than this wait for older ones of other CPUs.
+const REORDER_NS: u64 = 5_000_000;
+/// Pause after a wake-up, so that a storm is read in batches.
+const BATCH: Duration = Duration::from_millis(5);
+/// Default slots of a pipe (PIPE_DEF_BUFFERS, include/linux/pipe_fs_i.h).
+const DEFAULT_SLOTS: u32 = 16;
+/// Peers that a target's objects may bring into the filter.
+const PEERS_MAX: usize = 256;
+/// Objects whose holders are looked up in one second.
+const LOOKUPS_MAX: usize = 64;
+
+/// Whom to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    All,
+    Pids(Vec<u32>),
+    /// A cgroup v2 path; its processes are listed anew every second.
+    Cgroup(String),
+}
+
+/// How to watch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub target: Target,
+    pub follow: bool,
+    pub min_stall: Duration,
+    pub only: Vec<Mechanism>,
+    pub backend: Option<Backend>,
+    pub ring_bytes: u32,
+}
+
+/// A running collector. Dropping it detaches everything.
+pub struct Live {
+    probes: AsyncFd<Fd>,
+    maps: Probes,
+    attached: Attached,
+    options: Options,
+    session: Session,
+    pending: Pending,
+}
+
+/// The ring buffer's descriptor, for the reactor only.
+struct Fd(RawFd);
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+/// What the records seen so far make worth reading.
+#[derive(Default)]
+struct Pending {
+    order: Reorder,
+    /// Processes told about already: (tgid, start tick).
+    described: HashSet<(u32, u64)>,
+    stacks: HashSet<i32>,
+    /// Processes that have received descriptors.
+    receivers: BTreeSet<u32>,
+    /// Objects whose holders matter, and whether that was asked.
+    lookups: BTreeSet<ObjKey>,
+    shrunk_users: BTreeSet<u32>,
+    shrunk_pipes: BTreeSet<ObjKey>,
+    fork_failed: BTreeSet<u32>,
+    children: HashMap<u32, ChildRow>,
+    refused: HashMap<(ObjKey, u32), RefusedRow>,
+    peers: HashSet<u32>,
+}
+
+type Sink<'a> = dyn FnMut(Record) -> Result<()> + 'a;
+
+impl Live {
+    /// Attaches the probes and puts the targets into the filter.
+    ///
+    /// # Errors
+    /// [`crate::kernel::host::HostError`] inside where privileges or kernel features are missing.
+    pub fn attach(options: Options) -> Result<Self> {
+        let host = Host::read();
+        let enabled = SITES
+            .iter()
+            .filter(|s| options.only.is_empty() || options.only.contains(&s.mechanism) || always(s.mechanism))
+            .fold(0, |bits, s| bits | s.site.bit());
+        let all = options.target == Target::All;
+        let config = Config {
+            min_stall_ns: u64::try_from(options.min_stall.as_nanos()).unwrap_or(u64::MAX),
+            enabled_sites: enabled,
+            all: u32::from(all),
+            self_tgid: std::process::id(),
+            follow: u32::from(options.follow),
+            _pad: 0,
+        };
+        let mut attached =
+            attach::attach(&host, &attach::Options { config, backend: options.backend, ring_bytes: options.ring_bytes })?;
+        let mut maps = Probes::new(&mut attached.ebpf)?;
+        let pids = targets(&options.target)?;
+        for pid in &pids {
+            maps.add(*pid, TARGET).with_context(|| format!("cannot add pid {pid} to the filter"))?;
+        }
+        let session = Session {
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: host.hostname.clone(),
+            kernel: host.release.clone(),
+            arch: host.arch.clone(),
+            page_bytes: rustix::param::page_size() as u64,
+            start_ns: inventory::boot_ns(),
+            wall_ns: inventory::wall_ns(),
+            min_stall_ns: config.min_stall_ns,
+            plan: attached.plan.clone(),
+            not_collected: attached.unseen.clone(),
+            target: match &options.target {
+                Target::All => "all".to_owned(),
+                Target::Pids(p) => p.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+                Target::Cgroup(path) => path.clone(),
+            },
+            target_pids: pids,
+            follow: options.follow,
+            only: options.only.iter().map(|m| m.name().to_owned()).collect(),
+            self_pid: std::process::id(),
+            truncated: false,
+        };
+        // SAFETY: the descriptor is that of `maps`, which lives as long and, declared later, is dropped later.
+        let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }
+            .map_err(|e| e.into_parts().1)
+            .context("cannot wait for the ring buffer")?;
+        Ok(Self { probes, maps, attached, options, session, pending: Pending::default() })
+    }
+
+    /// How each site is watched.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Adds a process to the filter (a child that `run` has just made).
+    ///
+    /// # Errors
+    /// The filter is full.
+    pub fn add_target(&mut self, pid: u32) -> Result<()> {
+        self.session.target_pids.push(pid);
+        self.session.target = self.session.target_pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        self.maps.add(pid, TARGET).with_context(|| format!("cannot add pid {pid} to the filter"))
+    }
+
+    /// Gives out the session and what exists now. Probes are on already, so nothing falls in between.
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub fn baseline(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        sink(Record::Session(self.session.clone()))?;
+        sink(Record::Baseline(self.inventory()))
+    }
+
+    fn inventory(&self) -> Inventory {
+        inventory::read(&match &self.options.target {
+            Target::All => Scope::All,
+            Target::Pids(_) | Target::Cgroup(_) => Scope::Pids(self.session.target_pids.clone()),
+        })
+    }
+
+    /// Runs until `stop` is done, then gives out the closing records.
+    ///
+    /// # Errors
+    /// Those of the sink; the closing records are tried all the same.
+    pub async fn run<T>(&mut self, stop: impl Future<Output = T>, sink: &mut Sink<'_>) -> Result<T> {
+        let mut ticks = interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        tokio::pin!(stop);
+        let out = loop {
+            tokio::select! {
+                out = &mut stop => break out,
+                _ = ticks.tick() => self.tick(sink)?,
+                ready = self.probes.readable() => {
+                    ready?.clear_ready();
+                    self.collect();
+                    self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink)?;
+                    sleep(BATCH).await;
+                }
+            }
+        };
+        self.close(sink)?;
+        Ok(out)
+    }
+
+    fn collect(&mut self) {
+        let order = &mut self.pending.order;
+        self.maps.drain(|bytes| order.push(bytes));
+    }
+
+    fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) -> Result<()> {
+        let mut ready = Vec::new();
+        self.pending.order.release(until_ns, |bytes| ready.push(bytes));
+        for bytes in ready {
+            for extra in self.look_at(&bytes) {
+                sink(extra)?;
+            }
+            sink(Record::Kernel(bytes))?;
+        }
+        Ok(())
+    }
+
+    /// Notes what a kernel record makes worth reading; what must be read at once is returned.
+    fn look_at(&mut self, bytes: &[u8]) -> Vec<Record> {
+        let Ok(header) = tracer_common::event::read::<Header>(bytes) else { return Vec::new() };
+        let Ok(body) = Body::decode(header.kind, bytes.get(HEADER_LEN..).unwrap_or_default()) else { return Vec::new() };
+        let mut out = Vec::new();
+        let p = &mut self.pending;
+        if header.stack >= 0 && p.stacks.insert(header.stack) {
+            let addrs = self.maps.stack(header.stack as u32);
+            out.push(Record::Stack { id: header.stack, frames: frames(header.tgid, &addrs) });
+        }
+        match body {
+            Body::Fork(_) | Body::Exit(_) | Body::Free(_) | Body::SemRemove(_) => return out,
+            Body::Exec(_) => {
+                p.described.remove(&(header.tgid, tick_of(header.start_ns)));
+                if p.receivers.contains(&header.tgid) {
+                    out.push(Record::FdTable(inventory::fd_table(header.tgid)));
+                }
+                return out;
+            }
+            Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) => {
+                p.receivers.insert(header.tgid);
+            }
+            Body::Stall(s) => {
+                if s.obj.kind != kind::SEM && s.obj.id != 0 {
+                    p.lookups.insert(s.obj.into());
+                }
+            }
+            Body::PipeCreate(c) => {
+                if c.slots < DEFAULT_SLOTS {
+                    p.shrunk_users.insert(header.uid);
+                    p.shrunk_pipes.insert(ObjKey { kind: kind::PIPE, ns: 0, id: c.ino });
+                }
+                return out;
+            }
+            Body::ForkFail(_) => {
+                p.fork_failed.insert(header.tgid);
+            }
+            _ => {}
+        }
+        if p.described.insert((header.tgid, tick_of(header.start_ns)))
+            && let Some(row) = inventory::process(header.tgid)
+        {
+            out.push(Record::Process { ts_ns: header.ts_ns, row });
+        }
+        out
+    }
+
+    /// Once a second: losses, sleepers, counters, and who holds what.
+    fn tick(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        self.collect();
+        let now = inventory::boot_ns();
+        self.release(now.saturating_sub(REORDER_NS), sink)?;
+        self.follow_cgroup();
+        let lost = self.maps.newly_lost();
+        for (site, count) in &lost {
+            sink(Record::Lost { ts_ns: now, site: *site, count: *count })?;
+        }
+        if !lost.is_empty() {
+            sink(Record::Baseline(self.inventory()))?;
+        }
+        self.counters(now, sink)?;
+        sink(Record::Tick { ts_ns: now })
+    }
+
+    fn follow_cgroup(&mut self) {
+        let Target::Cgroup(path) = &self.options.target else { return };
+        if let Ok(pids) = inventory::cgroup_pids(path) {
+            for pid in pids {
+                if self.maps.add(pid, TARGET).is_ok() && !self.session.target_pids.contains(&pid) {
+                    self.session.target_pids.push(pid);
+                }
+            }
+        }
+    }
+
+    fn counters(&mut self, now: u64, sink: &mut Sink<'_>) -> Result<()> {
+        let threads = self.maps.blocked(now, self.session.min_stall_ns);
+        let threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || t.obj.kind == kind::SEM).collect();
+        let p = &mut self.pending;
+        p.lookups.extend(threads.iter().filter(|t| t.obj.kind != kind::SEM).map(|t| t.obj));
+        for t in &threads {
+            if p.described.insert((t.tgid, tick_of(t.start_ns)))
+                && let Some(row) = inventory::process(t.tgid)
+            {
+                sink(Record::Process { ts_ns: now, row })?;
+            }
+        }
+        sink(Record::Blocked { ts_ns: now, threads })?;
+
+        let refused: Vec<_> =
+            self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
+        p.lookups.extend(refused.iter().map(|r| r.obj));
+        p.refused.extend(refused.iter().map(|r| ((r.obj, r.tgid), r.clone())));
+        if !refused.is_empty() {
+            sink(Record::Refused { ts_ns: now, rows: refused })?;
+        }
+
+        let rows: Vec<_> = self.maps.children().into_iter().filter(|c| p.children.get(&c.tgid) != Some(c)).collect();
+        p.children.extend(rows.iter().map(|c| (c.tgid, c.clone())));
+        if !rows.is_empty() {
+            sink(Record::Children { ts_ns: now, rows })?;
+        }
+
+        for uid in std::mem::take(&mut p.shrunk_users) {
+            let (processes, soft_pages) = inventory::pipe_users(uid);
+            sink(Record::PipeUser { ts_ns: now, uid, processes, soft_pages })?;
+        }
+        for tgid in std::mem::take(&mut p.fork_failed) {
+            sink(Record::ForkLimits { ts_ns: now, tgid, limits: inventory::fork_limits(tgid) })?;
+        }
+        self.holders(now, sink)
+    }
+
+    /// Who has the objects open; one scan for all.
+    fn holders(&mut self, now: u64, sink: &mut Sink<'_>) -> Result<()> {
+        let p = &mut self.pending;
+        let mut wanted: Vec<ObjKey> = std::mem::take(&mut p.lookups).into_iter().collect();
+        wanted.truncate(LOOKUPS_MAX);
+        // The other ends of a new pipe are forked later: looked up again each second.
+        let room = LOOKUPS_MAX - wanted.len();
+        wanted.extend(p.shrunk_pipes.iter().rev().take(room));
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        for (obj, (holders, complete)) in inventory::holders_of(&wanted) {
+            if holders.is_empty() {
+                p.shrunk_pipes.remove(&obj);
+            }
+            if self.options.target != Target::All {
+                for h in &holders {
+                    if p.peers.len() < PEERS_MAX
+                        && !self.session.target_pids.contains(&h.tgid)
+                        && p.peers.insert(h.tgid)
+                    {
+                        self.maps.add(h.tgid, PEER)?;
+                    }
+                }
+            }
+            sink(Record::Holders { ts_ns: now, obj, holders, complete })?;
+        }
+        Ok(())
+    }
+
+    /// The last records: what is open, asleep and there at the end.
+    fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        self.tick(sink)?;
+        for (site, n) in self.maps.faults() {
+            tracing::debug!(site, n, "facts that the programs could not read");
+        }
+        for tgid in std::mem::take(&mut self.pending.receivers) {
+            sink(Record::FdTable(inventory::fd_table(tgid)))?;
+        }
+        self.collect();
+        self.release(u64::MAX, sink)?;
+        sink(Record::Closing(self.inventory()))?;
+        sink(Record::End { ts_ns: inventory::boot_ns() })
+    }
+
+    /// The plan of the attached probes.
+    pub fn plan(&self) -> &[crate::record::PlanRow] {
+        &self.attached.plan
+    }
+}
+
+/// Processes and signals carry the other mechanisms: identities, ends, parents.
+fn always(mechanism: Mechanism) -> bool {
+    matches!(mechanism, Mechanism::Child)
+}
+
+fn tick_of(start_ns: u64) -> u64 {
+    start_ns / 10_000_000
+}
+
+fn targets(target: &Target) -> Result<Vec<u32>> {
+    match target {
+        Target::All => Ok(Vec::new()),
+        Target::Pids(pids) => Ok(pids.clone()),
+        Target::Cgroup(path) => {
+            let pids = inventory::cgroup_pids(path)?;
+            anyhow::ensure!(!pids.is_empty(), "no process is in the cgroup {path}");
+            Ok(pids)
+        }
+    }
+}
+
+/// Addresses with the files mapped there.
+fn frames(tgid: u32, addrs: &[u64]) -> Vec<Frame> {
+    let modules = inventory::modules(tgid);
+    addrs
+        .iter()
+        .map(|addr| {
+            let place = inventory::locate(&modules, *addr);
+            Frame {
+                addr: *addr,
+                module: place.map(|(m, _)| m.path.clone()),
+                offset: place.map(|(_, offset)| offset),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,8 @@
+//! Live input: probes and inventories become one ordered stream of records.
+//!
+//! It decides when to read, never what it means.
+
+mod live;
+mod order;
+
+pub use live::{Live, Options, Target};

@@ -1,0 +1,405 @@
+//! Record streams for tests: a small builder, from which tables of (records, findings) are made.
+
+use super::World;
+use crate::decode::decode;
+use crate::detect::{self, finding::Finding};
+use crate::record::{
+    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderRow,
+    Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
+};
+use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, SemCreate, Stall};
+use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::syscall::Syscall;
+
+/// Milliseconds and seconds in nanoseconds.
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const S: u64 = 1_000 * MS;
+/// When the sessions of tests start.
+pub(crate) const START: u64 = 1_000 * S;
+/// The IPC namespace of tests.
+pub(crate) const NS: u32 = 4_026_531_839;
+
+/// The header's bytes as the kernel writes them.
+pub(crate) fn header_bytes(h: &Header) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(&h.ts_ns.to_ne_bytes());
+    out.extend_from_slice(&h.start_ns.to_ne_bytes());
+    out.extend_from_slice(&h.kind.to_ne_bytes());
+    out.extend_from_slice(&h.site.to_ne_bytes());
+    for word in [h.tgid, h.tid, h.uid] {
+        out.extend_from_slice(&word.to_ne_bytes());
+    }
+    out.extend_from_slice(&h.stack.to_ne_bytes());
+    out.extend_from_slice(&h._pad.to_ne_bytes());
+    out.extend_from_slice(&h.comm);
+    out
+}
+
+/// A process of a test: id, start, name.
+#[derive(Clone, Copy)]
+pub(crate) struct P(pub(crate) u32, pub(crate) &'static str);
+
+impl P {
+    /// Exact start; /proc cuts it to ticks.
+    pub(crate) fn start_ns(self) -> u64 {
+        START - 500 * S + u64::from(self.0) * 10 * MS + 3
+    }
+
+    pub(crate) fn row(self, state: char) -> ProcessRow {
+        ProcessRow {
+            tgid: self.0,
+            start_ns: self.start_ns() / 10_000_000 * 10_000_000,
+            ppid: 1,
+            comm: self.1.to_owned(),
+            state,
+            ..ProcessRow::default()
+        }
+    }
+
+    pub(crate) fn child_of(self, parent: P, state: char) -> ProcessRow {
+        ProcessRow { ppid: parent.0, ..self.row(state) }
+    }
+}
+
+/// A stream of records under construction; times are milliseconds since the start.
+pub(crate) struct Stream {
+    pub(crate) session: Session,
+    pub(crate) records: Vec<Record>,
+    pub(crate) uid: u32,
+    pub(crate) stack: i32,
+}
+
+impl Stream {
+    pub(crate) fn new() -> Self {
+        let session = Session {
+            arch: "x86_64".to_owned(),
+            page_bytes: 4096,
+            start_ns: START,
+            wall_ns: 1_700_000_000 * S,
+            min_stall_ns: 100 * MS,
+            target: "all".to_owned(),
+            follow: true,
+            self_pid: 9999,
+            ..Session::default()
+        };
+        Self { session, records: Vec::new(), uid: 1000, stack: -1 }
+    }
+
+    pub(crate) fn record(&mut self, record: Record) -> &mut Self {
+        self.records.push(record);
+        self
+    }
+
+    /// A kernel event of process `p` at `at` milliseconds.
+    pub(crate) fn event(&mut self, at: u64, p: P, body: Body) -> &mut Self {
+        let mut payload = Vec::new();
+        let kind = body.encode(|b| payload.extend_from_slice(b));
+        let mut comm = [0; 16];
+        comm[..p.1.len()].copy_from_slice(p.1.as_bytes());
+        let header = Header {
+            ts_ns: START + at * MS,
+            start_ns: p.start_ns(),
+            kind,
+            tgid: p.0,
+            tid: p.0,
+            uid: self.uid,
+            stack: self.stack,
+            comm,
+            ..Header::default()
+        };
+        let mut bytes = header_bytes(&header);
+        bytes.extend(payload);
+        self.record(Record::Kernel(bytes))
+    }
+
+    pub(crate) fn baseline(&mut self, at: u64, rows: Vec<ProcessRow>) -> &mut Self {
+        self.record(Record::Baseline(Inventory { ts_ns: START + at * MS, processes: rows, ..Inventory::default() }))
+    }
+
+    pub(crate) fn closing(&mut self, at: u64, rows: Vec<ProcessRow>) -> &mut Self {
+        self.record(Record::Closing(Inventory { ts_ns: START + at * MS, processes: rows, ..Inventory::default() }))
+    }
+
+    pub(crate) fn fork(&mut self, at: u64, parent: P, child: P) -> &mut Self {
+        let body = Fork { child: child.0, _pad: 0, child_start_ns: child.start_ns() };
+        self.event(at, parent, Body::Fork(body))
+    }
+
+    pub(crate) fn exit(&mut self, at: u64, p: P, parent: P) -> &mut Self {
+        self.event(at, p, Body::Exit(Exit { code: 0, parent: parent.0, parent_start_ns: parent.start_ns() }))
+    }
+
+    pub(crate) fn free(&mut self, at: u64, p: P) -> &mut Self {
+        self.event(at, P(77, "idle"), Body::Free(Free { tgid: p.0, _pad: 0, start_ns: p.start_ns() }))
+    }
+
+    /// The process ends and its parent reaps it at once.
+    pub(crate) fn gone(&mut self, at: u64, p: P) -> &mut Self {
+        self.exit(at, p, P(1, "init")).free(at, p)
+    }
+
+    pub(crate) fn sem_create(&mut self, at: u64, p: P, id: i32, key: i32) -> &mut Self {
+        let body = SemCreate { id, key, nsems: 1, flags: 0o1600, ns: NS, exact: 1 };
+        self.event(at, p, Body::SemCreate(body))
+    }
+
+    /// A wait of `p` that ended at `at` after `ms`.
+    pub(crate) fn stall(&mut self, at: u64, p: P, obj: ObjKey, ms: u64, reader: Option<P>) -> &mut Self {
+        self.stall_with(at, p, obj, ms, reader, pipe_state(), 1)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn stall_with(
+        &mut self,
+        at: u64,
+        p: P,
+        obj: ObjKey,
+        ms: u64,
+        reader: Option<P>,
+        state: State,
+        ret: i64,
+    ) -> &mut Self {
+        let call = if obj.kind == kind::SEM { Syscall::Semtimedop } else { Syscall::Write };
+        let body = Stall {
+            obj: obj_ref(obj),
+            state: ObjState { a: state.a, b: state.b, c: state.c },
+            since_ns: START + (at - ms) * MS,
+            ret,
+            reader: reader.map_or(0, |r| r.0),
+            fd: 1,
+            reader_start_ns: reader.map_or(0, P::start_ns),
+            read_ns: reader.map_or(0, |_| START + at * MS - 1000),
+            call: u32::from(call as u8),
+            ..Stall::default()
+        };
+        self.event(at, p, Body::Stall(body))
+    }
+
+    /// A snapshot of waiting threads: (process, object, since ms, last reader and when it read).
+    pub(crate) fn blocked(&mut self, at: u64, waits: &[(P, ObjKey, u64, Option<(P, u64)>)]) -> &mut Self {
+        let threads = waits
+            .iter()
+            .map(|(p, obj, since, reader)| BlockedThread {
+                obj: *obj,
+                state: if obj.kind == kind::PIPE { pipe_state() } else { State { a: 0, b: 0, c: u64::MAX } },
+                tgid: p.0,
+                tid: p.0,
+                start_ns: p.start_ns(),
+                since_ns: START + since * MS,
+                comm: p.1.to_owned(),
+                call: if obj.kind == kind::SEM { Syscall::Semtimedop } else { Syscall::Write } as u8,
+                fd: 1,
+                reader: reader.map(|(r, t)| reader_row(r, t)),
+            })
+            .collect();
+        self.record(Record::Blocked { ts_ns: START + at * MS, threads })
+    }
+
+    /// Totals of refused writes: (process, object, count, first ms, last ms, last reader and when it read).
+    pub(crate) fn refused(
+        &mut self,
+        at: u64,
+        p: P,
+        obj: ObjKey,
+        count: u64,
+        span: (u64, u64),
+        reader: Option<(P, u64)>,
+    ) -> &mut Self {
+        let row = RefusedRow {
+            obj,
+            state: if obj.kind == kind::PIPE { pipe_state() } else { State { a: u64::MAX - 1, b: 0, c: 0 } },
+            tgid: p.0,
+            tid: p.0,
+            start_ns: p.start_ns(),
+            comm: p.1.to_owned(),
+            fd: 3,
+            count,
+            first_ns: START + span.0 * MS,
+            last_ns: START + span.1 * MS,
+            reader: reader.map(|(r, t)| reader_row(r, t)),
+        };
+        self.record(Record::Refused { ts_ns: START + at * MS, rows: vec![row] })
+    }
+
+    pub(crate) fn holders(&mut self, at: u64, obj: ObjKey, who: &[(P, bool, bool)]) -> &mut Self {
+        let holders = who
+            .iter()
+            .map(|(p, reads, writes)| Holder {
+                tgid: p.0,
+                start_ns: p.start_ns(),
+                comm: p.1.to_owned(),
+                fd: 3,
+                reads: Some(*reads),
+                writes: Some(*writes),
+            })
+            .collect();
+        self.record(Record::Holders { ts_ns: START + at * MS, obj, holders, complete: true })
+    }
+
+    pub(crate) fn process(&mut self, at: u64, row: ProcessRow) -> &mut Self {
+        self.record(Record::Process { ts_ns: START + at * MS, row })
+    }
+
+    pub(crate) fn receive(&mut self, at: u64, p: P, fd: u32, obj: ObjKey, name: &str) -> &mut Self {
+        let mut cut = [0; 32];
+        cut[..name.len()].copy_from_slice(name.as_bytes());
+        let body = FdReceive {
+            obj: obj_ref(obj),
+            files: files(p),
+            sock: 500 + u64::from(p.0),
+            fd,
+            via: 0,
+            cloexec: 0,
+            _pad: 0,
+            name: cut,
+        };
+        self.event(at, p, Body::FdReceive(body))
+    }
+
+    pub(crate) fn fd_table(&mut self, at: u64, p: P, limit: u64, fds: Vec<(u32, String)>) -> &mut Self {
+        self.record(Record::FdTable(FdTable {
+            ts_ns: START + at * MS,
+            tgid: p.0,
+            start_ns: p.start_ns(),
+            limit: Some(limit),
+            fds,
+            complete: true,
+        }))
+    }
+
+    pub(crate) fn children(&mut self, at: u64, p: P, fill: impl FnOnce(&mut ChildRow)) -> &mut Self {
+        let mut row = ChildRow::new(p.0, &tracer_common::map::ChildStats { start_ns: p.start_ns(), ..Default::default() });
+        fill(&mut row);
+        self.record(Record::Children { ts_ns: START + at * MS, rows: vec![row] })
+    }
+
+    pub(crate) fn fork_limits(&mut self, at: u64, p: P, limits: &[(&str, u64, u64)]) -> &mut Self {
+        let limits =
+            limits.iter().map(|(n, used, max)| LimitRow { name: (*n).to_owned(), used: *used, max: *max }).collect();
+        self.record(Record::ForkLimits { ts_ns: START + at * MS, tgid: p.0, limits })
+    }
+
+    pub(crate) fn pipe_user(&mut self, at: u64, uid: u32, owners: &[(P, u64)]) -> &mut Self {
+        let processes = owners
+            .iter()
+            .map(|(p, n)| PipeOwner { tgid: p.0, start_ns: p.start_ns(), comm: p.1.to_owned(), pipes: *n })
+            .collect();
+        self.record(Record::PipeUser { ts_ns: START + at * MS, uid, processes, soft_pages: 16_384 })
+    }
+
+    pub(crate) fn lost(&mut self, at: u64, site: tracer_common::site::Site) -> &mut Self {
+        self.record(Record::Lost { ts_ns: START + at * MS, site: site as u16, count: 3 })
+    }
+
+    pub(crate) fn frames(&mut self, id: i32, frames: &[(&str, u64, u64)]) -> &mut Self {
+        let frames = frames
+            .iter()
+            .map(|(module, addr, offset)| Frame {
+                addr: *addr,
+                module: Some((*module).to_owned()),
+                offset: Some(*offset),
+            })
+            .collect();
+        self.record(Record::Stack { id, frames })
+    }
+
+    /// The world after all records and until `at`.
+    pub(crate) fn world(&self, at: u64) -> World {
+        let mut world = World::new(&self.session);
+        for record in &self.records {
+            match decode(record) {
+                Ok(Some(event)) => world.apply(&event),
+                Ok(None) => {}
+                Err(e) => unreachable!("{e}"),
+            }
+        }
+        let end = Record::End { ts_ns: START + at * MS };
+        if let Ok(Some(event)) = decode(&end) {
+            world.apply(&event);
+        }
+        world
+    }
+
+    /// All findings at `at`.
+    pub(crate) fn findings(&self, at: u64) -> Vec<Finding> {
+        detect::run(&self.world(at), START + at * MS)
+    }
+
+    /// Findings of one code at `at`.
+    pub(crate) fn of(&self, code: &str, at: u64) -> Vec<Finding> {
+        self.findings(at).into_iter().filter(|f| f.code == code).collect()
+    }
+}
+
+fn reader_row(r: P, at: u64) -> ReaderRow {
+    ReaderRow { tgid: r.0, start_ns: r.start_ns(), ts_ns: START + at * MS, comm: r.1.to_owned() }
+}
+
+/// A full pipe of the default size.
+pub(crate) fn pipe_state() -> State {
+    State { a: 16, b: 16, c: 65_536 }
+}
+
+pub(crate) fn pipe(ino: u64) -> ObjKey {
+    ObjKey { kind: kind::PIPE, ns: 0, id: ino }
+}
+
+pub(crate) fn eventfd(id: u64) -> ObjKey {
+    ObjKey { kind: kind::EVENTFD, ns: 0, id }
+}
+
+pub(crate) fn sem(id: u64) -> ObjKey {
+    ObjKey { kind: kind::SEM, ns: NS, id }
+}
+
+pub(crate) fn file(id: u64) -> ObjKey {
+    ObjKey { kind: kind::FILE, ns: 8, id }
+}
+
+pub(crate) fn obj_ref(o: ObjKey) -> ObjRef {
+    ObjRef { kind: o.kind, ns: o.ns, id: o.id }
+}
+
+/// The descriptor table of a process.
+pub(crate) fn files(p: P) -> u64 {
+    0xffff_0000_0000_0000 + u64::from(p.0)
+}
+
+/// A row of the table of sets; `age_s` before the start.
+pub(crate) fn sem_row(id: i32, key: i32, age_s: u64, values: &[(u32, u32, u32)]) -> SemSetRow {
+    SemSetRow {
+        ns: NS,
+        id,
+        key,
+        nsems: u32::try_from(values.len()).unwrap_or(0),
+        cuid: 1000,
+        ctime: 1_700_000_000 - age_s,
+        values: values.iter().map(|(value, pid, ncnt)| SemValue { value: *value, pid: *pid, ncnt: *ncnt, zcnt: 0 }).collect(),
+        ..SemSetRow::default()
+    }
+}
+
+pub(crate) fn sem_limits(sets: u64, sems: u64, semmni: u64, semmns: u64) -> SemLimitRow {
+    SemLimitRow { ns: NS, semmsl: 32_000, semmns, semopm: 500, semmni, used_sets: sets, used_sems: sems }
+}
+
+/// An inventory with semaphores.
+pub(crate) fn sem_inventory(at: u64, rows: Vec<ProcessRow>, sets: Vec<SemSetRow>, limits: SemLimitRow) -> Inventory {
+    Inventory {
+        ts_ns: START + at * MS,
+        processes: rows,
+        sem_sets: sets,
+        sem_limits: vec![limits],
+        ..Inventory::default()
+    }
+}
+
+/// Evidence as a number; `None` if it is null, missing or no number.
+pub(crate) fn number(f: &Finding, name: &str) -> Option<f64> {
+    f.evidence.get(name).and_then(serde_json::Value::as_f64)
+}
+
+/// Pids in a role.
+pub(crate) fn role(f: &Finding, role: &str) -> Vec<u32> {
+    f.processes.iter().filter(|p| p.role == role).map(|p| p.pid).collect()
+}

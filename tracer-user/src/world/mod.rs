@@ -1,0 +1,328 @@
+//! The model: objects, processes, who waits for whom; a pure function of the events applied.
+//!
+//! It must not read a clock, a file or the kernel; time comes from events.
+//! Memory is bounded: every table has a cap, and what was dropped is counted and said by [`World::problems`].
+
+pub mod child;
+pub mod eventfd;
+pub mod fdpass;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod loss;
+pub mod pipe;
+pub mod process;
+pub mod refused;
+pub mod sem;
+pub mod stall;
+
+use crate::decode::{Context, Event, ProcId, SemId, StackId};
+use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits};
+use process::Processes;
+use stall::{Ended, Ongoing, Reader, Stalls, Waiter};
+use std::collections::HashMap;
+use tracer_common::event::{Body, Stall};
+use tracer_common::map::kind;
+
+/// User stacks remembered.
+const MAX_STACKS: usize = 16_384;
+
+/// Everything known.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub session: Session,
+    /// Time of the newest event, nanoseconds of the boot clock.
+    pub now_ns: u64,
+    pub processes: Processes,
+    pub sems: sem::Sems,
+    pub pipes: pipe::Pipes,
+    pub fds: fdpass::FdPass,
+    pub eventfds: eventfd::Eventfds,
+    pub children: child::Children,
+    pub stalls: Stalls,
+    pub refused: refused::Refused,
+    pub losses: loss::Losses,
+    pub limits: SystemLimits,
+    pub baseline_ns: Option<u64>,
+    pub closing_ns: Option<u64>,
+    /// Last snapshot of the threads that wait.
+    pub blocked_ns: Option<u64>,
+    stacks: HashMap<StackId, Vec<Frame>>,
+    stacks_dropped: u64,
+    tick_ns: u64,
+}
+
+impl World {
+    /// The world before the first event.
+    pub fn new(session: &Session) -> Self {
+        Self {
+            session: session.clone(),
+            now_ns: session.start_ns,
+            tick_ns: session.start_ns,
+            processes: Processes::new(session),
+            sems: sem::Sems::new(session.start_ns, session.wall_ns),
+            ..Self::default()
+        }
+    }
+
+    /// Frames of a user stack, innermost first.
+    pub fn stack(&self, id: StackId) -> Option<&[Frame]> {
+        self.stacks.get(&id).map(Vec::as_slice)
+    }
+
+    /// Size of a memory page; 4096 if the session does not tell.
+    pub fn page_bytes(&self) -> u64 {
+        if self.session.page_bytes == 0 { 4096 } else { self.session.page_bytes }
+    }
+
+    /// What the model had to leave out, each a sentence.
+    pub fn problems(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        for (what, dropped) in [
+            ("processes that ended", self.processes.dropped),
+            ("semaphore sets", self.sems.dropped),
+            ("pipes", self.pipes.dropped),
+            ("received descriptors or their senders", self.fds.dropped),
+            ("eventfds", self.eventfds.dropped),
+            ("ended children", self.children.dropped),
+            ("waits", self.stalls.dropped),
+            ("refused calls", self.refused.dropped),
+            ("user stacks", self.stacks_dropped),
+        ] {
+            if dropped > 0 {
+                out.push(format!("{dropped} {what} were left out, because the model's memory is bounded"));
+            }
+        }
+        out
+    }
+
+    /// Takes over one event.
+    pub fn apply(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Kernel(context, body) => {
+                self.advance(context.ts_ns);
+                self.kernel(context, body);
+            }
+            Event::Baseline(inventory) => {
+                self.baseline_ns = Some(inventory.ts_ns);
+                self.inventory(inventory, false);
+            }
+            Event::Closing(inventory) => {
+                self.closing_ns = Some(inventory.ts_ns);
+                self.inventory(inventory, true);
+            }
+            Event::Tick { ts_ns } => {
+                self.advance(*ts_ns);
+                self.tick_ns = *ts_ns;
+            }
+            Event::End { ts_ns } => self.advance(*ts_ns),
+            Event::Lost { ts_ns, site, count } => {
+                self.advance(*ts_ns);
+                self.losses.lost(*site, self.tick_ns, *ts_ns, *count);
+            }
+            Event::Blocked { ts_ns, threads } => {
+                self.advance(*ts_ns);
+                self.blocked_ns = Some(*ts_ns);
+                let now = threads.iter().map(|t| self.ongoing(*ts_ns, t)).collect();
+                self.stalls.snapshot(now);
+            }
+            Event::Refused { ts_ns, rows } => {
+                self.advance(*ts_ns);
+                for row in *rows {
+                    let proc = self.processes.named(row.tgid, row.start_ns, &row.comm);
+                    let reader = row.reader.as_ref().map(|r| self.reader(r));
+                    self.refused.row(*ts_ns, proc, row, reader);
+                }
+            }
+            Event::Children { ts_ns, rows } => {
+                self.advance(*ts_ns);
+                for row in *rows {
+                    let proc = self.processes.named(row.tgid, row.start_ns, "");
+                    self.children.totals(proc, row);
+                }
+            }
+            Event::Holders { ts_ns, obj, holders, complete } => {
+                self.advance(*ts_ns);
+                for h in *holders {
+                    self.processes.named(h.tgid, h.start_ns, &h.comm);
+                }
+                self.pipes.held(*ts_ns, *obj, holders, *complete);
+            }
+            Event::FdTable(table) => {
+                self.advance(table.ts_ns);
+                let proc = self.processes.resolve(table.tgid, table.start_ns);
+                self.fds.table(proc, table);
+            }
+            Event::Process { ts_ns, row } => {
+                self.advance(*ts_ns);
+                self.processes.row(*ts_ns, row, false);
+            }
+            Event::ForkLimits { ts_ns, tgid, limits } => {
+                self.advance(*ts_ns);
+                self.processes.fork_limits(*tgid, limits);
+            }
+            Event::PipeUser { ts_ns, uid, processes, soft_pages } => {
+                self.advance(*ts_ns);
+                for p in *processes {
+                    self.processes.named(p.tgid, p.start_ns, &p.comm);
+                }
+                self.pipes.user_seen(*ts_ns, *uid, processes, *soft_pages);
+            }
+            Event::Stack { id, frames } => {
+                if self.stacks.len() >= MAX_STACKS && !self.stacks.contains_key(id) {
+                    self.stacks_dropped += 1;
+                } else {
+                    self.stacks.insert(*id, frames.to_vec());
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, ts_ns: u64) {
+        self.now_ns = self.now_ns.max(ts_ns);
+    }
+
+    fn kernel(&mut self, context: &Context, body: &Body) {
+        // The header of these is whoever happened to run: it says nothing about that process.
+        if let Body::Free(e) = body {
+            let id = self.processes.resolve(e.tgid, e.start_ns);
+            self.processes.freed(id, context.ts_ns);
+            self.children.freed(id, context.ts_ns);
+            return;
+        }
+        if let Body::SemRemove(e) = body {
+            self.sems.removed(*e);
+            return;
+        }
+        let proc = self.processes.seen(context);
+        if self.baseline_ns.is_some_and(|at| at < context.ts_ns) {
+            self.children.acted(proc);
+        }
+        let at = context.ts_ns;
+        match body {
+            Body::Fork(e) => {
+                let child = self.processes.forked(proc, e.child, e.child_start_ns);
+                self.fds.forked(proc, child);
+            }
+            Body::Exec(_) => {
+                self.processes.execed(proc, at);
+                self.fds.execed(proc, at);
+            }
+            Body::Exit(e) => {
+                let parent = (e.parent != 0).then(|| self.processes.named(e.parent, e.parent_start_ns, ""));
+                self.processes.exited(proc, at);
+                self.children.exited(proc, parent, at);
+                self.fds.exited(proc);
+                self.stalls.exited(proc);
+            }
+            Body::ForkFail(e) => self.processes.fork_failed(proc, at, e.errno.abs()),
+            Body::SemCreate(e) => self.sems.created(proc, context, *e),
+            Body::SemFail(e) => self.sems.failed(proc, context, *e),
+            Body::SemFirstUse(e) => self.sem_used(proc, SemId::new(e.ns, e.id), at),
+            Body::SemHeldAtExit(e) => self.sems.held(proc, context, *e),
+            Body::SemSet(e) => self.sems.value_set(context, *e),
+            Body::Stall(e) => self.stalled(proc, context, e),
+            Body::PipeCreate(e) => self.pipes.created(proc, context, *e),
+            Body::PipeResize(e) => self.pipes.resize(proc, *e),
+            Body::FdReceive(e) => {
+                let processes = &self.processes;
+                self.fds.received(proc, context, e, |id| processes.alive(id));
+            }
+            Body::FdTruncated(e) => self.fds.truncated(proc, at, *e),
+            Body::FdClose(e) => self.fds.closed(at, *e),
+            Body::FdCloseRange(e) => self.fds.close_range(at, *e),
+            Body::FdDup(e) => self.fds.duplicated(at, *e),
+            Body::FdSend(e) => self.fds.sent(proc, *e),
+            Body::FdFail(e) => self.fds.failed(proc, at, *e),
+            Body::FdFlags(e) => self.fds.flagged(*e),
+            Body::EventfdCreate(e) => self.eventfds.created(proc, context, *e),
+            // Handled above.
+            Body::Free(_) | Body::SemRemove(_) => {}
+        }
+    }
+
+    fn sem_used(&mut self, proc: ProcId, id: SemId, ts_ns: u64) {
+        let processes = &self.processes;
+        self.sems.used(proc, id, ts_ns, |user| processes.alive(user));
+    }
+
+    fn stalled(&mut self, proc: ProcId, context: &Context, e: &Stall) {
+        let obj = ObjKey::from(e.obj);
+        let reader = (e.reader != 0).then(|| {
+            let comm = crate::decode::text(&e.reader_comm);
+            Reader { proc: self.processes.named(e.reader, e.reader_start_ns, &comm), ts_ns: e.read_ns, comm }
+        });
+        if obj.kind == kind::SEM {
+            self.sem_used(proc, sem_id(obj), context.ts_ns);
+        }
+        let part = if obj.kind == kind::SEM { e.state.b } else { 0 };
+        self.stalls.ended(Ended {
+            obj,
+            waiter: Waiter { proc, call: u8::try_from(e.call).unwrap_or(0), part },
+            tid: context.tid,
+            comm: context.comm.clone(),
+            fd: e.fd,
+            since_ns: e.since_ns,
+            until_ns: context.ts_ns,
+            ret: e.ret,
+            state: e.state.into(),
+            reader,
+        });
+    }
+
+    fn ongoing(&mut self, ts_ns: u64, t: &BlockedThread) -> (Ongoing, Option<Reader>) {
+        let proc = self.processes.named(t.tgid, t.start_ns, &t.comm);
+        if t.obj.kind == kind::SEM {
+            self.sem_used(proc, sem_id(t.obj), ts_ns);
+        }
+        let part = if t.obj.kind == kind::SEM { t.state.b } else { 0 };
+        let ongoing = Ongoing {
+            obj: t.obj,
+            waiter: Waiter { proc, call: t.call, part },
+            tid: crate::decode::Tid(t.tid),
+            since_ns: t.since_ns,
+            seen_ns: ts_ns,
+            fd: t.fd,
+            comm: t.comm.clone(),
+            state: t.state,
+        };
+        (ongoing, t.reader.as_ref().map(|r| self.reader(r)))
+    }
+
+    fn reader(&mut self, r: &ReaderRow) -> Reader {
+        Reader { proc: self.processes.named(r.tgid, r.start_ns, &r.comm), ts_ns: r.ts_ns, comm: r.comm.clone() }
+    }
+
+    fn inventory(&mut self, inventory: &Inventory, closing: bool) {
+        self.advance(inventory.ts_ns);
+        self.processes.inventory(inventory, closing);
+        self.children.inventory(inventory, &self.processes, closing);
+        self.sems.inventory(inventory, closing);
+        let (new, old) = (inventory.system, self.limits);
+        let or = |a: u64, b: u64| if a == 0 { b } else { a };
+        self.limits = SystemLimits {
+            pid_max: or(new.pid_max, old.pid_max),
+            threads_max: or(new.threads_max, old.threads_max),
+            pipe_max_size: or(new.pipe_max_size, old.pipe_max_size),
+            pipe_user_pages_soft: or(new.pipe_user_pages_soft, old.pipe_user_pages_soft),
+        };
+        if closing {
+            // Whoever died unseen waits for nothing and has nothing open.
+            let gone: Vec<ProcId> =
+                self.processes.iter().filter(|p| p.gone_ns == Some(inventory.ts_ns)).map(|p| p.id).collect();
+            for id in gone {
+                self.stalls.exited(id);
+                self.fds.exited(id);
+            }
+        }
+    }
+}
+
+/// The set that an object key of kind SEM names.
+pub fn sem_id(obj: ObjKey) -> SemId {
+    SemId::new(obj.ns, i32::try_from(obj.id).unwrap_or(-1))
+}
+
+/// The object key of a set.
+pub fn sem_object(id: SemId) -> ObjKey {
+    ObjKey { kind: kind::SEM, ns: id.ns.0, id: u64::try_from(id.id).unwrap_or(0) }
+}
