@@ -21,7 +21,11 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let parent = stage.spawn(&[], move || {
         call::set_limit(libc::RLIMIT_NPROC, NPROC, NPROC).context("cannot set RLIMIT_NPROC")?;
         stage.become_user(if bug { USER_OF_BUG } else { USER_OF_FIXED })?;
-        if bug { exhaust(stage)? } else { stay_below(stage)? }
+        if bug {
+            exhaust(stage)?
+        } else {
+            stay_below(stage)?
+        }
         stage.reach(DONE, 1);
         stage.idle()
     })?;
@@ -30,7 +34,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         return Ok(Truth::default().role("parent", [parent]));
     }
     let used = stage.value(MADE) + 1; // the parent is the user's process, too
-    ensure!(used == NPROC, "{used} processes of user {USER_OF_BUG}; does it have others?");
+    ensure!(
+        used == NPROC,
+        "{used} processes of user {USER_OF_BUG}; does it have others?"
+    );
     let expected = Expected::new("pid-exhausted")
         .role("parent", parent)
         .limit("RLIMIT_NPROC")
@@ -45,8 +52,13 @@ fn exhaust(stage: Stage) -> Result<()> {
         match stage.spawn(&[], || stage.idle()) {
             Ok(_) => stage.reach(MADE, stage.value(MADE) + 1),
             Err(error) => {
-                let errno = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-                ensure!(errno == Some(libc::EAGAIN), "fork failed otherwise: {error:#}");
+                let errno = error
+                    .downcast_ref::<std::io::Error>()
+                    .and_then(std::io::Error::raw_os_error);
+                ensure!(
+                    errno == Some(libc::EAGAIN),
+                    "fork failed otherwise: {error:#}"
+                );
                 stage.reach(FAILED, stage.value(FAILED) + 1);
             }
         }

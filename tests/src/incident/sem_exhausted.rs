@@ -26,7 +26,11 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         };
         std::fs::write("/proc/sys/kernel/sem", format!("250 {semmns} 100 {semmni}"))
             .context("cannot set the limits of the namespace in /proc/sys/kernel/sem")?;
-        if bug { exhaust(stage)? } else { reuse()? }
+        if bug {
+            exhaust(stage)?
+        } else {
+            reuse()?
+        }
         stage.reach(DONE, 1);
         stage.idle()
     })?;
@@ -44,7 +48,9 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         .exact("failed", stage.value(FAILED))
         .exact("used", used)
         .exact("max", used);
-    Ok(Truth::one(expected).may("sem-leak").role("creator", [creator]))
+    Ok(Truth::one(expected)
+        .may("sem-leak")
+        .role("creator", [creator]))
 }
 
 fn exhaust(stage: Stage) -> Result<()> {

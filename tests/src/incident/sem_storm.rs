@@ -19,5 +19,7 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
         Ok(())
     })?;
     stage.join(worker)?;
-    Ok(Truth::default().role("worker", [worker]).fact("sets", TIMES))
+    Ok(Truth::default()
+        .role("worker", [worker])
+        .fact("sets", TIMES))
 }

@@ -21,18 +21,25 @@ fn after_comm(pid: i32) -> Option<(String, String)> {
 
 /// True if the process sleeps inside this system call.
 pub fn blocked_in(pid: i32, syscall: libc::c_long) -> bool {
-    let Ok(line) = read_to_string(format!("/proc/{pid}/syscall")) else { return false };
+    let Ok(line) = read_to_string(format!("/proc/{pid}/syscall")) else {
+        return false;
+    };
     line.split_whitespace().next() == Some(syscall.to_string().as_str()) && state(pid) == Some('S')
 }
 
 /// Exited children of `parent` that nobody has reaped.
 pub fn zombies(parent_pid: i32) -> Vec<i32> {
-    children(parent_pid).into_iter().filter(|&pid| state(pid) == Some('Z')).collect()
+    children(parent_pid)
+        .into_iter()
+        .filter(|&pid| state(pid) == Some('Z'))
+        .collect()
 }
 
 /// All children of `parent`, from every process's stat (CONFIG_PROC_CHILDREN is not everywhere).
 pub fn children(parent_pid: i32) -> Vec<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     let mut pids: Vec<i32> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -45,6 +52,8 @@ pub fn children(parent_pid: i32) -> Vec<i32> {
 /// The number of an eventfd as the kernel counts them (`eventfd-id` of fdinfo, Linux 5.2 and later).
 pub fn eventfd_id(fd: std::os::fd::RawFd) -> Option<String> {
     let info = read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("eventfd-id:"))?;
     Some(line.trim().to_owned())
 }

@@ -1,0 +1,101 @@
+//! Bad input and faults: what must not go wrong when everything else does.
+
+mod attach;
+mod ending;
+mod files;
+mod running;
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc;
+
+use anyhow::Result;
+
+use super::{Outcome, Settings, Tally};
+
+/// One fault test.
+struct Fault {
+    name: &'static str,
+    /// Also in a VM; the others do not depend on the kernel.
+    vm: bool,
+    check: fn(&Settings) -> Result<()>,
+}
+
+const fn everywhere(name: &'static str, check: fn(&Settings) -> Result<()>) -> Fault {
+    Fault {
+        name,
+        vm: true,
+        check,
+    }
+}
+
+const fn native(name: &'static str, check: fn(&Settings) -> Result<()>) -> Fault {
+    Fault {
+        name,
+        vm: false,
+        check,
+    }
+}
+
+const FAULTS: &[Fault] = &[
+    everywhere("no-such-pid", attach::no_such_pid),
+    everywhere("not-root", attach::not_root),
+    everywhere("target-exits", attach::target_exits),
+    native("unknown-option", attach::unknown_option),
+    native("hostile-comm", attach::hostile_comm),
+    everywhere("ring-overflow", attach::ring_overflow),
+    native("sigint", ending::sigint),
+    native("sigterm", ending::sigterm),
+    native("stdout-closed", ending::stdout_closed),
+    everywhere("killed", ending::killed),
+    native("trace-truncated", files::trace_truncated),
+    native("trace-garbage", files::trace_garbage),
+    native("save-symlink", files::save_symlink),
+    native("save-existing", files::save_existing),
+    native("run-exit-code", running::exit_code),
+    native("run-signal", running::signal),
+    native("run-not-found", running::not_found),
+    native("run-not-executable", running::not_executable),
+    native("run-fail-on", running::fail_on),
+];
+
+/// How many run at the same time.
+const AT_ONCE: usize = 2;
+
+fn full_name(fault: &Fault) -> String {
+    format!("fault/{}", fault.name)
+}
+
+pub(super) fn names() -> impl Iterator<Item = String> {
+    FAULTS.iter().map(full_name)
+}
+
+pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
+    let wanted: Vec<&Fault> = FAULTS
+        .iter()
+        .filter(|fault| settings.wants(&full_name(fault)) && (fault.vm || !settings.vm))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let (sender, results) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            let (sender, next, wanted) = (sender.clone(), &next, &wanted);
+            scope.spawn(move || {
+                while let Some(fault) = wanted.get(next.fetch_add(1, SeqCst)) {
+                    let problems = (fault.check)(settings)
+                        .err()
+                        .map(|error| format!("{error:#}"));
+                    // The receiver lives as long as this scope.
+                    let _ = sender.send((
+                        full_name(fault),
+                        Outcome::of(problems.into_iter().collect()),
+                    ));
+                }
+            });
+        }
+        drop(sender);
+        for (name, outcome) in results {
+            tally.add(&name, "-", &outcome);
+        }
+    });
+    Ok(())
+}

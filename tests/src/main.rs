@@ -1,2 +1,0 @@
-//! Placeholder until the crate is written.
-fn main() {}
