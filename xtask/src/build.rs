@@ -22,7 +22,10 @@ pub(crate) fn run(machine: &Machine) -> Result<()> {
 
 /// Builds the eBPF object and puts it where tracer-user's build script looks for it.
 pub(crate) fn ebpf(machine: &Machine, toolchain: &Toolchain) -> Result<()> {
-    announce("eBPF", "kernel programs and Rust's core library; half a minute the first time");
+    announce(
+        "eBPF",
+        "kernel programs and Rust's core library; half a minute the first time",
+    );
     let started = Instant::now();
     let mut cargo = ebpf_cargo(machine, toolchain, "build");
     cargo.arg("--release");
@@ -34,7 +37,10 @@ pub(crate) fn ebpf(machine: &Machine, toolchain: &Toolchain) -> Result<()> {
         .join("release/tracer-ebpf");
     let changed = copy_if_changed(&built, &machine.bpf_object())?;
     let news = if changed { "changed" } else { "unchanged" };
-    eprintln!("    object {news} ({:.1} s)", started.elapsed().as_secs_f64());
+    eprintln!(
+        "    object {news} ({:.1} s)",
+        started.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -67,7 +73,10 @@ pub(crate) fn ebpf_cargo(machine: &Machine, toolchain: &Toolchain, verb: &str) -
 
 /// Builds `ipctrace` and the end-to-end suite.
 pub(crate) fn userspace(machine: &Machine) -> Result<()> {
-    announce("userspace", "ipctrace and its test programs; two minutes the first time");
+    announce(
+        "userspace",
+        "ipctrace and its test programs; two minutes the first time",
+    );
     let started = Instant::now();
     let mut cargo = Command::new("cargo");
     cargo

@@ -38,8 +38,11 @@ pub(crate) fn ensure(machine: &Machine, log_dir: &Path) -> Result<Emulator> {
 fn ensure_packages(machine: &Machine, log_dir: &Path) -> Result<()> {
     let (qemu, qemu_package) = machine.arch.qemu();
     let mut missing = Vec::new();
-    for (program, package) in [(qemu, qemu_package), ("busybox", "busybox-static"), ("depmod", "kmod")]
-    {
+    for (program, package) in [
+        (qemu, qemu_package),
+        ("busybox", "busybox-static"),
+        ("depmod", "kmod"),
+    ] {
         if find_on_path(program).is_none() {
             missing.push(package);
         }
@@ -55,6 +58,7 @@ fn ensure_packages(machine: &Machine, log_dir: &Path) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    machine.announce_root(&format!("apt-get install {}", missing.join(" ")));
     let step = Step::start(
         "VM packages",
         &format!("apt-get install {}; up to 60 MB, once", missing.join(" ")),
@@ -99,10 +103,15 @@ fn ensure_vng(machine: &Machine, log_dir: &Path) -> Result<PathBuf> {
         log_dir,
     )?;
     let venv = venv(machine);
-    let hint = "virtme-ng is missing: install it (`pip install virtme-ng`) so that `vng` is on PATH";
+    let hint =
+        "virtme-ng is missing: install it (`pip install virtme-ng`) so that `vng` is on PATH";
     step.now("python3 -m venv");
-    step.run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))
-        .context(hint)?;
+    step.run(
+        Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&venv),
+    )
+    .context(hint)?;
     step.now("pip install virtme-ng");
     step.run(
         Command::new(venv.join("bin/pip"))

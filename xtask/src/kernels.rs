@@ -90,7 +90,10 @@ impl Family {
         let found = exact.or_else(|| newest.filter(|family| family.holds(&format!("{name}."))));
         found.with_context(|| {
             let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
-            format!("no kernel family `{name}`: choose from {}", names.join(", "))
+            format!(
+                "no kernel family `{name}`: choose from {}",
+                names.join(", ")
+            )
         })
     }
 
@@ -168,7 +171,9 @@ fn fetch(machine: &Machine, family: &'static Family, step: &Step) -> Result<Kern
     let kernels = machine.cache.join("kernels");
     fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
     // Unpacked beside its place and then moved: a half-unpacked kernel is never found.
-    let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(&kernels)?;
+    let partial = tempfile::Builder::new()
+        .prefix("partial-")
+        .tempdir_in(&kernels)?;
     root.unpack(step, &packages, partial.path())?;
     prepare_modules(step, partial.path(), &release)?;
     prepare_image(partial.path(), &release)?;
@@ -189,7 +194,13 @@ fn prepare_modules(step: &Step, folder: &Path, release: &str) -> Result<()> {
     }
     let depmod = find_on_path("depmod").context("no depmod: apt-get install kmod")?;
     step.now("indexing the modules");
-    step.run(Command::new(depmod).arg("-a").arg("-b").arg(folder).arg(release))
+    step.run(
+        Command::new(depmod)
+            .arg("-a")
+            .arg("-b")
+            .arg(folder)
+            .arg(release),
+    )
 }
 
 /// Makes the image findable below `boot`, where older packages have it.
@@ -242,7 +253,9 @@ fn compare_releases(left: &str, right: &str) -> Ordering {
             .filter_map(|part| part.parse().ok())
             .collect()
     };
-    numbers(left).cmp(&numbers(right)).then_with(|| left.cmp(right))
+    numbers(left)
+        .cmp(&numbers(right))
+        .then_with(|| left.cmp(right))
 }
 
 #[cfg(test)]
@@ -302,7 +315,13 @@ mod tests {
 
     #[test]
     fn families_do_not_overlap() {
-        for release in ["5.10.0-46-x", "6.1.0-50-x", "6.12.107-x", "6.18.15-x", "7.2.13-x"] {
+        for release in [
+            "5.10.0-46-x",
+            "6.1.0-50-x",
+            "6.12.107-x",
+            "6.18.15-x",
+            "7.2.13-x",
+        ] {
             let holders = FAMILIES.iter().filter(|family| family.holds(release));
             assert_eq!(holders.count(), 1, "{release}");
         }

@@ -59,7 +59,10 @@ pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, log_dir: &Path) -> Result
     // Only the program is needed from here on.
     let _ = fs::remove_dir_all(root.join("build"));
     let linker = find(machine, rustc).with_context(|| {
-        format!("bpf-linker was built but does not run, see {}", step.log().display())
+        format!(
+            "bpf-linker was built but does not run, see {}",
+            step.log().display()
+        )
     })?;
     step.done(&linker.display().to_string());
     Ok(linker)
@@ -67,7 +70,10 @@ pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, log_dir: &Path) -> Result
 
 /// One folder a rustc release: the linker is bound to that release's libLLVM.
 fn tools(machine: &Machine, rustc: &Rustc) -> PathBuf {
-    machine.cache.join("tools").join(format!("rust-{}", rustc.release))
+    machine
+        .cache
+        .join("tools")
+        .join(format!("rust-{}", rustc.release))
 }
 
 /// A folder that looks like an LLVM installation to bpf-linker's build: links to rustc's library.
@@ -123,7 +129,11 @@ fn links_llvm(linker: &Path, major: u32) -> bool {
     };
     [format!("libLLVM.so.{major}."), format!("libLLVM-{major}")]
         .iter()
-        .any(|name| bytes.windows(name.len()).any(|window| window == name.as_bytes()))
+        .any(|name| {
+            bytes
+                .windows(name.len())
+                .any(|window| window == name.as_bytes())
+        })
 }
 
 #[cfg(test)]
@@ -133,7 +143,10 @@ mod tests {
     #[test]
     fn a_linker_is_known_by_its_llvm() -> Result<()> {
         let file = tempfile::NamedTempFile::new()?;
-        fs::write(file.path(), b"\x7fELF..libLLVM.so.22.1-rust-1.95.0-stable\0")?;
+        fs::write(
+            file.path(),
+            b"\x7fELF..libLLVM.so.22.1-rust-1.95.0-stable\0",
+        )?;
         assert!(links_llvm(file.path(), 22));
         assert!(!links_llvm(file.path(), 21));
         Ok(())

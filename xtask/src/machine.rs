@@ -67,7 +67,17 @@ impl Machine {
         self.target().join("release").join(name)
     }
 
-    /// `program args...`, through sudo when we are not root. `why` is printed in that case.
+    /// Says that sudo is about to be used, and lets it ask for the password now, before a progress
+    /// bar draws over its question.
+    pub(crate) fn announce_root(&self, why: &str) {
+        if !self.is_root && find_on_path("sudo").is_some() {
+            eprintln!("    sudo: {why} needs root; sudo may ask for your password");
+            // A rule for single programs can refuse this and still allow the program itself.
+            let _ = Command::new("sudo").arg("-v").status();
+        }
+    }
+
+    /// A command for `program`, through sudo when we are not root. `why` names the need for it.
     pub(crate) fn as_root(&self, program: impl AsRef<Path>, why: &str) -> Result<Command> {
         let program = program.as_ref();
         if self.is_root {
@@ -78,7 +88,6 @@ impl Machine {
                 "{why} needs root, and there is no sudo: run this command as root, or install sudo"
             );
         }
-        eprintln!("    sudo: {why} needs root; sudo may ask for your password");
         let mut command = Command::new("sudo");
         command.arg("--").arg(program);
         Ok(command)

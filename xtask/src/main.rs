@@ -3,14 +3,20 @@
 //! Parses the command line and hands over; every command is a module of its own.
 
 mod apt;
+mod bench;
 mod build;
 mod emulator;
 mod kernels;
 mod linker;
 mod machine;
+mod matrix;
+mod results;
 mod rust_src;
 mod setup;
 mod step;
+mod suite;
+mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,6 +39,22 @@ enum Command {
     Setup(setup::Options),
     /// Build the eBPF object and the programs that embed it
     Build,
+    /// Test everything that a clean checkout can test
+    Test(suite::Options),
+    /// Run the end-to-end suite in VMs: kernel x backend x incident
+    Vm(matrix::Options),
+    /// Reproduce incidents on this machine and let ipctrace diagnose them
+    Demo {
+        /// Only this one [default: all]
+        incident: Option<String>,
+    },
+    /// Measure what tracing costs, beside bpftrace and strace
+    Bench(bench::Options),
+    /// Do one workload of the bench
+    #[command(hide = true)]
+    Work { work: Option<bench::workload::Work> },
+    /// Check the rules of this repository that no compiler checks
+    Tidy,
 }
 
 fn main() -> ExitCode {
@@ -50,6 +72,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup(options) => setup::run(&machine, &options)?,
         Command::Build => build::run(&machine)?,
+        Command::Test(options) => return suite::run(&machine, &options),
+        Command::Demo { incident } => return suite::demo(&machine, incident.as_deref()),
+        Command::Bench(options) => return bench::run(&machine, &options),
+        Command::Work { work } => bench::workload::serve(work)?,
+        Command::Tidy => return tidy::run(&machine),
+        Command::Vm(options) => return matrix::run(&machine, &options),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -117,15 +117,18 @@ fn unpack_debian(machine: &Machine, rustc: &Rustc, step: &Step) -> Result<PathBu
         }
         return Ok(library);
     }
-    bail!("no suite of the machine's mirror has rust-src {}", rustc.release)
+    bail!(
+        "no suite of the machine's mirror has rust-src {}",
+        rustc.release
+    )
 }
 
 /// Where Debian's package has the library, once unpacked into the cache.
 fn debian_library(machine: &Machine, rustc: &Rustc) -> PathBuf {
     let release = &rustc.release;
-    machine
-        .cache
-        .join(format!("rust-src/{release}/usr/src/rustc-{release}/library"))
+    machine.cache.join(format!(
+        "rust-src/{release}/usr/src/rustc-{release}/library"
+    ))
 }
 
 fn is_library(folder: &Path) -> bool {

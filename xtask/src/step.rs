@@ -165,7 +165,10 @@ impl Step {
     /// Ends the step with a line that says how long it took.
     pub(crate) fn done(self, result: &str) {
         self.bar.finish_and_clear();
-        eprintln!("    {result} ({:.1} s)", self.started.elapsed().as_secs_f64());
+        eprintln!(
+            "    {result} ({:.1} s)",
+            self.started.elapsed().as_secs_f64()
+        );
     }
 }
 

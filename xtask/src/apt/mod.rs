@@ -152,7 +152,12 @@ impl PrivateRoot {
         ] {
             config.push_str(&format!("{option} \"{value}\";\n"));
         }
-        for index in ["DEP-11", "DEP-11-icons", "DEP-11-icons-small", "Contents-deb"] {
+        for index in [
+            "DEP-11",
+            "DEP-11-icons",
+            "DEP-11-icons-small",
+            "Contents-deb",
+        ] {
             config.push_str(&format!(
                 "Acquire::IndexTargets::deb::{index}::DefaultEnabled \"false\";\n"
             ));
@@ -269,7 +274,9 @@ fn parse_packages(text: &str) -> Vec<Package> {
                     .filter_map(|item| item.split_whitespace().next())
                     .map(str::to_owned)
                     .collect(),
-                size_bytes: field("Size").and_then(|size| size.parse().ok()).unwrap_or(0),
+                size_bytes: field("Size")
+                    .and_then(|size| size.parse().ok())
+                    .unwrap_or(0),
             })
         })
         .collect()

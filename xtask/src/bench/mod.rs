@@ -1,0 +1,132 @@
+//! `cargo xtask bench`: what tracing costs, on fixed work.
+//!
+//! Each workload runs untraced and under each tracer in turn, several rounds, and the medians are
+//! compared: slow-down is t / t_untraced - 1. All work is pinned to one processor; spread over two,
+//! the second hides the cost.
+
+mod table;
+mod tracer;
+pub(crate) mod workload;
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build;
+use crate::machine::Machine;
+use crate::step::Step;
+use table::{Cell, Row};
+use tracer::Mode;
+use workload::{Running, Work};
+
+/// Options of `cargo xtask bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Rounds; the median of each mode is taken
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Only these workloads [default: all]
+    #[arg(long, value_enum)]
+    work: Vec<Work>,
+    /// Only these modes, beside untraced [default: all]
+    #[arg(long, value_enum)]
+    mode: Vec<Mode>,
+    /// The programs are built already (set when the command starts itself again through sudo)
+    #[arg(long, hide = true)]
+    built: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
+    if !options.built {
+        build::run(machine)?;
+    }
+    if !machine.is_root {
+        return again_as_root(machine);
+    }
+    let works = chosen(&options.work, &Work::ALL);
+    let mut modes = vec![Mode::Untraced];
+    modes.extend(
+        chosen(&options.mode, &Mode::ALL)
+            .into_iter()
+            .filter(|m| *m != Mode::Untraced),
+    );
+    let log_dir = machine.target().join("bench");
+    let mut rows = Vec::new();
+    for work in works {
+        let what = format!("{} rounds of {} modes", options.runs, modes.len());
+        let step = Step::start(work.name(), &what, &log_dir)?;
+        let row = measure(machine, &step, work, &modes, options.runs)?;
+        step.done("measured");
+        rows.push(row);
+    }
+    let file = log_dir.join("bench.json");
+    fs::write(&file, table::json(&rows)).with_context(|| format!("cannot write {file:?}"))?;
+    print!("{}", table::text(&rows));
+    eprintln!("all times: {}", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs all rounds of one workload. A mode that cannot run is left out, with its reason.
+fn measure(machine: &Machine, step: &Step, work: Work, modes: &[Mode], runs: u16) -> Result<Row> {
+    let mut cells: Vec<Cell> = modes.iter().map(|mode| Cell::new(*mode)).collect();
+    for round in 1..=runs {
+        for cell in &mut cells {
+            if cell.skipped.is_some() {
+                continue;
+            }
+            step.now(&format!("round {round} of {runs}: {}", cell.mode.name()));
+            match once(machine, work, cell.mode) {
+                Ok(nanoseconds) => cell.times_ns.push(nanoseconds),
+                // Without its yardstick the whole row means nothing.
+                Err(error) if cell.mode == Mode::Untraced => return Err(error),
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    step.note(&format!("{} skipped: {reason}", cell.mode.name()));
+                    cell.skipped = Some(reason);
+                }
+            }
+        }
+    }
+    Ok(Row {
+        work: work.name(),
+        cells,
+    })
+}
+
+/// One run: the workload is ready, the tracer attaches, the work is done, the tracer ends.
+fn once(machine: &Machine, work: Work, mode: Mode) -> Result<u64> {
+    let mut running = Running::start(Some(work))?;
+    // A process that the workload has nothing to do with, for the modes that look elsewhere.
+    let bystander = Running::start(None)?;
+    let target = if mode.matches() {
+        running.pid()
+    } else {
+        bystander.pid()
+    };
+    let tracer = tracer::start(machine, mode, work, target)?;
+    let elapsed = running.go()?;
+    if let Some(tracer) = tracer {
+        tracer.finish(mode)?;
+    }
+    Ok(elapsed)
+}
+
+/// The same command, through sudo: every tracer needs root, and so does signalling it.
+fn again_as_root(machine: &Machine) -> Result<ExitCode> {
+    let why = "the bench (all tracers load eBPF programs or trace other processes)";
+    machine.announce_root(why);
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let mut command = machine.as_root(own, why)?;
+    command.args(std::env::args_os().skip(1)).arg("--built");
+    let status = command.status().context("cannot run sudo")?;
+    if !status.success() {
+        bail!("the bench ended with {status}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn chosen<T: Copy>(some: &[T], all: &[T]) -> Vec<T> {
+    if some.is_empty() { all } else { some }.to_vec()
+}
