@@ -149,7 +149,8 @@ events! {
     SemSet = 15 { id: i32, ns: u32, num: u32, value: u32, all: u32, _pad: u32 }
 
     /// A wait of at least min-stall ended (or the thread died in it).
-    Stall = 20 { obj: ObjRef, state: ObjState, since_ns: u64, ret: i64,
+    /// An interrupted call that was restarted is one wait; `until_ns` may lie before the record's time.
+    Stall = 20 { obj: ObjRef, state: ObjState, since_ns: u64, until_ns: u64, ret: i64,
         /// Last successful read of the object: by whom and when (0 = not seen).
         reader: u32, fd: i32, reader_start_ns: u64, read_ns: u64, call: u32, _pad: u32, reader_comm: [u8; 16] }
 

@@ -31,6 +31,12 @@ impl Call {
         Self { site, ..self }
     }
 
+    /// The same call with another result.
+    #[inline(always)]
+    pub fn returning(self, ret: i64) -> Self {
+        Self { ret, ..self }
+    }
+
     /// True if the tracepoint backend watches this site.
     #[inline(always)]
     pub fn by_tracepoint(self) -> bool {

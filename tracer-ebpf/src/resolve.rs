@@ -1,5 +1,7 @@
 //! From a descriptor of the current task to the object behind it.
 
+use core::num::NonZeroU64;
+
 use tracer_common::config::calibration::EVENTFD_FOPS;
 use tracer_common::field::Field;
 use tracer_common::map::{ObjRef, ObjState, kind};
@@ -24,9 +26,9 @@ const SUMMED_SLOTS: u32 = 16;
 /// include/linux/pipe_fs_i.h: `struct pipe_buffer` is 40 bytes on 64-bit kernels 5.10 to 7.3.
 const PIPE_BUFFER_LEN: u64 = 40;
 
-/// An open file.
+/// An open file, by its address. Not zero, so that `None` leaves no register undefined, which the verifier would refuse.
 #[derive(Clone, Copy)]
-pub struct File(u64);
+pub struct File(NonZeroU64);
 
 /// What a handler needs to know of an object: its kernel address (map key) and its kind.
 #[derive(Clone, Copy)]
@@ -54,22 +56,19 @@ pub fn file(fd: u32) -> Option<File> {
         return None;
     }
     let slots: u64 = kread::field(fdt, Field::FdtableFd)?;
-    match kread::kernel::<u64>(slots + fd as u64 * 8)? {
-        0 => None,
-        addr => Some(File(addr)),
-    }
+    File::at(kread::kernel::<u64>(slots + fd as u64 * 8)?)
 }
 
 impl File {
     /// A file at a known address.
     #[inline(always)]
     pub fn at(addr: u64) -> Option<Self> {
-        if addr == 0 { None } else { Some(Self(addr)) }
+        NonZeroU64::new(addr).map(Self)
     }
 
     #[inline(always)]
     fn inode(self) -> Option<u64> {
-        kread::field(self.0, Field::FileInode)
+        kread::field(self.0.get(), Field::FileInode)
     }
 
     /// The pipe or eventfd, if it is one.
@@ -82,7 +81,7 @@ impl File {
         }
         // Anonymous inodes have a type only since 6.16 (S_IFREG); before it is 0.
         if (mode & S_IFMT == 0 || mode & S_IFMT == S_IFREG) && self.is_eventfd() {
-            return Some(Target::Eventfd { ctx: kread::field(self.0, Field::FilePrivate)? });
+            return Some(Target::Eventfd { ctx: kread::field(self.0.get(), Field::FilePrivate)? });
         }
         Some(Target::Other)
     }
@@ -90,7 +89,7 @@ impl File {
     /// Address of its `file_operations`.
     #[inline(always)]
     pub fn operations(self) -> Option<u64> {
-        kread::field(self.0, Field::FileOp)
+        kread::field(self.0.get(), Field::FileOp)
     }
 
     #[inline(always)]
@@ -106,7 +105,7 @@ impl File {
         if mode & S_IFMT != S_IFSOCK {
             return None;
         }
-        let socket: u64 = kread::field(self.0, Field::FilePrivate)?;
+        let socket: u64 = kread::field(self.0.get(), Field::FilePrivate)?;
         let sk: u64 = kread::field(socket, Field::SocketSk)?;
         let family: u16 = kread::field(sk, Field::SockFamily)?;
         if family == AF_UNIX { Some(sk) } else { None }
@@ -125,7 +124,7 @@ impl File {
             S_IFDIR => ObjRef { kind: kind::DIRECTORY, ns, id },
             S_IFCHR | S_IFBLK => ObjRef { kind: kind::DEVICE, ns, id },
             _ if self.is_eventfd() => {
-                let ctx: u64 = kread::field(self.0, Field::FilePrivate)?;
+                let ctx: u64 = kread::field(self.0.get(), Field::FilePrivate)?;
                 eventfd(ctx)
             }
             S_IFREG => ObjRef { kind: kind::FILE, ns, id },
@@ -136,7 +135,7 @@ impl File {
     /// Last component of its name.
     #[inline(always)]
     pub fn name(self, dst: &mut [u8]) {
-        if let Some(name) = kread::field::<u64>(self.0, Field::FileDentry)
+        if let Some(name) = kread::field::<u64>(self.0.get(), Field::FileDentry)
             .and_then(|dentry| kread::field::<u64>(dentry, Field::DentryName))
         {
             kread::string(name, dst);

@@ -1,6 +1,7 @@
 //! fentry and fexit stubs (5.5 and later). The result of an fexit follows the last argument:
 //! reading it there works on 5.10 too, unlike bpf_get_func_ret (5.17).
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 use tracer_common::field::Field;
@@ -13,10 +14,17 @@ use crate::mech::{child, eventfd, fdpass, pipe, sem};
 use crate::resolve::File;
 use crate::task::Regs;
 
-/// The file that an I/O control block is about.
+/// Pointer argument `n` as a plain number. Read from the context's memory, because the verifier gives arguments types,
+/// and 5.10 refuses arithmetic and comparisons on typed pointers that later kernels accept.
 #[inline(always)]
-fn file_of(iocb: *const u8) -> Option<File> {
-    kread::field(iocb as u64, Field::KiocbFilp).and_then(File::at)
+fn pointer(ctx: &impl EbpfContext, n: u64) -> u64 {
+    kread::kernel(ctx.as_ptr() as u64 + 8 * n).unwrap_or(0)
+}
+
+/// The file of the I/O control block that is argument `n`.
+#[inline(always)]
+fn file_of(ctx: &impl EbpfContext, n: u64) -> Option<File> {
+    File::at(kread::field(pointer(ctx, n), Field::KiocbFilp).unwrap_or(0))
 }
 
 macro_rules! exits {
@@ -34,17 +42,17 @@ macro_rules! exits {
 exits! {
     fexit_sem_create, 2, SemCreate, |ctx, call| sem::created(&call, true);
     fexit_sem_op, 4, SemOp, |ctx, call| if let Some(regs) = Regs::current() { sem::operated(&call, regs) };
-    fexit_pipe_write, 2, PipeWrite, |ctx, call| pipe::written(&call, file_of(ctx.arg(0)));
-    fexit_pipe_read, 2, PipeRead, |ctx, call| pipe::read(&call, file_of(ctx.arg(0)));
-    fexit_fifo_open, 2, FifoOpen, |ctx, call| pipe::opened(&call, None, Some(ctx.arg::<*const u8>(1) as u64));
+    fexit_pipe_write, 2, PipeWrite, |ctx, call| pipe::written(&call, file_of(&ctx, 0));
+    fexit_pipe_read, 2, PipeRead, |ctx, call| pipe::read(&call, file_of(&ctx, 0));
+    fexit_fifo_open, 2, FifoOpen, |ctx, call| pipe::opened(&call, None, Some(pointer(&ctx, 1)));
     fexit_fd_receive, 3, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_receive4, 4, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_send, 3, FdSend, |ctx, call| if let Some(regs) = Regs::current() { fdpass::sent(&call, regs) };
     fexit_fd_fail, 3, FdFail, |ctx, call| fdpass::failed(&call);
     fexit_eventfd_create, 2, EventfdCreate, |ctx, call| eventfd::created(&call);
     fexit_eventfd_write, 4, EventfdWrite,
-        |ctx, call| pipe::written(&call, File::at(ctx.arg::<*const u8>(0) as u64));
-    fexit_eventfd_read, 2, EventfdRead, |ctx, call| pipe::read(&call, file_of(ctx.arg(0)));
+        |ctx, call| pipe::written(&call, File::at(pointer(&ctx, 0)));
+    fexit_eventfd_read, 2, EventfdRead, |ctx, call| pipe::read(&call, file_of(&ctx, 0));
     fexit_fork_fail, 4, ChildForkFail, |ctx, call| child::fork_failed(&call);
 }
 
@@ -56,21 +64,21 @@ pub fn fexit_fd_detached(ctx: FExitContext) -> i32 {
 
 #[fentry]
 pub fn fentry_fd_detach(ctx: FEntryContext) -> i32 {
-    fdpass::detach(ctx.arg::<*const u8>(0) as u64, ctx.arg::<*const u8>(1) as u64);
+    fdpass::detach(pointer(&ctx, 0), pointer(&ctx, 1));
     0
 }
 
 #[fentry]
 pub fn fentry_sem_remove(ctx: FEntryContext) -> i32 {
     let call = Call::new(&ctx, Site::SemRemove, 0);
-    sem::freed(&call, ctx.arg::<*const u8>(0) as u64, ctx.arg::<*const u8>(1) as u64);
+    sem::freed(&call, pointer(&ctx, 0), pointer(&ctx, 1));
     0
 }
 
 #[fentry]
 pub fn fentry_fd_close(ctx: FEntryContext) -> i32 {
     let call = Call::new(&ctx, Site::FdClose, 0);
-    fdpass::closed(&call, ctx.arg::<*const u8>(0) as u64, ctx.arg(1), 0);
+    fdpass::closed(&call, pointer(&ctx, 0), ctx.arg(1), 0);
     0
 }
 
@@ -79,7 +87,7 @@ macro_rules! wrappers {
         #[fexit]
         pub fn $name(ctx: FExitContext) -> i32 {
             let ret: i64 = ctx.arg(1);
-            let regs = Regs::at(ctx.arg::<*const u8>(0) as u64);
+            let regs = Regs::at(pointer(&ctx, 0));
             syscall::wrapper(Call::new(&ctx, Site::$site, ret), regs, tracer_common::syscall::Syscall::$syscall);
             0
         }

@@ -68,6 +68,10 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
             known.restart_ns = 0;
             return;
         }
+        if known.restart_ns != 0 {
+            let old = *known;
+            interrupted(call, &old);
+        }
     }
     let entry = Blocked {
         obj: wait.obj,
@@ -151,32 +155,40 @@ fn writes_to(fd: u32, site: Site) -> Option<Wait> {
     }
 }
 
-/// A watched call of the current thread returned. `opened`: the FIFO that an open has led to.
+/// A watched call of the current thread returned. `opened`: the FIFO that an open has led to, all zero if none.
 #[inline(always)]
-pub fn ended(call: &Call, opened: Option<ObjRef>) {
+pub fn ended(call: &Call, opened: ObjRef) {
     let (_, tid) = task::ids();
     let Some(entry) = BLOCKED.get_ptr_mut(tid) else { return };
     // SAFETY: a map value; only this thread writes its own entry.
     let entry = unsafe { &mut *entry };
-    if entry.restart_ns != 0 {
+    let mut known = *entry;
+    if known.restart_ns != 0 {
         let _ = BLOCKED.remove(tid);
-        return;
+        return interrupted(call, &known);
     }
     let now = emit::now_ns();
-    let mut known = *entry;
-    let interrupted = call.ret == EINTR || (call.ret >= RESTART_FIRST && call.ret <= RESTART_LAST);
-    if interrupted {
+    if call.ret == EINTR || (call.ret >= RESTART_FIRST && call.ret <= RESTART_LAST) {
+        // Told when it is known whether the call goes on.
         entry.restart_ns = now;
-    } else {
-        let _ = BLOCKED.remove(tid);
+        return;
     }
+    let _ = BLOCKED.remove(tid);
     if known.site == Site::FifoOpen as u16 {
-        match opened {
-            Some(obj) => known.obj = obj,
-            None => return,
+        if opened.id == 0 {
+            return;
         }
+        known.obj = opened;
     }
     tell(call, &known, now);
+}
+
+/// An interrupted call was not restarted: its wait ended at the interruption.
+#[inline(always)]
+fn interrupted(call: &Call, known: &Blocked) {
+    if has_object(known) {
+        tell(&call.returning(EINTR), known, known.restart_ns);
+    }
 }
 
 /// The thread ends: what it waited for is over.
@@ -185,14 +197,22 @@ pub fn thread_exited(call: &Call, tid: u32) {
     // SAFETY: a copy of a map value.
     let Some(known) = (unsafe { BLOCKED.get(tid) }).copied() else { return };
     let _ = BLOCKED.remove(tid);
-    if known.restart_ns == 0 && known.obj.id != 0 {
+    if known.restart_ns != 0 {
+        interrupted(call, &known);
+    } else if has_object(&known) {
         tell(call, &known, emit::now_ns());
     }
 }
 
+/// False for an open that never returned: nobody knows which FIFO it was.
 #[inline(always)]
-fn tell(call: &Call, known: &Blocked, now: u64) {
-    if now - known.since_ns < config().min_stall_ns {
+fn has_object(known: &Blocked) -> bool {
+    known.site != Site::FifoOpen as u16
+}
+
+#[inline(always)]
+fn tell(call: &Call, known: &Blocked, until_ns: u64) {
+    if until_ns - known.since_ns < config().min_stall_ns {
         return;
     }
     // SAFETY: a copy of a map value.
@@ -207,6 +227,7 @@ fn tell(call: &Call, known: &Blocked, now: u64) {
             obj: known.obj,
             state: known.state,
             since_ns: known.since_ns,
+            until_ns,
             ret: call.ret,
             reader: reader.tgid,
             fd: known.fd,

@@ -1,6 +1,7 @@
 //! Pipes and FIFOs: created, written, read, resized, opened.
 
 use tracer_common::event::{PipeCreate, PipeResize};
+use tracer_common::map::ObjRef;
 use tracer_common::site::Site;
 
 use crate::emit::{self, Call};
@@ -32,7 +33,7 @@ pub fn created(call: &Call, regs: Regs) {
 /// A write to a pipe or eventfd returned; `file` if the hook knows it, else it is looked up by the call's descriptor.
 #[inline(always)]
 pub fn written(call: &Call, file: Option<File>) {
-    blocked::ended(call, None);
+    blocked::ended(call, ObjRef::default());
     if call.ret != EAGAIN || !filter::wanted(task::ids().0) {
         return;
     }
@@ -44,7 +45,7 @@ pub fn written(call: &Call, file: Option<File>) {
 /// A splice into a pipe returned; `out`: the argument that holds the pipe's descriptor.
 #[inline(always)]
 pub fn spliced(call: &Call, regs: Regs, out: usize) {
-    blocked::ended(call, None);
+    blocked::ended(call, ObjRef::default());
     if call.ret != EAGAIN || !filter::wanted(task::ids().0) {
         return;
     }
@@ -117,8 +118,8 @@ pub fn opened(call: &Call, fd: Option<u32>, file: Option<u64>) {
         None => fd.and_then(resolve::file),
     };
     let obj = match file.and_then(File::target) {
-        Some(Target::Pipe { inode, .. }) => Some(resolve::pipe(inode)),
-        _ => None,
+        Some(Target::Pipe { inode, .. }) => resolve::pipe(inode),
+        _ => ObjRef::default(),
     };
     blocked::ended(call, obj);
 }

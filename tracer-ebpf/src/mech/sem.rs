@@ -97,7 +97,7 @@ pub fn controlled(call: &Call, regs: Regs, removes: Option<&Call>, sets: bool) {
 /// semop or semtimedop returned.
 #[inline(always)]
 pub fn operated(call: &Call, regs: Regs) {
-    blocked::ended(call, None);
+    blocked::ended(call, ObjRef::default());
     let Some(id) = regs.arg(0) else { return emit::fault(call.site) };
     let (id, ns, (tgid, _)) = (id as i32, task::ipc_ns(), task::ids());
     if filter::wanted(tgid) {

@@ -15,7 +15,7 @@ pub(super) fn cause(
     readers: &[ProcId],
     now_ns: u64,
 ) -> Option<(ObjKey, ProcId)> {
-    let total: u64 = intervals.iter().map(|i| i.until_ns.saturating_sub(i.since_ns)).sum();
+    let total: u64 = intervals.iter().map(|i| i.until_ns.saturating_sub(i.since_ns)).fold(0, u64::saturating_add);
     if total == 0 {
         return None;
     }
@@ -29,7 +29,7 @@ pub(super) fn cause(
             let there: Vec<(u64, u64)> =
                 theirs.iter().filter(|(o, _)| *o == other).map(|(_, i)| (i.since_ns, i.until_ns)).collect();
             let there = merged(there);
-            let shared = intervals.iter().map(|i| overlap(&there, i.since_ns, i.until_ns)).sum::<u64>();
+            let shared = intervals.iter().map(|i| overlap(&there, i.since_ns, i.until_ns)).fold(0, u64::saturating_add);
             if best.is_none_or(|(most, _, _)| shared > most) {
                 best = Some((shared, other, *reader));
             }
@@ -53,7 +53,7 @@ fn merged(mut spans: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 fn overlap(spans: &[(u64, u64)], since: u64, until: u64) -> u64 {
-    spans.iter().map(|(s, u)| (*u).min(until).saturating_sub((*s).max(since))).sum()
+    spans.iter().map(|(s, u)| (*u).min(until).saturating_sub((*s).max(since))).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

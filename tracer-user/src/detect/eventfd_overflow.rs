@@ -59,7 +59,7 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     }
     let full = endings.iter().any(|e| matches!(e, Ending::Full));
     let prompt = endings.iter().all(|e| matches!(e, Ending::Prompt | Ending::Rewound));
-    let eagain: u64 = rows.iter().map(|(_, r)| r.count).sum();
+    let eagain: u64 = rows.iter().map(|(_, r)| r.count).fold(0, u64::saturating_add);
     let latest = rows.iter().map(|(_, r)| *r).max_by_key(|r| r.read_ns.max(r.last_ns))?;
     let reader = rows.iter().filter_map(|(_, r)| r.reader.as_ref()).max_by_key(|r| r.ts_ns);
     let drained_ns = reader.map(|r| now_ns.saturating_sub(r.ts_ns));

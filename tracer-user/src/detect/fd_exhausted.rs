@@ -24,13 +24,16 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
     let none = Truncation::default();
     let full = r.truncated.get(&FULL).unwrap_or(&none);
     let calls: Vec<_> = r.failures.iter().filter(|((errno, _), _)| matches!(*errno, EMFILE | ENFILE)).collect();
-    let failed: u64 = calls.iter().map(|(_, f)| f.failed).sum();
+    let failed: u64 = calls.iter().map(|(_, f)| f.failed).fold(0, u64::saturating_add);
     if full.messages == 0 && failed == 0 {
         return None;
     }
     let system = !calls.is_empty() && calls.iter().all(|((errno, _), _)| *errno == ENFILE);
     let limit = r.limit.or_else(|| world.processes.get(id).and_then(|p| p.nofile_soft));
-    let mut d = Draft::new(world, "fd-exhausted", Severity::Critical);
+    // The limit may have been raised, or descriptors closed, since.
+    let room = !system && r.table_len.zip(limit).is_some_and(|(used, max)| used.saturating_mul(10) < max.saturating_mul(9));
+    let severity = if room || r.exited { Severity::Warning } else { Severity::Critical };
+    let mut d = Draft::new(world, "fd-exhausted", severity);
     // A call that we do not know may have failed with EMFILE for a limit of its own (inotify has one).
     let named = |call: u32| u8::try_from(call).map_or(Syscall::None, Syscall::from_raw);
     if full.messages == 0 && calls.iter().all(|((_, call), _)| named(*call) == Syscall::None) {
@@ -62,6 +65,9 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
     }
     let limit_word = match (system, limit) {
         (true, _) => "the system's fs.file-max is reached".to_owned(),
+        (false, Some(max)) if room => {
+            format!("its descriptor table was full then (now {} of RLIMIT_NOFILE {max})", r.table_len.unwrap_or_default())
+        }
         (false, Some(max)) => format!("its descriptor table is full (RLIMIT_NOFILE {max})"),
         (false, None) => "its descriptor table is full (RLIMIT_NOFILE)".to_owned(),
     };
@@ -75,7 +81,7 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
         .evidence("dropped", (full.unknown == 0).then_some(full.dropped))
         .evidence("messages_truncated", full.messages)
         .pids([id]);
-    d.limit(if system { "fs.file-max" } else { "RLIMIT_NOFILE" }, used, limit.filter(|_| !system), Some(0));
+    d.limit(if system { "fs.file-max" } else { "RLIMIT_NOFILE" }, used, limit.filter(|_| !system), (!room).then_some(0));
     let firsts = calls.iter().map(|(_, f)| f.first_ns).chain((full.messages > 0).then_some(full.first_ns));
     let lasts = calls.iter().map(|(_, f)| f.last_ns).chain((full.messages > 0).then_some(full.last_ns));
     d.seen(firsts.min().unwrap_or_default(), lasts.max().unwrap_or_default());

@@ -55,6 +55,22 @@ fn what_crosses_an_exec() {
             s.fork(150, WORKER, CHILD);
             exec(s, 200, CHILD, &[0, 1, 2]);
         }),
+        ("the table is told before the exec", Some(801), |s| {
+            s.receive(100, WORKER, 7, file(1), "secret");
+            s.fork(150, WORKER, CHILD);
+            s.fd_table(205, CHILD, 1_024, vec![(7, "/etc/secret".to_owned())]);
+            s.event(200, CHILD, Body::Exec(Exec { old_tid: CHILD.0, _pad: 0 }));
+        }),
+        ("a receiver's table is told before the exec", Some(800), |s| {
+            s.receive(100, WORKER, 7, file(1), "secret");
+            s.fd_table(205, WORKER, 1_024, vec![(7, "/etc/secret".to_owned())]);
+            s.event(200, WORKER, Body::Exec(Exec { old_tid: WORKER.0, _pad: 0 }));
+        }),
+        ("an old table says nothing about an exec", None, |s| {
+            s.receive(100, WORKER, 7, file(1), "secret");
+            s.fd_table(150, WORKER, 1_024, vec![(7, "/etc/secret".to_owned())]);
+            exec(s, 200, WORKER, &[0, 1, 2]);
+        }),
     ];
     for (what, owner, fill) in cases {
         let mut s = Stream::new();

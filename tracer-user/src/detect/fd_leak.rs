@@ -143,7 +143,8 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
     let why = verdict(world, id, r, now_ns)?;
     let n = u64::try_from(r.open.len()).ok()?;
     let limit = r.limit.or_else(|| world.processes.get(id).and_then(|p| p.nofile_soft));
-    let near = limit.is_some_and(|l| n.saturating_mul(100) >= l.saturating_mul(80)) || r.truncated.contains_key(&1);
+    let used = r.table_len.unwrap_or(n).max(n);
+    let near = limit.map_or(r.truncated.contains_key(&1), |l| used.saturating_mul(100) >= l.saturating_mul(80));
     let severity = if near { Severity::Critical } else { Severity::Warning };
     let mut d = Draft::new(world, "fd-leak", severity);
     let confirmed = r.confirmed_ns.is_some() && r.open.values().all(|f| f.confirmed);
@@ -184,7 +185,7 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
         .evidence("closed", r.closed)
         .evidence("outstanding", n)
         .evidence("dropped", r.truncated.get(&1).filter(|t| t.unknown == 0).map(|t| t.dropped))
-        .evidence("messages_truncated", r.truncated.values().map(|t| t.messages).sum::<u64>())
+        .evidence("messages_truncated", r.truncated.values().map(|t| t.messages).fold(0, u64::saturating_add))
         .evidence("received_by_peek", r.peeked)
         .evidence("oldest_age_s", now_ns.saturating_sub(oldest.ts_ns) / 1_000_000_000)
         .evidence("targets", targets)

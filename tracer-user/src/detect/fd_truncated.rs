@@ -30,9 +30,9 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
         r.truncated.iter().filter(|(c, t)| **c != FULL && t.messages > 0).map(|(c, t)| (*c, t)).collect();
     let first = causes.iter().map(|(_, t)| t.first_ns).min()?;
     let last = causes.iter().map(|(_, t)| t.last_ns).max()?;
-    let messages: u64 = causes.iter().map(|(_, t)| t.messages).sum();
-    let unknown: u64 = causes.iter().map(|(_, t)| t.unknown).sum();
-    let dropped: u64 = causes.iter().map(|(_, t)| t.dropped).sum();
+    let messages: u64 = causes.iter().map(|(_, t)| t.messages).fold(0, u64::saturating_add);
+    let unknown: u64 = causes.iter().map(|(_, t)| t.unknown).fold(0, u64::saturating_add);
+    let dropped: u64 = causes.iter().map(|(_, t)| t.dropped).fold(0, u64::saturating_add);
     let socks: BTreeSet<u64> = causes.iter().flat_map(|(_, t)| t.socks.iter().copied()).collect();
 
     let mut d = Draft::new(world, "fd-truncated", Severity::Warning);

@@ -16,7 +16,8 @@ const MAX_PARENTS: usize = 5;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     // One finding a limit: all who fail at it have the same trouble.
-    let mut by: BTreeMap<Option<(String, u64)>, Vec<(ProcId, &ForkFailures)>> = BTreeMap::new();
+    type Rows<'a> = Vec<(ProcId, &'a ForkFailures)>;
+    let mut by: BTreeMap<Option<(String, u64)>, Rows<'_>> = BTreeMap::new();
     for (id, f) in world.processes.fork_failures.iter().filter(|(_, f)| f.errno == EAGAIN && f.failed > 0) {
         by.entry(reached(&f.limits).map(|l| (l.name.clone(), l.max))).or_default().push((*id, f));
     }
@@ -51,7 +52,7 @@ fn told(world: &World, mut rows: Vec<(ProcId, &ForkFailures)>, now_ns: u64) -> O
     rows.sort_by_key(|(id, f)| (std::cmp::Reverse(f.failed), *id));
     let (id, worst) = rows.first()?;
     let limit = reached(&worst.limits);
-    let failed: u64 = rows.iter().map(|(_, f)| f.failed).sum();
+    let failed: u64 = rows.iter().map(|(_, f)| f.failed).fold(0, u64::saturating_add);
     let mut d = Draft::new(world, "pid-exhausted", Severity::Critical);
     if limit.is_none() {
         d.confidence(Confidence::Likely);

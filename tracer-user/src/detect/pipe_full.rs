@@ -20,17 +20,30 @@ const LONG_NS: u64 = 1_000_000_000;
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     let mut by: BTreeMap<ObjKey, Vec<(ProcId, &Refusals)>> = BTreeMap::new();
     for ((obj, proc), r) in world.refused.iter().filter(|((o, _), r)| o.kind == kind::PIPE && r.count > 0) {
-        if r.undrained_ns >= world.session.min_stall_ns.max(1) {
+        if undrained(world, *obj, *proc, r, now_ns) >= world.session.min_stall_ns.max(1) {
             by.entry(*obj).or_default().push((*proc, r));
         }
     }
     by.into_iter().filter_map(|(obj, rows)| told(world, obj, rows, now_ns)).collect()
 }
 
+/// Longest time without a read while the pipe was full, nanoseconds.
+///
+/// It stays full after the last refusal, if the two ends still live and nobody has read since.
+fn undrained(world: &World, obj: ObjKey, writer: ProcId, r: &Refusals, now_ns: u64) -> u64 {
+    let drained_ns = r.reader.as_ref().map_or(r.first_ns, |reader| reader.ts_ns);
+    let lasts = drained_ns < r.last_ns
+        && world.processes.alive(writer)
+        && readers_from(world, obj, &[writer], r.reader.as_ref())
+            .iter()
+            .any(|reader| reader.proc != writer && world.processes.alive(reader.proc));
+    if lasts { r.undrained_ns.max(now_ns.saturating_sub(drained_ns)) } else { r.undrained_ns }
+}
+
 fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: u64) -> Option<Finding> {
     rows.sort_by_key(|(proc, r)| (std::cmp::Reverse(r.count), *proc));
-    let eagain: u64 = rows.iter().map(|(_, r)| r.count).sum();
-    let undrained = rows.iter().map(|(_, r)| r.undrained_ns).max().unwrap_or_default();
+    let eagain: u64 = rows.iter().map(|(_, r)| r.count).fold(0, u64::saturating_add);
+    let undrained = rows.iter().map(|(proc, r)| undrained(world, obj, *proc, r, now_ns)).max().unwrap_or_default();
     let latest = rows.iter().map(|(_, r)| *r).max_by_key(|r| r.last_ns)?;
     let last = rows.iter().filter_map(|(_, r)| r.reader.as_ref()).max_by_key(|r| r.ts_ns);
     let writers: Vec<ProcId> = rows.iter().map(|(proc, _)| *proc).collect();

@@ -81,14 +81,14 @@ fn told(world: &World, uid: u32, pipes: &[&ShrunkPipe]) -> Option<Finding> {
     let soft = user.map(|u| u.soft_pages).filter(|p| *p > 0).or(Some(world.limits.pipe_user_pages_soft).filter(|p| *p > 0));
     let limit = soft.map_or_else(String::new, |s| format!(" of {s} pages"));
     let small = count(u64::try_from(pipes.len()).unwrap_or(u64::MAX), "new pipe", "new pipes");
-    let (got, default) = (u64::from(slots) * page, u64::from(DEFAULT_SLOTS) * page);
+    let (got, default) = (u64::from(slots).saturating_mul(page), u64::from(DEFAULT_SLOTS).saturating_mul(page));
     let eperm = pipes.iter().any(|p| world.pipes.resized(p.ino).is_some_and(|r| r.ret < 0));
     let refused = if eperm { "; F_SETPIPE_SZ was refused as well" } else { "" };
     d.title(format!(
         "{small} of user {uid} got {got} bytes instead of {default}, because the user is above pipe-user-pages-soft{limit}: {held}{refused}"
     ));
     d.object(object(key(shown)));
-    let total = user.map(|u| u.processes.iter().map(|p| p.pipes).sum::<u64>());
+    let total = user.map(|u| u.processes.iter().map(|p| p.pipes).fold(0, u64::saturating_add));
     d.evidence("capacity_bytes", got)
         .evidence("default_bytes", default)
         .evidence("pipes_of_user", total)
@@ -122,7 +122,10 @@ fn users(world: &World, obj: ObjKey) -> (Vec<ProcId>, Vec<ProcId>) {
     }
     writers.extend(world.stalls.ongoing_at(obj).iter().map(|o| o.waiter.proc));
     if let Some(h) = world.pipes.holders(obj) {
-        for holder in &h.holders {
+        let first = h.holders.first().map(|h| h.tgid);
+        // A process that keeps both ends to itself is its holder, told by its role already.
+        let shared = h.holders.iter().any(|h| Some(h.tgid) != first);
+        for holder in h.holders.iter().filter(|_| shared) {
             let id = world.processes.resolve(holder.tgid, holder.start_ns);
             if holder.writes == Some(true) {
                 writers.push(id);

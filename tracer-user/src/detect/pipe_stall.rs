@@ -6,7 +6,7 @@ use super::draft::{Draft, duration, name, names, object};
 use super::finding::{Finding, Severity};
 use super::stall::{CRITICAL_NS, ReadBy, Summary, doing, objects, readers, summary};
 use super::{cascade, finding};
-use crate::decode::ProcId;
+use crate::decode::{ProcId, TICK_NS};
 use crate::record::ObjKey;
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,12 @@ use tracer_common::site::Site;
 
 /// Readers named.
 const MAX_READERS: usize = 4;
+/// A finished program that waited no more often than this,
+const FEW: u64 = 3;
+/// and for less than one part in so many of its life, has nothing to repair.
+const SMALL_SHARE: u64 = 10;
+/// So many times min-stall in all are too little to tell of a program that is gone (its reader had to start, say).
+const BRIEF: u64 = 3;
 
 struct Case {
     obj: ObjKey,
@@ -39,6 +45,9 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             let mut readers = readers(world, obj, &summary.procs());
             readers.truncate(MAX_READERS);
             let ids: Vec<ProcId> = readers.iter().map(|r| r.proc).collect();
+            if over_and_brief(world, &summary, &readers) {
+                return None;
+            }
             let cause = cascade::cause(world, obj, &summary.intervals, &ids, now_ns);
             Some((obj, Case { obj, summary, readers, cause }))
         })
@@ -53,6 +62,24 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             told(world, case, &effects, now_ns)
         })
         .collect()
+}
+
+/// Whether it was a short hitch of programs that have ended since: nobody is slow any more.
+fn over_and_brief(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
+    let gone = |id: ProcId| !world.processes.alive(id);
+    if s.ongoing > 0 || s.durations.count > FEW || !readers.iter().all(|r| gone(r.proc)) {
+        return false;
+    }
+    let lived = |id: ProcId| {
+        let p = world.processes.get(id)?;
+        Some(p.exited_ns.or(p.gone_ns)?.saturating_sub(id.start_ticks.saturating_mul(TICK_NS)))
+    };
+    let total = s.durations.total_ns;
+    let brief = total < world.session.min_stall_ns.saturating_mul(BRIEF);
+    s.waiting.iter().all(|w| {
+        let small = lived(w.proc).is_some_and(|life| w.total_ns < life / SMALL_SHARE);
+        gone(w.proc) && (brief || small)
+    })
 }
 
 /// The last object of the chain of causes; `None` if `obj` is its own cause, or part of a ring.
@@ -138,6 +165,7 @@ fn blame(world: &World, case: &Case, opening: bool, now_ns: u64) -> String {
     };
     let others = match case.readers.len() {
         0 | 1 => String::new(),
+        2 => " (or another that has the read end)".to_owned(),
         n => format!(" (or {} others that have the read end)", n - 1),
     };
     let who = format!("reader {}{others}", name(world, first.proc));

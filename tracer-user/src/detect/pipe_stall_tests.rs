@@ -93,6 +93,31 @@ fn short_waits_and_waits_of_the_tracer_are_silent() {
 }
 
 #[test]
+fn a_hitch_of_programs_that_are_gone() {
+    for (what, stalls, ms, gone, found) in [
+        ("a short one", 1, 150, true, false),
+        ("a short one of programs that live", 1, 150, false, true),
+        ("half a second", 1, 500, true, true),
+        ("many short ones", 20, 150, true, true),
+    ] {
+        let mut s = Stream::new();
+        // It began a second before it waited.
+        let writer = P(50_100, "initdb");
+        for i in 0..stalls {
+            s.stall(2_000 + i * 200, writer, pipe(8), ms, Some(PV));
+        }
+        if gone {
+            s.gone(6_000, writer).gone(6_000, PV);
+        }
+        assert_eq!(!s.findings(7_000).is_empty(), found, "{what}");
+    }
+    // A long life makes half a second small.
+    let mut s = Stream::new();
+    s.stall(2_000, YES, pipe(8), 500, Some(PV)).gone(6_000, YES).gone(6_000, PV);
+    assert!(s.findings(7_000).is_empty());
+}
+
+#[test]
 fn only_the_target_is_reported() {
     for (target, follow, many) in [(vec![], true, 1), (vec![300], true, 1), (vec![302], true, 1), (vec![400], true, 0)] {
         let mut s = Stream::new();

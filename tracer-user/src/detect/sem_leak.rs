@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, count, duration, name, names, sem_object};
 use super::finding::{Confidence, Finding, Severity};
-use crate::decode::{ProcId, StackId, Tgid};
+use crate::decode::{ProcId, Tgid};
 use crate::world::World;
 use crate::world::sem::{Creation, SemSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,10 @@ const BURST: usize = 64;
 const SPREAD_NS: u64 = 2_000_000_000;
 /// Later use than this after its creation means that the set serves somebody.
 const USED_AGAIN_NS: u64 = 1_000_000_000;
+/// Sets older than the trace that nobody ever operated on tell something only if there are several alike.
+const NEVER_USED: usize = 3;
+/// A single old set must have been idle for so long: its creator is not recorded, and may live.
+const LONE_IDLE_S: u64 = 60;
 /// Share of SEMMNI, in percent, from which on a leak is critical.
 const CRITICAL_PERCENT: u64 = 80;
 
@@ -27,17 +31,14 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     out
 }
 
-/// A stack without what differs between two runs of one program (load addresses).
-type Site0 = Vec<(String, u64)>;
+/// Sets with their creation.
+type Created<'a> = Vec<(&'a SemSet, &'a Creation)>;
 
-fn site(world: &World, stack: Option<StackId>) -> Option<Site0> {
-    let frames = world.stack(stack?)?;
-    frames.iter().map(|f| Some((f.module.clone()?, f.offset?))).collect()
-}
-
-/// Sets seen created whose creator and users are all dead, by where they were created.
-fn orphans(world: &World) -> Vec<Vec<(&SemSet, &Creation)>> {
-    let mut groups: BTreeMap<(String, u32, bool), Vec<(&SemSet, &Creation)>> = BTreeMap::new();
+/// Sets seen created whose creator and users are all dead, by the program that created them.
+///
+/// Not by stack: generations of one program have other addresses, and stacks without frame pointers are cut short.
+fn orphans(world: &World) -> Vec<Created<'_>> {
+    let mut groups: BTreeMap<(String, u32, bool), Created<'_>> = BTreeMap::new();
     for set in world.sems.sets() {
         let Some(c) = &set.created else { continue };
         let used = set.users_dropped || set.users.iter().any(|u| world.processes.alive(*u));
@@ -46,23 +47,10 @@ fn orphans(world: &World) -> Vec<Vec<(&SemSet, &Creation)>> {
         }
         groups.entry((c.comm.clone(), set.id.ns.0, set.key == Some(0))).or_default().push((set, c));
     }
-    let mut out = Vec::new();
-    for mut group in groups.into_values() {
+    for group in groups.values_mut() {
         group.sort_by_key(|(s, c)| (c.ts_ns, s.id));
-        let sites: Option<Vec<Site0>> = group.iter().map(|(_, c)| site(world, c.stack)).collect();
-        match sites {
-            // Split by place only if the place of each is known.
-            Some(sites) => {
-                let mut by: BTreeMap<Site0, Vec<(&SemSet, &Creation)>> = BTreeMap::new();
-                for (member, site) in group.into_iter().zip(sites) {
-                    by.entry(site).or_default().push(member);
-                }
-                out.extend(by.into_values());
-            }
-            None => out.push(group),
-        }
     }
-    out
+    groups.into_values().collect()
 }
 
 fn waited_for(set: &SemSet) -> bool {
@@ -82,7 +70,7 @@ fn used_by(world: &World, set: &SemSet, pid: u32) -> bool {
     let s = &world.session;
     let started_ns = p.id.start_ticks.saturating_mul(crate::decode::TICK_NS);
     let started_wall_s = (s.wall_ns.saturating_add(started_ns).saturating_sub(s.start_ns)) / 1_000_000_000;
-    s.wall_ns == 0 || last_s == 0 || started_wall_s <= last_s + 1
+    s.wall_ns == 0 || last_s == 0 || started_wall_s <= last_s.saturating_add(1)
 }
 
 /// Sets of SEMMNI in use and SEMMNI, of one namespace.
@@ -166,9 +154,10 @@ fn tell_orphans(world: &World, group: &[(&SemSet, &Creation)], now_ns: u64) -> O
         many => format!("{} dead processes: {}", many.len(), names(world, many)),
     };
     d.title(format!(
-        "{}{} left behind by {who}; no living process uses them, the oldest for {oldest}",
-        count(u64::try_from(sets.len()).unwrap_or(0), "semaphore set was", "semaphore sets were"),
+        "{}{} left behind by {who}; no living process can use {} any more, the oldest is {oldest} old",
+        count(u64::try_from(sets.len()).unwrap_or(0), "semaphore set", "semaphore sets"),
         keys_word(&sets),
+        if sets.len() == 1 { "it" } else { "them" },
     ));
     let last_ns = group.last().map_or(creation.ts_ns, |(_, c)| c.ts_ns);
     let age_s = now_ns.saturating_sub(creation.ts_ns) / 1_000_000_000;
@@ -188,9 +177,9 @@ fn tell_orphans(world: &World, group: &[(&SemSet, &Creation)], now_ns: u64) -> O
     d.finish()
 }
 
-/// Sets that a living process keeps creating at one place, and neither removes nor uses again.
-fn hoards(world: &World) -> Vec<(ProcId, Vec<(&SemSet, &Creation)>)> {
-    let mut by: BTreeMap<(ProcId, Option<Site0>), Vec<(&SemSet, &Creation)>> = BTreeMap::new();
+/// Sets that a living process keeps creating, and neither removes nor uses again.
+fn hoards(world: &World) -> Vec<(ProcId, Created<'_>)> {
+    let mut by: BTreeMap<ProcId, Created<'_>> = BTreeMap::new();
     for set in world.sems.sets() {
         let Some(c) = set.created.as_ref().filter(|c| world.processes.alive(c.by)) else { continue };
         let others = set.users_dropped || set.users.iter().any(|u| *u != c.by && world.processes.alive(*u));
@@ -198,12 +187,12 @@ fn hoards(world: &World) -> Vec<(ProcId, Vec<(&SemSet, &Creation)>)> {
             || world.sems.last_op_after_creation_s(set).is_some_and(|s| s > 1);
         // Others find a set with a key; one that is used by somebody else serves a purpose.
         if !others && !later && !waited_for(set) {
-            by.entry((c.by, site(world, c.stack))).or_default().push((set, c));
+            by.entry(c.by).or_default().push((set, c));
         }
     }
     let removes = |id: &ProcId| world.sems.removed_of.get(id).copied().unwrap_or(0);
     by.into_iter()
-        .filter_map(|((creator, _), mut sets)| {
+        .filter_map(|(creator, mut sets)| {
             sets.sort_by_key(|(s, c)| (c.ts_ns, s.id));
             let (first, last) = (sets.first()?.1.ts_ns, sets.last()?.1.ts_ns);
             let seconds: BTreeSet<u64> = sets.iter().map(|(_, c)| c.ts_ns / 1_000_000_000).collect();
@@ -255,10 +244,28 @@ fn inherited(world: &World) -> Vec<Vec<&SemSet>> {
         }
         groups.entry((set.id.ns.0, row.cuid, row.key == 0, row.nsems, row.perms)).or_default().push(set);
     }
+    let operated = |s: &&SemSet| s.row().is_some_and(|r| r.values.iter().any(|v| v.pid != 0));
     for group in groups.values_mut() {
+        // A set that nobody has operated on may just be new: its creator is not recorded, and may live.
+        if group.len() < NEVER_USED {
+            group.retain(operated);
+        }
+        if let [lone] = group.as_slice()
+            && idle_s(world, lone).is_some_and(|s| s < LONE_IDLE_S)
+        {
+            group.clear();
+        }
         group.sort_by_key(|s| s.id);
     }
-    groups.into_values().collect()
+    groups.into_values().filter(|g| !g.is_empty()).collect()
+}
+
+/// Seconds since the last operation or change of a set; `None` if the clocks are not known.
+fn idle_s(world: &World, set: &SemSet) -> Option<u64> {
+    let row = set.row()?;
+    let s = &world.session;
+    let now_s = s.wall_ns.saturating_add(world.now_ns).saturating_sub(s.start_ns) / 1_000_000_000;
+    (s.wall_ns > 0).then(|| now_s.saturating_sub(row.otime.max(row.ctime)))
 }
 
 fn tell_inherited(world: &World, sets: &[&SemSet], now_ns: u64) -> Option<Finding> {

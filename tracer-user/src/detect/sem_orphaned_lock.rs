@@ -80,7 +80,7 @@ fn seen_dying<'a>(world: &'a World, set: &'a SemSet) -> Vec<Orphan<'a>> {
             .iter()
             .filter(|((o, _), r)| o.kind == kind::SEM && *o == obj && r.last_ns > h.died_ns)
             .map(|(_, r)| r.count)
-            .sum();
+            .fold(0, u64::saturating_add);
         let ncnt = value.map(|v| v.ncnt);
         if waiting.is_empty() && ncnt.unwrap_or(0) == 0 && tries == 0 {
             continue;
@@ -126,13 +126,13 @@ fn found_stuck<'a>(world: &'a World, set: &'a SemSet, now_ns: u64) -> Vec<Orphan
 fn started_after(world: &World, id: ProcId, otime_s: u64) -> bool {
     let s = &world.session;
     let wall_s = s.wall_ns.saturating_add(id.start_ticks.saturating_mul(TICK_NS)).saturating_sub(s.start_ns) / 1_000_000_000;
-    s.wall_ns != 0 && otime_s != 0 && wall_s > otime_s + 1
+    s.wall_ns != 0 && otime_s != 0 && wall_s > otime_s.saturating_add(1)
 }
 
 /// Processes that /proc shows in semop, if they must be the waiters of this set: nobody else waits in its namespace.
 fn sleepers(world: &World, o: &Orphan<'_>) -> Vec<ProcId> {
-    let waiters = |s: &SemSet| s.row().map_or(0, |r| r.values.iter().map(|v| v.ncnt + v.zcnt).sum::<u32>());
-    let all: u32 = world.sems.sets().filter(|s| s.id.ns == o.id.ns).map(waiters).sum();
+    let waiters = |s: &SemSet| s.row().map_or(0, |r| r.values.iter().map(|v| u64::from(v.ncnt) + u64::from(v.zcnt)).fold(0, u64::saturating_add));
+    let all: u64 = world.sems.sets().filter(|s| s.id.ns == o.id.ns).map(waiters).fold(0, u64::saturating_add);
     let in_semop = |nr: i64| {
         let calls = [Syscall::Semop, Syscall::Semtimedop].map(Syscall::name);
         super::syscall::name(&world.session.arch, nr).is_some_and(|n| calls.contains(&n))
@@ -144,12 +144,18 @@ fn sleepers(world: &World, o: &Orphan<'_>) -> Vec<ProcId> {
         .map(|p| p.id)
         .collect();
     found.sort_unstable();
-    let fits = o.ncnt == Some(all) && u32::try_from(found.len()).is_ok_and(|n| n == all);
+    let fits = o.ncnt.map(u64::from) == Some(all) && u64::try_from(found.len()).is_ok_and(|n| n == all);
     if fits { found } else { Vec::new() }
 }
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     orphans(world, now_ns).iter().filter_map(|o| told(world, o, now_ns)).collect()
+}
+
+/// Seconds with three decimals.
+#[allow(clippy::cast_precision_loss)] // milliseconds stay exact
+fn seconds(ns: u64) -> f64 {
+    (ns / 1_000_000) as f64 / 1_000.0
 }
 
 fn told(world: &World, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
@@ -188,7 +194,7 @@ fn told(world: &World, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
     d.title(format!("semaphore {num} of set {id} is held by a dead process: {died} without giving it back (no SEM_UNDO); {effect}"));
     d.object(sem_object(o.id, o.set.key));
     d.evidence("waiters", waiters)
-        .evidence("holder_died_s", o.died_ns.map(|t| super::draft::milliseconds(now_ns.saturating_sub(t)) / 1_000.0))
+        .evidence("holder_died_s", o.died_ns.map(|t| seconds(now_ns.saturating_sub(t))))
         .evidence("semaphore", num)
         .evidence("value", closing(o.set, num).map(|v| v.value))
         .evidence("failed", o.tries)

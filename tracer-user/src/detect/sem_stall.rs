@@ -8,6 +8,7 @@ use super::sem_orphaned_lock::orphans;
 use super::stall::{CRITICAL_NS, doing, objects, summary};
 use super::syscall;
 use crate::decode::{ProcId, SemId, Tgid};
+use crate::record::SemValue;
 use crate::world::World;
 use crate::world::sem::SemSet;
 use std::collections::BTreeSet;
@@ -30,13 +31,26 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
         .collect()
 }
 
-/// The living process that took the semaphore last, if it can be named.
-fn holder(world: &World, set: Option<&SemSet>, id: SemId, part: u64, waiting: &[ProcId]) -> Option<ProcId> {
-    let alive = |p: &ProcId| world.processes.alive(*p) && !waiting.contains(p);
-    let row = set.and_then(SemSet::row).and_then(|r| r.values.get(usize::try_from(part).ok()?));
-    let by_table = row.filter(|v| v.pid != 0).and_then(|v| world.processes.by_pid(Tgid(v.pid))).map(|p| p.id);
-    let by_kernel = world.stalls.object(crate::world::sem_object(id)).and_then(|o| o.reader.as_ref()).map(|r| r.proc);
-    by_table.filter(alive).or_else(|| by_kernel.filter(alive))
+/// The living process that operated on the semaphore last, by the closing table (a waiter has not operated yet).
+fn last_operator(world: &World, last: Option<SemValue>, waiting: &[ProcId]) -> Option<ProcId> {
+    let p = world.processes.by_pid(Tgid(last?.pid)).filter(|p| p.alive())?;
+    (!waiting.contains(&p.id)).then_some(p.id)
+}
+
+/// Living processes that use the set and do not wait.
+fn others(world: &World, set: &SemSet, waiting: &[ProcId]) -> Vec<ProcId> {
+    set.users.iter().copied().filter(|u| world.processes.alive(*u) && !waiting.contains(u)).collect()
+}
+
+/// Whether the process waits for input: whoever waits for its lock is as idle as it is.
+///
+/// Of one that sleeps in a call that was not read, this is taken for granted: rather a miss than a false alarm.
+fn idle(world: &World, id: ProcId) -> bool {
+    let Some(p) = world.processes.get(id) else { return true };
+    match p.syscall {
+        Some(nr) => syscall::name(&world.session.arch, nr).is_some_and(syscall::waits_for_input),
+        None => p.state.is_none_or(|s| s == 'S'),
+    }
 }
 
 fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
@@ -47,24 +61,41 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         // Waiting for zero is a meeting point, not a lock.
         return None;
     }
-    let set = world.sems.get(id);
-    let value = set.and_then(|s| s.closing.as_ref()).and_then(|r| r.values.get(usize::try_from(part).ok()?)).copied();
-    if value.is_some_and(|v| v.value > 1) {
-        // It counts something: waiting for it is waiting for work.
+    // Of a set that is gone, nobody can tell any more whether it was a lock.
+    let set = world.sems.get(id)?;
+    let num = u32::try_from(part).ok()?;
+    let last = set.closing.as_ref().and_then(|r| r.values.get(usize::try_from(part).ok()?)).copied();
+    let value = last.map(|v| v.value);
+    let began = set.set_values.get(&num).copied();
+    let counts = value.is_some_and(|v| v > 1) || began.is_some_and(|v| v != 1);
+    if counts {
+        // Waiting for something that is counted is waiting for work.
         return None;
     }
     let waiting = s.procs();
-    let holder = holder(world, set, id, part, &waiting);
-    let idle = holder.and_then(|h| world.processes.get(h)).is_some_and(|p| {
-        p.syscall.and_then(|nr| syscall::name(&world.session.arch, nr)).is_some_and(syscall::waits_for_input)
-    });
-    // Nobody to name while it lasts: the one that gives may just have nothing to give.
-    if idle || (s.ongoing > 0 && holder.is_none()) {
+    let operator = last_operator(world, last, &waiting);
+    let held = value == Some(0);
+    if held && operator.is_some_and(|h| idle(world, h)) {
         return None;
     }
+    let others = others(world, set, &waiting);
+    let holder = if s.ongoing > 0 {
+        // Nobody to name while it lasts: the one that gives may just have nothing to give.
+        Some(operator.filter(|_| held)?)
+    } else {
+        let lock = value == Some(1) || began == Some(1) || (held && operator.is_some());
+        // With the holder gone (killed, say, and undone by the kernel) there is nobody to blame and nothing to do.
+        if !lock || others.is_empty() {
+            return None;
+        }
+        match others.as_slice() {
+            [only] => Some(*only),
+            _ => operator,
+        }
+    };
     let severity = if s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
     let mut d = Draft::new(world, "sem-stall", severity);
-    if holder.is_none() {
+    if s.ongoing == 0 {
         d.confidence(Confidence::Likely);
     }
     d.rests_on(&[Site::SemOp, Site::Blocked]);
@@ -79,12 +110,15 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         }
         Some(h) => {
             d.process("holder", h, None);
-            format!("{} operated on it last", name(world, h))
+            format!("{} had it", name(world, h))
         }
         None => "who held it is not known".to_owned(),
     };
+    for p in others.iter().filter(|p| Some(**p) != holder).take(4) {
+        d.process("peer", *p, None);
+    }
     d.title(format!("{} {} (semaphore {part} of set {}): {blame}", names(world, &waiting), s.words(), id.id));
-    d.object(sem_object(id, set.and_then(|s| s.key)));
+    d.object(sem_object(id, set.key));
     s.tell(&mut d, world.session.min_stall_ns);
     d.evidence("semaphore", part).ids([id.id.to_string()]).pids(waiting.iter().copied());
     d.chain(format!("{} {} (semid {}, semaphore {part})", names(world, &waiting), s.words(), id.id));

@@ -1,7 +1,8 @@
 //! Tables of `sem-stall`: records in, findings out.
 
 use crate::record::{ProcessRow, Record, State};
-use crate::world::fixture::{P, Stream, number, role, sem, sem_inventory, sem_limits, sem_row};
+use crate::world::fixture::{NS, P, Stream, number, role, sem, sem_inventory, sem_limits, sem_row};
+use tracer_common::event::{Body, SemFirstUse, SemSet};
 
 const OWNER: P = P(600, "script");
 const HOLDER: P = P(700, "holder");
@@ -49,17 +50,47 @@ fn idle_servers_and_counters_are_healthy() {
     assert!(s.findings(3_000).is_empty());
 }
 
+fn set_to(s: &mut Stream, value: u32) {
+    s.event(110, OWNER, Body::SemSet(SemSet { id: 5, ns: NS, num: 0, value, all: 0, _pad: 0 }));
+}
+
 #[test]
-fn waits_that_did_not_end_with_the_lock() {
-    for (what, state, ret, found) in [
-        ("got it", take(), 0, true),
-        ("interrupted", take(), -4, false),
-        ("the set was removed", take(), -43, false),
-        ("waited for zero", State { a: 1, ..take() }, 0, false),
+fn a_lock_that_came_free_because_its_holder_died() {
+    let mut s = Stream::new();
+    s.sem_create(100, OWNER, 5, 77);
+    set_to(&mut s, 1);
+    s.event(120, HOLDER, Body::SemFirstUse(SemFirstUse { id: 5, ns: NS })).gone(2_900, HOLDER);
+    s.stall_with(3_000, WAITER, sem(5), 900, None, take(), 0);
+    assert!(s.findings(4_000).is_empty());
+}
+
+#[test]
+fn waits_that_ended() {
+    let wait_for_zero = State { a: 1, ..take() };
+    for (what, init, state, ret, closing, found) in [
+        ("got it, and it is free now", None, take(), 0, Some((1, 34)), true),
+        ("a lock by its first value", Some(1), take(), 0, None, true),
+        ("a counter by its first value", Some(0), take(), 0, None, false),
+        ("nothing tells what it is", None, take(), 0, None, false),
+        ("interrupted", Some(1), take(), -4, None, false),
+        ("the set was removed", Some(1), take(), -43, None, false),
+        ("waited for zero", Some(1), wait_for_zero, 0, None, false),
+        ("the lock of a server that is idle now", Some(1), take(), 0, Some((0, 232)), false),
     ] {
         let mut s = Stream::new();
+        s.sem_create(100, OWNER, 5, 77);
+        if let Some(value) = init {
+            set_to(&mut s, value);
+        }
+        s.event(120, HOLDER, Body::SemFirstUse(SemFirstUse { id: 5, ns: NS }));
         s.stall_with(3_000, WAITER, sem(5), 900, None, state, ret);
+        if let Some((value, syscall)) = closing {
+            close(&mut s, 4_000, value, syscall);
+        }
         let got = s.findings(4_000);
         assert_eq!(!got.is_empty(), found, "{what}: {got:#?}");
+        if let [f] = got.as_slice() {
+            assert_eq!((role(f, "blocked"), role(f, "holder")), (vec![701], vec![700]), "{what}");
+        }
     }
 }

@@ -120,7 +120,7 @@ pub(super) fn summary(
                 total_ns: 0,
                 ongoing_ns: None,
             });
-            w.total_ns += took.total_ns;
+            w.total_ns = w.total_ns.saturating_add(took.total_ns);
         }
         intervals.extend(o.intervals.iter().filter(|i| wanted(i.waiter.part)).copied());
     }
@@ -149,7 +149,7 @@ pub(super) fn summary(
         });
         w.tid = o.tid;
         w.call = o.waiter.call_name();
-        w.total_ns += ns;
+        w.total_ns = w.total_ns.saturating_add(ns);
         w.ongoing_ns = w.ongoing_ns.max(Some(ns));
         intervals.push(Interval { waiter: o.waiter, since_ns: o.since_ns, until_ns });
     }

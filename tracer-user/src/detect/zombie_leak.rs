@@ -114,6 +114,11 @@ fn cause(world: &World, parent: ProcId, totals: Option<&ChildRow>) -> (&'static 
         let told = format!("it waits once for each SIGCHLD, but {coalesced} of them were merged into pending ones");
         return ("one-wait-per-signal", told);
     }
+    // A wait for any child would have ended at once.
+    let waits = p.and_then(|p| p.syscall).and_then(|nr| syscall::name(&world.session.arch, nr));
+    if matches!(waits, Some("wait4" | "waitid")) {
+        return ("waits-for-others", "it waits for one other child".to_owned());
+    }
     if p.and_then(|p| p.sigchld_blocked) == Some(true) && any == 0 {
         return ("sigchld-blocked", "it has SIGCHLD blocked and does not wait".to_owned());
     }

@@ -70,6 +70,7 @@ fn causes() {
         ("waits-for-others", |s, _| {
             s.children(2_000, PARENT, |c| (c.waits_one, c.last_pid) = (1, 5_000));
         }),
+        ("waits-for-others", |_, p| p.syscall = Some(61)),
         ("unknown", |s, _| {
             s.children(2_000, PARENT, |c| (c.waits_any, c.reaped_any) = (50, 1));
         }),

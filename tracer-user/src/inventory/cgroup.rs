@@ -56,7 +56,7 @@ struct Mount {
 impl Mount {
     /// Where the group is in the file system; `None` if this mount does not show it.
     fn directory(&self, path: &str) -> Option<PathBuf> {
-        let below = if self.root == "/" { Path::new(path).strip_prefix("/").ok()? } else { Path::new(path).strip_prefix(&self.root).ok()? };
+        let below = Path::new(path).strip_prefix(&self.root).ok()?;
         // "/../x" is a group outside of our cgroup namespace.
         below.components().all(|c| matches!(c, Component::Normal(_))).then(|| self.point.join(below))
     }
@@ -185,7 +185,8 @@ mod tests {
     fn own_group_holds_us() {
         let text = std::fs::read_to_string("/proc/self/cgroup").expect("cgroup");
         let (v2, _) = super::super::process::cgroup_paths(&text);
-        if let (Some(path), false) = (v2, parse_mounts(&std::fs::read_to_string("/proc/self/mountinfo").expect("mounts")).is_empty()) {
+        let mounts = parse_mounts(&std::fs::read_to_string("/proc/self/mountinfo").expect("mounts"));
+        if let Some(path) = v2.filter(|_| mounts.iter().any(|m| m.hierarchy == Some(Hierarchy::V2))) {
             assert!(cgroup_pids(path).expect("own group").contains(&std::process::id()));
         }
     }

@@ -63,8 +63,10 @@ pub fn read(scope: &Scope) -> Inventory {
         process::detail(row, &mut denied);
     }
     if let Some(first) = denied.first() {
-        let n = denied.len();
-        inv.problems.push(format!("{n} of {} processes show no details (first: pid {first}): needs CAP_SYS_PTRACE over them", inv.processes.len()));
+        let (n, all) = (denied.len(), inv.processes.len());
+        inv.problems.push(format!(
+            "{n} of {all} processes show no details (first: pid {first}): needs CAP_SYS_PTRACE over them"
+        ));
     }
     let namespaces = ipc_namespaces(&inv.processes, wanted.as_ref());
     sem::read(&namespaces, &mut inv);

@@ -242,7 +242,13 @@ mod tests {
 
     #[test]
     fn syscall_file() {
-        for (text, want) in [("0 0x3 0x7f 0x0\n", Some(0)), ("61 0xffff\n", Some(61)), ("running\n", None), ("-1 0x7f 0x0\n", None), ("", None)] {
+        for (text, want) in [
+            ("0 0x3 0x7f 0x0\n", Some(0)),
+            ("61 0xffff\n", Some(61)),
+            ("running\n", None),
+            ("-1 0x7f 0x0\n", None),
+            ("", None),
+        ] {
             assert_eq!(parse_syscall(text), want, "{text}");
         }
     }

@@ -251,7 +251,7 @@ pub(super) mod tests {
         assert!(values(id, 1).is_err());
     }
 
-    /// Needs CAP_SYS_ADMIN; without it the refusal must be a problem sentence.
+    /// Without CAP_SYS_ADMIN no namespace can be made, and our own is read.
     #[test]
     fn another_namespace_is_read_by_a_thread_of_its_own() {
         let (told, tell) = std::sync::mpsc::channel();

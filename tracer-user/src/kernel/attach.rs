@@ -225,6 +225,7 @@ impl Attacher<'_> {
                         break;
                     }
                     Err(e) => {
+                        tracing::debug!("{function} by {}: {e}", backend.name());
                         last = format!("{function}: {}", first_line(&e));
                         if refuses_all(&e) {
                             self.refusals[slot] = Some(format!("the kernel refuses it ({})", first_line(&e)));

@@ -1,5 +1,6 @@
 //! Children that ended: who is still in the process table, whose they are, and how their parent waits.
 
+use super::Look;
 use super::process::Processes;
 use crate::decode::{NsId, ProcId};
 use crate::record::{ChildRow, Inventory};
@@ -108,8 +109,9 @@ impl Children {
         }
     }
 
-    /// Takes over the zombies of a process table; in the closing one, what is not there is reaped.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, processes: &Processes, closing: bool) {
+    /// Takes over the zombies of a process table; in a complete one, what is not there is reaped.
+    pub(super) fn inventory(&mut self, inventory: &Inventory, processes: &Processes, look: Look) {
+        let closing = look == Look::Closing;
         let mut present = HashSet::new();
         for row in inventory.processes.iter().filter(|r| r.state == 'Z') {
             let id = ProcId::new(row.tgid, row.start_ns);
@@ -126,13 +128,14 @@ impl Children {
                 z.confirmed |= closing;
             } else if self.zombies.len() < MAX_ZOMBIES {
                 // An end that no event told: before the trace, or lost.
-                let zombie = Zombie { id, parent, since_ns: inventory.ts_ns, baseline: !closing, confirmed: closing };
+                let baseline = look == Look::First;
+                let zombie = Zombie { id, parent, since_ns: inventory.ts_ns, baseline, confirmed: closing };
                 self.zombies.insert(id, zombie);
             } else {
                 self.dropped += 1;
             }
         }
-        if closing && !inventory.processes.is_empty() {
+        if look.complete() && !inventory.processes.is_empty() {
             let before = inventory.ts_ns.saturating_sub(SCAN_NS);
             self.zombies.retain(|id, z| present.contains(id) || z.since_ns > before);
         }

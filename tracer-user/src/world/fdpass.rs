@@ -24,6 +24,8 @@ const MAX_SENDERS: usize = 4;
 /// Children whose copies are followed until they exec, and copies of one.
 const MAX_HEIRS: usize = 4_096;
 const MAX_COPIES: usize = 256;
+/// Descriptors of a table that is kept for an exec told later.
+const MAX_EARLY: usize = 1_024;
 /// Points of the history of one receiver; when full, every second one goes.
 const MAX_POINTS: usize = 64;
 /// A dentry name is cut to this by the kernel half.
@@ -149,20 +151,24 @@ impl Receiver {
     }
 
     /// Drops one reference of an open descriptor; when it was the last one, it is closed.
-    fn release(&mut self, token: u64, ts_ns: u64) -> bool {
+    ///
+    /// `ts_ns` is when; `None` if nobody saw it.
+    fn release(&mut self, token: u64, ts_ns: Option<u64>) -> bool {
         let Some(r) = self.open.get_mut(&token) else { return false };
         r.refs = r.refs.saturating_sub(1);
         if r.refs > 0 {
             return false;
         }
-        let life = ts_ns.saturating_sub(r.ts_ns);
-        if let Some(r) = self.open.remove(&token) {
-            if let Some(f) = self.files.get_mut(&r.obj) {
-                f.1 += 1;
-            }
+        let life = ts_ns.map(|at| at.saturating_sub(r.ts_ns));
+        if let Some(r) = self.open.remove(&token)
+            && let Some(f) = self.files.get_mut(&r.obj)
+        {
+            f.1 += 1;
         }
         self.closed += 1;
-        self.lifetimes.add(life);
+        if let Some(ns) = life {
+            self.lifetimes.add(ns);
+        }
         true
     }
 }
@@ -187,6 +193,8 @@ pub struct FdPass {
     senders: HashMap<u64, Vec<ProcId>>,
     heirs: HashMap<ProcId, Vec<Copied>>,
     execed_heirs: HashMap<ProcId, u64>,
+    /// The last table of processes that may turn out to have executed a program before it was read.
+    early_tables: HashMap<ProcId, FdTable>,
     pub dropped: u64,
 }
 
@@ -237,7 +245,7 @@ impl FdPass {
         }
         let owner = self.tables.entry(files).or_insert_with(|| Table { owner: proc, slots: BTreeMap::new() }).owner;
         // A number that is handed out again was closed, even if nobody saw it.
-        self.close(files, e.fd, context.ts_ns);
+        self.close(files, e.fd, None);
         let token = self.next_token;
         self.next_token += 1;
         let full = self.open_total >= MAX_TOKENS;
@@ -278,7 +286,7 @@ impl FdPass {
         }
     }
 
-    fn close(&mut self, files: FilesId, fd: u32, ts_ns: u64) {
+    fn close(&mut self, files: FilesId, fd: u32, ts_ns: Option<u64>) {
         let Some(t) = self.tables.get_mut(&files) else { return };
         let owner = t.owner;
         if let Some(slot) = t.slots.remove(&fd)
@@ -289,7 +297,7 @@ impl FdPass {
     }
 
     pub(super) fn closed(&mut self, ts_ns: u64, e: FdClose) {
-        self.close(FilesId(e.files), e.fd, ts_ns);
+        self.close(FilesId(e.files), e.fd, Some(ts_ns));
     }
 
     pub(super) fn close_range(&mut self, ts_ns: u64, e: FdCloseRange) {
@@ -306,7 +314,7 @@ impl FdPass {
         }
         let numbers: Vec<u32> = t.slots.range(e.first..=e.last).map(|(fd, _)| *fd).collect();
         for fd in numbers {
-            self.close(files, fd, ts_ns);
+            self.close(files, fd, Some(ts_ns));
         }
     }
 
@@ -316,7 +324,7 @@ impl FdPass {
             return;
         }
         let Some(old) = self.tables.get(&files).and_then(|t| t.slots.get(&e.old)).copied() else { return };
-        self.close(files, e.new, ts_ns);
+        self.close(files, e.new, Some(ts_ns));
         let Some(t) = self.tables.get_mut(&files) else { return };
         t.slots.insert(e.new, Slot { token: old.token, cloexec: false, duplicate: true });
         if let Some(r) = self.receivers.get_mut(&t.owner).and_then(|r| r.open.get_mut(&old.token)) {
@@ -409,11 +417,15 @@ impl FdPass {
     }
 
     pub(super) fn execed(&mut self, proc: ProcId, ts_ns: u64) {
+        if self.heirs.contains_key(&proc) {
+            self.execed_heirs.insert(proc, ts_ns);
+        }
         if let Some(r) = self.receivers.get_mut(&proc) {
             r.exec_ns = Some(ts_ns);
         }
-        if self.heirs.contains_key(&proc) {
-            self.execed_heirs.insert(proc, ts_ns);
+        // The table may have been read, and told, before the exec was.
+        if let Some(table) = self.early_tables.remove(&proc).filter(|t| t.ts_ns >= ts_ns) {
+            self.table(proc, &table);
         }
     }
 
@@ -421,6 +433,7 @@ impl FdPass {
     pub(super) fn exited(&mut self, proc: ProcId) {
         self.heirs.remove(&proc);
         self.execed_heirs.remove(&proc);
+        self.early_tables.remove(&proc);
         if let Some(r) = self.receivers.get_mut(&proc) {
             self.open_total = self.open_total.saturating_sub(r.open.len());
             r.open.clear();
@@ -444,6 +457,10 @@ impl FdPass {
 
     /// Compares what is followed with what the process has open in fact.
     pub(super) fn table(&mut self, proc: ProcId, t: &FdTable) {
+        let may_exec = self.heirs.contains_key(&proc) || self.receivers.contains_key(&proc);
+        if may_exec && t.fds.len() <= MAX_EARLY && (self.early_tables.len() < MAX_HEIRS || self.early_tables.contains_key(&proc)) {
+            self.early_tables.insert(proc, t.clone());
+        }
         let links: HashMap<u32, &str> = t.fds.iter().map(|(fd, link)| (*fd, link.as_str())).collect();
         self.heir_table(proc, t, &links);
         let Some(r) = self.receivers.get_mut(&proc) else { return };
@@ -465,6 +482,7 @@ impl FdPass {
                 if there {
                     open.confirmed |= t.complete;
                     if let Some(exec_ns) = exec_ns
+                        && open.ts_ns < exec_ns
                         && t.complete
                         && *fd > 2
                         && !slot.duplicate
@@ -477,7 +495,7 @@ impl FdPass {
                             exec_ns,
                         });
                     }
-                } else if r.release(slot.token, t.ts_ns) {
+                } else if r.release(slot.token, None) {
                     self.open_total = self.open_total.saturating_sub(1);
                 }
                 there

@@ -61,6 +61,9 @@ impl P {
     }
 }
 
+/// A wait of a snapshot: (process, object, since ms, last reader and when it read).
+pub(crate) type Wait = (P, ObjKey, u64, Option<(P, u64)>);
+
 /// A stream of records under construction; times are milliseconds since the start.
 pub(crate) struct Stream {
     pub(crate) session: Session,
@@ -164,6 +167,7 @@ impl Stream {
             obj: obj_ref(obj),
             state: ObjState { a: state.a, b: state.b, c: state.c },
             since_ns: START + (at - ms) * MS,
+            until_ns: START + at * MS,
             ret,
             reader: reader.map_or(0, |r| r.0),
             fd: 1,
@@ -176,7 +180,7 @@ impl Stream {
     }
 
     /// A snapshot of waiting threads: (process, object, since ms, last reader and when it read).
-    pub(crate) fn blocked(&mut self, at: u64, waits: &[(P, ObjKey, u64, Option<(P, u64)>)]) -> &mut Self {
+    pub(crate) fn blocked(&mut self, at: u64, waits: &[Wait]) -> &mut Self {
         let threads = waits
             .iter()
             .map(|(p, obj, since, reader)| BlockedThread {

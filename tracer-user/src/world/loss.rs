@@ -26,7 +26,7 @@ impl Losses {
 
     /// All records lost.
     pub fn total(&self) -> u64 {
-        self.sites.values().map(|s| s.count).sum::<u64>() + self.unknown
+        self.sites.values().map(|s| s.count).fold(self.unknown, u64::saturating_add)
     }
 
     /// Losses of each site that lost something.
@@ -39,11 +39,11 @@ impl Losses {
             return;
         }
         let Some(site) = site else {
-            self.unknown += count;
+            self.unknown = self.unknown.saturating_add(count);
             return;
         };
         let s = self.sites.entry(site as u16).or_insert(SiteLoss { first_ns: from_ns, ..SiteLoss::default() });
-        s.count += count;
+        s.count = s.count.saturating_add(count);
         s.last_ns = ts_ns;
     }
 }

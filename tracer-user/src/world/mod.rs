@@ -14,6 +14,8 @@ pub mod process;
 pub mod refused;
 pub mod sem;
 pub mod stall;
+#[cfg(test)]
+mod storm;
 
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
 use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits};
@@ -25,6 +27,24 @@ use tracer_common::map::kind;
 
 /// User stacks remembered.
 const MAX_STACKS: usize = 16_384;
+
+/// Which look at the kernel's tables an inventory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// The baseline: older than the first events, or as old.
+    First,
+    /// After a loss.
+    Again,
+    /// At the end.
+    Closing,
+}
+
+impl Look {
+    /// Whether what is not in the tables is gone: not at first, when tables and events overlap.
+    fn complete(self) -> bool {
+        matches!(self, Self::Again | Self::Closing)
+    }
+}
 
 /// Everything known.
 #[derive(Clone, Debug, Default)]
@@ -103,12 +123,14 @@ impl World {
                 self.kernel(context, body);
             }
             Event::Baseline(inventory) => {
-                self.baseline_ns = Some(inventory.ts_ns);
-                self.inventory(inventory, false);
+                // A later one comes after a loss, and mends what was lost.
+                let look = if self.baseline_ns.is_some() { Look::Again } else { Look::First };
+                self.baseline_ns.get_or_insert(inventory.ts_ns);
+                self.inventory(inventory, look);
             }
             Event::Closing(inventory) => {
                 self.closing_ns = Some(inventory.ts_ns);
-                self.inventory(inventory, true);
+                self.inventory(inventory, Look::Closing);
             }
             Event::Tick { ts_ns } => {
                 self.advance(*ts_ns);
@@ -262,7 +284,7 @@ impl World {
             comm: context.comm.clone(),
             fd: e.fd,
             since_ns: e.since_ns,
-            until_ns: context.ts_ns,
+            until_ns: e.until_ns,
             ret: e.ret,
             state: e.state.into(),
             reader,
@@ -292,11 +314,11 @@ impl World {
         Reader { proc: self.processes.named(r.tgid, r.start_ns, &r.comm), ts_ns: r.ts_ns, comm: r.comm.clone() }
     }
 
-    fn inventory(&mut self, inventory: &Inventory, closing: bool) {
+    fn inventory(&mut self, inventory: &Inventory, look: Look) {
         self.advance(inventory.ts_ns);
-        self.processes.inventory(inventory, closing);
-        self.children.inventory(inventory, &self.processes, closing);
-        self.sems.inventory(inventory, closing);
+        self.processes.inventory(inventory, look);
+        self.children.inventory(inventory, &self.processes, look);
+        self.sems.inventory(inventory, look);
         let (new, old) = (inventory.system, self.limits);
         let or = |a: u64, b: u64| if a == 0 { b } else { a };
         self.limits = SystemLimits {
@@ -305,7 +327,7 @@ impl World {
             pipe_max_size: or(new.pipe_max_size, old.pipe_max_size),
             pipe_user_pages_soft: or(new.pipe_user_pages_soft, old.pipe_user_pages_soft),
         };
-        if closing {
+        if look.complete() {
             // Whoever died unseen waits for nothing and has nothing open.
             let gone: Vec<ProcId> =
                 self.processes.iter().filter(|p| p.gone_ns == Some(inventory.ts_ns)).map(|p| p.id).collect();

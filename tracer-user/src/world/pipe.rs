@@ -64,7 +64,7 @@ pub struct Pipes {
 impl Pipes {
     /// Pipes created too small, in the order of their inodes, except those that were enlarged since.
     pub fn shrunk(&self, page_bytes: u64) -> impl Iterator<Item = &ShrunkPipe> {
-        let enough = i64::try_from(page_bytes * u64::from(DEFAULT_SLOTS)).unwrap_or(i64::MAX);
+        let enough = i64::try_from(page_bytes.saturating_mul(u64::from(DEFAULT_SLOTS))).unwrap_or(i64::MAX);
         self.shrunk.values().filter(move |p| self.resized.get(&p.ino).is_none_or(|r| r.ret < enough))
     }
 
@@ -127,7 +127,7 @@ impl Pipes {
     }
 
     pub(super) fn user_seen(&mut self, ts_ns: u64, uid: u32, processes: &[PipeOwner], soft_pages: u64) {
-        let total = |p: &[PipeOwner]| p.iter().map(|o| o.pipes).sum::<u64>();
+        let total = |p: &[PipeOwner]| p.iter().map(|o| o.pipes).fold(0, u64::saturating_add);
         let kept = self.users.entry(uid).or_default();
         if total(processes) >= total(&kept.processes) {
             *kept = PipeUser { ts_ns, processes: processes.to_vec(), soft_pages };

@@ -1,5 +1,6 @@
 //! Processes: identity, family, what /proc said last, and their end.
 
+use super::Look;
 use crate::decode::{Context, NsId, ProcId, TICK_NS, Tgid};
 use crate::record::{Inventory, LimitRow, ProcessRow, Session};
 use std::collections::{HashMap, HashSet};
@@ -248,9 +249,8 @@ impl Processes {
 
     pub(super) fn fork_limits(&mut self, tgid: Tgid, limits: &[LimitRow]) {
         let id = self.resolve(tgid.0, 0);
-        if let Some(f) = self.fork_failures.get_mut(&id) {
-            f.limits = limits.to_vec();
-        }
+        // The limits may arrive before the failure that made them worth reading.
+        self.fork_failures.entry(id).or_default().limits = limits.to_vec();
     }
 
     /// Takes over one line of /proc.
@@ -281,11 +281,11 @@ impl Processes {
         id
     }
 
-    /// Takes over a whole process table. With `closing`, what is not in it is gone.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, closing: bool) {
+    /// Takes over a whole process table.
+    pub(super) fn inventory(&mut self, inventory: &Inventory, look: Look) {
         let mut present = HashSet::new();
         for row in &inventory.processes {
-            present.insert(self.row(inventory.ts_ns, row, !closing));
+            present.insert(self.row(inventory.ts_ns, row, look == Look::First));
         }
         for row in &inventory.processes {
             let id = ProcId::new(row.tgid, row.start_ns);
@@ -294,10 +294,10 @@ impl Processes {
                 p.parent = parent.or(p.parent);
             }
         }
-        if !closing && self.follow {
+        if look == Look::First && self.follow {
             self.follow_present();
         }
-        if closing && !present.is_empty() {
+        if look.complete() && !present.is_empty() {
             let before = inventory.ts_ns.saturating_sub(SCAN_NS);
             for p in self.all.values_mut() {
                 if p.gone_ns.is_none() && !present.contains(&p.id) && p.id.start_ticks * TICK_NS < before {

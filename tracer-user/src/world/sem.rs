@@ -1,5 +1,6 @@
 //! SysV semaphore sets: their lives, their users, what the dead took with them, and the limits of each namespace.
 
+use super::Look;
 use crate::decode::{Context, NsId, ProcId, SemId, StackId};
 use crate::record::{Inventory, SemLimitRow, SemSetRow};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -23,6 +24,8 @@ const ENOSPC: i32 = 28;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Creation {
     pub ts_ns: u64,
+    /// The kernel said that it created the set; else semget returned a set that was not known.
+    pub exact: bool,
     pub by: ProcId,
     pub comm: String,
     pub uid: u32,
@@ -60,6 +63,8 @@ pub struct SemSet {
     /// When a semaphore's value was set, by number; `all_set_ns` for the whole set.
     pub set_ns: BTreeMap<u32, u64>,
     pub all_set_ns: u64,
+    /// Values that SETVAL gave, by number: a lock starts with 1, a counter of work with 0.
+    pub set_values: BTreeMap<u32, u32>,
 }
 
 impl SemSet {
@@ -77,6 +82,7 @@ impl SemSet {
             held: Vec::new(),
             set_ns: BTreeMap::new(),
             all_set_ns: 0,
+            set_values: BTreeMap::new(),
         }
     }
 
@@ -177,7 +183,7 @@ impl Sems {
     }
 
     fn wall_s(&self, ts_ns: u64) -> i64 {
-        i64::try_from(ts_ns / 1_000_000_000).unwrap_or(0) + self.wall_offset_s
+        i64::try_from(ts_ns / 1_000_000_000).unwrap_or(0).saturating_add(self.wall_offset_s)
     }
 
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: SemCreate) {
@@ -197,6 +203,7 @@ impl Sems {
             set.nsems = Some(e.nsems);
             set.created = Some(Creation {
                 ts_ns: context.ts_ns,
+                exact: e.exact != 0,
                 by: proc,
                 comm: context.comm.clone(),
                 uid: context.uid,
@@ -271,6 +278,7 @@ impl Sems {
             set.all_set_ns = context.ts_ns;
         } else if set.set_ns.len() < MAX_NUMBERS || set.set_ns.contains_key(&e.num) {
             set.set_ns.insert(e.num, context.ts_ns);
+            set.set_values.insert(e.num, e.value);
         } else {
             // Too many to follow one by one: rather forget a finding than invent one.
             set.all_set_ns = context.ts_ns;
@@ -287,7 +295,7 @@ impl Sems {
     }
 
     /// Takes over the tables of semaphore sets and limits.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, closing: bool) {
+    pub(super) fn inventory(&mut self, inventory: &Inventory, look: Look) {
         let readable: HashSet<NsId> = inventory.sem_limits.iter().map(|l| NsId(l.ns)).collect();
         let mut present = HashSet::new();
         for row in &inventory.sem_sets {
@@ -297,8 +305,8 @@ impl Sems {
             let Some(set) = self.known(id) else { continue };
             let ctime = i64::try_from(row.ctime).unwrap_or(0);
             // ctime only moves forward, so a set older than the semget that returned it was not created by it.
-            let made_s = set.created.as_ref().map(|c| i64::try_from(c.ts_ns / 1_000_000_000).unwrap_or(0) + wall_offset);
-            let older = wall_offset > 0 && made_s.is_some_and(|s| ctime + 2 < s);
+            let made_s = set.created.as_ref().filter(|c| !c.exact).map(|c| i64::try_from(c.ts_ns / 1_000_000_000).unwrap_or(0).saturating_add(wall_offset));
+            let older = wall_offset > 0 && made_s.is_some_and(|s| ctime.saturating_add(2) < s);
             if older && let Some(c) = set.created.take() {
                 set.users.insert(c.by);
                 set.used_ns = set.used_ns.max(Some(c.ts_ns));
@@ -312,13 +320,12 @@ impl Sems {
             let Some(set) = self.sets.get_mut(&id) else { continue };
             set.key = Some(row.key);
             set.nsems = Some(row.nsems);
-            if closing {
-                set.closing = Some(row.clone());
-            } else {
-                set.baseline = Some(row.clone());
+            match look {
+                Look::Closing => set.closing = Some(row.clone()),
+                Look::First | Look::Again => set.baseline = Some(row.clone()),
             }
         }
-        if closing {
+        if look.complete() {
             // Believe the table: what is not in it was removed, whether that was seen or not.
             let ts_ns = inventory.ts_ns;
             let young = |s: &SemSet| s.created.as_ref().is_some_and(|c| c.ts_ns >= ts_ns);
@@ -345,7 +352,7 @@ impl Sems {
     pub fn last_op_after_creation_s(&self, set: &SemSet) -> Option<i64> {
         let row = set.closing.as_ref()?;
         let created = set.created.as_ref()?;
-        (row.otime != 0).then(|| i64::try_from(row.otime).unwrap_or(0) - self.wall_s(created.ts_ns))
+        (row.otime != 0).then(|| i64::try_from(row.otime).unwrap_or(0).saturating_sub(self.wall_s(created.ts_ns)))
     }
 }
 

@@ -91,8 +91,18 @@ pub(crate) fn start(
             (command, "ready")
         }
         Mode::Bpftrace | Mode::BpftraceOther => {
-            let mut command = Command::new(installed("bpftrace")?);
-            command.args(["-e", &script(work, &target)]);
+            // It reads tracefs below debugfs; not every machine mounts them. In a mount namespace
+            // of its own, nothing of this stays behind.
+            let mut command = Command::new(installed("unshare")?);
+            command
+                .args(["--mount", "sh", "-c"])
+                .arg(
+                    "mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; \
+                     mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; exec \"$@\"",
+                )
+                .arg("sh")
+                .arg(installed("bpftrace")?)
+                .args(["-B", "line", "-e", &script(work, &target)]);
             (command, "ready")
         }
         Mode::Strace => {
@@ -129,6 +139,8 @@ pub(crate) fn start(
             });
         });
     }
+    // Only the readers send now: when both end, so did the tracer's output.
+    drop(sender);
     let mut tracer = Tracer {
         child,
         lines,

@@ -163,10 +163,13 @@ fn prepare(work: Work) -> Result<Body> {
             let set = SemSet::new()?;
             Box::new(move || {
                 let id = set.id;
-                both(
+                let result = both(
                     move || hand_over(id, 1, 0, true),
                     move || hand_over(id, 0, 1, false),
-                )
+                );
+                // The set as a whole moves in here, or it would be removed before its use.
+                drop(set);
+                result
             })
         }
     })

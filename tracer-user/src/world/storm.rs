@@ -1,0 +1,274 @@
+//! Hostile streams: whatever bytes the kernel or a file contain, nothing may panic, and the model stays bounded.
+
+use super::World;
+use super::fixture::{P, START, Stream, header_bytes};
+use crate::decode::decode;
+use crate::detect;
+use crate::record::{
+    BlockedThread, ChildRow, FdTable, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderRow, Record,
+    RefusedRow, SemLimitRow, SemSetRow, SemValue, State, SystemLimits,
+};
+use tracer_common::event::Header;
+
+/// A small generator of numbers, so that a failure can be repeated from its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Mostly small, so that things meet; sometimes extreme.
+    fn number(&mut self) -> u64 {
+        match self.roll() % 10 {
+            0 => self.roll(),
+            1 => u64::MAX - self.roll() % 3,
+            2 => u64::from(u32::MAX) - self.roll() % 3,
+            _ => self.roll() % 6,
+        }
+    }
+
+    fn word(&mut self) -> u32 {
+        u32::try_from(self.number() & 0xffff_ffff).unwrap_or(0)
+    }
+
+    fn time(&mut self) -> u64 {
+        match self.roll() % 12 {
+            0 => self.number(),
+            _ => START + self.roll() % 20_000_000_000,
+        }
+    }
+
+    fn obj(&mut self) -> ObjKey {
+        ObjKey { kind: u32::try_from(self.roll() % 11).unwrap_or(0), ns: self.word(), id: self.number() }
+    }
+
+    fn state(&mut self) -> State {
+        State { a: self.number(), b: self.number(), c: self.number() }
+    }
+
+    fn reader(&mut self) -> Option<ReaderRow> {
+        (self.roll().is_multiple_of(2)).then(|| ReaderRow {
+            tgid: self.word(),
+            start_ns: self.number(),
+            ts_ns: self.time(),
+            comm: "\u{1b}[2J".to_owned(),
+        })
+    }
+
+    fn kernel(&mut self) -> Record {
+        const KINDS: [u16; 29] = [
+            1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 50, 0, 999, 40, 3, 4, 1,
+        ];
+        let header = Header {
+            ts_ns: self.time(),
+            start_ns: self.number(),
+            kind: KINDS[usize::try_from(self.roll()).unwrap_or(0) % KINDS.len()],
+            site: u16::try_from(self.roll() % 40).unwrap_or(0),
+            tgid: self.word(),
+            tid: self.word(),
+            uid: self.word(),
+            stack: self.word().cast_signed(),
+            comm: [b'a'; 16],
+            ..Header::default()
+        };
+        let mut bytes = header_bytes(&header);
+        for _ in 0..16 {
+            // Fields of 4 and of 8 bytes both get their share of small numbers.
+            if self.roll().is_multiple_of(2) {
+                bytes.extend(self.number().to_ne_bytes());
+            } else {
+                bytes.extend(self.word().to_ne_bytes());
+                bytes.extend(self.word().to_ne_bytes());
+            }
+        }
+        let cut = usize::try_from(self.roll()).unwrap_or(0) % (bytes.len() * 8);
+        bytes.truncate(cut);
+        Record::Kernel(bytes)
+    }
+
+    fn process(&mut self) -> ProcessRow {
+        ProcessRow {
+            tgid: self.word(),
+            start_ns: self.number(),
+            ppid: self.word(),
+            state: ['R', 'S', 'T', 'Z', 'D'][usize::try_from(self.roll() % 5).unwrap_or(0)],
+            ns_pid: (self.roll().is_multiple_of(3)).then(|| self.word()),
+            syscall: (self.roll().is_multiple_of(2)).then(|| self.number().cast_signed()),
+            nofile_soft: Some(self.number()),
+            cgroup: Some("/a/docker-\u{fffd}.scope".to_owned()),
+            ..ProcessRow::default()
+        }
+    }
+
+    fn inventory(&mut self) -> Inventory {
+        Inventory {
+            ts_ns: self.time(),
+            processes: (0..self.roll() % 8).map(|_| self.process()).collect(),
+            sem_sets: (0..self.roll() % 5)
+                .map(|_| SemSetRow {
+                    ns: self.word(),
+                    id: self.word().cast_signed(),
+                    key: self.word().cast_signed(),
+                    nsems: self.word(),
+                    otime: self.number(),
+                    ctime: self.number(),
+                    values: (0..self.roll() % 3)
+                        .map(|_| SemValue { value: self.word(), pid: self.word(), ncnt: self.word(), zcnt: self.word() })
+                        .collect(),
+                    ..SemSetRow::default()
+                })
+                .collect(),
+            sem_limits: (0..self.roll() % 3)
+                .map(|_| SemLimitRow {
+                    ns: self.word(),
+                    semmns: self.number(),
+                    semmni: self.number(),
+                    used_sets: self.number(),
+                    used_sems: self.number(),
+                    ..SemLimitRow::default()
+                })
+                .collect(),
+            system: SystemLimits { pipe_max_size: self.number(), pipe_user_pages_soft: self.number(), ..SystemLimits::default() },
+            problems: Vec::new(),
+        }
+    }
+
+    fn record(&mut self) -> Record {
+        let ts_ns = self.time();
+        match self.roll() % 24 {
+            0 => Record::Baseline(self.inventory()),
+            1 => Record::Closing(self.inventory()),
+            2 => Record::Tick { ts_ns },
+            3 => Record::Lost { ts_ns, site: u16::try_from(self.roll() % 50).unwrap_or(0), count: self.number() },
+            4 => Record::Blocked {
+                ts_ns,
+                threads: (0..self.roll() % 4)
+                    .map(|_| BlockedThread {
+                        obj: self.obj(),
+                        state: self.state(),
+                        tgid: self.word(),
+                        tid: self.word(),
+                        start_ns: self.number(),
+                        since_ns: self.time(),
+                        comm: "b".to_owned(),
+                        call: u8::try_from(self.roll() % 256).unwrap_or(0),
+                        fd: self.word().cast_signed(),
+                        reader: self.reader(),
+                    })
+                    .collect(),
+            },
+            5 => Record::Refused {
+                ts_ns,
+                rows: (0..self.roll() % 4)
+                    .map(|_| RefusedRow {
+                        obj: self.obj(),
+                        state: self.state(),
+                        tgid: self.word(),
+                        tid: self.word(),
+                        start_ns: self.number(),
+                        comm: String::new(),
+                        fd: self.word().cast_signed(),
+                        count: self.number(),
+                        first_ns: self.time(),
+                        last_ns: self.time(),
+                        reader: self.reader(),
+                    })
+                    .collect(),
+            },
+            6 => Record::Children {
+                ts_ns,
+                rows: vec![ChildRow {
+                    exits: self.number(),
+                    sigchld_coalesced: self.number(),
+                    delivered: self.number(),
+                    waits_any: self.number(),
+                    reaped_any: self.number(),
+                    waits_one: self.number(),
+                    reaped_one: self.number(),
+                    ..ChildRow::new(self.word(), &Default::default())
+                }],
+            },
+            7 => Record::Holders {
+                ts_ns,
+                obj: self.obj(),
+                holders: vec![Holder {
+                    tgid: self.word(),
+                    start_ns: self.number(),
+                    comm: String::new(),
+                    fd: self.word(),
+                    reads: Some(self.roll().is_multiple_of(2)),
+                    writes: None,
+                }],
+                complete: true,
+            },
+            8 => Record::FdTable(FdTable {
+                ts_ns,
+                tgid: self.word(),
+                start_ns: self.number(),
+                limit: Some(self.number()),
+                fds: vec![(self.word(), "socket:[".to_owned()), (self.word(), String::new())],
+                complete: self.roll().is_multiple_of(2),
+            }),
+            9 => Record::Process { ts_ns, row: self.process() },
+            10 => Record::ForkLimits {
+                ts_ns,
+                tgid: self.word(),
+                limits: vec![LimitRow { name: "pids.max".to_owned(), used: self.number(), max: self.number() }],
+            },
+            11 => Record::PipeUser {
+                ts_ns,
+                uid: self.word(),
+                processes: vec![
+                    PipeOwner { tgid: self.word(), start_ns: self.number(), comm: String::new(), pipes: self.number() },
+                    PipeOwner { tgid: self.word(), start_ns: self.number(), comm: String::new(), pipes: self.number() },
+                ],
+                soft_pages: self.number(),
+            },
+            _ => self.kernel(),
+        }
+    }
+}
+
+#[test]
+fn nothing_panics() {
+    for seed in 1..=100u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut session = Stream::new().session;
+        session.page_bytes = if seed % 3 == 0 { dice.number() } else { 4096 };
+        session.wall_ns = if seed % 4 == 0 { dice.number() } else { session.wall_ns };
+        session.target_pids = if seed % 5 == 0 { vec![1, 2] } else { Vec::new() };
+        let mut world = World::new(&session);
+        for _ in 0..400 {
+            let record = dice.record();
+            if let Ok(Some(event)) = decode(&record) {
+                world.apply(&event);
+            }
+            if dice.roll().is_multiple_of(50) {
+                detect::run(&world, dice.time());
+            }
+        }
+        detect::run(&world, dice.time());
+        world.problems();
+    }
+}
+
+#[test]
+fn memory_is_bounded_and_what_was_dropped_is_said() {
+    let mut s = Stream::new();
+    let mut world = World::new(&s.session);
+    for i in 0..100_000u32 {
+        s.records.clear();
+        s.gone(u64::from(i), P(10 + i, "x"));
+        for record in &s.records {
+            if let Ok(Some(event)) = decode(record) {
+                world.apply(&event);
+            }
+        }
+    }
+    assert!(world.processes.iter().count() <= 70_000);
+    assert!(!world.problems().is_empty());
+}
