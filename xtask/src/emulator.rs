@@ -79,6 +79,7 @@ fn ensure_virtiofsd(machine: &Machine, log_dir: &Path) -> Result<()> {
         log_dir,
     )?;
     let root = tools(machine);
+    std::fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
     let mut install = Command::new("cargo");
     install
         .args(["install", "virtiofsd", "--version", VIRTIOFSD_VERSION])

@@ -40,7 +40,7 @@ pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, log_dir: &Path) -> Result
     let mut install = Command::new("cargo");
     install
         .args(["install", "bpf-linker", "--version", VERSION, "--force"])
-        .args(["--no-default-features", "--features"])
+        .args(["--locked", "--no-default-features", "--features"])
         .arg(format!("llvm-{}", rustc.llvm_major))
         .arg("--root")
         .arg(&root)
@@ -51,7 +51,7 @@ pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, log_dir: &Path) -> Result
     step.run(&mut install).with_context(|| {
         format!(
             "bpf-linker did not build: install it by hand (`LLVM_PREFIX={} cargo install \
-             bpf-linker --version {VERSION} --no-default-features --features llvm-{}`)",
+             bpf-linker --version {VERSION} --locked --no-default-features --features llvm-{}`)",
             llvm.display(),
             rustc.llvm_major
         )

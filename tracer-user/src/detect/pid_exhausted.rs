@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use tracer_common::site::Site;
 
 const EAGAIN: i32 = 11;
+/// Parent of the kernel's own threads.
+const KTHREADD: u32 = 2;
 /// Parents named.
 const MAX_PARENTS: usize = 5;
 
@@ -32,16 +34,20 @@ fn reached(limits: &[LimitRow]) -> Option<&LimitRow> {
     limits.iter().filter(|l| l.max > 0).max_by_key(|l| share(l)).filter(|l| share(l) >= 900)
 }
 
-/// Parents by living children and zombies: (parent, children, zombies), most first.
-fn families(world: &World, now_ns: u64) -> Vec<(ProcId, u64, u64)> {
+/// Parents by living children and zombies: (parent, children, zombies), most first. Only processes of `uid`, if given.
+fn families(world: &World, now_ns: u64, uid: Option<u32>) -> Vec<(ProcId, u64, u64)> {
+    let counts = |id: ProcId| uid.is_none() || world.processes.get(id).is_some_and(|p| p.uid == uid);
     let mut by: BTreeMap<ProcId, (u64, u64)> = BTreeMap::new();
-    for p in world.processes.iter().filter(|p| p.alive()) {
-        if let Some(parent) = p.parent {
+    for p in world.processes.iter().filter(|p| p.alive() && counts(p.id)) {
+        if let Some(parent) = p.parent.filter(|parent| parent.pid() != KTHREADD) {
             by.entry(parent).or_default().0 += 1;
         }
     }
     for g in zombie_leak::groups(world, now_ns) {
-        by.entry(g.parent).or_default().1 += u64::try_from(g.zombies.len()).unwrap_or(0);
+        let zombies = g.zombies.iter().filter(|z| counts(z.id)).count();
+        if zombies > 0 {
+            by.entry(g.parent).or_default().1 += u64::try_from(zombies).unwrap_or(0);
+        }
     }
     let mut all: Vec<(ProcId, u64, u64)> = by.into_iter().map(|(id, (n, z))| (id, n, z)).collect();
     all.sort_by_key(|(id, n, z)| (std::cmp::Reverse(n + z), *id));
@@ -61,8 +67,10 @@ fn told(world: &World, mut rows: Vec<(ProcId, &ForkFailures)>, now_ns: u64) -> O
     for (p, _) in rows.iter().take(MAX_PARENTS) {
         d.subject("parent", *p, None);
     }
-    let families = families(world, now_ns);
-    for (p, _, _) in families.iter().take(2) {
+    // RLIMIT_NPROC counts the processes of one user, the other limits everybody's.
+    let uid = if limit.is_some_and(|l| l.name == "RLIMIT_NPROC") { world.processes.get(*id).and_then(|p| p.uid) } else { None };
+    let families = families(world, now_ns, uid);
+    if let Some((p, _, _)) = families.first() {
         d.process("holder", *p, None);
     }
     let whose = families.first().map_or_else(String::new, |(p, n, z)| {

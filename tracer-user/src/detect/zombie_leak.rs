@@ -61,7 +61,10 @@ fn staying<'a>(world: &World, parent: ProcId, all: Vec<&'a Zombie>, now_ns: u64)
     {
         return Vec::new();
     }
-    let patient = staying.len() == 1 || (staying.len() < MANY && waits_for_another(world, parent, habits));
+    // The machine's own init may poll: it never leaks, but it may be late.
+    let patient = staying.len() == 1
+        || parent.pid() == 1
+        || (staying.len() < MANY && waits_for_another(world, parent, habits));
     if patient && oldest < LONE_NS {
         return Vec::new();
     }

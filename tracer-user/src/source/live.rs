@@ -30,6 +30,10 @@ const BATCH: Duration = Duration::from_millis(5);
 const DEFAULT_SLOTS: u32 = 16;
 /// Peers that a target's objects may bring into the filter.
 const PEERS_MAX: usize = 256;
+/// Processes whose descriptor tables are read at the end.
+const RECEIVERS_MAX: usize = 4096;
+/// Holders of one object whose state is read.
+const HOLDERS_TOLD: usize = 8;
 /// Objects whose holders are looked up in one second.
 const LOOKUPS_MAX: usize = 64;
 
@@ -61,6 +65,8 @@ pub struct Live {
     options: Options,
     session: Session,
     pending: Pending,
+    /// Objects that somebody waits for at the last tick.
+    waited_for: BTreeSet<ObjKey>,
 }
 
 /// The ring buffer's descriptor, for the reactor only.
@@ -146,7 +152,7 @@ impl Live {
         let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }
             .map_err(|e| e.into_parts().1)
             .context("cannot wait for the ring buffer")?;
-        Ok(Self { probes, maps, attached, options, session, pending: Pending::default() })
+        Ok(Self { probes, maps, attached, options, session, pending: Pending::default(), waited_for: BTreeSet::new() })
     }
 
     /// How each site is watched.
@@ -233,7 +239,18 @@ impl Live {
             out.push(Record::Stack { id: header.stack, frames: frames(header.tgid, &addrs) });
         }
         match body {
-            Body::Fork(_) | Body::Exit(_) | Body::Free(_) | Body::SemRemove(_) => return out,
+            Body::Fork(f) => {
+                // The child has the received descriptors too, and may carry them through an exec.
+                if p.receivers.contains(&header.tgid) && p.receivers.len() < RECEIVERS_MAX {
+                    p.receivers.insert(f.child);
+                }
+                return out;
+            }
+            Body::Exit(_) => {
+                p.receivers.remove(&header.tgid);
+                return out;
+            }
+            Body::Free(_) | Body::SemRemove(_) => return out,
             Body::Exec(_) => {
                 p.described.remove(&(header.tgid, tick_of(header.start_ns)));
                 if p.receivers.contains(&header.tgid) {
@@ -301,7 +318,8 @@ impl Live {
         let threads = self.maps.blocked(now, self.session.min_stall_ns);
         let threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || t.obj.kind == kind::SEM).collect();
         let p = &mut self.pending;
-        p.lookups.extend(threads.iter().filter(|t| t.obj.kind != kind::SEM).map(|t| t.obj));
+        self.waited_for = threads.iter().filter(|t| t.obj.kind != kind::SEM).map(|t| t.obj).collect();
+        p.lookups.extend(self.waited_for.iter().copied());
         for t in &threads {
             if p.described.insert((t.tgid, tick_of(t.start_ns)))
                 && let Some(row) = inventory::process(t.tgid)
@@ -347,6 +365,12 @@ impl Live {
             return Ok(());
         }
         for (obj, (holders, complete)) in inventory::holders_of(&wanted) {
+            // What the other side does while somebody waits: asleep in which call, stopped, running.
+            if self.waited_for.contains(&obj) {
+                for row in holders.iter().take(HOLDERS_TOLD).filter_map(|h| inventory::process(h.tgid)) {
+                    sink(Record::Process { ts_ns: now, row })?;
+                }
+            }
             if holders.is_empty() {
                 p.shrunk_pipes.remove(&obj);
             }
@@ -376,7 +400,19 @@ impl Live {
         }
         self.collect();
         self.release(u64::MAX, sink)?;
-        sink(Record::Closing(self.inventory()))?;
+        let closing = self.inventory();
+        // Who used a semaphore last may hold it: what does that process do?
+        let users: BTreeSet<u32> = closing
+            .sem_sets
+            .iter()
+            .flat_map(|set| &set.values)
+            .filter(|v| v.ncnt > 0 && v.pid != 0)
+            .map(|v| v.pid)
+            .collect();
+        for row in users.into_iter().filter_map(inventory::process) {
+            sink(Record::Process { ts_ns: closing.ts_ns, row })?;
+        }
+        sink(Record::Closing(closing))?;
         sink(Record::End { ts_ns: inventory::boot_ns() })
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
         build::run(machine)?;
     }
     if !machine.is_root {
-        return again_as_root(machine);
+        return again_as_root(machine, options.built);
     }
     let works = chosen(&options.work, &Work::ALL);
     let mut modes = vec![Mode::Untraced];
@@ -114,12 +114,14 @@ fn once(machine: &Machine, work: Work, mode: Mode) -> Result<u64> {
 }
 
 /// The same command, through sudo: every tracer needs root, and so does signalling it.
-fn again_as_root(machine: &Machine) -> Result<ExitCode> {
+fn again_as_root(machine: &Machine, built: bool) -> Result<ExitCode> {
     let why = "the bench (all tracers load eBPF programs or trace other processes)";
     machine.announce_root(why);
     let own = std::env::current_exe().context("cannot find this program")?;
     let mut command = machine.as_root(own, why)?;
-    command.args(std::env::args_os().skip(1)).arg("--built");
+    command
+        .args(std::env::args_os().skip(1))
+        .args((!built).then_some("--built"));
     let status = command.status().context("cannot run sudo")?;
     if !status.success() {
         bail!("the bench ended with {status}");
