@@ -163,7 +163,7 @@ events! {
     FdReceive = 40 { obj: ObjRef, files: u64, sock: u64, fd: u32, via: u32, cloexec: u32, _pad: u32, name: [u8; 32] }
     /// Descriptors of a message were dropped. `cause`: 0 unknown, 1 the table is full, 2 control buffer too small, 3 denied.
     FdTruncated = 41 { sock: u64, sent: i32, received: u32, cause: u32, fd: u32 }
-    /// A followed descriptor was closed. `how`: 0 close, 1 close_range, 2 dup2/dup3 over it.
+    /// A followed descriptor was closed. `how`: 0 close or close_range, 2 dup2/dup3 over it.
     FdClose = 42 { files: u64, fd: u32, how: u32 }
     /// close_range over [first, last] of a table with followed descriptors; `cloexec` 1: only marked.
     FdCloseRange = 43 { files: u64, first: u32, last: u32, cloexec: u32, _pad: u32 }

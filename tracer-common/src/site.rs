@@ -149,17 +149,18 @@ sites! {
         Syscalls(&[S::Splice, S::Tee, S::Vmsplice, S::Sendfile]), true, "splices through io_uring";
     PipeResize, "pipe_resize", Pipe, &[&[exit("sys_fcntl", "sys_fcntl")]],
         Syscalls(&[S::Fcntl]), false, "";
-    FifoOpen, "fifo_open", Pipe, &[&[exit("fifo_open", "fifo_open")]],
+    FifoOpen, "fifo_open", Pipe, &[&[entry("fifo_open", "fifo_begin")], &[exit("fifo_open", "fifo_open")]],
         Syscalls(&[S::Open, S::Openat, S::Openat2]), true, "opens through io_uring";
     FdReceive, "fd_receive", Fdpass, &[&[entry("scm_detach_fds", "fd_detach")], &[exit("scm_detach_fds", "fd_detached")],
         &[exit_args("scm_recv_one_fd", "fd_receive4", 4), exit_args("__receive_fd", "fd_receive", 3),
           exit_args("__receive_fd", "fd_receive4", 4), exit_args("receive_fd", "fd_receive", 3)]],
-        Syscalls(&[S::Recvmsg, S::Recvmmsg]), false, "fds received through io_uring";
+        Syscalls(&[S::Recvmsg, S::Recvmmsg]), false, "fds received through io_uring; a descriptor that a security module denies counts as a full table";
     FdGetfd, "fd_getfd", Fdpass, &[&[exit("sys_pidfd_getfd", "sys_pidfd_getfd")]],
         Syscalls(&[S::PidfdGetfd]), false, "";
     FdSend, "fd_send", Fdpass, &[&[exit("__scm_send", "fd_send")]],
         Syscalls(&[S::Sendmsg, S::Sendmmsg]), false, "fds sent through io_uring";
-    FdClose, "fd_close", Fdpass, &[&[entry("file_close_fd_locked", "fd_close"), entry("pick_file", "fd_close")]],
+    FdClose, "fd_close", Fdpass, &[&[entry("file_close_fd_locked", "fd_close"), entry("pick_file", "fd_close")],
+        &[exit("sys_close_range", "sys_close_range")]],
         Syscalls(&[S::Close, S::CloseRange]), false, "descriptors closed through io_uring";
     FdDup, "fd_dup", Fdpass, &[&[exit("sys_dup", "sys_dup")], &[exit("sys_dup2", "sys_dup2")], &[exit("sys_dup3", "sys_dup3")],
         &[exit("sys_fcntl", "sys_fcntl")]],

@@ -10,7 +10,7 @@ use tracer_common::site::Site;
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{child, eventfd, fdpass, pipe, sem};
+use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem};
 use crate::resolve::File;
 use crate::task::Regs;
 
@@ -63,6 +63,12 @@ pub fn fexit_fd_detached(ctx: FExitContext) -> i32 {
 }
 
 #[fentry]
+pub fn fentry_fifo_begin(_ctx: FEntryContext) -> i32 {
+    blocked::fifo_begins();
+    0
+}
+
+#[fentry]
 pub fn fentry_fd_detach(ctx: FEntryContext) -> i32 {
     fdpass::detach(pointer(&ctx, 0), pointer(&ctx, 1));
     0
@@ -103,6 +109,7 @@ wrappers! {
     fexit_sys_vmsplice, PipeSplice, Vmsplice;
     fexit_sys_sendfile, PipeSplice, Sendfile;
     fexit_sys_fcntl, FdDup, Fcntl;
+    fexit_sys_close_range, FdClose, CloseRange;
     fexit_sys_pidfd_getfd, FdGetfd, PidfdGetfd;
     fexit_sys_dup, FdDup, Dup;
     fexit_sys_dup2, FdDup, Dup2;

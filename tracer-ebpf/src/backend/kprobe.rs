@@ -83,6 +83,7 @@ wrappers! {
     kretprobe_sys_vmsplice, PipeSplice, Vmsplice;
     kretprobe_sys_sendfile, PipeSplice, Sendfile;
     kretprobe_sys_fcntl, FdDup, Fcntl;
+    kretprobe_sys_close_range, FdClose, CloseRange;
     kretprobe_sys_pidfd_getfd, FdGetfd, PidfdGetfd;
     kretprobe_sys_dup, FdDup, Dup;
     kretprobe_sys_dup2, FdDup, Dup2;

@@ -29,6 +29,7 @@ pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
             pipe::spliced_out(&call.at(Site::PipeRead), regs, 1);
         }
         Syscall::Wait4 | Syscall::Waitid => child::waited(&call.at(Site::ChildWait), regs),
+        Syscall::CloseRange => fdpass::close_range_ended(&call.at(Site::FdClose), regs),
         Syscall::PidfdGetfd => fdpass::got(&call.at(Site::FdGetfd), regs),
         Syscall::Dup => fdpass::duplicated(&call.at(Site::FdDup), regs, false),
         Syscall::Dup2 | Syscall::Dup3 => fdpass::duplicated(&call.at(Site::FdDup), regs, true),

@@ -64,13 +64,14 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         // SAFETY: a map value; only this thread writes its own entry.
         let known = unsafe { &mut *known };
         let restarted = known.restart_ns == 0 || now - known.restart_ns < RESTART_WINDOW_NS;
-        if known.obj == wait.obj && known.call == syscall as u8 && restarted {
+        // Of a set, the semaphore matters too; a pipe's fill may change between two sleeps of one wait.
+        let same = known.obj == wait.obj && (wait.obj.kind != kind::SEM || known.state.b == wait.state.b);
+        if same && known.call == syscall as u8 && restarted {
             known.restart_ns = 0;
             return;
         }
         if known.restart_ns != 0 {
-            let old = *known;
-            interrupted(call, &old);
+            interrupted(call, known);
         }
     }
     let entry = Blocked {
@@ -155,6 +156,12 @@ fn writes_to(fd: u32, site: Site) -> Option<Wait> {
     }
 }
 
+/// The current thread begins to open a FIFO: what it waited for before in this or an earlier open is over.
+#[inline(always)]
+pub fn fifo_begins() {
+    let _ = BLOCKED.remove(task::ids().1);
+}
+
 /// A watched call of the current thread returned. `opened`: the FIFO that an open has led to, all zero if none.
 #[inline(always)]
 pub fn ended(call: &Call, opened: ObjRef) {
@@ -215,29 +222,27 @@ fn tell(call: &Call, known: &Blocked, until_ns: u64) {
     if until_ns - known.since_ns < config().min_stall_ns {
         return;
     }
-    // SAFETY: a copy of a map value.
-    let reader = match unsafe { LAST_READ.get(known.ptr) } {
-        Some(r) if r.id == known.obj.id => *r,
-        _ => LastRead::default(),
-    };
     let site = Site::from_raw(known.site).unwrap_or(call.site);
-    emit::event_with_stack(
-        &call.at(site),
-        Stall {
-            obj: known.obj,
-            state: known.state,
-            since_ns: known.since_ns,
-            until_ns,
-            ret: call.ret,
-            reader: reader.tgid,
-            fd: known.fd,
-            reader_start_ns: reader.start_ns,
-            read_ns: reader.ts_ns,
-            call: known.call as u32,
-            _pad: 0,
-            reader_comm: reader.comm,
-        },
-    );
+    let mut stall = Stall {
+        obj: known.obj,
+        state: known.state,
+        since_ns: known.since_ns,
+        until_ns,
+        ret: call.ret,
+        fd: known.fd,
+        call: known.call as u32,
+        ..Stall::default()
+    };
+    // SAFETY: a map value, read in place: the BPF stack is small.
+    if let Some(reader) = unsafe { LAST_READ.get(known.ptr) }
+        && reader.id == known.obj.id
+    {
+        stall.reader = reader.tgid;
+        stall.reader_start_ns = reader.start_ns;
+        stall.read_ns = reader.ts_ns;
+        stall.reader_comm = reader.comm;
+    }
+    emit::event_with_stack(&call.at(site), stall);
 }
 
 /// A successful read of the object at `ptr`.

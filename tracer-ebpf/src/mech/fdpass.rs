@@ -39,6 +39,7 @@ const CLOSE_RANGE_CLOEXEC: u64 = 4;
 const VIA_RIGHTS: u32 = 0;
 const VIA_GETFD: u32 = 1;
 const VIA_PEEK: u32 = 2;
+const CAUSE_UNKNOWN: u32 = 0;
 const CAUSE_TABLE_FULL: u32 = 1;
 const CAUSE_BUFFER: u32 = 2;
 const CAUSE_DENIED: u32 = 3;
@@ -306,23 +307,28 @@ fn next_message(call: &Call, regs: Regs, state: &mut Receiving) {
         at += (cmsg.len + 7) & !7;
         i += 1;
     }
-    if control.flags & MSG_CTRUNC != 0 && regs.call() == Syscall::Recvmsg {
-        cut(call, state);
+    if control.flags & MSG_CTRUNC != 0 {
+        cut(call, state, regs.call() == Syscall::Recvmsg);
     }
 }
 
 /// MSG_CTRUNC: were descriptors dropped, and why? Other control data can be cut too.
+/// Of recvmmsg neither the messages nor the room before the call are known.
 #[inline(always)]
-fn cut(call: &Call, r: &Receiving) {
+fn cut(call: &Call, r: &Receiving, single: bool) {
     let got = r.fds;
-    if r.sk == 0 || (r.sent >= 0 && r.sent <= got as i32) {
+    if single && (r.sk == 0 || (r.sent >= 0 && r.sent <= got as i32)) {
         return;
     }
     if r.sent < 0 && got == 0 {
         // Nothing tells whether there were descriptors.
         return emit::fault(call.site);
     }
-    let cause = if room(r.control_len) > got as u64 { CAUSE_TABLE_FULL } else { CAUSE_BUFFER };
+    let cause = match single {
+        true if room(r.control_len) > got as u64 => CAUSE_TABLE_FULL,
+        true => CAUSE_BUFFER,
+        false => CAUSE_UNKNOWN,
+    };
     truncated(call, r.sent, got, cause);
 }
 
@@ -395,7 +401,7 @@ pub fn close_ended(call: &Call, regs: Regs) {
     }
 }
 
-/// close_range(2) returned (tracepoint backend, and everywhere for CLOSE_RANGE_CLOEXEC).
+/// close_range(2) returned. Where single closes are seen too, the world has them already.
 #[inline(always)]
 pub fn close_range_ended(call: &Call, regs: Regs) {
     if call.ret != 0 {

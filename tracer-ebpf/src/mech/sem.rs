@@ -8,9 +8,10 @@ use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
 use crate::maps::{SEM_EMPTY, SEM_GIVES, SEM_HELD, SEM_SEEN, SEM_WATCHED};
-use crate::mech::blocked;
+use crate::mech::{blocked, refused};
 use crate::task::{self, Regs};
 
+const EAGAIN: i64 = -11;
 const ENOSPC: i64 = -28;
 const ENOMEM: i64 = -12;
 /// include/uapi/linux/ipc.h, sem.h
@@ -110,6 +111,12 @@ pub fn operated(call: &Call, regs: Regs) {
     if unsafe { SEM_SEEN.get(seen) }.is_none() {
         let _ = SEM_SEEN.insert(seen, 1, 0);
         emit::event(call, SemFirstUse { id, ns });
+    }
+    if call.ret == EAGAIN {
+        if let Some((obj, state)) = waits_for(regs) {
+            refused::count(call, obj, state, 0, -1);
+        }
+        return;
     }
     if call.ret != 0 {
         return;

@@ -184,7 +184,7 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
     d.evidence("received", r.received)
         .evidence("closed", r.closed)
         .evidence("outstanding", n)
-        .evidence("dropped", r.truncated.get(&1).filter(|t| t.unknown == 0).map(|t| t.dropped))
+        .evidence("dropped", r.truncated.get(&1).map_or(Some(0), |t| (t.unknown == 0).then_some(t.dropped)))
         .evidence("messages_truncated", r.truncated.values().map(|t| t.messages).fold(0, u64::saturating_add))
         .evidence("received_by_peek", r.peeked)
         .evidence("oldest_age_s", now_ns.saturating_sub(oldest.ts_ns) / 1_000_000_000)

@@ -35,6 +35,8 @@ pub struct Attached {
     pub plan: Vec<PlanRow>,
     /// What cannot be seen, one sentence each.
     pub unseen: Vec<String>,
+    /// The dispatcher's slots are emptied when the last user-held descriptor of their map closes.
+    _slots: Option<ProgramArray<MapData>>,
 }
 
 /// Attaches everything that `options` asks for.
@@ -68,25 +70,27 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
     let mut attacher =
         Attacher { ebpf: &mut ebpf, facts: &facts, btf: kernel_btf.as_ref(), attached: HashSet::new(), refusals: [None, None] };
     let mut plan = Vec::new();
+    let mut unseen = Vec::new();
     let mut by_tracepoint = 0u64;
     for site in SITES.iter().filter(|s| options.config.enabled_sites & s.site.bit() != 0) {
-        let row = attacher.site(site)?;
+        let row = attacher.site(site);
         if row.backend == Backend::Tracepoint.name() && !matches!(site.fallback, Fallback::Tracepoint(..)) {
             by_tracepoint |= site.site.bit();
+        }
+        if row.backend == "none" {
+            unseen.push(format!("{}: not watched at all ({})", site.name, row.reason));
         }
         plan.push(row);
     }
     calibrated.set(calibration::TRACEPOINT_SITES, by_tracepoint, 0).context("cannot write the map CALIBRATION")?;
-    if by_tracepoint != 0 {
-        attach_syscalls(&mut ebpf, by_tracepoint)?;
-    }
-    let unseen = SITES
+    let slots = if by_tracepoint == 0 { None } else { Some(attach_syscalls(&mut ebpf, by_tracepoint)?) };
+    let partly = SITES
         .iter()
         .filter(|s| !s.unseen.is_empty())
         .filter(|s| by_tracepoint & s.site.bit() != 0 || s.site == Site::Blocked)
-        .map(|s| format!("{}: {}", s.name, s.unseen))
-        .collect();
-    Ok(Attached { ebpf, plan, unseen })
+        .map(|s| format!("{}: {}", s.name, s.unseen));
+    unseen.extend(partly);
+    Ok(Attached { ebpf, plan, unseen, _slots: slots })
 }
 
 /// Byte offsets of all fields on this kernel.
@@ -178,12 +182,20 @@ struct Attacher<'a> {
 }
 
 impl Attacher<'_> {
-    fn site(&mut self, site: &SiteInfo) -> Result<PlanRow> {
-        let (backends, mut reasons) = self.facts.backends(site);
-        for backend in backends {
-            let outcome = match (backend, &site.fallback) {
+    /// Watches a site by the best backend that works; `none`, with the reasons, if nothing does.
+    fn site(&mut self, site: &SiteInfo) -> PlanRow {
+        let row = |backend: &str, reasons: &[String], functions| PlanRow {
+            site: site.name.to_owned(),
+            mechanism: site.mechanism.name().to_owned(),
+            backend: backend.to_owned(),
+            reason: if reasons.is_empty() { "first choice".to_owned() } else { reasons.join("; ") },
+            functions,
+        };
+        let mut reasons = Vec::new();
+        for (backend, left_out) in self.facts.backends(site) {
+            let outcome = left_out.and_then(|()| match (backend, &site.fallback) {
                 (Backend::Tracepoint, Fallback::Tracepoint(name, program)) => {
-                    self.raw_tracepoint(name, program)?;
+                    self.raw_tracepoint(name, program).map_err(|e| format!("{e:#}"))?;
                     Ok(vec![format!("raw_tracepoint:{name}")])
                 }
                 (Backend::Tracepoint, Fallback::Syscalls(calls)) => {
@@ -191,36 +203,32 @@ impl Attacher<'_> {
                 }
                 (Backend::Tracepoint, Fallback::AnySyscall) => Ok(vec!["sys_exit".to_owned()]),
                 (Backend::Fentry | Backend::Kprobe, _) => self.functions(site, backend),
-            };
+            });
             match outcome {
-                Ok(functions) => {
-                    return Ok(PlanRow {
-                        site: site.name.to_owned(),
-                        mechanism: site.mechanism.name().to_owned(),
-                        backend: backend.name().to_owned(),
-                        reason: if reasons.is_empty() { "first choice".to_owned() } else { reasons.join("; ") },
-                        functions,
-                    });
-                }
+                Ok(functions) => return row(backend.name(), &reasons, functions),
                 Err(reason) => reasons.push(format!("{}: {reason}", backend.name())),
             }
         }
-        Err(anyhow!("site {} cannot be watched: {}", site.name, reasons.join("; ")))
+        row("none", &reasons, Vec::new())
     }
 
-    /// One hook of every group, or the reason why not.
+    /// One hook of every group, or the reason why not; then nothing of the site stays attached.
     fn functions(&mut self, site: &SiteInfo, backend: Backend) -> Result<Vec<String>, String> {
         let slot = usize::from(backend == Backend::Kprobe);
         if let Some(reason) = &self.refusals[slot] {
             return Err(reason.clone());
         }
         let mut done = Vec::new();
+        let mut fresh = Vec::new();
         for group in site.hooks.iter().filter(|g| self.facts.applies(g)) {
             let mut last = "no such function on this kernel".to_owned();
             let mut found = None;
             for (hook, function) in self.facts.hooks(group) {
                 match self.hook(&hook, &function, backend) {
-                    Ok(()) => {
+                    Ok(newly) => {
+                        if newly {
+                            fresh.push(program(&hook, backend));
+                        }
                         found = Some(function);
                         break;
                     }
@@ -235,20 +243,38 @@ impl Attacher<'_> {
             }
             match found {
                 Some(f) => done.push(f),
-                None => return Err(last),
+                None => {
+                    self.detach(&fresh);
+                    return Err(last);
+                }
             }
         }
         Ok(done)
     }
 
-    fn hook(&mut self, hook: &Hook, function: &str, backend: Backend) -> Result<(), ProgramError> {
+    fn detach(&mut self, programs: &[String]) {
+        for name in programs {
+            self.attached.remove(name);
+            let unloaded = match self.ebpf.program_mut(name) {
+                Some(Program::FEntry(p)) => p.unload(),
+                Some(Program::FExit(p)) => p.unload(),
+                Some(Program::KProbe(p)) => p.unload(),
+                _ => Ok(()),
+            };
+            if let Err(e) = unloaded {
+                tracing::warn!("cannot detach {name}: {e}");
+            }
+        }
+    }
+
+    /// Attaches a hook; false if another site has done so already.
+    fn hook(&mut self, hook: &Hook, function: &str, backend: Backend) -> Result<bool, ProgramError> {
         let name = program(hook, backend);
-        let key = format!("{name}@{function}");
-        if self.attached.contains(&key) {
-            return Ok(());
+        if self.attached.contains(&name) {
+            return Ok(false);
         }
         let Some(program) = self.ebpf.program_mut(&name) else {
-            return Err(ProgramError::IOError(std::io::Error::other(format!("no program {name}"))));
+            return Err(ProgramError::IOError(std::io::Error::other("its arguments are needed at its return, which a kretprobe lacks")));
         };
         let no_btf = || ProgramError::IOError(std::io::Error::other("no BTF"));
         match (backend, hook.at) {
@@ -268,8 +294,8 @@ impl Attacher<'_> {
                 p.attach(function, 0).map(drop).inspect_err(|_| drop(p.unload()))?;
             }
         }
-        self.attached.insert(key);
-        Ok(())
+        self.attached.insert(name);
+        Ok(true)
     }
 
     fn raw_tracepoint(&mut self, tracepoint: &str, program: &str) -> Result<()> {
@@ -281,7 +307,7 @@ impl Attacher<'_> {
 }
 
 /// The system call backend: one dispatcher, one program a call.
-fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<()> {
+fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<ProgramArray<MapData>> {
     let mut programs = HashSet::new();
     let map = ebpf.take_map("SYS_EXIT").ok_or_else(|| anyhow!("the BPF object lacks the map SYS_EXIT"))?;
     let mut slots: ProgramArray<MapData> = ProgramArray::try_from(map)?;
@@ -300,8 +326,6 @@ fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<()> {
         p.load().with_context(|| format!("the kernel refuses the program {PROGRAM_RECEIVED}"))?;
         slots.set(SLOT_RECEIVED, p.fd()?, 0).with_context(|| format!("cannot put {PROGRAM_RECEIVED} into the map SYS_EXIT"))?;
     }
-    // The map must outlive the loader: the dispatcher's slots are emptied when its last user-held descriptor closes.
-    std::mem::forget(slots);
     let mut names = vec![("sys_exit", "sys_exit")];
     if sites & Site::FdReceive.bit() != 0 {
         names.push(("sys_enter", "sys_enter"));
@@ -311,7 +335,7 @@ fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<()> {
         p.load().with_context(|| format!("the kernel refuses the program {program}"))?;
         p.attach(tracepoint).with_context(|| format!("cannot attach to the raw tracepoint {tracepoint}"))?;
     }
-    Ok(())
+    Ok(slots)
 }
 
 /// True if one of the sites is watched by this call's return.

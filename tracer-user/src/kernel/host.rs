@@ -18,6 +18,8 @@ pub enum HostError {
 
 /// Oldest kernel: the ring buffer and bpf_ktime_get_boot_ns are of 5.8, the field names and hooks were verified from 5.10 on.
 const OLDEST: (u32, u32) = (5, 8);
+/// Inode number of the host's pid namespace (PROC_PID_INIT_INO, include/linux/proc_ns.h).
+const HOST_PID_NS: &str = "pid:[4026531836]";
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// CAP_… numbers of include/uapi/linux/capability.h.
@@ -38,6 +40,8 @@ pub struct Host {
     /// `none`, `integrity` or `confidentiality`; `None`: cannot be told.
     pub lockdown: Option<String>,
     capabilities: u64,
+    /// This process sees the pids that the kernel's events carry.
+    host_pids: bool,
 }
 
 impl Host {
@@ -53,6 +57,7 @@ impl Host {
             btf: fs::read(BTF_PATH).ok(),
             lockdown: fs::read_to_string("/sys/kernel/security/lockdown").ok().and_then(|s| selected(&s)),
             capabilities: effective_capabilities(),
+            host_pids: fs::read_link("/proc/self/ns/pid").is_ok_and(|ns| ns.as_os_str() == HOST_PID_NS),
         }
     }
 
@@ -87,6 +92,13 @@ impl Host {
                 "not permitted to trace: {} missing; run it as root, for example with sudo",
                 missing.join(", ")
             )));
+        }
+        if !self.host_pids {
+            return Err(HostError::Unsupported(
+                "this is a container's pid namespace, but the kernel's events carry the host's pids; \
+                 run ipctrace on the host (or in a container with --pid=host)"
+                    .to_owned(),
+            ));
         }
         if self.version < OLDEST {
             return Err(HostError::Unsupported(format!(

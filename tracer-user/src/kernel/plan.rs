@@ -38,29 +38,18 @@ pub struct Facts<'a> {
 const KRETPROBE_SAFE: (u32, u32) = (6, 1);
 
 impl Facts<'_> {
-    /// Backends to try for a site, best first, and the reasons against those left out.
-    pub fn backends(&self, site: &SiteInfo) -> (Vec<Backend>, Vec<String>) {
-        let mut tries = Vec::new();
-        let mut reasons = Vec::new();
+    /// Backends of a site, best first: each to be tried, or left out with a reason.
+    pub fn backends(&self, site: &SiteInfo) -> Vec<(Backend, Result<(), String>)> {
         if let Fallback::Tracepoint(..) = site.fallback {
-            return (vec![Backend::Tracepoint], vec!["a tracepoint of the kernel itself".to_owned()]);
+            return vec![(Backend::Tracepoint, Ok(()))];
         }
-        for backend in [Backend::Fentry, Backend::Kprobe] {
-            if let Some(forced) = self.forced
-                && forced != backend
-            {
-                continue;
-            }
-            match self.refusal(site, backend) {
-                Some(reason) => reasons.push(format!("{}: {reason}", backend.name())),
-                None => tries.push(backend),
-            }
-        }
-        if self.forced == Some(Backend::Tracepoint) {
-            reasons.push("asked for".to_owned());
-        }
-        tries.push(Backend::Tracepoint);
-        (tries, reasons)
+        let mut out: Vec<_> = [Backend::Fentry, Backend::Kprobe]
+            .into_iter()
+            .filter(|b| self.forced.is_none_or(|forced| forced == *b))
+            .map(|b| (b, self.refusal(site, b).map_or(Ok(()), Err)))
+            .collect();
+        out.push((Backend::Tracepoint, Ok(())));
+        out
     }
 
     fn refusal(&self, site: &SiteInfo, backend: Backend) -> Option<String> {
@@ -132,10 +121,10 @@ mod tests {
 
     #[test]
     fn sleeping_sites_avoid_kretprobes_on_old_kernels() {
-        for (version, want) in [((5, 10), vec![Backend::Tracepoint]), ((6, 1), vec![Backend::Kprobe, Backend::Tracepoint])] {
-            let (tries, reasons) = facts(version, Some(Backend::Kprobe), true).backends(Site::PipeWrite.info());
-            assert_eq!(tries, want, "{version:?}");
-            assert_eq!(reasons.is_empty(), tries.len() == 2);
+        for (version, tried) in [((5, 10), false), ((6, 1), true)] {
+            let all = facts(version, Some(Backend::Kprobe), true).backends(Site::PipeWrite.info());
+            assert_eq!(all.iter().map(|(b, _)| *b).collect::<Vec<_>>(), [Backend::Kprobe, Backend::Tracepoint]);
+            assert_eq!(all[0].1.is_ok(), tried, "{version:?}");
         }
     }
 
@@ -143,8 +132,8 @@ mod tests {
     fn every_fallback_ends_in_a_tracepoint() {
         for site in tracer_common::site::SITES {
             for forced in [None, Some(Backend::Fentry), Some(Backend::Kprobe), Some(Backend::Tracepoint)] {
-                let (tries, _) = facts((6, 12), forced, true).backends(site);
-                assert_eq!(tries.last(), Some(&Backend::Tracepoint), "{}", site.name);
+                let all = facts((6, 12), forced, true).backends(site);
+                assert_eq!(all.last(), Some(&(Backend::Tracepoint, Ok(()))), "{}", site.name);
             }
         }
     }

@@ -331,7 +331,7 @@ impl Live {
 
         let refused: Vec<_> =
             self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
-        p.lookups.extend(refused.iter().map(|r| r.obj));
+        p.lookups.extend(refused.iter().map(|r| r.obj).filter(|o| o.kind != kind::SEM));
         p.refused.extend(refused.iter().map(|r| ((r.obj, r.tgid), r.clone())));
         if !refused.is_empty() {
             sink(Record::Refused { ts_ns: now, rows: refused })?;

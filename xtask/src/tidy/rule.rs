@@ -90,7 +90,9 @@ fn pure_rooms(path: &str, bytes: &[u8]) -> Vec<Place> {
         return Vec::new();
     };
     let room = inside.split(['/', '.']).next().unwrap_or_default();
-    let test_only = inside.ends_with("/tests.rs") || inside.contains("/tests/");
+    let test_only = inside.ends_with("/tests.rs")
+        || inside.ends_with("_tests.rs")
+        || inside.contains("/tests/");
     if !inside.ends_with(".rs") || !PURE_ROOMS.contains(&room) || test_only {
         return Vec::new();
     }
