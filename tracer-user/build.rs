@@ -4,10 +4,8 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=IPCTRACE_BPF_OBJECT");
-    let object = std::env::var_os("IPCTRACE_BPF_OBJECT").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/ipctrace.o"),
-        PathBuf::from,
-    );
+    let object = std::env::var_os("IPCTRACE_BPF_OBJECT")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/ipctrace.o"), PathBuf::from);
     println!("cargo:rerun-if-changed={}", object.display());
     match object.canonicalize() {
         Ok(path) => println!("cargo:rustc-env=IPCTRACE_BPF_OBJECT={}", path.display()),

@@ -40,11 +40,7 @@ impl SemSet {
 
     /// One operation on the first semaphore; `flags` are those of `struct sembuf`.
     pub fn op(self, delta: i16, flags: c_int) -> Result<()> {
-        let mut op = libc::sembuf {
-            sem_num: 0,
-            sem_op: delta,
-            sem_flg: flags as i16,
-        };
+        let mut op = libc::sembuf { sem_num: 0, sem_op: delta, sem_flg: flags as i16 };
         // SAFETY: `op` is one valid sembuf and the count says one.
         check(unsafe { libc::semop(self.0, &raw mut op, 1) }).map(drop)
     }
@@ -74,19 +70,12 @@ pub fn control_bytes(fds: usize) -> usize {
 pub fn recv_fds(socket: &OwnedFd, control_len: usize, flags: c_int) -> Result<Received> {
     let mut control = [0_u64; CONTROL_WORDS];
     let mut data = [0_u8; 64];
-    let mut iov = libc::iovec {
-        iov_base: data.as_mut_ptr().cast::<c_void>(),
-        iov_len: data.len(),
-    };
+    let mut iov = libc::iovec { iov_base: data.as_mut_ptr().cast::<c_void>(), iov_len: data.len() };
     let mut msg = message(&mut iov, &mut control, control_len);
     // SAFETY: `msg` points to live buffers of the stated lengths.
     let bytes = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut msg, flags) };
     let bytes = usize::try_from(bytes).map_err(|_| Error::last_os_error())?;
-    Ok(Received {
-        bytes,
-        fds: fds_of(&msg),
-        truncated: msg.msg_flags & libc::MSG_CTRUNC != 0,
-    })
+    Ok(Received { bytes, fds: fds_of(&msg), truncated: msg.msg_flags & libc::MSG_CTRUNC != 0 })
 }
 
 /// Receives up to `count` messages (16 at most) with one `recvmmsg`, each with room for one fd.
@@ -94,45 +83,21 @@ pub fn recv_many(socket: &OwnedFd, count: usize) -> Result<Vec<OwnedFd>> {
     const MOST: usize = 16;
     let mut control = [[0_u64; CONTROL_WORDS]; MOST];
     let mut data = [[0_u8; 64]; MOST];
-    let mut iovs: Vec<libc::iovec> = data
-        .iter_mut()
-        .map(|d| libc::iovec {
-            iov_base: d.as_mut_ptr().cast::<c_void>(),
-            iov_len: d.len(),
-        })
-        .collect();
+    let mut iovs: Vec<libc::iovec> =
+        data.iter_mut().map(|d| libc::iovec { iov_base: d.as_mut_ptr().cast::<c_void>(), iov_len: d.len() }).collect();
     let mut messages: Vec<libc::mmsghdr> = iovs
         .iter_mut()
         .zip(control.iter_mut())
-        .map(|(iov, control)| libc::mmsghdr {
-            msg_hdr: message(iov, control, control_bytes(1)),
-            msg_len: 0,
-        })
+        .map(|(iov, control)| libc::mmsghdr { msg_hdr: message(iov, control, control_bytes(1)), msg_len: 0 })
         .collect();
     let count = count.min(MOST) as u32;
     // SAFETY: the vector holds at least `count` headers, each pointing to live buffers.
-    let got = unsafe {
-        libc::recvmmsg(
-            socket.as_raw_fd(),
-            messages.as_mut_ptr(),
-            count,
-            0,
-            null_mut(),
-        )
-    };
+    let got = unsafe { libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0, null_mut()) };
     let got = usize::try_from(got).map_err(|_| Error::last_os_error())?;
-    Ok(messages
-        .iter()
-        .take(got)
-        .flat_map(|m| fds_of(&m.msg_hdr))
-        .collect())
+    Ok(messages.iter().take(got).flat_map(|m| fds_of(&m.msg_hdr)).collect())
 }
 
-fn message(
-    iov: &mut libc::iovec,
-    control: &mut [u64; CONTROL_WORDS],
-    control_len: usize,
-) -> libc::msghdr {
+fn message(iov: &mut libc::iovec, control: &mut [u64; CONTROL_WORDS], control_len: usize) -> libc::msghdr {
     // SAFETY: an all-zero msghdr is a valid empty one.
     let mut msg: libc::msghdr = unsafe { zeroed() };
     msg.msg_iov = iov;
@@ -174,11 +139,7 @@ fn fds_of(msg: &libc::msghdr) -> Vec<OwnedFd> {
 pub fn close_range(first: RawFd, last: RawFd) -> Result<()> {
     // SAFETY: no pointers; the caller has released the fds with `into_raw_fd`.
     let ret = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    if ret < 0 {
-        Err(Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if ret < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Closes an fd that this process inherited by fork and does not own as a value.
@@ -290,18 +251,11 @@ pub fn unshare(flags: c_int) -> Result<()> {
 }
 
 pub fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: soft,
-        rlim_max: hard,
-    };
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` is valid.
     check(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
 }
 
 fn check(ret: c_int) -> Result<c_int> {
-    if ret < 0 {
-        Err(Error::last_os_error())
-    } else {
-        Ok(ret)
-    }
+    if ret < 0 { Err(Error::last_os_error()) } else { Ok(ret) }
 }

@@ -70,10 +70,7 @@ pub struct Expected {
 impl Truth {
     /// A truth that expects one finding.
     pub fn one(expected: Expected) -> Self {
-        Self {
-            expect: vec![expected],
-            ..Self::default()
-        }
+        Self { expect: vec![expected], ..Self::default() }
     }
 
     /// Adds a code that is true as well.
@@ -97,10 +94,7 @@ impl Truth {
 
 impl Expected {
     pub fn new(code: &str) -> Self {
-        Self {
-            code: code.to_owned(),
-            ..Self::default()
-        }
+        Self { code: code.to_owned(), ..Self::default() }
     }
 
     pub fn kind(mut self, kind: &str) -> Self {
@@ -129,8 +123,7 @@ impl Expected {
     }
 
     pub fn near(mut self, name: &str, value: f64, tolerance: f64) -> Self {
-        self.evidence_near
-            .insert(name.to_owned(), [value, tolerance]);
+        self.evidence_near.insert(name.to_owned(), [value, tolerance]);
         self
     }
 

@@ -206,7 +206,10 @@ mod pod {
             unsafe impl aya::Pod for $t {}
         )* };
     }
-    pod!(ObjRef, ObjState, Blocked, RefusedKey, Refused, LastRead, SemUseKey, SemNet, SemHeld, SemKey, Receiving, ChildStats, FdKey);
+    pod!(
+        ObjRef, ObjState, Blocked, RefusedKey, Refused, LastRead, SemUseKey, SemNet, SemHeld, SemKey, Receiving,
+        ChildStats, FdKey
+    );
     // SAFETY: repr(C), integers only, no padding.
     unsafe impl aya::Pod for crate::config::Config {}
 }

@@ -81,9 +81,7 @@ pub fn event<P: Payload + 'static>(call: &Call, payload: P) {
 #[inline(always)]
 pub fn event_with_stack<P: Payload + 'static>(call: &Call, payload: P) {
     // SAFETY: the context is this program's own; the map is a stack trace map.
-    let id = unsafe {
-        bpf_get_stackid(call.ctx, (&raw const STACKS).cast_mut().cast(), u64::from(BPF_F_USER_STACK))
-    };
+    let id = unsafe { bpf_get_stackid(call.ctx, (&raw const STACKS).cast_mut().cast(), u64::from(BPF_F_USER_STACK)) };
     send(call, payload, id as i32);
 }
 

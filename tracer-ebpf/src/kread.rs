@@ -2,9 +2,7 @@
 //!
 //! Offsets come from the running kernel's BTF; a field that it lacks reads as `None`, nothing is guessed.
 
-use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user,
-};
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user};
 use tracer_common::field::{ABSENT, COUNT, Field};
 
 /// Byte offsets by [`Field`]; written by userspace before load.

@@ -11,8 +11,7 @@ use tracer_common::syscall::MAX_NR;
 
 /// Written by userspace before load.
 #[unsafe(no_mangle)]
-static CONFIG: Config =
-    Config { min_stall_ns: 0, enabled_sites: 0, all: 0, self_tgid: 0, follow: 0, _pad: 0 };
+static CONFIG: Config = Config { min_stall_ns: 0, enabled_sites: 0, all: 0, self_tgid: 0, follow: 0, _pad: 0 };
 
 /// The run's configuration. Volatile, so that the compiler does not fold the initial value.
 #[inline(always)]

@@ -210,9 +210,7 @@ fn sum_bytes(bufs: u64, tail: u32, used: u32, ring: u32) -> u64 {
 pub fn sock_inode(sk: u64) -> u64 {
     let Some(socket) = kread::field::<u64>(sk, Field::SockSocket) else { return 0 };
     // `struct socket` is the first member of `struct socket_alloc`, the inode follows it.
-    kread::address(socket, Field::SocketInode)
-        .and_then(|inode| kread::field(inode, Field::InodeIno))
-        .unwrap_or(0)
+    kread::address(socket, Field::SocketInode).and_then(|inode| kread::field(inode, Field::InodeIno)).unwrap_or(0)
 }
 
 /// Inode number of the peer's socket; 0 if there is none.

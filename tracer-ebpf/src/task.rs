@@ -3,8 +3,8 @@
 //! The saved registers of a task in a system call stay valid until it returns, so every hook,
 //! whatever its backend, can ask for the call's number and arguments.
 
-use aya_ebpf::helpers::bpf_get_current_task;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::bpf_get_current_task;
 use tracer_common::config::calibration::REGS_FROM_STACK;
 use tracer_common::field::Field;
 use tracer_common::syscall::Syscall;

@@ -40,7 +40,17 @@ impl Analyst {
                     note(&mut self.problems, p.clone());
                 }
             }
-            _ => {}
+            Record::Session(_)
+            | Record::Kernel(_)
+            | Record::Blocked { .. }
+            | Record::Refused { .. }
+            | Record::Children { .. }
+            | Record::Holders { .. }
+            | Record::FdTable(_)
+            | Record::Process { .. }
+            | Record::ForkLimits { .. }
+            | Record::PipeUser { .. }
+            | Record::Stack { .. } => {}
         }
         let Some(world) = &mut self.world else { return };
         match decode::decode(record) {

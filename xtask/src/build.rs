@@ -22,36 +22,22 @@ pub(crate) fn run(machine: &Machine) -> Result<()> {
 
 /// Builds the eBPF object and puts it where tracer-user's build script looks for it.
 pub(crate) fn ebpf(machine: &Machine, toolchain: &Toolchain) -> Result<()> {
-    announce(
-        "eBPF",
-        "kernel programs and Rust's core library; half a minute the first time",
-    );
+    announce("eBPF", "kernel programs and Rust's core library; half a minute the first time");
     let started = Instant::now();
     let mut cargo = ebpf_cargo(machine, toolchain, "build");
     cargo.arg("--release");
     run_cargo(&mut cargo, "the eBPF programs")?;
-    let built = machine
-        .target()
-        .join("ebpf")
-        .join(BPF_TARGET)
-        .join("release/tracer-ebpf");
+    let built = machine.target().join("ebpf").join(BPF_TARGET).join("release/tracer-ebpf");
     let changed = copy_if_changed(&built, &machine.bpf_object())?;
     let news = if changed { "changed" } else { "unchanged" };
-    eprintln!(
-        "    object {news} ({:.1} s)",
-        started.elapsed().as_secs_f64()
-    );
+    eprintln!("    object {news} ({:.1} s)", started.elapsed().as_secs_f64());
     Ok(())
 }
 
 /// A cargo command for tracer-ebpf: stable Rust, told to build `core` for a target without std.
 pub(crate) fn ebpf_cargo(machine: &Machine, toolchain: &Toolchain, verb: &str) -> Command {
     let mut cargo = Command::new("cargo");
-    let flags = [
-        "-Cdebuginfo=2",
-        "-Clink-arg=--btf",
-        &format!("-Clinker={}", toolchain.linker.display()),
-    ];
+    let flags = ["-Cdebuginfo=2", "-Clink-arg=--btf", &format!("-Clinker={}", toolchain.linker.display())];
     cargo
         .args([verb, "--package", "tracer-ebpf", "--target", BPF_TARGET])
         .args(["-Z", "build-std=core", "--target-dir"])
@@ -73,10 +59,7 @@ pub(crate) fn ebpf_cargo(machine: &Machine, toolchain: &Toolchain, verb: &str) -
 
 /// Builds `ipctrace` and the end-to-end suite.
 pub(crate) fn userspace(machine: &Machine) -> Result<()> {
-    announce(
-        "userspace",
-        "ipctrace and its test programs; two minutes the first time",
-    );
+    announce("userspace", "ipctrace and its test programs; two minutes the first time");
     let started = Instant::now();
     let mut cargo = Command::new("cargo");
     cargo
@@ -85,11 +68,7 @@ pub(crate) fn userspace(machine: &Machine) -> Result<()> {
         .arg(machine.target())
         .current_dir(&machine.repo);
     run_cargo(&mut cargo, "userspace")?;
-    eprintln!(
-        "    {} ({:.1} s)",
-        machine.release_binary("ipctrace").display(),
-        started.elapsed().as_secs_f64()
-    );
+    eprintln!("    {} ({:.1} s)", machine.release_binary("ipctrace").display(), started.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -99,9 +78,7 @@ fn announce(name: &str, what: &str) {
 }
 
 fn run_cargo(cargo: &mut Command, what: &str) -> Result<()> {
-    let status = cargo
-        .status()
-        .context("cannot run cargo: install Rust with rustup")?;
+    let status = cargo.status().context("cannot run cargo: install Rust with rustup")?;
     if !status.success() {
         bail!("{what} did not build: the compiler's messages are above");
     }

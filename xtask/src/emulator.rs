@@ -38,11 +38,7 @@ pub(crate) fn ensure(machine: &Machine, log_dir: &Path) -> Result<Emulator> {
 fn ensure_packages(machine: &Machine, log_dir: &Path) -> Result<()> {
     let (qemu, qemu_package) = machine.arch.qemu();
     let mut missing = Vec::new();
-    for (program, package) in [
-        (qemu, qemu_package),
-        ("busybox", "busybox-static"),
-        ("depmod", "kmod"),
-    ] {
+    for (program, package) in [(qemu, qemu_package), ("busybox", "busybox-static"), ("depmod", "kmod")] {
         if find_on_path(program).is_none() {
             missing.push(package);
         }
@@ -59,11 +55,8 @@ fn ensure_packages(machine: &Machine, log_dir: &Path) -> Result<()> {
         return Ok(());
     }
     machine.announce_root(&format!("apt-get install {}", missing.join(" ")));
-    let step = Step::start(
-        "VM packages",
-        &format!("apt-get install {}; up to 60 MB, once", missing.join(" ")),
-        log_dir,
-    )?;
+    let step =
+        Step::start("VM packages", &format!("apt-get install {}; up to 60 MB, once", missing.join(" ")), log_dir)?;
     apt::install(machine, &step, &missing)?;
     step.done("installed");
     Ok(())
@@ -87,8 +80,7 @@ fn ensure_virtiofsd(machine: &Machine, log_dir: &Path) -> Result<()> {
         .arg(&root)
         .env("CARGO_TARGET_DIR", root.join("build"))
         .current_dir(&machine.cache);
-    step.run(&mut install)
-        .context("virtiofsd did not build: install your distribution's virtiofsd package")?;
+    step.run(&mut install).context("virtiofsd did not build: install your distribution's virtiofsd package")?;
     let _ = std::fs::remove_dir_all(root.join("build"));
     step.done("built");
     Ok(())
@@ -104,20 +96,12 @@ fn ensure_vng(machine: &Machine, log_dir: &Path) -> Result<PathBuf> {
         log_dir,
     )?;
     let venv = venv(machine);
-    let hint =
-        "virtme-ng is missing: install it (`pip install virtme-ng`) so that `vng` is on PATH";
+    let hint = "virtme-ng is missing: install it (`pip install virtme-ng`) so that `vng` is on PATH";
     step.now("python3 -m venv");
-    step.run(
-        Command::new("python3")
-            .args(["-m", "venv", "--clear"])
-            .arg(&venv),
-    )
-    .context(hint)?;
+    step.run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).context(hint)?;
     step.now("pip install virtme-ng");
     step.run(
-        Command::new(venv.join("bin/pip"))
-            .args(["install", "--quiet"])
-            .arg(format!("virtme-ng=={VIRTME_VERSION}")),
+        Command::new(venv.join("bin/pip")).args(["install", "--quiet"]).arg(format!("virtme-ng=={VIRTME_VERSION}")),
     )
     .context(hint)?;
     step.done("installed");
@@ -141,19 +125,13 @@ fn find_vng(machine: &Machine) -> Option<PathBuf> {
 /// Where vng itself will look, too.
 fn find_virtiofsd(machine: &Machine) -> Option<PathBuf> {
     let own = tools(machine).join("bin/virtiofsd");
-    is_executable(&own)
-        .then_some(own)
-        .or_else(|| find_on_path("virtiofsd"))
-        .or_else(|| {
-            let packaged = PathBuf::from("/usr/libexec/virtiofsd");
-            is_executable(&packaged).then_some(packaged)
-        })
+    is_executable(&own).then_some(own).or_else(|| find_on_path("virtiofsd")).or_else(|| {
+        let packaged = PathBuf::from("/usr/libexec/virtiofsd");
+        is_executable(&packaged).then_some(packaged)
+    })
 }
 
 /// Whether Python can make a virtual environment; Debian keeps that part in a package of its own.
 fn has_venv() -> bool {
-    Command::new("python3")
-        .args(["-c", "import venv, ensurepip"])
-        .output()
-        .is_ok_and(|output| output.status.success())
+    Command::new("python3").args(["-c", "import venv, ensurepip"]).output().is_ok_and(|output| output.status.success())
 }

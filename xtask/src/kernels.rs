@@ -33,44 +33,18 @@ pub(crate) const FAMILIES: [Family; 5] = [
         suites: &[main("bullseye"), security("bullseye-security")],
         in_matrix: true,
     },
-    Family {
-        name: "6.1",
-        prefix: "6.1.",
-        suites: &[main("bookworm"), security("bookworm-security")],
-        in_matrix: true,
-    },
-    Family {
-        name: "6.12",
-        prefix: "6.12.",
-        suites: &[main("trixie"), security("trixie-security")],
-        in_matrix: true,
-    },
-    Family {
-        name: "6.18",
-        prefix: "6.18.",
-        suites: &[main("trixie-backports")],
-        in_matrix: false,
-    },
-    Family {
-        name: "7.x",
-        prefix: "",
-        suites: &[main("stable-backports"), main("unstable")],
-        in_matrix: true,
-    },
+    Family { name: "6.1", prefix: "6.1.", suites: &[main("bookworm"), security("bookworm-security")], in_matrix: true },
+    Family { name: "6.12", prefix: "6.12.", suites: &[main("trixie"), security("trixie-security")], in_matrix: true },
+    Family { name: "6.18", prefix: "6.18.", suites: &[main("trixie-backports")], in_matrix: false },
+    Family { name: "7.x", prefix: "", suites: &[main("stable-backports"), main("unstable")], in_matrix: true },
 ];
 
 const fn main(name: &'static str) -> Suite {
-    Suite {
-        archive: Archive::Main,
-        name,
-    }
+    Suite { archive: Archive::Main, name }
 }
 
 const fn security(name: &'static str) -> Suite {
-    Suite {
-        archive: Archive::Security,
-        name,
-    }
+    Suite { archive: Archive::Security, name }
 }
 
 /// A kernel in the cache, ready to boot.
@@ -90,10 +64,7 @@ impl Family {
         let found = exact.or_else(|| newest.filter(|family| family.holds(&format!("{name}."))));
         found.with_context(|| {
             let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
-            format!(
-                "no kernel family `{name}`: choose from {}",
-                names.join(", ")
-            )
+            format!("no kernel family `{name}`: choose from {}", names.join(", "))
         })
     }
 
@@ -118,11 +89,7 @@ pub(crate) fn find(machine: &Machine, family: &'static Family) -> Option<Kernel>
     releases.sort_by(|left, right| compare_releases(left, right));
     releases.into_iter().rev().find_map(|release| {
         let image = image_of(&machine.cache.join("kernels").join(&release), &release);
-        image.is_file().then_some(Kernel {
-            family: family.name,
-            release,
-            image,
-        })
+        image.is_file().then_some(Kernel { family: family.name, release, image })
     })
 }
 
@@ -155,8 +122,8 @@ fn fetch(machine: &Machine, family: &'static Family, step: &Step) -> Result<Kern
         bail!("the mirror has no cloud kernel {}", family.name);
     };
     step.now(&format!("fetching {name}"));
-    let package = newest_version(root.versions(&name)?)
-        .with_context(|| format!("the package lists do not describe {name}"))?;
+    let package =
+        newest_version(root.versions(&name)?).with_context(|| format!("the package lists do not describe {name}"))?;
     // Newer packages keep the image and the modules in packages of their own.
     let mut packages = Vec::new();
     for dependency in &package.depends {
@@ -171,20 +138,13 @@ fn fetch(machine: &Machine, family: &'static Family, step: &Step) -> Result<Kern
     let kernels = machine.cache.join("kernels");
     fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
     // Unpacked beside its place and then moved: a half-unpacked kernel is never found.
-    let partial = tempfile::Builder::new()
-        .prefix("partial-")
-        .tempdir_in(&kernels)?;
+    let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(&kernels)?;
     root.unpack(step, &packages, partial.path())?;
     prepare_modules(step, partial.path(), &release)?;
     prepare_image(partial.path(), &release)?;
     let folder = kernels.join(&release);
-    fs::rename(partial.keep(), &folder)
-        .with_context(|| format!("cannot move the kernel to {}", folder.display()))?;
-    Ok(Kernel {
-        family: family.name,
-        image: image_of(&folder, &release),
-        release,
-    })
+    fs::rename(partial.keep(), &folder).with_context(|| format!("cannot move the kernel to {}", folder.display()))?;
+    Ok(Kernel { family: family.name, image: image_of(&folder, &release), release })
 }
 
 /// Makes the modules findable: below `lib/modules`, with the index that modprobe needs.
@@ -194,13 +154,7 @@ fn prepare_modules(step: &Step, folder: &Path, release: &str) -> Result<()> {
     }
     let depmod = find_on_path("depmod").context("no depmod: apt-get install kmod")?;
     step.now("indexing the modules");
-    step.run(
-        Command::new(depmod)
-            .arg("-a")
-            .arg("-b")
-            .arg(folder)
-            .arg(release),
-    )
+    step.run(Command::new(depmod).arg("-a").arg("-b").arg(folder).arg(release))
 }
 
 /// Makes the image findable below `boot`, where older packages have it.
@@ -241,21 +195,15 @@ fn newest(family: &Family, arch: Arch, names: &[String]) -> Option<(String, Stri
 }
 
 fn newest_version(packages: Vec<Package>) -> Option<Package> {
-    packages
-        .into_iter()
-        .max_by(|left, right| compare_releases(&left.version, &right.version))
+    packages.into_iter().max_by(|left, right| compare_releases(&left.version, &right.version))
 }
 
 /// Compares releases by their numbers, so that 6.1.0-50 is newer than 6.1.0-9.
 fn compare_releases(left: &str, right: &str) -> Ordering {
     let numbers = |text: &str| -> Vec<u64> {
-        text.split(|character: char| !character.is_ascii_digit())
-            .filter_map(|part| part.parse().ok())
-            .collect()
+        text.split(|character: char| !character.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
     };
-    numbers(left)
-        .cmp(&numbers(right))
-        .then_with(|| left.cmp(right))
+    numbers(left).cmp(&numbers(right)).then_with(|| left.cmp(right))
 }
 
 #[cfg(test)]
@@ -297,10 +245,7 @@ mod tests {
         let found = newest(Family::named("7")?, Arch::X86_64, &names);
         assert_eq!(
             found,
-            Some((
-                "7.3.4+deb14-cloud-amd64".to_owned(),
-                "linux-image-7.3.4+deb14-cloud-amd64-unsigned".to_owned()
-            ))
+            Some(("7.3.4+deb14-cloud-amd64".to_owned(), "linux-image-7.3.4+deb14-cloud-amd64-unsigned".to_owned()))
         );
         Ok(())
     }
@@ -315,13 +260,7 @@ mod tests {
 
     #[test]
     fn families_do_not_overlap() {
-        for release in [
-            "5.10.0-46-x",
-            "6.1.0-50-x",
-            "6.12.107-x",
-            "6.18.15-x",
-            "7.2.13-x",
-        ] {
+        for release in ["5.10.0-46-x", "6.1.0-50-x", "6.12.107-x", "6.18.15-x", "7.2.13-x"] {
             let holders = FAMILIES.iter().filter(|family| family.holds(release));
             assert_eq!(holders.count(), 1, "{release}");
         }

@@ -58,22 +58,15 @@ pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, log_dir: &Path) -> Result
     })?;
     // Only the program is needed from here on.
     let _ = fs::remove_dir_all(root.join("build"));
-    let linker = find(machine, rustc).with_context(|| {
-        format!(
-            "bpf-linker was built but does not run, see {}",
-            step.log().display()
-        )
-    })?;
+    let linker = find(machine, rustc)
+        .with_context(|| format!("bpf-linker was built but does not run, see {}", step.log().display()))?;
     step.done(&linker.display().to_string());
     Ok(linker)
 }
 
 /// One folder a rustc release: the linker is bound to that release's libLLVM.
 fn tools(machine: &Machine, rustc: &Rustc) -> PathBuf {
-    machine
-        .cache
-        .join("tools")
-        .join(format!("rust-{}", rustc.release))
+    machine.cache.join("tools").join(format!("rust-{}", rustc.release))
 }
 
 /// A folder that looks like an LLVM installation to bpf-linker's build: links to rustc's library.
@@ -100,9 +93,7 @@ fn rustc_llvm(rustc: &Rustc) -> Result<PathBuf> {
         let Ok(entries) = fs::read_dir(&folder) else {
             continue;
         };
-        let found = entries
-            .flatten()
-            .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        let found = entries.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
         if let Some(entry) = found {
             return Ok(entry.path());
         }
@@ -117,8 +108,7 @@ fn rustc_llvm(rustc: &Rustc) -> Result<PathBuf> {
 
 fn runs(linker: &Path) -> bool {
     linker.is_file()
-        && stdout_of(Command::new(linker).arg("--version"))
-            .is_ok_and(|version| version.starts_with(SERIES))
+        && stdout_of(Command::new(linker).arg("--version")).is_ok_and(|version| version.starts_with(SERIES))
 }
 
 /// Whether a linker from elsewhere names a shared libLLVM of this major version. One that was
@@ -129,11 +119,7 @@ fn links_llvm(linker: &Path, major: u32) -> bool {
     };
     [format!("libLLVM.so.{major}."), format!("libLLVM-{major}")]
         .iter()
-        .any(|name| {
-            bytes
-                .windows(name.len())
-                .any(|window| window == name.as_bytes())
-        })
+        .any(|name| bytes.windows(name.len()).any(|window| window == name.as_bytes()))
 }
 
 #[cfg(test)]
@@ -143,10 +129,7 @@ mod tests {
     #[test]
     fn a_linker_is_known_by_its_llvm() -> Result<()> {
         let file = tempfile::NamedTempFile::new()?;
-        fs::write(
-            file.path(),
-            b"\x7fELF..libLLVM.so.22.1-rust-1.95.0-stable\0",
-        )?;
+        fs::write(file.path(), b"\x7fELF..libLLVM.so.22.1-rust-1.95.0-stable\0")?;
         assert!(links_llvm(file.path(), 22));
         assert!(!links_llvm(file.path(), 21));
         Ok(())

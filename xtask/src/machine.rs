@@ -44,12 +44,7 @@ impl Machine {
             "aarch64" => Arch::Aarch64,
             other => bail!("ipctrace builds on x86_64 and aarch64 only, this machine is {other}"),
         };
-        Ok(Self {
-            repo: repository()?,
-            cache: cache_dir()?,
-            arch,
-            is_root: rustix::process::geteuid().is_root(),
-        })
+        Ok(Self { repo: repository()?, cache: cache_dir()?, arch, is_root: rustix::process::geteuid().is_root() })
     }
 
     /// Cargo's output folder. Always the repository's own: build.rs looks for the object there.
@@ -84,9 +79,7 @@ impl Machine {
             return Ok(Command::new(program));
         }
         if find_on_path("sudo").is_none() {
-            bail!(
-                "{why} needs root, and there is no sudo: run this command as root, or install sudo"
-            );
+            bail!("{why} needs root, and there is no sudo: run this command as root, or install sudo");
         }
         let mut command = Command::new("sudo");
         command.arg("--").arg(program);
@@ -116,8 +109,8 @@ impl Rustc {
     /// Asks the rustc that cargo will use.
     pub(crate) fn read() -> Result<Self> {
         let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-        let version = stdout_of(Command::new(&rustc).arg("-vV"))
-            .context("rustc does not run: install Rust with rustup")?;
+        let version =
+            stdout_of(Command::new(&rustc).arg("-vV")).context("rustc does not run: install Rust with rustup")?;
         let sysroot = stdout_of(Command::new(&rustc).args(["--print", "sysroot"]))?;
         Self::parse(&version, sysroot.trim())
     }
@@ -133,9 +126,7 @@ impl Rustc {
         let major = llvm.split('.').next().unwrap_or_default();
         Ok(Self {
             release: field("release")?.to_owned(),
-            llvm_major: major
-                .parse()
-                .with_context(|| format!("`rustc -vV` names the LLVM version `{llvm}`"))?,
+            llvm_major: major.parse().with_context(|| format!("`rustc -vV` names the LLVM version `{llvm}`"))?,
             sysroot: PathBuf::from(sysroot),
         })
     }
@@ -154,23 +145,15 @@ pub(crate) fn find_on_path(program: &str) -> Option<PathBuf> {
 /// Whether the path is a file that somebody may execute.
 pub(crate) fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Runs a short command and returns its standard output; its failure is an error.
 pub(crate) fn stdout_of(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let output = command
-        .stdin(std::process::Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {shown}"))?;
+    let output = command.stdin(std::process::Stdio::null()).output().with_context(|| format!("cannot run {shown}"))?;
     if !output.status.success() {
-        bail!(
-            "{shown} ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{shown} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -178,16 +161,11 @@ pub(crate) fn stdout_of(command: &mut Command) -> Result<String> {
 /// The repository's root: the parent of this crate's folder.
 fn repository() -> Result<PathBuf> {
     // Cargo sets the variable when it runs us; the compiled-in value serves a direct start.
-    let crate_dir = env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    let repo = crate_dir
-        .parent()
-        .context("xtask's folder has no parent: run it as `cargo xtask`")?;
+    let crate_dir =
+        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    let repo = crate_dir.parent().context("xtask's folder has no parent: run it as `cargo xtask`")?;
     if !repo.join("Cargo.toml").is_file() {
-        bail!(
-            "no Cargo.toml in {}: run this as `cargo xtask` inside the repository",
-            repo.display()
-        );
+        bail!("no Cargo.toml in {}: run this as `cargo xtask` inside the repository", repo.display());
     }
     Ok(repo.to_path_buf())
 }

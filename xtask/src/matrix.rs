@@ -73,49 +73,29 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
         bail!("no case matches {:?}", options.filter);
     }
     println!("{counts}");
-    Ok(if counts.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs the suite on every kernel of the lab with every backend.
-pub(crate) fn suite(
-    machine: &Machine,
-    lab: &Lab,
-    backends: &[&str],
-    filter: &[String],
-    limit: Duration,
-) -> Vec<Run> {
-    let pairs: Vec<(&Kernel, &str)> = lab
-        .kernels
-        .iter()
-        .flat_map(|kernel| backends.iter().map(move |backend| (kernel, *backend)))
-        .collect();
+pub(crate) fn suite(machine: &Machine, lab: &Lab, backends: &[&str], filter: &[String], limit: Duration) -> Vec<Run> {
+    let pairs: Vec<(&Kernel, &str)> =
+        lab.kernels.iter().flat_map(|kernel| backends.iter().map(move |backend| (kernel, *backend))).collect();
     eprintln!(
         "==> VMs: {} boots under emulation, {} at a time; minutes each, for the processor is emulated",
         pairs.len(),
         workers().min(pairs.len())
     );
     let board = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-    let queue: Mutex<VecDeque<(usize, (&Kernel, &str))>> =
-        Mutex::new(pairs.iter().copied().enumerate().collect());
+    let queue: Mutex<VecDeque<(usize, (&Kernel, &str))>> = Mutex::new(pairs.iter().copied().enumerate().collect());
     let done: Mutex<Vec<(usize, Run)>> = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..workers().min(pairs.len()) {
             scope.spawn(|| {
-                while let Some((index, (kernel, backend))) =
-                    queue.lock().ok().and_then(|mut queue| queue.pop_front())
-                {
+                while let Some((index, (kernel, backend))) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
                     let bar = board.add(spinner(&format!("{} {backend}", kernel.family)));
                     let run = one(machine, lab, kernel, backend, filter, limit, &bar);
                     bar.finish_and_clear();
-                    let line = format!(
-                        "    {} {backend}: {}",
-                        kernel.family,
-                        Counts::of(&run.cases)
-                    );
+                    let line = format!("    {} {backend}: {}", kernel.family, Counts::of(&run.cases));
                     // A hidden board (no terminal) prints nothing by itself.
                     board.suspend(|| eprintln!("{line}"));
                     if let Ok(mut done) = done.lock() {
@@ -158,11 +138,7 @@ fn one(
         Ok(answer) => judge(&answer, kernel, !filter.is_empty()),
         Err(error) => vec![Case::broken("vm", format!("{error:#}"))],
     };
-    Run {
-        kernel: kernel.family.to_owned(),
-        backend: backend.to_owned(),
-        cases,
-    }
+    Run { kernel: kernel.family.to_owned(), backend: backend.to_owned(), cases }
 }
 
 /// The cases of a run. A run that did not end as it should adds a failure of its own.
@@ -171,10 +147,9 @@ fn judge(answer: &Answer, kernel: &Kernel, filtered: bool) -> Vec<Case> {
     let failures = cases.iter().any(|case| case.outcome == Outcome::Failed);
     let seconds = answer.elapsed.as_secs();
     let problem = match answer.ending {
-        Ending::Exited(_) if answer.release != kernel.release => Some(format!(
-            "the guest runs {} instead of {}",
-            answer.release, kernel.release
-        )),
+        Ending::Exited(_) if answer.release != kernel.release => {
+            Some(format!("the guest runs {} instead of {}", answer.release, kernel.release))
+        }
         Ending::Exited(0) if cases.is_empty() && !filtered => Some("no case ran".to_owned()),
         Ending::Exited(code) if code != 0 && !failures => {
             Some(format!("the suite ended with {code} and no failed case"))
@@ -186,10 +161,7 @@ fn judge(answer: &Answer, kernel: &Kernel, filtered: bool) -> Vec<Case> {
     };
     if let Some(problem) = problem {
         let console = answer.console.display();
-        cases.push(Case::broken(
-            "vm",
-            format!("{problem}; its console: {console}"),
-        ));
+        cases.push(Case::broken("vm", format!("{problem}; its console: {console}")));
     }
     cases
 }
@@ -259,11 +231,7 @@ mod tests {
 
     #[test]
     fn a_dead_guest_is_never_a_pass() {
-        let kernel = Kernel {
-            family: "6.1",
-            release: "6.1.0-1".to_owned(),
-            image: "i".into(),
-        };
+        let kernel = Kernel { family: "6.1", release: "6.1.0-1".to_owned(), image: "i".into() };
         const PASS: &str = "RESULT {\"case\":\"sem\",\"variant\":\"bug\",\"outcome\":\"passed\"}";
         const FAIL: &str = "RESULT {\"case\":\"sem\",\"variant\":\"bug\",\"outcome\":\"failed\"}";
         // Ending, release, lines, failures expected.

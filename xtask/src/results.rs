@@ -47,12 +47,7 @@ pub(crate) struct Counts {
 impl Case {
     /// A failure that is not a case of the suite: the runner or its VM died.
     pub(crate) fn broken(name: &str, detail: String) -> Self {
-        Self {
-            name: name.to_owned(),
-            variant: String::new(),
-            outcome: Outcome::Failed,
-            detail,
-        }
+        Self { name: name.to_owned(), variant: String::new(), outcome: Outcome::Failed, detail }
     }
 
     fn parse_json(json: &str) -> Result<Self, String> {
@@ -76,11 +71,7 @@ impl Case {
 impl Counts {
     pub(crate) fn of(cases: &[Case]) -> Self {
         let count = |outcome| cases.iter().filter(|case| case.outcome == outcome).count();
-        Self {
-            passed: count(Outcome::Passed),
-            failed: count(Outcome::Failed),
-            skipped: count(Outcome::Skipped),
-        }
+        Self { passed: count(Outcome::Passed), failed: count(Outcome::Failed), skipped: count(Outcome::Skipped) }
     }
 }
 
@@ -94,11 +85,7 @@ impl AddAssign for Counts {
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            passed,
-            failed,
-            skipped,
-        } = self;
+        let Self { passed, failed, skipped } = self;
         write!(out, "{passed} passed, {failed} failed, {skipped} skipped")
     }
 }
@@ -108,8 +95,7 @@ pub(crate) fn parse_results<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Cas
     lines
         .filter_map(|line| line.strip_prefix("RESULT "))
         .map(|json| {
-            Case::parse_json(json)
-                .unwrap_or_else(|why| Case::broken("runner", format!("bad line `{json}`: {why}")))
+            Case::parse_json(json).unwrap_or_else(|why| Case::broken("runner", format!("bad line `{json}`: {why}")))
         })
         .collect()
 }
@@ -127,20 +113,11 @@ pub(crate) fn parse_marks<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Case>
             }
             continue;
         }
-        let outcomes = [
-            ("ok   ", Outcome::Passed),
-            ("FAIL ", Outcome::Failed),
-            ("skip ", Outcome::Skipped),
-        ];
+        let outcomes = [("ok   ", Outcome::Passed), ("FAIL ", Outcome::Failed), ("skip ", Outcome::Skipped)];
         for (mark, outcome) in outcomes {
             if let Some(rest) = line.strip_prefix(mark) {
                 let (name, variant) = rest.trim().split_once(' ').unwrap_or((rest.trim(), ""));
-                cases.push(Case {
-                    name: name.to_owned(),
-                    variant: variant.to_owned(),
-                    outcome,
-                    detail: String::new(),
-                });
+                cases.push(Case { name: name.to_owned(), variant: variant.to_owned(), outcome, detail: String::new() });
             }
         }
     }
@@ -154,10 +131,7 @@ pub(crate) fn parse_cargo_test<'a>(lines: impl Iterator<Item = &'a str>) -> Coun
         let Some(rest) = line.trim().strip_prefix("test result: ") else {
             continue;
         };
-        let words: Vec<&str> = rest
-            .split([' ', ';'])
-            .filter(|word| !word.is_empty())
-            .collect();
+        let words: Vec<&str> = rest.split([' ', ';']).filter(|word| !word.is_empty()).collect();
         for pair in words.windows(2) {
             if let [number, what] = pair
                 && let Ok(number) = number.parse::<usize>()
@@ -189,10 +163,8 @@ pub(crate) fn matrix(runs: &[Run]) -> String {
         }
     }
     let heads = |pick: fn(&Run) -> &str| runs.iter().map(|run| pick(run).to_owned()).collect();
-    let mut lines: Vec<(&str, Vec<String>)> = vec![
-        ("kernel", heads(|run| &run.kernel)),
-        ("backend", heads(|run| &run.backend)),
-    ];
+    let mut lines: Vec<(&str, Vec<String>)> =
+        vec![("kernel", heads(|run| &run.kernel)), ("backend", heads(|run| &run.backend))];
     lines.extend(rows);
     let first = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -228,12 +200,7 @@ pub(crate) fn exceptions(runs: &[Run]) -> Vec<String> {
 }
 
 fn cell(variants: &[&Case]) -> String {
-    let count = |outcome| {
-        variants
-            .iter()
-            .filter(|case| case.outcome == outcome)
-            .count()
-    };
+    let count = |outcome| variants.iter().filter(|case| case.outcome == outcome).count();
     let (passed, failed) = (count(Outcome::Passed), count(Outcome::Failed));
     match (variants.len(), passed, failed) {
         (0, _, _) => "-".to_owned(),
@@ -249,12 +216,7 @@ mod tests {
     use super::*;
 
     fn case(name: &str, variant: &str, outcome: Outcome) -> Case {
-        Case {
-            name: name.to_owned(),
-            variant: variant.to_owned(),
-            outcome,
-            detail: String::new(),
-        }
+        Case { name: name.to_owned(), variant: variant.to_owned(), outcome, detail: String::new() }
     }
 
     #[test]
@@ -267,11 +229,7 @@ mod tests {
         assert_eq!(cases.len(), 3);
         assert_eq!(cases[0], case("sem", "bug", Outcome::Passed));
         assert_eq!(cases[1].detail, "why");
-        assert_eq!(
-            cases[2].outcome,
-            Outcome::Failed,
-            "a torn line is a failure"
-        );
+        assert_eq!(cases[2].outcome, Outcome::Failed, "a torn line is a failure");
     }
 
     #[test]
@@ -287,10 +245,7 @@ mod tests {
         assert_eq!(cases.len(), 3);
         assert_eq!(cases[0], case("sem", "bug", Outcome::Passed));
         assert_eq!(cases[1].detail, "one; two");
-        assert_eq!(
-            (cases[2].outcome, cases[2].detail.as_str()),
-            (Outcome::Skipped, "c")
-        );
+        assert_eq!((cases[2].outcome, cases[2].detail.as_str()), (Outcome::Skipped, "c"));
     }
 
     #[test]
@@ -301,14 +256,7 @@ mod tests {
             test result: FAILED. 1 passed; 3 failed; 4 ignored; 0 measured; 9 filtered out; \
             finished in 0.00s\n";
         let counts = parse_cargo_test(output.lines());
-        assert_eq!(
-            counts,
-            Counts {
-                passed: 3,
-                failed: 3,
-                skipped: 4
-            }
-        );
+        assert_eq!(counts, Counts { passed: 3, failed: 3, skipped: 4 });
         assert_eq!(counts.to_string(), "3 passed, 3 failed, 4 skipped");
     }
 
@@ -327,10 +275,7 @@ mod tests {
             Run {
                 kernel: "7.x".to_owned(),
                 backend: "tracepoint".to_owned(),
-                cases: vec![
-                    case("sem", "bug", Outcome::Failed),
-                    case("sem", "twin", Outcome::Passed),
-                ],
+                cases: vec![case("sem", "bug", Outcome::Failed), case("sem", "twin", Outcome::Passed)],
             },
         ];
         assert_eq!(

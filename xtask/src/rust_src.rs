@@ -17,13 +17,7 @@ use crate::step::Step;
 pub(crate) const SRC_ROOT_ENV: &str = "__CARGO_TESTS_ONLY_SRC_ROOT";
 
 /// Where to look for a `rust-src` of rustc's version, the likelier first.
-const SUITES: [&str; 5] = [
-    "stable",
-    "stable-backports",
-    "testing",
-    "unstable",
-    "oldstable-backports",
-];
+const SUITES: [&str; 5] = ["stable", "stable-backports", "testing", "unstable", "oldstable-backports"];
 
 /// Where the library's source is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +39,7 @@ pub(crate) fn find(machine: &Machine, rustc: &Rustc) -> Option<RustSrc> {
 }
 
 /// Gets the source; `debian_only` skips rustup (to try that way on a machine that has rustup).
-pub(crate) fn ensure(
-    machine: &Machine,
-    rustc: &Rustc,
-    debian_only: bool,
-    log_dir: &Path,
-) -> Result<RustSrc> {
+pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, debian_only: bool, log_dir: &Path) -> Result<RustSrc> {
     if debian_only {
         let cached = debian_library(machine, rustc);
         if is_library(&cached) {
@@ -97,15 +86,10 @@ fn add_by_rustup(machine: &Machine, rustc: &Rustc, step: &Step) -> Option<RustSr
 
 fn unpack_debian(machine: &Machine, rustc: &Rustc, step: &Step) -> Result<PathBuf> {
     for suite in SUITES {
-        let suites = [Suite {
-            archive: Archive::Main,
-            name: suite,
-        }];
+        let suites = [Suite { archive: Archive::Main, name: suite }];
         let root = PrivateRoot::open(machine, step, &suites)?;
-        let wanted = root
-            .versions("rust-src")?
-            .into_iter()
-            .find(|package| is_release(&package.version, &rustc.release));
+        let wanted =
+            root.versions("rust-src")?.into_iter().find(|package| is_release(&package.version, &rustc.release));
         let Some(package) = wanted else {
             continue;
         };
@@ -117,18 +101,13 @@ fn unpack_debian(machine: &Machine, rustc: &Rustc, step: &Step) -> Result<PathBu
         }
         return Ok(library);
     }
-    bail!(
-        "no suite of the machine's mirror has rust-src {}",
-        rustc.release
-    )
+    bail!("no suite of the machine's mirror has rust-src {}", rustc.release)
 }
 
 /// Where Debian's package has the library, once unpacked into the cache.
 fn debian_library(machine: &Machine, rustc: &Rustc) -> PathBuf {
     let release = &rustc.release;
-    machine.cache.join(format!(
-        "rust-src/{release}/usr/src/rustc-{release}/library"
-    ))
+    machine.cache.join(format!("rust-src/{release}/usr/src/rustc-{release}/library"))
 }
 
 fn is_library(folder: &Path) -> bool {
@@ -137,9 +116,7 @@ fn is_library(folder: &Path) -> bool {
 
 /// Whether a Debian version such as `1.95.0+dfsg1-2~bpo13+1` packages this release.
 fn is_release(version: &str, release: &str) -> bool {
-    version
-        .strip_prefix(release)
-        .is_some_and(|rest| rest.starts_with(['+', '-', '~']))
+    version.strip_prefix(release).is_some_and(|rest| rest.starts_with(['+', '-', '~']))
 }
 
 #[cfg(test)]

@@ -67,21 +67,14 @@ pub(crate) fn toolchain(machine: &Machine) -> Result<Toolchain> {
     let log_dir = log_dir(machine);
     let rust_src = rust_src::ensure(machine, &rustc, false, &log_dir)?;
     let linker = linker::ensure(machine, &rustc, &log_dir)?;
-    Ok(Toolchain {
-        rustc,
-        rust_src,
-        linker,
-    })
+    Ok(Toolchain { rustc, rust_src, linker })
 }
 
 /// Makes sure that the families' kernels can be booted.
 pub(crate) fn lab(machine: &Machine, families: &[&'static Family]) -> Result<Lab> {
     let log_dir = log_dir(machine);
     let emulator = emulator::ensure(machine, &log_dir)?;
-    let kernels = families
-        .iter()
-        .map(|family| kernels::ensure(machine, family, &log_dir))
-        .collect::<Result<_>>()?;
+    let kernels = families.iter().map(|family| kernels::ensure(machine, family, &log_dir)).collect::<Result<_>>()?;
     Ok(Lab { emulator, kernels })
 }
 

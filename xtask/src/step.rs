@@ -27,24 +27,14 @@ pub(crate) struct Step {
 impl Step {
     /// Announces the step. `what` says what it does, and why it may take long.
     pub(crate) fn start(name: &str, what: &str, log_dir: &Path) -> Result<Self> {
-        fs::create_dir_all(log_dir)
-            .with_context(|| format!("cannot create the log folder {}", log_dir.display()))?;
+        fs::create_dir_all(log_dir).with_context(|| format!("cannot create the log folder {}", log_dir.display()))?;
         eprintln!("==> {name}: {what}");
-        let bar = if std::io::stderr().is_terminal() {
-            ProgressBar::new_spinner()
-        } else {
-            ProgressBar::hidden()
-        };
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.set_style(spinner_style());
         bar.enable_steady_tick(Duration::from_millis(120));
         let log = log_dir.join(format!("{}.log", name.replace([' ', '/'], "-")));
         File::create(&log).with_context(|| format!("cannot write the log {}", log.display()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            bar,
-            log,
-            started: Instant::now(),
-        })
+        Ok(Self { name: name.to_owned(), bar, log, started: Instant::now() })
     }
 
     /// Where the output of this step's programs goes.
@@ -114,22 +104,13 @@ impl Step {
             scope.spawn(|| drain(stderr.map(|pipe| Box::new(pipe) as Box<dyn Read + Send>)));
             drain(stdout.map(|pipe| Box::new(pipe) as Box<dyn Read + Send>));
         });
-        let status = child
-            .wait()
-            .with_context(|| format!("cannot wait for {program}"))?;
-        let tail = sink
-            .into_inner()
-            .map_or_else(|_| Vec::new(), |(_, tail, _)| tail.into_iter().collect());
+        let status = child.wait().with_context(|| format!("cannot wait for {program}"))?;
+        let tail = sink.into_inner().map_or_else(|_| Vec::new(), |(_, tail, _)| tail.into_iter().collect());
         Ok((status, tail))
     }
 
     /// Runs a download and shows its progress: the bytes in `folder`, out of `total`.
-    pub(crate) fn run_download(
-        &self,
-        command: &mut Command,
-        folder: &Path,
-        total_bytes: u64,
-    ) -> Result<()> {
+    pub(crate) fn run_download(&self, command: &mut Command, folder: &Path, total_bytes: u64) -> Result<()> {
         self.bar.set_length(total_bytes);
         self.bar.set_style(bytes_style());
         let done = AtomicBool::new(false);
@@ -165,10 +146,7 @@ impl Step {
     /// Ends the step with a line that says how long it took.
     pub(crate) fn done(self, result: &str) {
         self.bar.finish_and_clear();
-        eprintln!(
-            "    {result} ({:.1} s)",
-            self.started.elapsed().as_secs_f64()
-        );
+        eprintln!("    {result} ({:.1} s)", self.started.elapsed().as_secs_f64());
     }
 }
 
@@ -218,10 +196,8 @@ fn spinner_style() -> ProgressStyle {
 }
 
 fn bytes_style() -> ProgressStyle {
-    ProgressStyle::with_template(
-        "    [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {wide_msg}",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template("    [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {wide_msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 #[cfg(test)]

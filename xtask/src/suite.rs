@@ -117,11 +117,7 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
 
 impl Suite<'_> {
     /// Runs one step and keeps what became of it. Returns whether nothing in it failed.
-    fn step(
-        &mut self,
-        name: &'static str,
-        work: impl FnOnce(&mut Self) -> Result<Vec<Case>>,
-    ) -> bool {
+    fn step(&mut self, name: &'static str, work: impl FnOnce(&mut Self) -> Result<Vec<Case>>) -> bool {
         let started = Instant::now();
         let cases = work(self).unwrap_or_else(|error| {
             eprintln!("    FAILED: {error:#}");
@@ -139,12 +135,7 @@ impl Suite<'_> {
             })
             .collect();
         let counts = Counts::of(&cases);
-        self.rows.push(Row {
-            name,
-            counts,
-            elapsed: started.elapsed(),
-            notes,
-        });
+        self.rows.push(Row { name, counts, elapsed: started.elapsed(), notes });
         counts.failed == 0
     }
 
@@ -153,10 +144,7 @@ impl Suite<'_> {
         eprintln!("==> {name}: skipped, {reason}");
         self.rows.push(Row {
             name,
-            counts: Counts {
-                skipped: 1,
-                ..Counts::default()
-            },
+            counts: Counts { skipped: 1, ..Counts::default() },
             elapsed: Duration::ZERO,
             notes: vec![format!("skipped {name}: {reason}")],
         });
@@ -181,10 +169,8 @@ impl Suite<'_> {
     }
 
     fn clippy(&mut self, toolchain: &Toolchain) -> Result<Vec<Case>> {
-        let step = self.announce(
-            "clippy",
-            "lints of all crates; it checks every dependency once, a minute the first time",
-        )?;
+        let step =
+            self.announce("clippy", "lints of all crates; it checks every dependency once, a minute the first time")?;
         let Some(mut cargo) = self.component("clippy", "clippy") else {
             return Ok(vec![missing("clippy", "clippy")]);
         };
@@ -197,19 +183,15 @@ impl Suite<'_> {
     }
 
     fn unit(&mut self) -> Result<Vec<Case>> {
-        let step = self.announce(
-            "unit",
-            "cargo test; it compiles all crates with their tests, a minute the first time",
-        )?;
+        let step =
+            self.announce("unit", "cargo test; it compiles all crates with their tests, a minute the first time")?;
         let mut cargo = self.cargo("test");
         cargo.args(["--no-fail-fast", "--"]).args(self.filter);
         let mut lines = Vec::new();
         let (status, tail) = step.capture(&mut cargo, &mut |line| lines.push(line.to_owned()))?;
         let counts = results::parse_cargo_test(lines.iter().map(String::as_str));
-        let failed: Vec<&str> = lines
-            .iter()
-            .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"))
-            .collect();
+        let failed: Vec<&str> =
+            lines.iter().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect();
         if !status.success() {
             for line in &tail {
                 step.note(&format!("| {line}"));
@@ -222,10 +204,7 @@ impl Suite<'_> {
         }
         if failed.len() < counts.failed || (!status.success() && failed.is_empty()) {
             let log = step.log().display();
-            cases.push(Case::broken(
-                "cargo test",
-                format!("ended with {status}, see {log}"),
-            ));
+            cases.push(Case::broken("cargo test", format!("ended with {status}, see {log}")));
         }
         cases.extend((0..counts.passed).map(|_| passed("unit")));
         cases.extend((0..counts.skipped).map(|_| Case {
@@ -240,16 +219,10 @@ impl Suite<'_> {
     fn native(&mut self) -> Result<Vec<Case>> {
         let why = "the native end-to-end suite (it loads eBPF programs)";
         self.machine.announce_root(why);
-        let step = self.announce(
-            "native",
-            "every incident and its healthy twin on this kernel; it waits for real stalls",
-        )?;
-        let mut e2e = self
-            .machine
-            .as_root(self.machine.release_binary("e2e"), why)?;
-        e2e.arg("native")
-            .args(self.filter)
-            .current_dir(&self.machine.repo);
+        let step =
+            self.announce("native", "every incident and its healthy twin on this kernel; it waits for real stalls")?;
+        let mut e2e = self.machine.as_root(self.machine.release_binary("e2e"), why)?;
+        e2e.arg("native").args(self.filter).current_dir(&self.machine.repo);
         let mut lines = Vec::new();
         let (status, tail) = step.capture(&mut e2e, &mut |line| lines.push(line.to_owned()))?;
         let mut cases = results::parse_results(lines.iter().map(String::as_str));
@@ -267,22 +240,16 @@ impl Suite<'_> {
             cases.push(Case::broken("e2e", "no case ran".to_owned()));
         }
         step.done(&Counts::of(&cases).to_string());
-        self.runs.push(Run {
-            kernel: "native".to_owned(),
-            backend: "auto".to_owned(),
-            cases: cases.clone(),
-        });
+        self.runs.push(Run { kernel: "native".to_owned(), backend: "auto".to_owned(), cases: cases.clone() });
         Ok(cases)
     }
 
     fn vms(&mut self, options: &Options) -> Result<Vec<Case>> {
-        let mut families: Vec<&'static Family> =
-            FAMILIES.iter().filter(|family| family.in_matrix).collect();
+        let mut families: Vec<&'static Family> = FAMILIES.iter().filter(|family| family.in_matrix).collect();
         if !options.full_matrix && families.len() > 2 {
             families = vec![families[0], families[families.len() - 1]];
         }
-        let lab = setup::lab(self.machine, &families)
-            .context("the VMs cannot boot (`--no-vm` leaves them out)")?;
+        let lab = setup::lab(self.machine, &families).context("the VMs cannot boot (`--no-vm` leaves them out)")?;
         let limit = Duration::from_secs(options.vm_timeout);
         let runs = matrix::suite(self.machine, &lab, &BACKENDS, self.filter, limit);
         let mut cases = Vec::new();
@@ -306,31 +273,17 @@ impl Suite<'_> {
             println!("{note}");
         }
         let mut total = Counts::default();
-        println!(
-            "\n{:12} {:>7} {:>7} {:>8} {:>8}",
-            "step", "passed", "failed", "skipped", "seconds"
-        );
+        println!("\n{:12} {:>7} {:>7} {:>8} {:>8}", "step", "passed", "failed", "skipped", "seconds");
         for row in &self.rows {
             total += row.counts;
-            let Counts {
-                passed,
-                failed,
-                skipped,
-            } = row.counts;
+            let Counts { passed, failed, skipped } = row.counts;
             let seconds = row.elapsed.as_secs_f64();
-            println!(
-                "{:12} {passed:>7} {failed:>7} {skipped:>8} {seconds:>8.1}",
-                row.name
-            );
+            println!("{:12} {passed:>7} {failed:>7} {skipped:>8} {seconds:>8.1}", row.name);
         }
         println!("{:>45.1}", elapsed.as_secs_f64());
         eprintln!("logs: {}", self.log_dir.display());
         println!("{total}");
-        if total.failed == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     fn announce(&self, name: &str, what: &str) -> Result<Step> {
@@ -339,10 +292,7 @@ impl Suite<'_> {
 
     fn cargo(&self, verb: &str) -> Command {
         let mut cargo = Command::new("cargo");
-        cargo
-            .arg(verb)
-            .env("CARGO_TARGET_DIR", self.machine.target())
-            .current_dir(&self.machine.repo);
+        cargo.arg(verb).env("CARGO_TARGET_DIR", self.machine.target()).current_dir(&self.machine.repo);
         cargo
     }
 
@@ -362,20 +312,11 @@ impl Suite<'_> {
 }
 
 fn passed(name: &str) -> Case {
-    Case {
-        outcome: Outcome::Passed,
-        ..Case::broken(name, String::new())
-    }
+    Case { outcome: Outcome::Passed, ..Case::broken(name, String::new()) }
 }
 
 fn missing(name: &str, component: &str) -> Case {
-    Case {
-        outcome: Outcome::Skipped,
-        ..Case::broken(
-            name,
-            format!("not installed: rustup component add {component}"),
-        )
-    }
+    Case { outcome: Outcome::Skipped, ..Case::broken(name, format!("not installed: rustup component add {component}")) }
 }
 
 /// `cargo xtask demo`: builds what is needed, then lets ipctrace reproduce and diagnose incidents.

@@ -64,12 +64,7 @@ pub(crate) struct Answer {
 
 /// Boots the kernel and runs the job; a boot without a sign of life is tried once more.
 /// `watch` gets each line of output as it comes.
-pub(crate) fn run(
-    emulator: &Emulator,
-    kernel: &Kernel,
-    job: &Job<'_>,
-    watch: &dyn Fn(&str),
-) -> Result<Answer> {
+pub(crate) fn run(emulator: &Emulator, kernel: &Kernel, job: &Job<'_>, watch: &dyn Fn(&str)) -> Result<Answer> {
     let first = attempt(emulator, kernel, job, watch)?;
     if first.ending != Ending::NotBooted {
         return Ok(first);
@@ -78,12 +73,7 @@ pub(crate) fn run(
     attempt(emulator, kernel, job, watch)
 }
 
-fn attempt(
-    emulator: &Emulator,
-    kernel: &Kernel,
-    job: &Job<'_>,
-    watch: &dyn Fn(&str),
-) -> Result<Answer> {
+fn attempt(emulator: &Emulator, kernel: &Kernel, job: &Job<'_>, watch: &dyn Fn(&str)) -> Result<Answer> {
     let started = Instant::now();
     let file = |extension: &str| job.log_dir.join(format!("{}.{extension}", job.name));
     let (script, results, console) = (file("sh"), file("results"), file("console"));
@@ -98,16 +88,7 @@ fn attempt(
     command
         .arg("--run")
         .arg(&kernel.image)
-        .args([
-            "--disable-kvm",
-            "--user",
-            "root",
-            "--cpus",
-            "1",
-            "--memory",
-            "1G",
-            "--verbose",
-        ])
+        .args(["--disable-kvm", "--user", "root", "--cpus", "1", "--memory", "1G", "--verbose"])
         .arg(format!(
             "--qemu-opts=-chardev file,id=results,path={} -device \
              virtserialport,chardev=results,name={PORT}",
@@ -120,9 +101,7 @@ fn attempt(
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot run {}", emulator.vng.display()))?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", emulator.vng.display()))?;
     let mut seen = 0;
     let ending = loop {
         let ended = child.try_wait().context("cannot wait for vng")?.is_some();
@@ -140,36 +119,18 @@ fn attempt(
             break Ending::Exited(code);
         }
         if ended {
-            break if booted {
-                Ending::Died
-            } else {
-                Ending::NotBooted
-            };
+            break if booted { Ending::Died } else { Ending::NotBooted };
         }
         let elapsed = started.elapsed();
         if elapsed > job.limit || (!booted && elapsed > BOOT_LIMIT) {
             wait_or_kill(&mut child, Duration::ZERO);
-            break if booted {
-                Ending::TimedOut
-            } else {
-                Ending::NotBooted
-            };
+            break if booted { Ending::TimedOut } else { Ending::NotBooted };
         }
         std::thread::sleep(POLL);
     };
     let lines = read_lines(&results);
-    let release = lines
-        .iter()
-        .find_map(|line| line.strip_prefix("BOOTED "))
-        .unwrap_or_default()
-        .to_owned();
-    Ok(Answer {
-        ending,
-        release,
-        lines,
-        console,
-        elapsed: started.elapsed(),
-    })
+    let release = lines.iter().find_map(|line| line.strip_prefix("BOOTED ")).unwrap_or_default().to_owned();
+    Ok(Answer { ending, release, lines, console, elapsed: started.elapsed() })
 }
 
 /// Finds the port by its name, and puts the job's output there between a first and a last line.
@@ -198,10 +159,7 @@ fn read_lines(results: &Path) -> Vec<String> {
 }
 
 fn exit_code(lines: &[String]) -> Option<i32> {
-    lines
-        .iter()
-        .rev()
-        .find_map(|line| line.strip_prefix("EXIT ")?.trim().parse().ok())
+    lines.iter().rev().find_map(|line| line.strip_prefix("EXIT ")?.trim().parse().ok())
 }
 
 /// vng and qemu split their arguments at spaces and commas.
@@ -246,8 +204,7 @@ fn wait_or_kill(child: &mut Child, patience: Duration) {
 /// Whether a process still runs; one that only waits to be reaped does not.
 fn is_alive(id: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    stat.rsplit_once(')')
-        .is_some_and(|(_, after)| !after.trim_start().starts_with(['Z', 'X']))
+    stat.rsplit_once(')').is_some_and(|(_, after)| !after.trim_start().starts_with(['Z', 'X']))
 }
 
 /// All living descendants of a process, the youngest generation first.
@@ -305,9 +262,7 @@ mod tests {
 
     #[test]
     fn children_and_grandchildren_are_killed() -> Result<()> {
-        let mut child = Command::new("sh")
-            .args(["-c", "sh -c 'sleep 600; true'; true"])
-            .spawn()?;
+        let mut child = Command::new("sh").args(["-c", "sh -c 'sleep 600; true'; true"]).spawn()?;
         let until = Instant::now() + Duration::from_secs(10);
         while descendants(child.id()).len() < 2 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));

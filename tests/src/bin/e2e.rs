@@ -62,14 +62,10 @@ fn run(arguments: Arguments) -> Result<bool> {
     }
     let vm = arguments.place == Place::Vm;
     e2e::writable_tmp(vm)?;
-    let temporary = tempfile::Builder::new()
-        .prefix("ipctrace-e2e-")
-        .tempdir()
-        .context("cannot make a directory")?;
+    let temporary = tempfile::Builder::new().prefix("ipctrace-e2e-").tempdir().context("cannot make a directory")?;
     let directory = match arguments.keep {
         Some(directory) => {
-            std::fs::create_dir(&directory)
-                .with_context(|| format!("cannot make {}", directory.display()))?;
+            std::fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
             directory
         }
         None => temporary.path().to_owned(),

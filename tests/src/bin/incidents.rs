@@ -53,22 +53,15 @@ fn main() -> ExitCode {
 
 fn body(stage: Stage, arguments: &Arguments) -> Result<()> {
     let Some(incident) = ALL.iter().find(|incident| incident.name == arguments.name) else {
-        bail!(
-            "there is no incident {:?}; `incidents list` prints them",
-            arguments.name
-        );
+        bail!("there is no incident {:?}; `incidents list` prints them", arguments.name);
     };
     if let Some(comm) = &arguments.comm {
-        let comm = std::ffi::CString::new(comm.clone().into_vec())
-            .context("a process name cannot hold a zero byte")?;
+        let comm = std::ffi::CString::new(comm.clone().into_vec()).context("a process name cannot hold a zero byte")?;
         rustix::thread::set_name(&comm).context("cannot set the process name")?;
     }
     if arguments.wait {
         say(&format!("PID {}", stage::pid()))?;
-        std::io::stdin()
-            .lock()
-            .read_line(&mut String::new())
-            .context("cannot read standard input")?;
+        std::io::stdin().lock().read_line(&mut String::new()).context("cannot read standard input")?;
     }
     let mut truth = match (incident.play)(stage, &arguments.options) {
         Ok(truth) => truth,
@@ -81,11 +74,7 @@ fn body(stage: Stage, arguments: &Arguments) -> Result<()> {
         }
     };
     incident.name.clone_into(&mut truth.incident);
-    arguments
-        .options
-        .variant
-        .name()
-        .clone_into(&mut truth.variant);
+    arguments.options.variant.name().clone_into(&mut truth.variant);
     truth.all_pids.extend(stage.all_pids());
     say(&format!("READY {}", serde_json::to_string(&truth)?))?;
     let hold = Duration::try_from_secs_f64(arguments.hold).context("--hold wants seconds")?;
@@ -98,7 +87,5 @@ fn body(stage: Stage, arguments: &Arguments) -> Result<()> {
 
 fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .context("cannot write to standard output")
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write to standard output")
 }

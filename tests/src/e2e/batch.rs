@@ -52,9 +52,7 @@ impl Planned {
 }
 
 fn plan() -> Vec<Planned> {
-    let cases = ALL
-        .iter()
-        .flat_map(|incident| incident.cases.iter().map(move |case| (incident, case)));
+    let cases = ALL.iter().flat_map(|incident| incident.cases.iter().map(move |case| (incident, case)));
     cases
         .map(|(incident, case)| {
             let mut args = vec![incident.name];
@@ -62,31 +60,19 @@ fn plan() -> Vec<Planned> {
                 args.extend(["--variant", "fixed"]);
             }
             args.extend(case.args);
-            let label = if case.label.is_empty() {
-                String::new()
-            } else {
-                format!("/{}", case.label)
-            };
-            Planned {
-                case: format!("{}{label}", incident.name),
-                variant: case.variant.name(),
-                args,
-            }
+            let label = if case.label.is_empty() { String::new() } else { format!("/{}", case.label) };
+            Planned { case: format!("{}{label}", incident.name), variant: case.variant.name(), args }
         })
         .collect()
 }
 
 pub(super) fn names() -> Vec<String> {
     let all = plan().into_iter().map(|planned| planned.full_name());
-    all.chain(BY_PID.iter().map(|name| format!("by-pid/{name}")))
-        .collect()
+    all.chain(BY_PID.iter().map(|name| format!("by-pid/{name}"))).collect()
 }
 
 pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
-    let wanted: Vec<Planned> = plan()
-        .into_iter()
-        .filter(|planned| settings.wants(&planned.full_name()))
-        .collect();
+    let wanted: Vec<Planned> = plan().into_iter().filter(|planned| settings.wants(&planned.full_name())).collect();
     if settings.alone {
         for planned in wanted {
             let name = planned.full_name().replace('/', "-");
@@ -128,10 +114,7 @@ fn attached(settings: &Settings, tally: &mut Tally, cases: Vec<Planned>) {
         })
         .collect();
     let session = prepared.and_then(|prepared| {
-        let targets: Vec<&str> = prepared
-            .iter()
-            .flat_map(|(_, pid)| ["-p", pid.as_str()])
-            .collect();
+        let targets: Vec<&str> = prepared.iter().flat_map(|(_, pid)| ["-p", pid.as_str()]).collect();
         let session = Watch::start(settings, "by-pid", &targets)?;
         Ok((session, prepared))
     });
@@ -141,17 +124,9 @@ fn attached(settings: &Settings, tally: &mut Tally, cases: Vec<Planned>) {
     };
     let played = prepared
         .into_iter()
-        .map(|(mut running, _)| {
-            match running
-                .say("\n")
-                .and_then(|()| wait_complete(settings, &mut running))
-            {
-                Ok(truth) => Played::Complete {
-                    truth: Box::new(truth),
-                    held: running,
-                },
-                Err(error) => Played::Broken(format!("{error:#}")),
-            }
+        .map(|(mut running, _)| match running.say("\n").and_then(|()| wait_complete(settings, &mut running)) {
+            Ok(truth) => Played::Complete { truth: Box::new(truth), held: running },
+            Err(error) => Played::Broken(format!("{error:#}")),
         })
         .collect();
     conclude(settings, tally, "by-pid", prefix, session, &cases, played);
@@ -188,10 +163,7 @@ fn play(settings: &Settings, cases: &[Planned]) -> Vec<Played> {
         sleep(Duration::from_millis(5));
     }
     let never = || Played::Broken("was not played".to_owned());
-    played
-        .into_iter()
-        .map(|played| played.unwrap_or_else(never))
-        .collect()
+    played.into_iter().map(|played| played.unwrap_or_else(never)).collect()
 }
 
 /// What has become of an incident, or the incident itself if it is still under way.
@@ -200,10 +172,7 @@ fn progress(mut running: Running, too_late: bool) -> Result<Played, Running> {
     let ended = running.has_ended();
     if let Some(truth) = running.printed("READY ") {
         return Ok(match serde_json::from_str(&truth) {
-            Ok(truth) => Played::Complete {
-                truth: Box::new(truth),
-                held: running,
-            },
+            Ok(truth) => Played::Complete { truth: Box::new(truth), held: running },
             Err(error) => Played::Broken(format!("the truth is not JSON: {error}")),
         });
     }
@@ -213,17 +182,9 @@ fn progress(mut running: Running, too_late: bool) -> Result<Played, Running> {
     if !ended && !too_late {
         return Err(running);
     }
-    let error = if ended {
-        running.wait(Duration::from_secs(1))
-    } else {
-        Err(anyhow::anyhow!("takes too long"))
-    };
+    let error = if ended { running.wait(Duration::from_secs(1)) } else { Err(anyhow::anyhow!("takes too long")) };
     Ok(Played::Broken(match error {
-        Ok(ended) => format!(
-            "the incident itself ended with {}: {}",
-            ended.code,
-            ended.stderr.trim()
-        ),
+        Ok(ended) => format!("the incident itself ended with {}: {}", ended.code, ended.stderr.trim()),
         Err(error) => format!("the incident itself: {error:#}"),
     }))
 }
@@ -249,40 +210,24 @@ fn conclude(
     let written = serde_json::to_vec_pretty(&truths)
         .map(|json| std::fs::write(settings.directory.join(format!("{name}.truth.json")), json));
     if !matches!(written, Ok(Ok(()))) {
-        eprintln!(
-            "e2e: cannot keep the truths in {}",
-            settings.directory.display()
-        );
+        eprintln!("e2e: cannot keep the truths in {}", settings.directory.display());
     }
     let finished = session.finish();
     let (report, trace) = match finished {
         Ok(finished) => finished,
         Err(error) => return fail_all(tally, prefix, cases, &format!("{error:#}")),
     };
-    let findings = report["findings"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
     for (planned, played) in cases.iter().zip(&played) {
         let outcome = match played {
-            Played::Complete { truth, .. } => {
-                Outcome::of(judge(truth, findings, settings.time_scale))
-            }
+            Played::Complete { truth, .. } => Outcome::of(judge(truth, findings, settings.time_scale)),
             Played::Skipped(reason) => Outcome::Skipped(reason.clone()),
             Played::Broken(error) => Outcome::Failed(vec![error.clone()]),
         };
-        tally.add(
-            &format!("{prefix}{}", planned.case),
-            planned.variant,
-            &outcome,
-        );
+        tally.add(&format!("{prefix}{}", planned.case), planned.variant, &outcome);
     }
     drop(played);
-    tally.add(
-        "replay",
-        name,
-        &Outcome::of(replayed(settings, &trace, &report)),
-    );
+    tally.add("replay", name, &Outcome::of(replayed(settings, &trace, &report)));
 }
 
 fn replayed(settings: &Settings, trace: &std::path::Path, live: &Value) -> Vec<String> {
@@ -299,10 +244,6 @@ fn replayed(settings: &Settings, trace: &std::path::Path, live: &Value) -> Vec<S
 fn fail_all(tally: &mut Tally, prefix: &str, cases: &[Planned], error: &str) {
     for planned in cases {
         let outcome = Outcome::Failed(vec![error.to_owned()]);
-        tally.add(
-            &format!("{prefix}{}", planned.case),
-            planned.variant,
-            &outcome,
-        );
+        tally.add(&format!("{prefix}{}", planned.case), planned.variant, &outcome);
     }
 }

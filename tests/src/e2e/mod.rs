@@ -37,11 +37,7 @@ pub struct Settings {
 impl Settings {
     /// True if the filters let this full name through.
     pub fn wants(&self, full_name: &str) -> bool {
-        self.filters.is_empty()
-            || self
-                .filters
-                .iter()
-                .any(|filter| full_name.contains(filter.as_str()))
+        self.filters.is_empty() || self.filters.iter().any(|filter| full_name.contains(filter.as_str()))
     }
 
     pub fn backend_name(&self) -> &str {
@@ -61,16 +57,9 @@ impl Settings {
 /// Runs everything that the filters let through.
 pub fn run(settings: &Settings) -> Result<Tally> {
     for program in [&settings.tool, &settings.incidents] {
-        ensure!(
-            program.exists(),
-            "{} does not exist; build it first (cargo xtask build)",
-            program.display()
-        );
+        ensure!(program.exists(), "{} does not exist; build it first (cargo xtask build)", program.display());
     }
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "the end-to-end suite must run as root"
-    );
+    ensure!(rustix::process::geteuid().is_root(), "the end-to-end suite must run as root");
     let mut tally = Tally::new(settings);
     batch::run(settings, &mut tally).context("cannot run the incidents")?;
     fault::run(settings, &mut tally).context("cannot run the fault tests")?;
@@ -88,12 +77,6 @@ pub fn writable_tmp(vm: bool) -> Result<()> {
         return Ok(());
     }
     ensure!(vm, "/tmp is not writable");
-    rustix::mount::mount(
-        "tmpfs",
-        "/tmp",
-        "tmpfs",
-        rustix::mount::MountFlags::empty(),
-        None,
-    )
-    .context("/tmp is not writable and a tmpfs cannot be mounted on it")
+    rustix::mount::mount("tmpfs", "/tmp", "tmpfs", rustix::mount::MountFlags::empty(), None)
+        .context("/tmp is not writable and a tmpfs cannot be mounted on it")
 }

@@ -19,11 +19,7 @@ pub enum Outcome {
 impl Outcome {
     /// Passed if nothing is wrong.
     pub fn of(problems: Vec<String>) -> Self {
-        if problems.is_empty() {
-            Self::Passed
-        } else {
-            Self::Failed(problems)
-        }
+        if problems.is_empty() { Self::Passed } else { Self::Failed(problems) }
     }
 }
 
@@ -40,13 +36,7 @@ pub struct Tally {
 impl Tally {
     pub(super) fn new(settings: &Settings) -> Self {
         let backend = settings.backend_name().to_owned();
-        Self {
-            backend,
-            machine_readable: settings.vm,
-            passed: 0,
-            failed: 0,
-            skipped: 0,
-        }
+        Self { backend, machine_readable: settings.vm, passed: 0, failed: 0, skipped: 0 }
     }
 
     /// Takes and prints one case.
@@ -60,9 +50,7 @@ impl Tally {
         let mut lines = format!("{mark} {case} {variant}\n");
         match outcome {
             Outcome::Passed => {}
-            Outcome::Failed(problems) => problems
-                .iter()
-                .for_each(|p| lines.push_str(&format!("       {p}\n"))),
+            Outcome::Failed(problems) => problems.iter().for_each(|p| lines.push_str(&format!("       {p}\n"))),
             Outcome::Skipped(reason) => lines.push_str(&format!("       {reason}\n")),
         }
         if self.machine_readable {
@@ -81,9 +69,6 @@ impl Tally {
 
     /// `N passed, N failed, N skipped`.
     pub fn summary(&self) -> String {
-        format!(
-            "{} passed, {} failed, {} skipped",
-            self.passed, self.failed, self.skipped
-        )
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }

@@ -54,11 +54,7 @@ impl Running {
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let stdout = Output::collect(child.stdout.take());
         let stderr = Output::collect(child.stderr.take());
-        Ok(Self {
-            child,
-            stdout,
-            stderr,
-        })
+        Ok(Self { child, stdout, stderr })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -69,9 +65,7 @@ impl Running {
     pub(super) fn say(&mut self, text: &str) -> Result<()> {
         use std::io::Write;
         let stdin = self.child.stdin.as_mut().context("no standard input")?;
-        stdin
-            .write_all(text.as_bytes())
-            .context("cannot write to the program's standard input")
+        stdin.write_all(text.as_bytes()).context("cannot write to the program's standard input")
     }
 
     pub(super) fn signal(&self, signal: libc::c_int) -> Result<()> {
@@ -80,9 +74,7 @@ impl Running {
 
     /// The first whole line of standard output that begins so, without that beginning.
     pub(super) fn printed(&self, prefix: &str) -> Option<String> {
-        self.stdout
-            .line(|line| line.starts_with(prefix))
-            .map(|line| line[prefix.len()..].trim().to_owned())
+        self.stdout.line(|line| line.starts_with(prefix)).map(|line| line[prefix.len()..].trim().to_owned())
     }
 
     pub(super) fn has_ended(&mut self) -> bool {
@@ -91,25 +83,15 @@ impl Running {
 
     /// Waits for a line of standard output.
     pub(super) fn wait_printed(&self, prefix: &str, timeout: Duration) -> Result<String> {
-        let line = self
-            .stdout
-            .wait_line(|line| line.starts_with(prefix), timeout);
-        let Some(line) = line else {
-            bail!("did not print {prefix:?}: {}", tail(&self.stderr.text()))
-        };
+        let line = self.stdout.wait_line(|line| line.starts_with(prefix), timeout);
+        let Some(line) = line else { bail!("did not print {prefix:?}: {}", tail(&self.stderr.text())) };
         Ok(line[prefix.len()..].trim().to_owned())
     }
 
     /// Waits for the line `ready` on standard error.
     pub(super) fn wait_ready(&self, timeout: Duration) -> Result<()> {
-        let ready = self
-            .stderr
-            .wait_line(|line| line.trim() == "ready", timeout);
-        ensure!(
-            ready.is_some(),
-            "ipctrace did not say `ready`: {}",
-            tail(&self.stderr.text())
-        );
+        let ready = self.stderr.wait_line(|line| line.trim() == "ready", timeout);
+        ensure!(ready.is_some(), "ipctrace did not say `ready`: {}", tail(&self.stderr.text()));
         Ok(())
     }
 
@@ -120,23 +102,14 @@ impl Running {
             if let Some(status) = self.child.try_wait()? {
                 break status;
             }
-            ensure!(
-                Instant::now() < end,
-                "did not end within {} s: {}",
-                timeout.as_secs(),
-                tail(&self.stderr.text())
-            );
+            ensure!(Instant::now() < end, "did not end within {} s: {}", timeout.as_secs(), tail(&self.stderr.text()));
             sleep(Duration::from_millis(5));
         };
         // A grandchild may keep the pipes open, so this does not wait for ever.
         self.stdout.wait_closed(Duration::from_secs(2));
         self.stderr.wait_closed(Duration::from_secs(2));
         let stdout = self.stdout.lock().bytes.clone();
-        Ok(Ended {
-            code: code_of(status),
-            stdout,
-            stderr: self.stderr.text(),
-        })
+        Ok(Ended { code: code_of(status), stdout, stderr: self.stderr.text() })
     }
 
     pub(super) fn stop(self, signal: libc::c_int, timeout: Duration) -> Result<Ended> {
@@ -167,21 +140,14 @@ impl Ended {
     pub(super) fn no_panic(&self) -> Result<()> {
         let panicked = self.code == 101 || self.stderr.contains("panicked at");
         ensure!(!panicked, "ipctrace panicked: {}", tail(&self.stderr));
-        let crashed = [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS]
-            .iter()
-            .any(|signal| self.code == 128 + signal);
+        let crashed = [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS].iter().any(|signal| self.code == 128 + signal);
         ensure!(!crashed, "ipctrace crashed with code {}", self.code);
         Ok(())
     }
 
     pub(super) fn exited(&self, code: i32) -> Result<()> {
         self.no_panic()?;
-        ensure!(
-            self.code == code,
-            "exit code {} rather than {code}: {}",
-            self.code,
-            tail(&self.stderr)
-        );
+        ensure!(self.code == code, "exit code {} rather than {code}: {}", self.code, tail(&self.stderr));
         Ok(())
     }
 
@@ -193,21 +159,10 @@ impl Ended {
 
 /// Reads a JSON report and looks at its frame.
 pub(super) fn parse_report(bytes: &[u8]) -> Result<Value> {
-    let report: Value = serde_json::from_slice(bytes).with_context(|| {
-        format!(
-            "the report is not JSON: {:?}",
-            tail(&String::from_utf8_lossy(bytes))
-        )
-    })?;
-    ensure!(
-        report["schema"] == 1,
-        "the report's schema is {}",
-        report["schema"]
-    );
-    ensure!(
-        report["findings"].is_array(),
-        "the report has no list of findings"
-    );
+    let report: Value = serde_json::from_slice(bytes)
+        .with_context(|| format!("the report is not JSON: {:?}", tail(&String::from_utf8_lossy(bytes))))?;
+    ensure!(report["schema"] == 1, "the report's schema is {}", report["schema"]);
+    ensure!(report["findings"].is_array(), "the report has no list of findings");
     Ok(report)
 }
 
@@ -226,20 +181,10 @@ impl Watch {
         let report = settings.directory.join(format!("{name}.json"));
         let trace = settings.directory.join(format!("{name}.trace"));
         let mut command = tool(settings, "watch");
-        command
-            .args(["--format", "json", "-o"])
-            .arg(&report)
-            .arg("--save")
-            .arg(&trace)
-            .args(args);
+        command.args(["--format", "json", "-o"]).arg(&report).arg("--save").arg(&trace).args(args);
         let running = Running::start(&mut command)?;
         running.wait_ready(settings.scaled(30))?;
-        Ok(Self {
-            running,
-            report,
-            trace,
-            timeout: settings.scaled(20),
-        })
+        Ok(Self { running, report, trace, timeout: settings.scaled(20) })
     }
 
     pub(super) fn signal(&self, signal: libc::c_int) -> Result<()> {
@@ -261,9 +206,8 @@ impl Watch {
     pub(super) fn finished(self) -> Result<(Value, PathBuf)> {
         let ended = self.running.wait(self.timeout)?;
         ended.exited(0)?;
-        let bytes = std::fs::read(&self.report).with_context(|| {
-            format!("ipctrace ended well but wrote no {}", self.report.display())
-        })?;
+        let bytes = std::fs::read(&self.report)
+            .with_context(|| format!("ipctrace ended well but wrote no {}", self.report.display()))?;
         Ok((parse_report(&bytes)?, self.trace))
     }
 
@@ -271,11 +215,7 @@ impl Watch {
     pub(super) fn kill(self) -> Result<PathBuf> {
         self.running.signal(libc::SIGKILL)?;
         let ended = self.running.wait(self.timeout)?;
-        ensure!(
-            ended.code == 128 + libc::SIGKILL,
-            "ended by itself with {}",
-            ended.code
-        );
+        ensure!(ended.code == 128 + libc::SIGKILL, "ended by itself with {}", ended.code);
         Ok(self.trace)
     }
 }
@@ -292,33 +232,19 @@ pub(super) fn tool(settings: &Settings, subcommand: &str) -> Command {
 
 /// Starts an incident; it is held until it is dropped.
 pub(super) fn incident(settings: &Settings, args: &[&str]) -> Result<Running> {
-    Running::start(
-        Command::new(&settings.incidents)
-            .args(args)
-            .args(["--hold", "3600"]),
-    )
+    Running::start(Command::new(&settings.incidents).args(args).args(["--hold", "3600"]))
 }
 
 /// Starts an incident and waits until it is complete.
-pub(super) fn complete_incident(
-    settings: &Settings,
-    args: &[&str],
-) -> Result<(Running, crate::truth::Truth)> {
+pub(super) fn complete_incident(settings: &Settings, args: &[&str]) -> Result<(Running, crate::truth::Truth)> {
     let running = incident(settings, args)?;
-    let truth = running
-        .wait_printed("READY ", settings.scaled(60))
-        .with_context(|| format!("incident {args:?}"))?;
+    let truth = running.wait_printed("READY ", settings.scaled(60)).with_context(|| format!("incident {args:?}"))?;
     Ok((running, serde_json::from_str(&truth)?))
 }
 
 /// `ipctrace report FILE --format json`.
 pub(super) fn replay(settings: &Settings, trace: &std::path::Path) -> Result<Ended> {
-    Running::start(
-        tool(settings, "report")
-            .arg(trace)
-            .args(["--format", "json"]),
-    )?
-    .wait(settings.scaled(20))
+    Running::start(tool(settings, "report").arg(trace).args(["--format", "json"]))?.wait(settings.scaled(20))
 }
 
 impl Output {
@@ -378,12 +304,7 @@ impl Output {
             if left.is_zero() {
                 return;
             }
-            text = self
-                .0
-                .1
-                .wait_timeout(text, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            text = self.0.1.wait_timeout(text, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -391,17 +312,11 @@ impl Output {
 /// Only whole lines: the rest may still be coming.
 fn find(text: &Text, wanted: &impl Fn(&str) -> bool) -> Option<String> {
     let whole = text.bytes.iter().rposition(|&byte| byte == b'\n')?;
-    String::from_utf8_lossy(&text.bytes[..whole])
-        .lines()
-        .find(|line| wanted(line))
-        .map(ToOwned::to_owned)
+    String::from_utf8_lossy(&text.bytes[..whole]).lines().find(|line| wanted(line)).map(ToOwned::to_owned)
 }
 
 fn code_of(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(-1)
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
 }
 
 /// The end of a long text, for messages.

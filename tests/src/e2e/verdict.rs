@@ -9,17 +9,10 @@ use crate::truth::{Expected, Truth};
 /// Everything that is wrong: expected findings that are missing, twice or inexact, and findings that are false.
 pub(super) fn judge(truth: &Truth, findings: &[Value], time_scale: f64) -> Vec<String> {
     let mut problems = Vec::new();
-    let ours: Vec<&Value> = findings
-        .iter()
-        .filter(|finding| concerns(truth, finding))
-        .collect();
+    let ours: Vec<&Value> = findings.iter().filter(|finding| concerns(truth, finding)).collect();
     let mut used = vec![false; ours.len()];
     for expected in &truth.expect {
-        let candidates = || {
-            ours.iter()
-                .enumerate()
-                .filter(|(_, finding)| finding["code"] == *expected.code)
-        };
+        let candidates = || ours.iter().enumerate().filter(|(_, finding)| finding["code"] == *expected.code);
         let free = |at: &usize| !used[*at];
         let differences = candidates()
             .filter(|(at, _)| free(at))
@@ -31,11 +24,7 @@ pub(super) fn judge(truth: &Truth, findings: &[Value], time_scale: f64) -> Vec<S
                 used[at] = true;
                 if !differences.is_empty() {
                     let title = title(ours[at]);
-                    problems.push(format!(
-                        "{}: {} (title: {title})",
-                        expected.code,
-                        differences.join(", ")
-                    ));
+                    problems.push(format!("{}: {} (title: {title})", expected.code, differences.join(", ")));
                 }
             }
         }
@@ -58,9 +47,7 @@ pub(super) fn replay_difference(live: &Value, replayed: &Value) -> Option<String
 
 /// True if the finding names a process of this incident.
 pub(super) fn concerns(truth: &Truth, finding: &Value) -> bool {
-    pids_of(finding)
-        .iter()
-        .any(|pid| truth.all_pids.contains(&(*pid as i32)))
+    pids_of(finding).iter().any(|pid| truth.all_pids.contains(&(*pid as i32)))
 }
 
 fn differences(expected: &Expected, finding: &Value, time_scale: f64) -> Vec<String> {
@@ -73,39 +60,19 @@ fn differences(expected: &Expected, finding: &Value, time_scale: f64) -> Vec<Str
             out.push(format!("{name} is {found}, truth {wanted:?}"));
         }
     };
-    text(
-        "object.kind",
-        &expected.object_kind,
-        &finding["object"]["kind"],
-    );
+    text("object.kind", &expected.object_kind, &finding["object"]["kind"]);
     text("cause", &expected.cause, &evidence["cause"]);
     text("limit.name", &expected.limit, &finding["limit"]["name"]);
 
     let ids = ids_of(finding);
-    let missing: Vec<&String> = expected
-        .ids
-        .iter()
-        .filter(|id| !ids.contains(*id))
-        .collect();
+    let missing: Vec<&String> = expected.ids.iter().filter(|id| !ids.contains(*id)).collect();
     if !missing.is_empty() {
-        out.push(format!(
-            "{} of {} ids not named: {missing:?}",
-            missing.len(),
-            expected.ids.len()
-        ));
+        out.push(format!("{} of {} ids not named: {missing:?}", missing.len(), expected.ids.len()));
     }
     let pids = pids_of(finding);
-    let missing: Vec<&i32> = expected
-        .pids
-        .iter()
-        .filter(|pid| !pids.contains(&i64::from(**pid)))
-        .collect();
+    let missing: Vec<&i32> = expected.pids.iter().filter(|pid| !pids.contains(&i64::from(**pid))).collect();
     if !missing.is_empty() {
-        out.push(format!(
-            "{} of {} pids not named: {missing:?}",
-            missing.len(),
-            expected.pids.len()
-        ));
+        out.push(format!("{} of {} pids not named: {missing:?}", missing.len(), expected.pids.len()));
     }
     for (role, pid) in &expected.roles {
         let named = array(&finding["processes"]).any(|p| p["role"] == **role && p["pid"] == *pid);
@@ -121,23 +88,13 @@ fn differences(expected: &Expected, finding: &Value, time_scale: f64) -> Vec<Str
     }
     for (name, least) in &expected.evidence_min {
         if number(&evidence[name]).is_none_or(|found| found < *least) {
-            out.push(format!(
-                "{name} is {}, truth at least {least}",
-                evidence[name]
-            ));
+            out.push(format!("{name} is {}, truth at least {least}", evidence[name]));
         }
     }
     for (name, [wanted, tolerance]) in &expected.evidence_near {
-        let tolerance = if name.ends_with("_ms") {
-            tolerance * time_scale.max(1.0)
-        } else {
-            *tolerance
-        };
+        let tolerance = if name.ends_with("_ms") { tolerance * time_scale.max(1.0) } else { *tolerance };
         if number(&evidence[name]).is_none_or(|found| (found - wanted).abs() > tolerance) {
-            out.push(format!(
-                "{name} is {}, truth {wanted} +- {tolerance}",
-                evidence[name]
-            ));
+            out.push(format!("{name} is {}, truth {wanted} +- {tolerance}", evidence[name]));
         }
     }
     out
@@ -146,10 +103,7 @@ fn differences(expected: &Expected, finding: &Value, time_scale: f64) -> Vec<Str
 /// Every pid that a finding names.
 pub(super) fn pids_of(finding: &Value) -> BTreeSet<i64> {
     let named = array(&finding["processes"]).map(|process| &process["pid"]);
-    named
-        .chain(array(&finding["evidence"]["pids"]))
-        .filter_map(Value::as_i64)
-        .collect()
+    named.chain(array(&finding["evidence"]["pids"])).filter_map(Value::as_i64).collect()
 }
 
 /// Every object id, name and key that a finding names.
@@ -169,9 +123,7 @@ fn array(value: &Value) -> impl Iterator<Item = &Value> {
 
 /// Counters of 64 bits are strings in JSON; as text they compare without losing digits.
 fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), ToOwned::to_owned)
+    value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
 }
 
 fn number(value: &Value) -> Option<f64> {
@@ -184,18 +136,8 @@ fn title(finding: &Value) -> &str {
 
 fn describe(expected: &Expected) -> String {
     let few = |ids: &[String]| ids.iter().take(4).cloned().collect::<Vec<_>>().join(",");
-    let pids: Vec<i32> = expected
-        .roles
-        .values()
-        .chain(&expected.pids)
-        .copied()
-        .take(6)
-        .collect();
-    format!(
-        "{} (ids {}, pids {pids:?})",
-        expected.code,
-        few(&expected.ids)
-    )
+    let pids: Vec<i32> = expected.roles.values().chain(&expected.pids).copied().take(6).collect();
+    format!("{} (ids {}, pids {pids:?})", expected.code, few(&expected.ids))
 }
 
 fn difference(path: &str, a: &Value, b: &Value) -> Option<String> {
@@ -203,11 +145,7 @@ fn difference(path: &str, a: &Value, b: &Value) -> Option<String> {
         return None;
     }
     if let (Some(a), Some(b)) = (a.as_array(), b.as_array()) {
-        let inside = a
-            .iter()
-            .zip(b)
-            .enumerate()
-            .find_map(|(i, (a, b))| difference(&format!("{path}[{i}]"), a, b));
+        let inside = a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&format!("{path}[{i}]"), a, b));
         return inside.or_else(|| Some(format!("{path}: {} live, {} replayed", a.len(), b.len())));
     }
     if let (Some(a), Some(b)) = (a.as_object(), b.as_object()) {
@@ -222,7 +160,6 @@ fn difference(path: &str, a: &Value, b: &Value) -> Option<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use serde_json::json;
 
@@ -253,10 +190,7 @@ mod tests {
         let problems = judge(&truth(), findings, scale);
         assert_eq!(problems.len(), wanted.len(), "{problems:?}");
         for (problem, wanted) in problems.iter().zip(wanted) {
-            assert!(
-                problem.contains(wanted),
-                "{problem:?} does not hold {wanted:?}"
-            );
+            assert!(problem.contains(wanted), "{problem:?} does not hold {wanted:?}");
         }
     }
 
@@ -275,28 +209,12 @@ mod tests {
     #[test]
     fn missed_inexact_twice_and_false() {
         check(&[], 1.0, &["missed pipe-stall"]);
-        check(
-            &[with("/evidence/stalls", json!(2))],
-            1.0,
-            &["stalls is 2, truth 3"],
-        );
-        check(
-            &[with("/evidence/stalls", Value::Null)],
-            1.0,
-            &["stalls is null"],
-        );
+        check(&[with("/evidence/stalls", json!(2))], 1.0, &["stalls is 2, truth 3"]);
+        check(&[with("/evidence/stalls", Value::Null)], 1.0, &["stalls is null"]);
         check(&[with("/object/id", json!("78"))], 1.0, &["ids not named"]);
-        check(
-            &[with("/processes/1/role", json!("peer"))],
-            1.0,
-            &["no process 12 as reader"],
-        );
+        check(&[with("/processes/1/role", json!("peer"))], 1.0, &["no process 12 as reader"]);
         check(&[finding(), finding()], 1.0, &["twice pipe-stall"]);
-        check(
-            &[finding(), with("/code", json!("fd-leak"))],
-            1.0,
-            &["false fd-leak"],
-        );
+        check(&[finding(), with("/code", json!("fd-leak"))], 1.0, &["false fd-leak"]);
         check(&[finding(), with("/code", json!("deadlock"))], 1.0, &[]);
     }
 
@@ -316,19 +234,10 @@ mod tests {
 
     #[test]
     fn replay_names_the_first_difference() {
-        let (a, b) = (
-            json!({"findings": [finding()]}),
-            json!({"findings": [with("/title", json!("u"))]}),
-        );
+        let (a, b) = (json!({"findings": [finding()]}), json!({"findings": [with("/title", json!("u"))]}));
         assert_eq!(replay_difference(&a, &a), None);
-        assert_eq!(
-            replay_difference(&a, &b).unwrap(),
-            "findings[0].title: \"t\" live, \"u\" replayed"
-        );
+        assert_eq!(replay_difference(&a, &b).unwrap(), "findings[0].title: \"t\" live, \"u\" replayed");
         let none = json!({"findings": []});
-        assert_eq!(
-            replay_difference(&a, &none).unwrap(),
-            "findings: 1 live, 0 replayed"
-        );
+        assert_eq!(replay_difference(&a, &none).unwrap(), "findings: 1 live, 0 replayed");
     }
 }

@@ -21,10 +21,8 @@ const DONE: usize = 2;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
-    let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .context("cannot make an eventfd")?;
-    let id = proc::eventfd_id(counter.as_raw_fd())
-        .context("fdinfo has no eventfd-id (before Linux 5.2)")?;
+    let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("cannot make an eventfd")?;
+    let id = proc::eventfd_id(counter.as_raw_fd()).context("fdinfo has no eventfd-id (before Linux 5.2)")?;
     let counter_of_reader = counter.try_clone()?;
     let reader = stage.spawn(&[counter.as_raw_fd()], move || {
         // Turn 1: the producer has written; turn 2: it has been read.
@@ -77,10 +75,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     } else {
         Truth::default()
     };
-    Ok(truth
-        .role("writer", [writer])
-        .role("reader", [reader])
-        .fact("eventfd_id", id))
+    Ok(truth.role("writer", [writer]).role("reader", [reader]).fact("eventfd_id", id))
 }
 
 /// Writes +1 until so many writes were refused.
@@ -96,9 +91,7 @@ pub(super) fn refuse(stage: Stage, counter: &OwnedFd, slot: usize, times: u64) -
 }
 
 pub(super) fn write(counter: &OwnedFd, value: u64) -> Result<()> {
-    rustix::io::write(counter, &value.to_ne_bytes())
-        .map(drop)
-        .context("cannot write to the eventfd")
+    rustix::io::write(counter, &value.to_ne_bytes()).map(drop).context("cannot write to the eventfd")
 }
 
 pub(super) fn read(counter: &OwnedFd) -> Result<u64> {

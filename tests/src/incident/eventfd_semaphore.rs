@@ -24,16 +24,12 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
     let counter = eventfd(0, flags).context("cannot make an eventfd")?;
-    let id = proc::eventfd_id(counter.as_raw_fd())
-        .context("fdinfo has no eventfd-id (before Linux 5.2)")?;
+    let id = proc::eventfd_id(counter.as_raw_fd()).context("fdinfo has no eventfd-id (before Linux 5.2)")?;
     let counter_of_reader = counter.try_clone()?;
     let consumer = stage.spawn(&[counter.as_raw_fd()], move || {
         stage.await_slot(TURN, 1)?;
         for _ in 0..CONSUMED {
-            ensure!(
-                read(&counter_of_reader)? == 1,
-                "a semaphore eventfd gives one at a time"
-            );
+            ensure!(read(&counter_of_reader)? == 1, "a semaphore eventfd gives one at a time");
         }
         stage.reach(TURN, 2);
         stage.idle()
@@ -66,8 +62,5 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     } else {
         Truth::default()
     };
-    Ok(truth
-        .role("writer", [producer])
-        .role("reader", [consumer])
-        .fact("eventfd_id", id))
+    Ok(truth.role("writer", [producer]).role("reader", [consumer]).fact("eventfd_id", id))
 }

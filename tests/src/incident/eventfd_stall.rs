@@ -21,8 +21,7 @@ const DONE: usize = 2;
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let pause = Duration::from_millis(if options.bug() { 400 } else { 5 });
     let counter = eventfd(0, EventfdFlags::CLOEXEC).context("cannot make an eventfd")?;
-    let id = proc::eventfd_id(counter.as_raw_fd())
-        .context("fdinfo has no eventfd-id (before Linux 5.2)")?;
+    let id = proc::eventfd_id(counter.as_raw_fd()).context("fdinfo has no eventfd-id (before Linux 5.2)")?;
     let counter_of_reader = counter.try_clone()?;
     let reader = stage.spawn(&[counter.as_raw_fd()], move || {
         stage.await_slot(WRITER, 1)?;
@@ -49,17 +48,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     stage.reach(WRITER, writer as u64);
     stage.await_slot(DONE, 1)?;
     let truth = if options.bug() {
-        let expected = Expected::new("eventfd-stall")
-            .kind("eventfd")
-            .ids([&id])
-            .pids([writer])
-            .role("reader", reader);
+        let expected = Expected::new("eventfd-stall").kind("eventfd").ids([&id]).pids([writer]).role("reader", reader);
         Truth::one(stage.stalls().expect(expected))
     } else {
         stage.stalls().allow(Truth::default(), "eventfd-stall")
     };
-    Ok(truth
-        .role("writer", [writer])
-        .role("reader", [reader])
-        .fact("eventfd_id", id))
+    Ok(truth.role("writer", [writer]).role("reader", [reader]).fact("eventfd_id", id))
 }

@@ -51,9 +51,7 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     pids.push(taker);
     stage.wait_for("all doors", || Ok(stage.value(DONE) as usize == pids.len()))?;
     // Two report that they are done before their exit or exec; see the end of it.
-    stage.wait_for("the fds to be gone", || {
-        Ok(pids.iter().all(|&pid| holds(pid) == 0))
-    })?;
+    stage.wait_for("the fds to be gone", || Ok(pids.iter().all(|&pid| holds(pid) == 0)))?;
     Ok(truth.role("pidfd_getfd", [taker]).role("owner", [owner]))
 }
 
@@ -69,21 +67,13 @@ fn holds(pid: i32) -> usize {
     let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return 0;
     };
-    fds.flatten()
-        .filter(|fd| {
-            std::fs::read_link(fd.path()).is_ok_and(|path| path.as_os_str() == passing::FILE)
-        })
-        .count()
+    fds.flatten().filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path.as_os_str() == passing::FILE)).count()
 }
 
 fn receive(socket: &OwnedFd, flags: libc::c_int) -> Result<Vec<OwnedFd>> {
     let mut fds = Vec::new();
     while fds.len() < FDS {
-        fds.extend(
-            recv_fds(socket, control_bytes(1), flags)
-                .context("cannot receive")?
-                .fds,
-        );
+        fds.extend(recv_fds(socket, control_bytes(1), flags).context("cannot receive")?.fds);
     }
     Ok(fds)
 }
@@ -93,10 +83,7 @@ fn done(stage: Stage) {
 }
 
 fn by_close_range(stage: Stage, socket: OwnedFd) -> Result<()> {
-    let mut numbers: Vec<_> = receive(&socket, 0)?
-        .into_iter()
-        .map(IntoRawFd::into_raw_fd)
-        .collect();
+    let mut numbers: Vec<_> = receive(&socket, 0)?.into_iter().map(IntoRawFd::into_raw_fd).collect();
     numbers.sort_unstable();
     // Other fds may lie between them: one call for each run of neighbours.
     for run in numbers.chunk_by(|a, b| a + 1 == *b) {
@@ -140,20 +127,14 @@ fn by_other_thread(stage: Stage, socket: OwnedFd) -> Result<()> {
         done(stage);
         stage.idle()
     });
-    closer
-        .join()
-        .map_err(|_| anyhow::anyhow!("the closing thread panicked"))
+    closer.join().map_err(|_| anyhow::anyhow!("the closing thread panicked"))
 }
 
 fn by_recvmmsg(stage: Stage, socket: OwnedFd) -> Result<()> {
-    stage.wait_for("messages in the queue", || {
-        Ok(stage.value(passing::SENT) >= FDS as u64)
-    })?;
+    stage.wait_for("messages in the queue", || Ok(stage.value(passing::SENT) >= FDS as u64))?;
     let mut count = 0;
     while count < FDS {
-        count += recv_many(&socket, FDS - count)
-            .context("recvmmsg failed")?
-            .len();
+        count += recv_many(&socket, FDS - count).context("recvmmsg failed")?.len();
     }
     done(stage);
     stage.idle()
@@ -171,23 +152,16 @@ fn by_fork(stage: Stage, socket: OwnedFd) -> Result<()> {
 
 fn by_pidfd_getfd(stage: Stage, owner: i32) -> Result<()> {
     let pid = Pid::from_raw(owner).context("no owner")?;
-    stage.wait_for("the owner to open its file", || {
-        Ok(holds(owner) == 1 && proc::state(owner) == Some('S'))
-    })?;
+    stage.wait_for("the owner to open its file", || Ok(holds(owner) == 1 && proc::state(owner) == Some('S')))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open failed")?;
     let number = std::fs::read_dir(format!("/proc/{owner}/fd"))?
         .flatten()
-        .find(|fd| {
-            std::fs::read_link(fd.path()).is_ok_and(|path| path.as_os_str() == passing::FILE)
-        })
+        .find(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path.as_os_str() == passing::FILE))
         .and_then(|fd| fd.file_name().to_str()?.parse().ok())
         .context("the owner has no such fd")?;
     let mut taken = Vec::new();
     for _ in 0..FDS {
-        taken.push(
-            pidfd_getfd(pidfd.as_fd(), number, PidfdGetfdFlags::empty())
-                .context("pidfd_getfd failed")?,
-        );
+        taken.push(pidfd_getfd(pidfd.as_fd(), number, PidfdGetfdFlags::empty()).context("pidfd_getfd failed")?);
     }
     ensure!(taken.iter().all(|fd| fd.as_raw_fd() > 2), "odd fd numbers");
     drop(taken);

@@ -18,15 +18,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
     let (sender, socket) = passing::sender(stage, REQUESTS, 1)?;
     let worker = stage.spawn(&[], move || {
-        call::set_limit(libc::RLIMIT_NOFILE, NOFILE, NOFILE)
-            .context("cannot lower RLIMIT_NOFILE")?;
+        call::set_limit(libc::RLIMIT_NOFILE, NOFILE, NOFILE).context("cannot lower RLIMIT_NOFILE")?;
         for request in 0..REQUESTS {
-            let got = recv_fds(&socket, control_bytes(1), libc::MSG_CMSG_CLOEXEC)
-                .context("cannot receive")?;
-            ensure!(
-                got.fds.is_empty() == got.truncated,
-                "request {request}: {got:?}"
-            );
+            let got = recv_fds(&socket, control_bytes(1), libc::MSG_CMSG_CLOEXEC).context("cannot receive")?;
+            ensure!(got.fds.is_empty() == got.truncated, "request {request}: {got:?}");
             let slot = if got.truncated { DROPPED } else { RECEIVED };
             stage.reach(slot, stage.value(slot) + 1);
             if bug {
@@ -41,10 +36,8 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let mut truth = Truth::default();
     if bug {
         ensure!(dropped > 0, "RLIMIT_NOFILE {NOFILE} did not hold");
-        let exhausted = Expected::new("fd-exhausted")
-            .pids([worker])
-            .exact("dropped", dropped)
-            .exact("messages_truncated", dropped);
+        let exhausted =
+            Expected::new("fd-exhausted").pids([worker]).exact("dropped", dropped).exact("messages_truncated", dropped);
         let leak = Expected::new("fd-leak")
             .role("receiver", worker)
             .exact("received", received)
@@ -52,10 +45,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .exact("outstanding", received);
         truth.expect = vec![exhausted, leak];
     } else {
-        ensure!(
-            dropped == 0,
-            "descriptors were dropped although all were closed"
-        );
+        ensure!(dropped == 0, "descriptors were dropped although all were closed");
     }
     Ok(truth.role("receiver", [worker]).role("sender", [sender]))
 }

@@ -15,11 +15,7 @@ const CHILD: usize = 0;
 const FD: usize = 1;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
-    let flags = if options.bug() {
-        0
-    } else {
-        libc::MSG_CMSG_CLOEXEC
-    };
+    let flags = if options.bug() { 0 } else { libc::MSG_CMSG_CLOEXEC };
     let (sender, socket) = passing::sender(stage, 1, 1)?;
     let worker = stage.spawn(&[], move || {
         let got = recv_fds(&socket, control_bytes(1), flags).context("cannot receive")?;
@@ -35,22 +31,15 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     stage.await_slot(CHILD, 1)?;
     let program = stage.value(CHILD) as i32;
     stage.wait_for("sleep to run", || {
-        Ok(std::fs::read_to_string(format!("/proc/{program}/comm"))
-            .is_ok_and(|comm| comm == "sleep\n"))
+        Ok(std::fs::read_to_string(format!("/proc/{program}/comm")).is_ok_and(|comm| comm == "sleep\n"))
     })?;
     let link = std::fs::read_link(format!("/proc/{program}/fd/{}", stage.value(FD)));
     let crossed = link.is_ok_and(|path| path.as_os_str() == passing::FILE);
-    ensure!(
-        crossed == options.bug(),
-        "whether the descriptor crossed the exec: {crossed}"
-    );
+    ensure!(crossed == options.bug(), "whether the descriptor crossed the exec: {crossed}");
     let truth = if options.bug() {
         Truth::one(Expected::new("fd-inherited").pids([worker, program]))
     } else {
         Truth::default()
     };
-    Ok(truth
-        .role("receiver", [worker])
-        .role("sender", [sender])
-        .role("program", [program]))
+    Ok(truth.role("receiver", [worker]).role("sender", [sender]).role("program", [program]))
 }

@@ -18,17 +18,9 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let (sender, socket) = passing::sender(stage, REQUESTS, 1)?;
     let worker = stage.spawn(&[], move || {
         for request in 0..REQUESTS {
-            let got = recv_fds(&socket, control_bytes(1), libc::MSG_CMSG_CLOEXEC)
-                .context("cannot receive")?;
-            ensure!(
-                got.fds.len() == 1 && !got.truncated,
-                "request {request} came without its file: {got:?}"
-            );
-            let good = if interleave {
-                request % 4 == 0
-            } else {
-                request < GOOD
-            };
+            let got = recv_fds(&socket, control_bytes(1), libc::MSG_CMSG_CLOEXEC).context("cannot receive")?;
+            ensure!(got.fds.len() == 1 && !got.truncated, "request {request} came without its file: {got:?}");
+            let good = if interleave { request % 4 == 0 } else { request < GOOD };
             if bug && !good {
                 stage.reach(LEAKED, stage.value(LEAKED) + 1);
                 // The bug: the error path forgets the descriptor.
@@ -51,8 +43,5 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     } else {
         Truth::default()
     };
-    Ok(truth
-        .role("receiver", [worker])
-        .role("sender", [sender])
-        .fact("file", passing::FILE))
+    Ok(truth.role("receiver", [worker]).role("sender", [sender]).fact("file", passing::FILE))
 }

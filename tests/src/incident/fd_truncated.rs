@@ -19,8 +19,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let (sender, socket) = passing::sender(stage, REQUESTS, FDS_EACH)?;
     let receiver = stage.spawn(&[], move || {
         for _ in 0..REQUESTS {
-            let got = recv_fds(&socket, control_bytes(room), libc::MSG_CMSG_CLOEXEC)
-                .context("cannot receive")?;
+            let got = recv_fds(&socket, control_bytes(room), libc::MSG_CMSG_CLOEXEC).context("cannot receive")?;
             stage.reach(RECEIVED, stage.value(RECEIVED) + got.fds.len() as u64);
             stage.reach(TRUNCATED, stage.value(TRUNCATED) + u64::from(got.truncated));
         }
@@ -38,10 +37,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
                 .exact("messages_truncated", truncated),
         )
     } else {
-        ensure!(
-            dropped == 0 && truncated == 0,
-            "{dropped} descriptors were dropped in spite of enough room"
-        );
+        ensure!(dropped == 0 && truncated == 0, "{dropped} descriptors were dropped in spite of enough room");
         Truth::default()
     };
     Ok(truth.role("receiver", [receiver]).role("sender", [sender]))

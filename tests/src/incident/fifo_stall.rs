@@ -22,15 +22,9 @@ const DONE: usize = 2;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
-    let directory = tempfile::Builder::new()
-        .prefix("ipctrace-fifo-")
-        .tempdir()?
-        .keep();
+    let directory = tempfile::Builder::new().prefix("ipctrace-fifo-").tempdir()?.keep();
     let path = directory.join("log");
-    stage.own_fifo(
-        &CString::new(directory.as_os_str().as_bytes())?,
-        &CString::new(path.as_os_str().as_bytes())?,
-    );
+    stage.own_fifo(&CString::new(directory.as_os_str().as_bytes())?, &CString::new(path.as_os_str().as_bytes())?);
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
         .with_context(|| format!("cannot make the FIFO {}", path.display()))?;
     let inode = std::fs::metadata(&path)?.ino();
@@ -52,9 +46,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             stage.wait_until_blocked(stage.value(READER) as i32, libc::SYS_openat)?;
         }
         let open = || OpenOptions::new().write(true).open(&path_of_writer);
-        let _fifo = stage
-            .timed(open)
-            .context("cannot open the FIFO for writing")?;
+        let _fifo = stage.timed(open).context("cannot open the FIFO for writing")?;
         stage.reach(DONE, 1);
         stage.idle()
     })?;
@@ -62,21 +54,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     stage.await_slot(DONE, 1)?;
 
     let truth = if bug {
-        Truth::one(
-            stage.stalls().expect(
-                Expected::new("pipe-stall")
-                    .kind("pipe")
-                    .ids([inode])
-                    .pids([writer]),
-            ),
-        )
+        Truth::one(stage.stalls().expect(Expected::new("pipe-stall").kind("pipe").ids([inode]).pids([writer])))
     } else {
         stage.stalls().allow(Truth::default(), "pipe-stall")
     };
     let path = path.display().to_string();
-    Ok(truth
-        .role("writer", [writer])
-        .role("reader", [reader])
-        .fact("path", path)
-        .fact("inode", inode))
+    Ok(truth.role("writer", [writer]).role("reader", [reader]).fact("path", path).fact("inode", inode))
 }

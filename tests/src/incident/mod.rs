@@ -132,19 +132,11 @@ pub struct Case {
 }
 
 const fn bug(label: &'static str, args: &'static [&'static str]) -> Case {
-    Case {
-        variant: Variant::Bug,
-        label,
-        args,
-    }
+    Case { variant: Variant::Bug, label, args }
 }
 
 const fn fixed(label: &'static str, args: &'static [&'static str]) -> Case {
-    Case {
-        variant: Variant::Fixed,
-        label,
-        args,
-    }
+    Case { variant: Variant::Fixed, label, args }
 }
 
 const TWINS: &[Case] = &[bug("", &[]), fixed("", &[])];
@@ -161,11 +153,7 @@ pub const ALL: &[Incident] = &[
         name: "sem-exhausted",
         about: "semget fails with ENOSPC at SEMMNI or SEMMNS, in an IPC namespace of its own",
         play: sem_exhausted::play,
-        cases: &[
-            bug("semmni", &["--limit", "semmni"]),
-            bug("semmns", &["--limit", "semmns"]),
-            fixed("", &[]),
-        ],
+        cases: &[bug("semmni", &["--limit", "semmni"]), bug("semmns", &["--limit", "semmns"]), fixed("", &[])],
     },
     Incident {
         name: "sem-orphaned-lock",
@@ -183,11 +171,7 @@ pub const ALL: &[Incident] = &[
         name: "fd-leak",
         about: "a worker does not close the received fds of failed requests",
         play: fd_leak::play,
-        cases: &[
-            bug("", &[]),
-            bug("interleaved", &["--interleave"]),
-            fixed("", &[]),
-        ],
+        cases: &[bug("", &[]), bug("interleaved", &["--interleave"]), fixed("", &[])],
     },
     Incident {
         name: "fd-exhausted",

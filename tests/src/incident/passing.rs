@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-    sendmsg, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
 };
 
 use crate::stage::Stage;
@@ -24,13 +23,8 @@ pub(super) const SENT: usize = 60;
 
 /// A connected pair of SOCK_SEQPACKET sockets.
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .context("cannot make a pair of unix sockets")
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .context("cannot make a pair of unix sockets")
 }
 
 /// Sends one message with copies of an fd.
@@ -39,14 +33,9 @@ pub(super) fn send(socket: &OwnedFd, file: BorrowedFd<'_>, copies: usize) -> Res
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(
-        socket,
-        &[IoSlice::new(b"request")],
-        &mut control,
-        SendFlags::empty(),
-    )
-    .map(drop)
-    .context("cannot send file descriptors")
+    sendmsg(socket, &[IoSlice::new(b"request")], &mut control, SendFlags::empty())
+        .map(drop)
+        .context("cannot send file descriptors")
 }
 
 /// Starts a sender of `messages` messages with `copies` fds each; gives its pid and the receiver's socket.

@@ -34,10 +34,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         return Ok(Truth::default().role("parent", [parent]));
     }
     let used = stage.value(MADE) + 1; // the parent is the user's process, too
-    ensure!(
-        used == NPROC,
-        "{used} processes of user {USER_OF_BUG}; does it have others?"
-    );
+    ensure!(used == NPROC, "{used} processes of user {USER_OF_BUG}; does it have others?");
     let expected = Expected::new("pid-exhausted")
         .role("parent", parent)
         .limit("RLIMIT_NPROC")
@@ -52,13 +49,8 @@ fn exhaust(stage: Stage) -> Result<()> {
         match stage.spawn(&[], || stage.idle()) {
             Ok(_) => stage.reach(MADE, stage.value(MADE) + 1),
             Err(error) => {
-                let errno = error
-                    .downcast_ref::<std::io::Error>()
-                    .and_then(std::io::Error::raw_os_error);
-                ensure!(
-                    errno == Some(libc::EAGAIN),
-                    "fork failed otherwise: {error:#}"
-                );
+                let errno = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+                ensure!(errno == Some(libc::EAGAIN), "fork failed otherwise: {error:#}");
                 stage.reach(FAILED, stage.value(FAILED) + 1);
             }
         }

@@ -22,8 +22,7 @@ const DONE: usize = 2;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
-    let (reader, writer) =
-        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context("cannot make a pipe")?;
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context("cannot make a pipe")?;
     let inode = rustix::fs::fstat(&reader)?.st_ino;
     let consumer = stage.spawn(&[writer.as_raw_fd()], move || {
         let mut buffer = [0; 65536];
@@ -70,8 +69,5 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     } else {
         Truth::default()
     };
-    Ok(truth
-        .role("writer", [producer])
-        .role("reader", [consumer])
-        .fact("inode", inode))
+    Ok(truth.role("writer", [producer]).role("reader", [consumer]).fact("inode", inode))
 }

@@ -25,25 +25,16 @@ const FIRST_INODE: usize = 10;
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
     let soft = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft")?;
-    let soft: usize = soft
-        .trim()
-        .parse()
-        .context("pipe-user-pages-soft is not a number")?;
+    let soft: usize = soft.trim().parse().context("pipe-user-pages-soft is not a number")?;
     if soft == 0 {
-        return Err(
-            Skip("pipe-user-pages-soft is 0: pipes are never made smaller".to_owned()).into(),
-        );
+        return Err(Skip("pipe-user-pages-soft is 0: pipes are never made smaller".to_owned()).into());
     }
     let most = soft * 4096 / DEFAULT_BYTES + 64;
     let user = stage.spawn(&[], move || {
         let files = 2 * most as u64 + 64;
         call::set_limit(libc::RLIMIT_NOFILE, files, files).context("cannot raise RLIMIT_NOFILE")?;
         stage.become_user(if bug { USER_OF_BUG } else { USER_OF_FIXED })?;
-        let kept = if bug {
-            beyond_the_limit(stage, most)?
-        } else {
-            below_the_limit()?
-        };
+        let kept = if bug { beyond_the_limit(stage, most)? } else { below_the_limit()? };
         stage.reach(DONE, 1);
         let _kept = kept;
         stage.idle()
@@ -62,11 +53,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         .exact("default_bytes", DEFAULT_BYTES)
         .near("pipes_of_user", pipes as f64, SHRUNK as f64 + INHERITED);
     // A thousand pipes that are never closed are a leak as well.
-    Ok(Truth::one(expected)
-        .may("fd-leak")
-        .role("owner", [user])
-        .fact("pipes", pipes)
-        .fact("soft_limit_pages", soft))
+    Ok(Truth::one(expected).may("fd-leak").role("owner", [user]).fact("pipes", pipes).fact("soft_limit_pages", soft))
 }
 
 /// Pipes that the program got from whoever started it.
@@ -76,10 +63,7 @@ fn beyond_the_limit(stage: Stage, most: usize) -> Result<Vec<(OwnedFd, OwnedFd)>
     let mut pipes = Vec::new();
     let mut shrunk = 0;
     while shrunk < SHRUNK {
-        ensure!(
-            pipes.len() < most,
-            "{most} pipes of one user, and none is small"
-        );
+        ensure!(pipes.len() < most, "{most} pipes of one user, and none is small");
         let pipe = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
         let bytes = fcntl_getpipe_size(&pipe.0)?;
         if bytes < DEFAULT_BYTES {
@@ -98,10 +82,7 @@ fn below_the_limit() -> Result<Vec<(OwnedFd, OwnedFd)>> {
     let mut pipes = Vec::new();
     for _ in 0..FEW {
         let pipe = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
-        ensure!(
-            fcntl_getpipe_size(&pipe.0)? == DEFAULT_BYTES,
-            "a pipe is small below the limit"
-        );
+        ensure!(fcntl_getpipe_size(&pipe.0)? == DEFAULT_BYTES, "a pipe is small below the limit");
         pipes.push(pipe);
     }
     pipes.truncate(4);

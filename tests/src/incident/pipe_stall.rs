@@ -35,9 +35,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let consumer = stage.spawn(&[writer.as_raw_fd()], move || consume(stage, &reader, bug))?;
     let producer = stage.spawn(&[], move || {
         while stage.value(STOP) == 0 {
-            stage
-                .timed(|| rustix::io::write(&writer, &LINES))
-                .context("cannot write")?;
+            stage.timed(|| rustix::io::write(&writer, &LINES)).context("cannot write")?;
             if !bug {
                 sleep(LINE_EVERY);
             }
@@ -59,10 +57,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     } else {
         stage.stalls().allow(Truth::default(), "pipe-stall")
     };
-    Ok(truth
-        .role("writer", [producer])
-        .role("reader", [consumer])
-        .fact("inode", inode))
+    Ok(truth.role("writer", [producer]).role("reader", [consumer]).fact("inode", inode))
 }
 
 fn consume(stage: Stage, reader: &OwnedFd, until_blocked: bool) -> Result<()> {
@@ -74,11 +69,7 @@ fn consume(stage: Stage, reader: &OwnedFd, until_blocked: bool) -> Result<()> {
             let read = rustix::io::read(reader, &mut buffer).context("cannot read")?;
             total += read;
             // The healthy consumer catches up: a short read means that the pipe was drained.
-            if if until_blocked {
-                total >= READ_BETWEEN
-            } else {
-                read < buffer.len()
-            } {
+            if if until_blocked { total >= READ_BETWEEN } else { read < buffer.len() } {
                 break;
             }
         }

@@ -48,9 +48,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         .exact("failed", stage.value(FAILED))
         .exact("used", used)
         .exact("max", used);
-    Ok(Truth::one(expected)
-        .may("sem-leak")
-        .role("creator", [creator]))
+    Ok(Truth::one(expected).may("sem-leak").role("creator", [creator]))
 }
 
 fn exhaust(stage: Stage) -> Result<()> {

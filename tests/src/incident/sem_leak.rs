@@ -27,11 +27,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     if !options.bug() {
         return Ok(Truth::default().role("worker", workers));
     }
-    let expected = Expected::new("sem-leak")
-        .kind("sem")
-        .exact("instances", leaked.len())
-        .ids(leaked)
-        .pids(leakers);
+    let expected = Expected::new("sem-leak").kind("sem").exact("instances", leaked.len()).ids(leaked).pids(leakers);
     Ok(Truth::one(expected).role("worker", workers))
 }
 
@@ -39,15 +35,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
 const ID: usize = 0;
 
 fn work(stage: Stage, keyed: bool, removes: bool) -> Result<()> {
-    let set = if keyed {
-        create_keyed()?
-    } else {
-        SemSet::create(libc::IPC_PRIVATE, 1)?
-    };
+    let set = if keyed { create_keyed()? } else { SemSet::create(libc::IPC_PRIVATE, 1)? };
     stage.own_sem(set.0);
     stage.reach(ID, set.0 as u64);
-    set.set_value(1)
-        .context("cannot set the semaphore's value")?;
+    set.set_value(1).context("cannot set the semaphore's value")?;
     let database_reachable = removes;
     if !database_reachable {
         return Ok(()); // the bug

@@ -29,19 +29,13 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let mut waiters = Vec::new();
     for _ in 0..WAITERS {
         waiters.push(stage.spawn(&[], move || {
-            stage
-                .timed(|| lock.op(-1, undo))
-                .context("cannot take the lock")?;
+            stage.timed(|| lock.op(-1, undo)).context("cannot take the lock")?;
             lock.op(1, undo).context("cannot release the lock")?;
-            stage
-                .slot(PASSED)
-                .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            stage.slot(PASSED).fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             stage.idle()
         })?);
     }
-    stage.wait_for("all waiters to block", || {
-        Ok(lock.waiting()? == WAITERS as i32)
-    })?;
+    stage.wait_for("all waiters to block", || Ok(lock.waiting()? == WAITERS as i32))?;
     call::kill(holder, libc::SIGKILL)?;
     call::wait_for_pid(holder)?;
 
@@ -58,8 +52,5 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         stage.await_slot(PASSED, WAITERS)?;
         stage.stalls().allow(Truth::default(), "sem-stall")
     };
-    Ok(truth
-        .role("holder", [holder])
-        .role("waiter", waiters)
-        .fact("semid", lock.0))
+    Ok(truth.role("holder", [holder]).role("waiter", waiters).fact("semid", lock.0))
 }

@@ -35,9 +35,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let waiter = stage.spawn(&[], move || {
         for round in 1..=ROUNDS {
             stage.await_slot(HELD, round)?;
-            stage
-                .timed(|| lock.op(-1, 0))
-                .context("cannot take the lock")?;
+            stage.timed(|| lock.op(-1, 0)).context("cannot take the lock")?;
             lock.op(1, 0).context("cannot release the lock")?;
             stage.reach(DONE, round);
         }
@@ -46,17 +44,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     stage.await_slot(DONE, ROUNDS)?;
 
     let truth = if options.bug() {
-        let expected = Expected::new("sem-stall")
-            .kind("sem")
-            .ids([lock.0])
-            .pids([waiter])
-            .role("holder", holder);
+        let expected = Expected::new("sem-stall").kind("sem").ids([lock.0]).pids([waiter]).role("holder", holder);
         Truth::one(stage.stalls().expect(expected))
     } else {
         stage.stalls().allow(Truth::default(), "sem-stall")
     };
-    Ok(truth
-        .role("holder", [holder])
-        .role("waiter", [waiter])
-        .fact("semid", lock.0))
+    Ok(truth.role("holder", [holder]).role("waiter", [waiter]).fact("semid", lock.0))
 }

@@ -19,7 +19,5 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
         Ok(())
     })?;
     stage.join(worker)?;
-    Ok(Truth::default()
-        .role("worker", [worker])
-        .fact("sets", TIMES))
+    Ok(Truth::default().role("worker", [worker]).fact("sets", TIMES))
 }

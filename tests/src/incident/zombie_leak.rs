@@ -23,11 +23,7 @@ const DONE: usize = 0;
 const INIT: usize = 1;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
-    if options.bug() {
-        leak(stage, options.cause)
-    } else {
-        healthy(stage, options.fix)
-    }
+    if options.bug() { leak(stage, options.cause) } else { healthy(stage, options.fix) }
 }
 
 fn leak(stage: Stage, cause: Cause) -> Result<Truth> {
@@ -50,19 +46,10 @@ fn leak(stage: Stage, cause: Cause) -> Result<Truth> {
                 .exact("reaped", BURSTS),
             CHILDREN - BURSTS,
         ),
-        Cause::NeverWaits => (
-            base.cause("never-waits")
-                .exact("exits", CHILDREN)
-                .exact("waits", 0)
-                .exact("reaped", 0),
-            CHILDREN,
-        ),
-        Cause::WaitsForOthers => (
-            base.cause("waits-for-others")
-                .exact("exits", CHILDREN)
-                .exact("reaped", 0),
-            CHILDREN,
-        ),
+        Cause::NeverWaits => {
+            (base.cause("never-waits").exact("exits", CHILDREN).exact("waits", 0).exact("reaped", 0), CHILDREN)
+        }
+        Cause::WaitsForOthers => (base.cause("waits-for-others").exact("exits", CHILDREN).exact("reaped", 0), CHILDREN),
         Cause::SigchldBlocked => (
             base.cause("sigchld-blocked")
                 .exact("exits", CHILDREN)
@@ -72,9 +59,7 @@ fn leak(stage: Stage, cause: Cause) -> Result<Truth> {
             CHILDREN,
         ),
         Cause::ParentBlocked => (
-            base.cause("parent-blocked")
-                .exact("exits", CHILDREN + REAPED_BEFORE)
-                .exact("reaped", REAPED_BEFORE),
+            base.cause("parent-blocked").exact("exits", CHILDREN + REAPED_BEFORE).exact("reaped", REAPED_BEFORE),
             CHILDREN,
         ),
         Cause::InitDoesNotReap => {
@@ -83,26 +68,13 @@ fn leak(stage: Stage, cause: Cause) -> Result<Truth> {
         }
     };
     let zombies = proc::zombies(parent);
-    ensure!(
-        zombies.len() == unreaped,
-        "{} zombies rather than {unreaped}",
-        zombies.len()
-    );
-    let expected = expected
-        .exact("unreaped", unreaped)
-        .pids(zombies.iter().copied())
-        .role("parent", parent);
-    let mut truth = Truth::one(expected)
-        .role("parent", [parent])
-        .role("zombie", zombies.iter().copied());
+    ensure!(zombies.len() == unreaped, "{} zombies rather than {unreaped}", zombies.len());
+    let expected = expected.exact("unreaped", unreaped).pids(zombies.iter().copied()).role("parent", parent);
+    let mut truth = Truth::one(expected).role("parent", [parent]).role("zombie", zombies.iter().copied());
     truth.all_pids.extend(zombies);
     truth.all_pids.insert(parent);
     // What blocks this parent is a stall of its own.
-    Ok(if cause == Cause::ParentBlocked {
-        truth.may("pipe-stall")
-    } else {
-        truth
-    })
+    Ok(if cause == Cause::ParentBlocked { truth.may("pipe-stall") } else { truth })
 }
 
 /// Starts children that end at once, and waits until all of them are zombies.
@@ -111,11 +83,7 @@ fn burst(stage: Stage, count: usize) -> Result<()> {
     for _ in 0..count {
         children.push(stage.spawn(&[], || Ok(()))?);
     }
-    stage.wait_for("the children to end", || {
-        Ok(children
-            .iter()
-            .all(|&child| proc::state(child) == Some('Z')))
-    })
+    stage.wait_for("the children to end", || Ok(children.iter().all(|&child| proc::state(child) == Some('Z'))))
 }
 
 extern "C" fn reap_just_one(_: libc::c_int) {
@@ -152,9 +120,7 @@ fn waits_for_others(stage: Stage) -> Result<()> {
     let parent = pid();
     // Says DONE for the parent, which is blocked then.
     stage.spawn(&[], move || {
-        stage.wait_for("all children to be zombies", || {
-            Ok(proc::zombies(parent).len() == CHILDREN)
-        })?;
+        stage.wait_for("all children to be zombies", || Ok(proc::zombies(parent).len() == CHILDREN))?;
         stage.wait_until_blocked(parent, libc::SYS_wait4)?;
         done(stage)
     })?;
@@ -185,9 +151,7 @@ fn parent_blocked(stage: Stage) -> Result<()> {
     stage.spawn(&[], move || {
         // The log's reader, which does not read.
         let _reader = reader;
-        stage.wait_for("all children to be zombies", || {
-            Ok(proc::zombies(parent).len() == CHILDREN)
-        })?;
+        stage.wait_for("all children to be zombies", || Ok(proc::zombies(parent).len() == CHILDREN))?;
         stage.wait_until_blocked(parent, libc::SYS_write)?;
         done(stage)
     })?;
@@ -198,28 +162,21 @@ fn parent_blocked(stage: Stage) -> Result<()> {
 }
 
 fn fill(pipe: &OwnedFd, bytes: usize) -> Result<()> {
-    rustix::io::write(pipe, &vec![b'.'; bytes])
-        .map(drop)
-        .context("cannot write")
+    rustix::io::write(pipe, &vec![b'.'; bytes]).map(drop).context("cannot write")
 }
 
 /// A container whose pid 1 was not made for it: orphans come to it and stay.
 fn init_does_not_reap(stage: Stage) -> Result<()> {
     call::unshare(libc::CLONE_NEWPID).context("cannot make a pid namespace; run as root")?;
-    let Some(init) = call::fork()? else {
-        pid_one(stage)
-    };
+    let Some(init) = call::fork()? else { pid_one(stage) };
     stage.reach(INIT, init as u64);
-    stage.wait_for("the orphans", || {
-        Ok(proc::zombies(init).len() == ORPHANS + 1)
-    })?;
+    stage.wait_for("the orphans", || Ok(proc::zombies(init).len() == ORPHANS + 1))?;
     done(stage)
 }
 
 /// Pids are those of the new namespace here, so nothing is recorded.
 fn pid_one(stage: Stage) -> ! {
-    let death =
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let death = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     if death.is_err() {
         call::exit_now(1);
     }
@@ -257,8 +214,6 @@ fn healthy(stage: Stage, fix: Fix) -> Result<Truth> {
         stage.idle()
     })?;
     stage.await_slot(DONE, 1)?;
-    stage.wait_for("all children to be gone", || {
-        Ok(proc::children(parent).is_empty())
-    })?;
+    stage.wait_for("all children to be gone", || Ok(proc::children(parent).is_empty()))?;
     Ok(Truth::default().role("parent", [parent]))
 }

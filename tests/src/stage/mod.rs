@@ -73,13 +73,9 @@ pub fn guarded(body: impl FnOnce(Stage) -> Result<()>) -> Result<i32> {
 /// Reaps whoever has ended; the exit code of `child` if it was among them.
 fn reaped(child: i32) -> Result<Option<i32>> {
     let mut code = None;
-    while let Some((pid, status)) =
-        rustix::process::wait(rustix::process::WaitOptions::NOHANG).unwrap_or(None)
-    {
+    while let Some((pid, status)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG).unwrap_or(None) {
         if pid.as_raw_nonzero().get() == child {
-            code = status
-                .exit_status()
-                .or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+            code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
         }
     }
     Ok(code)
@@ -160,9 +156,7 @@ impl Stage {
 
     /// Waits until a peer sleeps inside a system call.
     pub fn wait_until_blocked(self, pid: i32, syscall: libc::c_long) -> Result<()> {
-        self.wait_for(&format!("{pid} to block in system call {syscall}"), || {
-            Ok(proc::blocked_in(pid, syscall))
-        })
+        self.wait_for(&format!("{pid} to block in system call {syscall}"), || Ok(proc::blocked_in(pid, syscall)))
     }
 
     /// A shared number that the workload is free to use.
@@ -177,9 +171,7 @@ impl Stage {
 
     /// Waits until somebody has come so far.
     pub fn await_slot(self, slot: usize, value: u64) -> Result<()> {
-        self.wait_for(&format!("step {slot} to reach {value}"), || {
-            Ok(self.slot(slot).load(SeqCst) >= value)
-        })
+        self.wait_for(&format!("step {slot} to reach {value}"), || Ok(self.slot(slot).load(SeqCst) >= value))
     }
 
     /// The value of a shared number.

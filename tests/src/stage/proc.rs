@@ -29,10 +29,7 @@ pub fn blocked_in(pid: i32, syscall: libc::c_long) -> bool {
 
 /// Exited children of `parent` that nobody has reaped.
 pub fn zombies(parent_pid: i32) -> Vec<i32> {
-    children(parent_pid)
-        .into_iter()
-        .filter(|&pid| state(pid) == Some('Z'))
-        .collect()
+    children(parent_pid).into_iter().filter(|&pid| state(pid) == Some('Z')).collect()
 }
 
 /// All children of `parent`, from every process's stat (CONFIG_PROC_CHILDREN is not everywhere).
@@ -52,8 +49,6 @@ pub fn children(parent_pid: i32) -> Vec<i32> {
 /// The number of an eventfd as the kernel counts them (`eventfd-id` of fdinfo, Linux 5.2 and later).
 pub fn eventfd_id(fd: std::os::fd::RawFd) -> Option<String> {
     let info = read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("eventfd-id:"))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?;
     Some(line.trim().to_owned())
 }

@@ -95,11 +95,7 @@ impl List {
     /// Those written so far; a slot that is taken but not yet written (0) is left out.
     pub fn iter(&self) -> impl Iterator<Item = i32> + '_ {
         let len = self.len.load(SeqCst).min(self.items.len());
-        self.items
-            .iter()
-            .take(len)
-            .map(|item| item.load(SeqCst))
-            .filter(|&value| value != 0)
+        self.items.iter().take(len).map(|item| item.load(SeqCst)).filter(|&value| value != 0)
     }
 
     /// Removes a value, where the workload has ended the object itself.
@@ -129,14 +125,11 @@ impl Stalls {
     /// The finding's numbers as measured.
     pub fn expect(&self, expected: Expected) -> Expected {
         let count = self.count();
-        expected
-            .exact("stalls", count)
-            .near("max_ms", ms(self.max_us.load(SeqCst)), STALL_TOLERANCE_MS)
-            .near(
-                "total_ms",
-                ms(self.total_us.load(SeqCst)),
-                STALL_TOLERANCE_MS * count.max(1) as f64,
-            )
+        expected.exact("stalls", count).near("max_ms", ms(self.max_us.load(SeqCst)), STALL_TOLERANCE_MS).near(
+            "total_ms",
+            ms(self.total_us.load(SeqCst)),
+            STALL_TOLERANCE_MS * count.max(1) as f64,
+        )
     }
 
     /// In a healthy twin a loaded machine may still make a call wait; then the finding would be right.
@@ -144,9 +137,7 @@ impl Stalls {
         if self.count() == 0 {
             return truth;
         }
-        truth
-            .may(code)
-            .fact("stalls_of_a_slow_machine", self.count())
+        truth.may(code).fact("stalls_of_a_slow_machine", self.count())
     }
 }
 

@@ -1,8 +1,6 @@
 //! Descriptors passed between processes: received, dropped, duplicated, closed, sent; and full tables.
 
-use tracer_common::event::{
-    FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated,
-};
+use tracer_common::event::{FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated};
 use tracer_common::field::Field;
 use tracer_common::map::{FdKey, Receiving};
 use tracer_common::site::Site;
@@ -96,14 +94,8 @@ fn receipt(regs: Regs, via: u32) -> Option<Receipt> {
 /// One descriptor has been installed by a receive.
 #[inline(always)]
 fn received(call: &Call, r: Receipt, fd: u32) {
-    let mut event = FdReceive {
-        files: r.files,
-        sock: r.sock,
-        fd,
-        via: r.via,
-        cloexec: r.cloexec,
-        ..FdReceive::default()
-    };
+    let mut event =
+        FdReceive { files: r.files, sock: r.sock, fd, via: r.via, cloexec: r.cloexec, ..FdReceive::default() };
     if let Some(file) = resolve::file(fd) {
         event.obj = file.identity().unwrap_or_default();
         file.name(&mut event.name);

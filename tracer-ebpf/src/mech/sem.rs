@@ -91,7 +91,10 @@ pub fn controlled(call: &Call, regs: Regs, removes: Option<&Call>, sets: bool) {
     }
     if sets && (cmd == SETVAL || cmd == SETALL) && (filter::wanted(task::ids().0) || watched(ns, id)) {
         let all = cmd == SETALL;
-        emit::event(call, SemSet { id, ns, num, value: if all { 0 } else { arg as u32 }, all: u32::from(all), _pad: 0 });
+        emit::event(
+            call,
+            SemSet { id, ns, num, value: if all { 0 } else { arg as u32 }, all: u32::from(all), _pad: 0 },
+        );
     }
 }
 

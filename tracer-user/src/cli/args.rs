@@ -156,7 +156,8 @@ pub struct Demo {
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let value: f64 = number.parse().map_err(|_| "a number with a unit is needed, for example 250ms or 10s".to_owned())?;
+    let value: f64 =
+        number.parse().map_err(|_| "a number with a unit is needed, for example 250ms or 10s".to_owned())?;
     let seconds = match unit {
         "us" => value / 1e6,
         "ms" => value / 1e3,

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::args::{Demo, Format, Output};
-use super::watch;
 use super::output;
+use super::watch;
 use crate::analyst::Analyst;
 use crate::source::{Live, Options, Target};
 
@@ -75,7 +75,8 @@ async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
     })?;
     incident.go()?;
     let mut lines = incident.lines()?;
-    let complete = tokio::task::spawn_blocking(move || lines.find(|l| l.as_ref().is_ok_and(|l| l.starts_with("READY"))));
+    let complete =
+        tokio::task::spawn_blocking(move || lines.find(|l| l.as_ref().is_ok_and(|l| l.starts_with("READY"))));
     let stop = async {
         let complete = complete.await;
         tokio::time::sleep(SETTLE).await;
@@ -118,7 +119,10 @@ impl Incident {
         if let Some(out) = &mut self.out {
             out.read_line(&mut line).context("cannot read from the incident")?;
         }
-        line.trim().strip_prefix("PID ").and_then(|p| p.parse().ok()).with_context(|| format!("the incident said {line:?}"))
+        line.trim()
+            .strip_prefix("PID ")
+            .and_then(|p| p.parse().ok())
+            .with_context(|| format!("the incident said {line:?}"))
     }
 
     fn go(&mut self) -> Result<()> {

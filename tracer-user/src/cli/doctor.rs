@@ -43,7 +43,7 @@ pub fn main(args: &Doctor) -> Result<u8> {
     let lockdown = host.lockdown.as_deref().unwrap_or("unknown");
     writeln!(out, "kernel    {} ({})", session.kernel, session.arch)?;
     writeln!(out, "BTF       {btf}\nkprobes   {kprobes}\nlockdown  {lockdown}\n")?;
-    writeln!(out, "{:<16} {:<9} {:<11} {}", "SITE", "MECHANISM", "BACKEND", "HOW")?;
+    writeln!(out, "{:<16} {:<9} {:<11} HOW", "SITE", "MECHANISM", "BACKEND")?;
     for row in live.plan() {
         writeln!(out, "{:<16} {:<9} {:<11} {}", row.site, row.mechanism, row.backend, row.functions.join(", "))?;
         if row.reason != "first choice" {

@@ -62,7 +62,8 @@ fn trace(args: &Run) -> Result<u8> {
 
 /// Waits for the child without blocking the event loop.
 async fn wait(child: &mut Child) -> Result<ExitStatus> {
-    let mut signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child()).context("cannot catch SIGCHLD")?;
+    let mut signals =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child()).context("cannot catch SIGCHLD")?;
     loop {
         if let Some(status) = child.try_wait().context("cannot wait for the command")? {
             return Ok(status);

@@ -40,10 +40,9 @@ fn leader(pid: u32) -> Result<u32> {
         bail!("pid {pid} is ipctrace itself, which it does not watch");
     }
     match std::fs::read_to_string(format!("/proc/{pid}/status")) {
-        Ok(status) => Ok(status
-            .lines()
-            .find_map(|l| l.strip_prefix("Tgid:").and_then(|v| v.trim().parse().ok()))
-            .unwrap_or(pid)),
+        Ok(status) => {
+            Ok(status.lines().find_map(|l| l.strip_prefix("Tgid:").and_then(|v| v.trim().parse().ok())).unwrap_or(pid))
+        }
         Err(_) => bail!("no process with pid {pid} exists (in this pid namespace); `ps -e` lists them"),
     }
 }

@@ -20,7 +20,8 @@ pub fn main(args: &Watch) -> Result<u8> {
     if !args.has_target() {
         anyhow::bail!(super::Fail {
             code: super::exit::USAGE,
-            message: "whom to watch? Give -p PID, --comm NAME, --cgroup PATH or --all; see `ipctrace watch --help`".to_owned(),
+            message: "whom to watch? Give -p PID, --comm NAME, --cgroup PATH or --all; see `ipctrace watch --help`"
+                .to_owned(),
         });
     }
     let target = target::resolve(args)?;
@@ -89,7 +90,9 @@ impl Session {
     /// The trace file cannot be made.
     pub fn open(args: &Probing) -> Result<Self> {
         let writer = match &args.save {
-            Some(path) => Some(Writer::create(path, args.force).with_context(|| format!("cannot save to {}", path.display()))?),
+            Some(path) => {
+                Some(Writer::create(path, args.force).with_context(|| format!("cannot save to {}", path.display()))?)
+            }
             None => None,
         };
         Ok(Self { analyst: Analyst::default(), writer })

@@ -20,18 +20,55 @@ pub enum Event<'a> {
     Kernel(Context, Body),
     Baseline(&'a Inventory),
     Closing(&'a Inventory),
-    Tick { ts_ns: u64 },
-    Lost { ts_ns: u64, site: Option<Site>, count: u64 },
-    Blocked { ts_ns: u64, threads: &'a [BlockedThread] },
-    Refused { ts_ns: u64, rows: &'a [RefusedRow] },
-    Children { ts_ns: u64, rows: &'a [ChildRow] },
-    Holders { ts_ns: u64, obj: ObjKey, holders: &'a [Holder], complete: bool },
+    Tick {
+        ts_ns: u64,
+    },
+    Lost {
+        ts_ns: u64,
+        site: Option<Site>,
+        count: u64,
+    },
+    Blocked {
+        ts_ns: u64,
+        threads: &'a [BlockedThread],
+    },
+    Refused {
+        ts_ns: u64,
+        rows: &'a [RefusedRow],
+    },
+    Children {
+        ts_ns: u64,
+        rows: &'a [ChildRow],
+    },
+    Holders {
+        ts_ns: u64,
+        obj: ObjKey,
+        holders: &'a [Holder],
+        complete: bool,
+    },
     FdTable(&'a FdTable),
-    Process { ts_ns: u64, row: &'a ProcessRow },
-    ForkLimits { ts_ns: u64, tgid: Tgid, limits: &'a [LimitRow] },
-    PipeUser { ts_ns: u64, uid: u32, processes: &'a [PipeOwner], soft_pages: u64 },
-    Stack { id: StackId, frames: &'a [Frame] },
-    End { ts_ns: u64 },
+    Process {
+        ts_ns: u64,
+        row: &'a ProcessRow,
+    },
+    ForkLimits {
+        ts_ns: u64,
+        tgid: Tgid,
+        limits: &'a [LimitRow],
+    },
+    PipeUser {
+        ts_ns: u64,
+        uid: u32,
+        processes: &'a [PipeOwner],
+        soft_pages: u64,
+    },
+    Stack {
+        id: StackId,
+        frames: &'a [Frame],
+    },
+    End {
+        ts_ns: u64,
+    },
 }
 
 /// Who caused a kernel event, and when.
@@ -75,9 +112,7 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
         }
         Record::FdTable(table) => Event::FdTable(table),
         Record::Process { ts_ns, row } => Event::Process { ts_ns: *ts_ns, row },
-        Record::ForkLimits { ts_ns, tgid, limits } => {
-            Event::ForkLimits { ts_ns: *ts_ns, tgid: Tgid(*tgid), limits }
-        }
+        Record::ForkLimits { ts_ns, tgid, limits } => Event::ForkLimits { ts_ns: *ts_ns, tgid: Tgid(*tgid), limits },
         Record::PipeUser { ts_ns, uid, processes, soft_pages } => {
             Event::PipeUser { ts_ns: *ts_ns, uid: *uid, processes, soft_pages: *soft_pages }
         }
@@ -124,17 +159,16 @@ mod tests {
         Body::SemFirstUse(body).encode(|b| good.extend_from_slice(b));
         let record = Record::Kernel(good.clone());
         let event = decode(&record).ok().flatten();
-        let Some(Event::Kernel(context, Body::SemFirstUse(got))) = event else { unreachable!("not decoded: {event:?}") };
+        let Some(Event::Kernel(context, Body::SemFirstUse(got))) = event else {
+            unreachable!("not decoded: {event:?}")
+        };
         assert_eq!((context.proc, context.tid, context.stack), (ProcId::new(7, 123_000_000), Tid(8), None));
         assert_eq!(got, body);
         // Every cut and every unknown kind is an error, never a panic.
         for cut in 0..good.len() {
             assert!(decode(&Record::Kernel(good[..cut].to_vec())).is_err(), "cut at {cut}");
         }
-        assert_eq!(
-            decode(&Record::Kernel(header(9999))),
-            Err(DecodeError::Wire(WireError::UnknownKind(9999)))
-        );
+        assert_eq!(decode(&Record::Kernel(header(9999))), Err(DecodeError::Wire(WireError::UnknownKind(9999))));
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! A finding in the making: looks names and times up in the world, so that detectors only say what they found.
 
-use super::finding::{
-    Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack, StackFrame,
-};
+use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack, StackFrame};
 use crate::decode::{ProcId, SemId, StackId, TICK_NS, Tid};
 use crate::record::ObjKey;
 use crate::world::World;

@@ -39,7 +39,14 @@ fn a_consumer_that_was_late_before_is_still_told() {
 #[test]
 fn totals_are_not_added_up() {
     let mut s = Stream::new();
-    s.refused(1_000, WRITER, eventfd(7), 10, (100, 900), None).refused(2_000, WRITER, eventfd(7), 30, (100, 1_900), None);
+    s.refused(1_000, WRITER, eventfd(7), 10, (100, 900), None).refused(
+        2_000,
+        WRITER,
+        eventfd(7),
+        30,
+        (100, 1_900),
+        None,
+    );
     let found = s.findings(3_000);
     assert_eq!(number(&found[0], "eagain"), Some(30.0));
     assert!(found[0].evidence["last_drain_age_ms"].is_null(), "never read is not zero");

@@ -31,7 +31,8 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
     let system = !calls.is_empty() && calls.iter().all(|((errno, _), _)| *errno == ENFILE);
     let limit = r.limit.or_else(|| world.processes.get(id).and_then(|p| p.nofile_soft));
     // The limit may have been raised, or descriptors closed, since.
-    let room = !system && r.table_len.zip(limit).is_some_and(|(used, max)| used.saturating_mul(10) < max.saturating_mul(9));
+    let room =
+        !system && r.table_len.zip(limit).is_some_and(|(used, max)| used.saturating_mul(10) < max.saturating_mul(9));
     let severity = if room || r.exited { Severity::Warning } else { Severity::Critical };
     let mut d = Draft::new(world, "fd-exhausted", severity);
     // A call that we do not know may have failed with EMFILE for a limit of its own (inotify has one).
@@ -49,15 +50,20 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
     }
     let mut parts = Vec::new();
     if full.messages > 0 {
-        let dropped = if full.unknown > 0 { "descriptors".to_owned() } else { count(full.dropped, "descriptor", "descriptors") };
+        let dropped =
+            if full.unknown > 0 { "descriptors".to_owned() } else { count(full.dropped, "descriptor", "descriptors") };
         parts.push(format!(
             "{dropped} of {} dropped at reception (MSG_CTRUNC)",
             count(full.messages, "message", "messages")
         ));
     }
     if failed > 0 {
-        let which: BTreeSet<&str> =
-            calls.iter().map(|((_, call), _)| named(*call)).filter(|c| *c != Syscall::None).map(Syscall::name).collect();
+        let which: BTreeSet<&str> = calls
+            .iter()
+            .map(|((_, call), _)| named(*call))
+            .filter(|c| *c != Syscall::None)
+            .map(Syscall::name)
+            .collect();
         let which: Vec<&str> = which.into_iter().collect();
         let which = if which.is_empty() { String::new() } else { format!(" ({})", which.join(", ")) };
         let errno = if system { "ENFILE" } else { "EMFILE" };
@@ -66,7 +72,10 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
     let limit_word = match (system, limit) {
         (true, _) => "the system's fs.file-max is reached".to_owned(),
         (false, Some(max)) if room => {
-            format!("its descriptor table was full then (now {} of RLIMIT_NOFILE {max})", r.table_len.unwrap_or_default())
+            format!(
+                "its descriptor table was full then (now {} of RLIMIT_NOFILE {max})",
+                r.table_len.unwrap_or_default()
+            )
         }
         (false, Some(max)) => format!("its descriptor table is full (RLIMIT_NOFILE {max})"),
         (false, None) => "its descriptor table is full (RLIMIT_NOFILE)".to_owned(),
@@ -81,13 +90,24 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
         .evidence("dropped", (full.unknown == 0).then_some(full.dropped))
         .evidence("messages_truncated", full.messages)
         .pids([id]);
-    d.limit(if system { "fs.file-max" } else { "RLIMIT_NOFILE" }, used, limit.filter(|_| !system), (!room).then_some(0));
+    d.limit(
+        if system { "fs.file-max" } else { "RLIMIT_NOFILE" },
+        used,
+        limit.filter(|_| !system),
+        (!room).then_some(0),
+    );
     let firsts = calls.iter().map(|(_, f)| f.first_ns).chain((full.messages > 0).then_some(full.first_ns));
     let lasts = calls.iter().map(|(_, f)| f.last_ns).chain((full.messages > 0).then_some(full.last_ns));
     d.seen(firsts.min().unwrap_or_default(), lasts.max().unwrap_or_default());
-    d.remedy("See what the descriptors are, and close what is not needed.", Some(format!("ls -l /proc/{}/fd", id.pid())));
+    d.remedy(
+        "See what the descriptors are, and close what is not needed.",
+        Some(format!("ls -l /proc/{}/fd", id.pid())),
+    );
     if full.messages > 0 {
-        d.remedy("Check msg_flags for MSG_CTRUNC after each recvmsg: the call does not fail, descriptors are lost silently.", None);
+        d.remedy(
+            "Check msg_flags for MSG_CTRUNC after each recvmsg: the call does not fail, descriptors are lost silently.",
+            None,
+        );
     }
     if system {
         d.remedy("Raise the system's limit if it is really needed.", Some("sysctl fs.file-nr fs.file-max".to_owned()));

@@ -27,7 +27,10 @@ fn dropped_at_reception() {
     let found = s.findings(1_000);
     let [f] = found.as_slice() else { unreachable!("{found:#?}") };
     assert_eq!(f.code, "fd-exhausted");
-    assert_eq!((number(f, "dropped"), number(f, "messages_truncated"), number(f, "failed")), (Some(20.0), Some(20.0), Some(0.0)));
+    assert_eq!(
+        (number(f, "dropped"), number(f, "messages_truncated"), number(f, "failed")),
+        (Some(20.0), Some(20.0), Some(0.0))
+    );
     assert_eq!(f.limit.as_ref().map(|l| (l.used, l.max)), Some((Some(64), Some(64))));
     assert_eq!(role(f, "receiver"), [800]);
 }

@@ -22,7 +22,11 @@ fn told(world: &World, id: ProcId, fds: &[Inherited]) -> Option<Finding> {
     d.subject("owner", id, None).process("receiver", first.received_by, None);
     let numbers: Vec<String> = fds.iter().take(8).map(|f| f.fd.0.to_string()).collect();
     let more = if fds.len() > numbers.len() { ", ..." } else { "" };
-    let by = if first.received_by == id { "it received itself".to_owned() } else { format!("{} received", name(world, first.received_by)) };
+    let by = if first.received_by == id {
+        "it received itself".to_owned()
+    } else {
+        format!("{} received", name(world, first.received_by))
+    };
     let what = if first.name.is_empty() { String::new() } else { format!(", the first is {}", first.name) };
     let n = u64::try_from(fds.len()).unwrap_or(u64::MAX);
     d.title(format!(
@@ -37,7 +41,10 @@ fn told(world: &World, id: ProcId, fds: &[Inherited]) -> Option<Finding> {
         .pids([id, first.received_by]);
     let last = fds.iter().map(|f| f.exec_ns).max().unwrap_or(first.exec_ns);
     d.seen(first.exec_ns, last);
-    d.remedy("Receive with MSG_CMSG_CLOEXEC, or set FD_CLOEXEC right after: recvmsg(fd, &msg, MSG_CMSG_CLOEXEC).", None);
+    d.remedy(
+        "Receive with MSG_CMSG_CLOEXEC, or set FD_CLOEXEC right after: recvmsg(fd, &msg, MSG_CMSG_CLOEXEC).",
+        None,
+    );
     d.remedy("See what the program has open.", Some(format!("ls -l /proc/{}/fd", id.pid())));
     d.finish()
 }

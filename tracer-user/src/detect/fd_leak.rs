@@ -72,7 +72,8 @@ fn verdict(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Why> 
         }
     }
     let (same, messages) = most_alike(r);
-    let recent = now_ns.saturating_sub(r.last_ns) <= LEVEL_NS.max(r.last_ns.saturating_sub(r.first_ns).saturating_mul(4));
+    let recent =
+        now_ns.saturating_sub(r.last_ns) <= LEVEL_NS.max(r.last_ns.saturating_sub(r.first_ns).saturating_mul(4));
     if same >= SAME_BURST || (same >= LEAST && messages >= LEAST && recent) {
         return Some(Why::SameFile);
     }

@@ -39,7 +39,10 @@ fn nothing_is_ever_closed() {
     let found = s.findings(2_500);
     let Some(f) = leak(&found) else { unreachable!("{found:#?}") };
     assert_eq!((role(f, "receiver"), role(f, "sender")), (vec![800], vec![801]));
-    assert_eq!((number(f, "received"), number(f, "closed"), number(f, "outstanding")), (Some(50.0), Some(0.0), Some(50.0)));
+    assert_eq!(
+        (number(f, "received"), number(f, "closed"), number(f, "outstanding")),
+        (Some(50.0), Some(0.0), Some(50.0))
+    );
     assert_eq!(f.confidence, Confidence::Certain);
     assert!(f.title.contains("passwd"), "{}", f.title);
 }

@@ -141,13 +141,14 @@ pub fn run(world: &World, now_ns: u64) -> Vec<Finding> {
     let only = &world.session.only;
     let mut out: Vec<Finding> = DETECTORS
         .iter()
-        .filter(|d| only.is_empty() || only.iter().any(|m| m == d.mechanism.name() || (m == "signal" && d.mechanism == Mechanism::Child)))
+        .filter(|d| {
+            only.is_empty()
+                || only.iter().any(|m| m == d.mechanism.name() || (m == "signal" && d.mechanism == Mechanism::Child))
+        })
         .flat_map(|d| (d.judge)(world, now_ns))
         .collect();
     let object = |f: &Finding| f.object.as_ref().map(|o| (o.kind.clone(), o.id.len(), o.id.clone()));
-    out.sort_by(|a, b| {
-        (a.severity, &a.code, object(a), &a.title).cmp(&(b.severity, &b.code, object(b), &b.title))
-    });
+    out.sort_by(|a, b| (a.severity, &a.code, object(a), &a.title).cmp(&(b.severity, &b.code, object(b), &b.title)));
     out
 }
 

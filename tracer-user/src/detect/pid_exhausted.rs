@@ -68,7 +68,11 @@ fn told(world: &World, mut rows: Vec<(ProcId, &ForkFailures)>, now_ns: u64) -> O
         d.subject("parent", *p, None);
     }
     // RLIMIT_NPROC counts the processes of one user, the other limits everybody's.
-    let uid = if limit.is_some_and(|l| l.name == "RLIMIT_NPROC") { world.processes.get(*id).and_then(|p| p.uid) } else { None };
+    let uid = if limit.is_some_and(|l| l.name == "RLIMIT_NPROC") {
+        world.processes.get(*id).and_then(|p| p.uid)
+    } else {
+        None
+    };
     let families = families(world, now_ns, uid);
     if let Some((p, _, _)) = families.first() {
         d.process("holder", *p, None);
@@ -81,7 +85,11 @@ fn told(world: &World, mut rows: Vec<(ProcId, &ForkFailures)>, now_ns: u64) -> O
         Some(l) => (format!("{} is used up ({} of {})", l.name, l.used, l.max), Some(l.used), Some(l.max)),
         None => ("which limit it met is not known".to_owned(), None, None),
     };
-    d.title(format!("fork failed {} with EAGAIN in {}: {why}{whose}", count(failed, "time", "times"), name(world, *id)));
+    d.title(format!(
+        "fork failed {} with EAGAIN in {}: {why}{whose}",
+        count(failed, "time", "times"),
+        name(world, *id)
+    ));
     d.object(Object { kind: "process".to_owned(), id: id.pid().to_string(), ..Object::default() });
     d.evidence("errno", "EAGAIN").evidence("failed", failed).evidence("used", used).evidence("max", max);
     d.pids(rows.iter().map(|(p, _)| *p));
@@ -91,10 +99,16 @@ fn told(world: &World, mut rows: Vec<(ProcId, &ForkFailures)>, now_ns: u64) -> O
     let first = rows.iter().map(|(_, f)| f.first_ns).min().unwrap_or_default();
     let last = rows.iter().map(|(_, f)| f.last_ns).max().unwrap_or_default();
     d.seen(first, last);
-    d.remedy("Reap or stop the children of the process named; zombies count like living ones.", Some("ps -eo ppid= | sort -n | uniq -c | sort -rn | head".to_owned()));
+    d.remedy(
+        "Reap or stop the children of the process named; zombies count like living ones.",
+        Some("ps -eo ppid= | sort -n | uniq -c | sort -rn | head".to_owned()),
+    );
     let (what, command) = match limit.map(|l| l.name.as_str()) {
         Some("RLIMIT_NPROC") => ("Raise the user's limit.", format!("prlimit --pid {} --nproc", id.pid())),
-        Some("pids.max") => ("Raise the limit of the cgroup (TasksMax= of the unit, --pids-limit of the container).", format!("cat /proc/{}/cgroup", id.pid())),
+        Some("pids.max") => (
+            "Raise the limit of the cgroup (TasksMax= of the unit, --pids-limit of the container).",
+            format!("cat /proc/{}/cgroup", id.pid()),
+        ),
         Some("threads-max") => ("Raise the system's limit.", "sysctl kernel.threads-max".to_owned()),
         _ => ("Raise the system's limit.", "sysctl kernel.pid_max".to_owned()),
     };

@@ -38,9 +38,8 @@ fn creators(pipes: &[&ShrunkPipe]) -> Vec<ProcId> {
 
 fn told(world: &World, uid: u32, pipes: &[&ShrunkPipe]) -> Option<Finding> {
     let page = world.page_bytes();
-    let stalled = |p: &&&ShrunkPipe| {
-        world.stalls.object(key(p)).is_some() || !world.stalls.ongoing_at(key(p)).is_empty()
-    };
+    let stalled =
+        |p: &&&ShrunkPipe| world.stalls.object(key(p)).is_some() || !world.stalls.ongoing_at(key(p)).is_empty();
     let first = pipes.iter().min_by_key(|p| p.created_ns)?;
     let shown = pipes.iter().filter(stalled).min_by_key(|p| p.created_ns).unwrap_or(first);
     let slots = pipes.iter().map(|p| p.slots).min().unwrap_or_default();
@@ -78,7 +77,8 @@ fn told(world: &World, uid: u32, pipes: &[&ShrunkPipe]) -> Option<Finding> {
         (Some(h), None) => format!("{} created most of them", name(world, h)),
         _ => "who holds the others is not known".to_owned(),
     };
-    let soft = user.map(|u| u.soft_pages).filter(|p| *p > 0).or(Some(world.limits.pipe_user_pages_soft).filter(|p| *p > 0));
+    let soft =
+        user.map(|u| u.soft_pages).filter(|p| *p > 0).or(Some(world.limits.pipe_user_pages_soft).filter(|p| *p > 0));
     let limit = soft.map_or_else(String::new, |s| format!(" of {s} pages"));
     let small = count(u64::try_from(pipes.len()).unwrap_or(u64::MAX), "new pipe", "new pipes");
     let (got, default) = (u64::from(slots).saturating_mul(page), u64::from(DEFAULT_SLOTS).saturating_mul(page));

@@ -57,8 +57,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
         .values()
         .filter(|case| !matches!(roots.get(&case.obj), Some(Some(root)) if cases.contains_key(root)))
         .filter_map(|case| {
-            let effects: Vec<&Case> =
-                cases.values().filter(|c| roots.get(&c.obj) == Some(&Some(case.obj))).collect();
+            let effects: Vec<&Case> = cases.values().filter(|c| roots.get(&c.obj) == Some(&Some(case.obj))).collect();
             told(world, case, &effects, now_ns)
         })
         .collect()
@@ -161,7 +160,11 @@ fn object_word(obj: ObjKey) -> String {
 fn blame(world: &World, case: &Case, opening: bool, now_ns: u64) -> String {
     let verb = if opening { "has not opened the other end" } else { "does not read" };
     let Some(first) = case.readers.first() else {
-        return if opening { "nobody has opened the other end".to_owned() } else { "the reader is not known".to_owned() };
+        return if opening {
+            "nobody has opened the other end".to_owned()
+        } else {
+            "the reader is not known".to_owned()
+        };
     };
     let others = match case.readers.len() {
         0 | 1 => String::new(),

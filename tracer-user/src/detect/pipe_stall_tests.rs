@@ -119,7 +119,8 @@ fn a_hitch_of_programs_that_are_gone() {
 
 #[test]
 fn only_the_target_is_reported() {
-    for (target, follow, many) in [(vec![], true, 1), (vec![300], true, 1), (vec![302], true, 1), (vec![400], true, 0)] {
+    for (target, follow, many) in [(vec![], true, 1), (vec![300], true, 1), (vec![302], true, 1), (vec![400], true, 0)]
+    {
         let mut s = Stream::new();
         s.session.target_pids = target.clone();
         s.session.follow = follow;

@@ -70,7 +70,12 @@ fn warnings_before() {
         ("far away", 100, 8, 100, 32_000_000, None),
     ] {
         let mut s = Stream::new();
-        s.record(Record::Baseline(sem_inventory(10, vec![WORKER.row('S')], vec![], sem_limits(used, used, semmni, 1 << 40))));
+        s.record(Record::Baseline(sem_inventory(
+            10,
+            vec![WORKER.row('S')],
+            vec![],
+            sem_limits(used, used, semmni, 1 << 40),
+        )));
         for i in 0..creates {
             s.sem_create(100, WORKER, 1_000 + i, 0);
         }

@@ -82,7 +82,8 @@ fn share(world: &World, set: &SemSet) -> Option<(u64, u64)> {
 fn severity(world: &World, set: &SemSet, instances: usize) -> Severity {
     let exhausted = world.sems.namespaces().any(|(id, ns)| id == set.id.ns && ns.no_space.is_some());
     let many = u64::try_from(instances).unwrap_or(u64::MAX);
-    let share = share(world, set).is_some_and(|(_, max)| max > 0 && many.saturating_mul(100) >= max.saturating_mul(CRITICAL_PERCENT));
+    let share = share(world, set)
+        .is_some_and(|(_, max)| max > 0 && many.saturating_mul(100) >= max.saturating_mul(CRITICAL_PERCENT));
     match instances {
         _ if share || (exhausted && instances > 1) => Severity::Critical,
         0 | 1 => Severity::Info,
@@ -120,7 +121,12 @@ fn common(d: &mut Draft<'_>, world: &World, sets: &[&SemSet], oldest_age_s: Opti
     let shown: Vec<String> = sets.iter().take(100).map(|s| format!("-s {}", s.id.id)).collect();
     let more = if sets.len() > shown.len() { " (first 100; the others are in evidence.ids)" } else { "" };
     let enter = match first.row().map(|r| r.ns) {
-        Some(ns) if world.processes.iter().any(|p| p.ipc_ns.is_some_and(|i| i.0 != ns) && p.id.pid() == world.session.self_pid) => {
+        Some(ns)
+            if world
+                .processes
+                .iter()
+                .any(|p| p.ipc_ns.is_some_and(|i| i.0 != ns) && p.id.pid() == world.session.self_pid) =>
+        {
             " inside that IPC namespace"
         }
         _ => "",
@@ -280,7 +286,8 @@ fn tell_inherited(world: &World, sets: &[&SemSet], now_ns: u64) -> Option<Findin
     for p in &peers {
         d.process("peer", *p, None);
     }
-    let wall_now_s = (world.session.wall_ns.saturating_add(now_ns).saturating_sub(world.session.start_ns)) / 1_000_000_000;
+    let wall_now_s =
+        (world.session.wall_ns.saturating_add(now_ns).saturating_sub(world.session.start_ns)) / 1_000_000_000;
     let oldest_s = sets.iter().filter_map(|s| s.baseline.as_ref()).map(|r| r.ctime).filter(|c| *c > 0).min();
     let age_s = oldest_s.filter(|_| world.session.wall_ns > 0).map(|c| wall_now_s.saturating_sub(c));
     let who = match pids.len() {
@@ -289,7 +296,8 @@ fn tell_inherited(world: &World, sets: &[&SemSet], now_ns: u64) -> Option<Findin
         n => format!("the last operations were by {n} processes, all dead now (who created them is not recorded)"),
     };
     let many = u64::try_from(sets.len()).unwrap_or(0);
-    let age = age_s.map_or_else(String::new, |s| format!(", the oldest {} old", duration(s.saturating_mul(1_000_000_000))));
+    let age =
+        age_s.map_or_else(String::new, |s| format!(", the oldest {} old", duration(s.saturating_mul(1_000_000_000))));
     d.title(format!(
         "{}{} of uid {} {} by no living process{age}: {who}",
         count(many, "semaphore set", "semaphore sets"),

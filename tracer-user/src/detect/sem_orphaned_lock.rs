@@ -67,9 +67,9 @@ fn seen_dying<'a>(world: &'a World, set: &'a SemSet) -> Vec<Orphan<'a>> {
         }
         let value = closing(set, h.num);
         let moved = world.stalls.object(obj).is_some_and(|o| {
-            o.waiters.iter().any(|(w, s)| {
-                w.part == u64::from(h.num) && s.last_success_ns.is_some_and(|t| t > h.died_ns)
-            })
+            o.waiters
+                .iter()
+                .any(|(w, s)| w.part == u64::from(h.num) && s.last_success_ns.is_some_and(|t| t > h.died_ns))
         });
         if value.is_some_and(|v| v.value > 0) || moved {
             continue;
@@ -106,7 +106,8 @@ fn found_stuck<'a>(world: &'a World, set: &'a SemSet, now_ns: u64) -> Vec<Orphan
             continue;
         }
         // A process that bears the number now is the holder only if it was there at the last operation.
-        let dead = world.processes.by_pid(Tgid(then.pid)).is_none_or(|p| !p.alive() || started_after(world, p.id, row.otime));
+        let dead =
+            world.processes.by_pid(Tgid(then.pid)).is_none_or(|p| !p.alive() || started_after(world, p.id, row.otime));
         if dead {
             out.push(Orphan {
                 id: set.id,
@@ -125,13 +126,17 @@ fn found_stuck<'a>(world: &'a World, set: &'a SemSet, now_ns: u64) -> Vec<Orphan
 
 fn started_after(world: &World, id: ProcId, otime_s: u64) -> bool {
     let s = &world.session;
-    let wall_s = s.wall_ns.saturating_add(id.start_ticks.saturating_mul(TICK_NS)).saturating_sub(s.start_ns) / 1_000_000_000;
+    let wall_s =
+        s.wall_ns.saturating_add(id.start_ticks.saturating_mul(TICK_NS)).saturating_sub(s.start_ns) / 1_000_000_000;
     s.wall_ns != 0 && otime_s != 0 && wall_s > otime_s.saturating_add(1)
 }
 
 /// Processes that /proc shows in semop, if they must be the waiters of this set: nobody else waits in its namespace.
 fn sleepers(world: &World, o: &Orphan<'_>) -> Vec<ProcId> {
-    let waiters = |s: &SemSet| s.row().map_or(0, |r| r.values.iter().map(|v| u64::from(v.ncnt) + u64::from(v.zcnt)).fold(0, u64::saturating_add));
+    let waiters = |s: &SemSet| {
+        s.row()
+            .map_or(0, |r| r.values.iter().map(|v| u64::from(v.ncnt) + u64::from(v.zcnt)).fold(0, u64::saturating_add))
+    };
     let all: u64 = world.sems.sets().filter(|s| s.id.ns == o.id.ns).map(waiters).fold(0, u64::saturating_add);
     let in_semop = |nr: i64| {
         let calls = [Syscall::Semop, Syscall::Semtimedop].map(Syscall::name);
@@ -191,7 +196,9 @@ fn told(world: &World, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
         format!("{} to take it failed", count(o.tries, "try", "tries"))
     };
     let (id, num) = (o.id.id, o.num);
-    d.title(format!("semaphore {num} of set {id} is held by a dead process: {died} without giving it back (no SEM_UNDO); {effect}"));
+    d.title(format!(
+        "semaphore {num} of set {id} is held by a dead process: {died} without giving it back (no SEM_UNDO); {effect}"
+    ));
     d.object(sem_object(o.id, o.set.key));
     d.evidence("waiters", waiters)
         .evidence("holder_died_s", o.died_ns.map(|t| seconds(now_ns.saturating_sub(t))))
@@ -203,7 +210,11 @@ fn told(world: &World, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
     d.ms("max_wait_ms", longest);
     for w in &o.waiting {
         let ns = duration(now_ns.saturating_sub(w.since_ns));
-        d.chain(format!("{} blocked in {} (semid {id}, semaphore {num}) {ns}", name(world, w.waiter.proc), w.waiter.call_name()));
+        d.chain(format!(
+            "{} blocked in {} (semid {id}, semaphore {num}) {ns}",
+            name(world, w.waiter.proc),
+            w.waiter.call_name()
+        ));
     }
     d.chain(format!("semid {id}, semaphore {num}: {died} without SEM_UNDO"));
     if let Some(c) = &o.set.created {
@@ -213,9 +224,7 @@ fn told(world: &World, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
     d.seen(first, now_ns);
     d.remedy(
         "Check the data that the lock protects, then give the semaphore back so that the waiters go on.",
-        Some(format!(
-            "python3 -c 'import ctypes; l = ctypes.CDLL(None); l.semctl({id}, {num}, 16, 1)'  # SETVAL 1"
-        )),
+        Some(format!("python3 -c 'import ctypes; l = ctypes.CDLL(None); l.semctl({id}, {num}, 16, 1)'  # SETVAL 1")),
     );
     d.remedy("Or remove the set and restart its programs: waiters get EIDRM.", Some(format!("ipcrm -s {id}")));
     d.remedy(

@@ -47,9 +47,12 @@ fn a_dead_holder_and_its_waiters() {
 #[test]
 fn resolved_since() {
     for (what, fill) in [
-        ("set anew", (|s: &mut Stream| {
-            s.event(2_000, OWNER, Body::SemSet(SemSet { id: 5, ns: NS, num: 0, value: 1, all: 0, _pad: 0 }));
-        }) as fn(&mut Stream)),
+        (
+            "set anew",
+            (|s: &mut Stream| {
+                s.event(2_000, OWNER, Body::SemSet(SemSet { id: 5, ns: NS, num: 0, value: 1, all: 0, _pad: 0 }));
+            }) as fn(&mut Stream),
+        ),
         ("all set anew", |s| {
             s.event(2_000, OWNER, Body::SemSet(SemSet { id: 5, ns: NS, num: 0, value: 0, all: 1, _pad: 0 }));
         }),
@@ -80,7 +83,8 @@ fn resolved_since() {
 #[test]
 fn a_set_reused_under_the_same_id_is_another_one() {
     let mut s = killed();
-    s.event(1_500, OWNER, Body::SemRemove(SemRemove { id: 5, ns: NS, ns_end: 0, _pad: 0 })).sem_create(1_600, OWNER, 5, 77);
+    s.event(1_500, OWNER, Body::SemRemove(SemRemove { id: 5, ns: NS, ns_end: 0, _pad: 0 }))
+        .sem_create(1_600, OWNER, 5, 77);
     wait(&mut s, 2_500);
     assert!(s.of("sem-orphaned-lock", 3_000).is_empty());
 }

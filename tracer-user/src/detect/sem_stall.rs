@@ -16,8 +16,7 @@ use tracer_common::map::kind;
 use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
-    let orphaned: BTreeSet<(SemId, u64)> =
-        orphans(world, now_ns).iter().map(|o| (o.id, u64::from(o.num))).collect();
+    let orphaned: BTreeSet<(SemId, u64)> = orphans(world, now_ns).iter().map(|o| (o.id, u64::from(o.num))).collect();
     objects(world, kind::SEM)
         .into_iter()
         .flat_map(|obj| {

@@ -34,15 +34,33 @@ const SLEEPERS: &[(&str, i64, i64)] = &[
 
 /// Calls in which a process waits for input or work from outside: idle, not slow.
 const INPUT: &[&str] = &[
-    "poll", "select", "pause", "accept", "accept4", "recvfrom", "recvmsg", "recvmmsg", "epoll_wait", "epoll_pwait",
-    "epoll_pwait2", "pselect6", "ppoll", "read", "readv", "msgrcv", "mq_timedreceive", "rt_sigtimedwait",
-    "rt_sigsuspend", "io_uring_enter",
+    "poll",
+    "select",
+    "pause",
+    "accept",
+    "accept4",
+    "recvfrom",
+    "recvmsg",
+    "recvmmsg",
+    "epoll_wait",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "pselect6",
+    "ppoll",
+    "read",
+    "readv",
+    "msgrcv",
+    "mq_timedreceive",
+    "rt_sigtimedwait",
+    "rt_sigsuspend",
+    "io_uring_enter",
 ];
 
 /// The name of call `nr` on `arch` (as uname spells it); `None` if it is none of the known ones.
 pub(super) fn name(arch: &str, nr: i64) -> Option<&'static str> {
     let arm = arch == "aarch64";
-    let watched = SYSCALLS.iter().find(|(_, _, x86, arm64, ..)| nr >= 0 && i64::from(if arm { *arm64 } else { *x86 }) == nr);
+    let watched =
+        SYSCALLS.iter().find(|(_, _, x86, arm64, ..)| nr >= 0 && i64::from(if arm { *arm64 } else { *x86 }) == nr);
     if let Some((_, name, ..)) = watched {
         return Some(name);
     }

@@ -62,9 +62,8 @@ fn staying<'a>(world: &World, parent: ProcId, all: Vec<&'a Zombie>, now_ns: u64)
         return Vec::new();
     }
     // The machine's own init may poll: it never leaks, but it may be late.
-    let patient = staying.len() == 1
-        || parent.pid() == 1
-        || (staying.len() < MANY && waits_for_another(world, parent, habits));
+    let patient =
+        staying.len() == 1 || parent.pid() == 1 || (staying.len() < MANY && waits_for_another(world, parent, habits));
     if patient && oldest < LONE_NS {
         return Vec::new();
     }
@@ -81,7 +80,8 @@ fn reaps_in_batches(h: &Parent, staying: &[&Zombie], oldest_ns: u64) -> bool {
 
 /// A parent that waits for one child at the moment will come to the others.
 fn waits_for_another(world: &World, parent: ProcId, habits: Option<&Parent>) -> bool {
-    let waits = world.processes.get(parent).and_then(|p| p.syscall).and_then(|nr| syscall::name(&world.session.arch, nr));
+    let waits =
+        world.processes.get(parent).and_then(|p| p.syscall).and_then(|nr| syscall::name(&world.session.arch, nr));
     let by_name = habits.and_then(|h| h.totals.as_ref()).is_some_and(|t| t.waits_one > 0);
     by_name || matches!(waits, Some("wait4" | "waitid"))
 }
@@ -98,7 +98,10 @@ fn cause(world: &World, parent: ProcId, totals: Option<&ChildRow>) -> (&'static 
     let stuck = world.stalls.ongoing().into_iter().find(|o| o.waiter.proc == parent);
     let state = p.and_then(|p| p.state);
     if namespace_init(&world.processes, parent).is_some() && any == 0 {
-        return ("init-does-not-reap", "it is pid 1 of its pid namespace and never reaps the orphans that it inherits".to_owned());
+        return (
+            "init-does-not-reap",
+            "it is pid 1 of its pid namespace and never reaps the orphans that it inherits".to_owned(),
+        );
     }
     if parent.pid() == 1 && any == 0 {
         return ("init-does-not-reap", "it is pid 1 and never reaps the orphans that it inherits".to_owned());
@@ -135,7 +138,10 @@ fn cause(world: &World, parent: ProcId, totals: Option<&ChildRow>) -> (&'static 
         return ("never-waits", seen.to_owned());
     }
     if any > 0 && coalesced > 0 && totals.is_some_and(|t| t.reaped_any >= any.saturating_sub(any / 10)) {
-        return ("one-wait-per-signal", format!("it takes one child for each wake-up, but {coalesced} SIGCHLDs were merged"));
+        return (
+            "one-wait-per-signal",
+            format!("it takes one child for each wake-up, but {coalesced} SIGCHLDs were merged"),
+        );
     }
     ("unknown", "why it does not is not known".to_owned())
 }
@@ -201,10 +207,9 @@ fn remedies(d: &mut Draft<'_>, parent: ProcId, cause: &str) {
             "Unblock SIGCHLD, or read it from a signalfd, and then loop: while (waitpid(-1, NULL, WNOHANG) > 0).",
             Some(format!("grep Sig /proc/{pid}/status")),
         ),
-        "waits-for-others" => (
-            "Wait for each child that was started (or for any: waitpid(-1, ...)), not only for one.",
-            None,
-        ),
+        "waits-for-others" => {
+            ("Wait for each child that was started (or for any: waitpid(-1, ...)), not only for one.", None)
+        }
         "one-wait-per-signal" => (
             "Loop in the SIGCHLD handler, because one signal may stand for many ends: while (waitpid(-1, NULL, WNOHANG) > 0).",
             None,

@@ -50,7 +50,10 @@ fn one_wait_for_each_signal() {
     let f = one(&found);
     assert_eq!((f.code.as_str(), f.confidence), ("zombie-leak", Confidence::Certain));
     assert_eq!(role(f, "parent"), [900]);
-    assert_eq!((number(f, "unreaped"), number(f, "exits"), number(f, "sigchld_coalesced")), (Some(199.0), Some(200.0), Some(199.0)));
+    assert_eq!(
+        (number(f, "unreaped"), number(f, "exits"), number(f, "sigchld_coalesced")),
+        (Some(199.0), Some(200.0), Some(199.0))
+    );
     assert_eq!(f.evidence["cause"], "one-wait-per-signal");
     assert_eq!(f.evidence["pids"].as_array().map(Vec::len), Some(199));
     assert_eq!(f.severity, Severity::Warning);

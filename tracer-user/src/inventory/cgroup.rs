@@ -38,7 +38,9 @@ pub fn cgroup_pids(path: &str) -> Result<Vec<u32>, CgroupError> {
 /// The directory of the group `path` (as /proc/PID/cgroup shows it) and those of its ancestors, innermost first.
 pub(super) fn with_ancestors(hierarchy: Hierarchy, path: &str) -> Vec<PathBuf> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let Some(mount) = parse_mounts(&text).into_iter().find(|m| m.hierarchy == Some(hierarchy)) else { return Vec::new() };
+    let Some(mount) = parse_mounts(&text).into_iter().find(|m| m.hierarchy == Some(hierarchy)) else {
+        return Vec::new();
+    };
     let Some(dir) = mount.directory(path) else { return Vec::new() };
     dir.ancestors().take_while(|d| d.starts_with(&mount.point)).map(Path::to_owned).collect()
 }

@@ -102,11 +102,8 @@ impl Entry {
 
 /// All process ids of /proc, ascending.
 pub(super) fn pids() -> Vec<u32> {
-    let mut out: Vec<u32> = std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|e| parse_number(&e.ok()?.file_name()))
-        .collect();
+    let mut out: Vec<u32> =
+        std::fs::read_dir("/proc").into_iter().flatten().filter_map(|e| parse_number(&e.ok()?.file_name())).collect();
     out.sort_unstable();
     out
 }

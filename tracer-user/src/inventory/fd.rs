@@ -220,7 +220,9 @@ impl Search {
     fn add(&mut self, key: (u32, u64), entry: &Entry, pid: u32, fd: u32, access: Option<(bool, bool)>) {
         let rows = self.found.entry(key).or_default();
         if let Some(row) = rows.iter_mut().find(|r| r.tgid == pid) {
-            let either = |a: Option<bool>, b: Option<bool>| if a == Some(true) || b == Some(true) { Some(true) } else { a.and(b) };
+            let either = |a: Option<bool>, b: Option<bool>| {
+                if a == Some(true) || b == Some(true) { Some(true) } else { a.and(b) }
+            };
             row.reads = either(row.reads, access.map(|a| a.0));
             row.writes = either(row.writes, access.map(|a| a.1));
             return;

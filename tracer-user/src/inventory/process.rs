@@ -159,7 +159,8 @@ fn apply_status(row: &mut ProcessRow, status: &str) {
     row.sigchld_ignored = has_sigchld("SigIgn");
     row.sigchld_caught = has_sigchld("SigCgt");
     // One number a pid namespace, ours first, its own last.
-    row.ns_pid = field(status, "NSpid").unwrap_or_default().split_whitespace().skip(1).last().and_then(|p| p.parse().ok());
+    row.ns_pid =
+        field(status, "NSpid").unwrap_or_default().split_whitespace().skip(1).last().and_then(|p| p.parse().ok());
 }
 
 /// Source of the field numbers: proc(5), /proc/PID/stat.
@@ -202,14 +203,7 @@ mod tests {
     fn stat_with_hostile_names() {
         for comm in ["sh", "tmux: server", "(sd-pam)", "a) R 1 (", ") Z 1 1 1 (", "two\nlines", "", "\u{1b}[2J", ")"] {
             let stat = parse_stat(format!("41 ({comm}) {TAIL}\n").as_bytes(), 100).expect(comm);
-            let want = Stat {
-                comm: comm.into(),
-                state: 'S',
-                ppid: 7,
-                pgrp: 41,
-                threads: 3,
-                start_ns: 123_450_000_000,
-            };
+            let want = Stat { comm: comm.into(), state: 'S', ppid: 7, pgrp: 41, threads: 3, start_ns: 123_450_000_000 };
             assert_eq!(stat, want);
         }
         let stat = parse_stat(&[b"41 (\xff\xfe) ", TAIL.as_bytes()].concat(), 100).expect("not UTF-8");

@@ -40,9 +40,9 @@ pub(super) fn read(namespaces: &BTreeMap<u32, Vec<u32>>, inv: &mut Inventory) {
             match foreign(*ns, members) {
                 Ok(Some(found)) => merge(inv, found),
                 Ok(None) => {} // its last member is gone, and the namespace with it
-                Err(e) => inv.problems.push(format!(
-                    "semaphores of IPC namespace {ns} not read: setns: {e}; needs CAP_SYS_ADMIN there"
-                )),
+                Err(e) => inv
+                    .problems
+                    .push(format!("semaphores of IPC namespace {ns} not read: setns: {e}; needs CAP_SYS_ADMIN there")),
             }
         }
     }
@@ -262,7 +262,8 @@ pub(super) mod tests {
             let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) };
             let set = entered.is_ok().then(|| Set::new(1));
             let id = set.as_ref().map(|s| s.0);
-            told.send((entered.is_ok(), own_namespace(), id, rustix::thread::gettid().as_raw_nonzero().get() as u32)).ok();
+            told.send((entered.is_ok(), own_namespace(), id, rustix::thread::gettid().as_raw_nonzero().get() as u32))
+                .ok();
             wait.recv().ok();
         });
         let (entered, ns, id, tid) = tell.recv().expect("member");

@@ -47,7 +47,8 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
     host.check()?;
     raise_memlock();
     let bytes = host.btf.as_deref().unwrap_or_default();
-    let btf = Btf::parse(bytes).map_err(|e| HostError::Unsupported(format!("the kernel's type information is damaged: {e}")))?;
+    let btf = Btf::parse(bytes)
+        .map_err(|e| HostError::Unsupported(format!("the kernel's type information is damaged: {e}")))?;
     let offsets = offsets(&btf);
     let mut ebpf = EbpfLoader::new()
         .override_global("CONFIG", &options.config, true)
@@ -67,8 +68,13 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         arguments: &arguments,
     };
     let kernel_btf = aya::Btf::from_sys_fs().ok();
-    let mut attacher =
-        Attacher { ebpf: &mut ebpf, facts: &facts, btf: kernel_btf.as_ref(), attached: HashSet::new(), refusals: [None, None] };
+    let mut attacher = Attacher {
+        ebpf: &mut ebpf,
+        facts: &facts,
+        btf: kernel_btf.as_ref(),
+        attached: HashSet::new(),
+        refusals: [None, None],
+    };
     let mut plan = Vec::new();
     let mut unseen = Vec::new();
     let mut by_tracepoint = 0u64;
@@ -114,7 +120,8 @@ fn raise_memlock() {
 
 fn refused(e: aya::EbpfError) -> anyhow::Error {
     let text = anyhow::Error::from(e);
-    if text.chain().any(|c| c.to_string().contains("Operation not permitted") || c.to_string().contains("os error 1)")) {
+    if text.chain().any(|c| c.to_string().contains("Operation not permitted") || c.to_string().contains("os error 1)"))
+    {
         return HostError::Unsupported(format!(
             "the kernel refuses BPF ({text:#}); kernel lockdown, a container's seccomp filter or kernel.unprivileged_bpf_disabled may be the cause"
         ))
@@ -146,7 +153,9 @@ fn calibrate(ebpf: &mut Ebpf) -> Result<Array<MapData, u64>> {
     let probe: &mut RawTracePoint = program_mut(ebpf, "calibrate")?.try_into()?;
     probe.load().map_err(|e| HostError::Unsupported(format!("the kernel refuses BPF tracepoint programs: {e}")))?;
     let link = probe.attach("sys_enter").map_err(|e| {
-        HostError::Unsupported(format!("the kernel refuses raw tracepoints (needs CONFIG_BPF_EVENTS and system call tracing): {e}"))
+        HostError::Unsupported(format!(
+            "the kernel refuses raw tracepoints (needs CONFIG_BPF_EVENTS and system call tracing): {e}"
+        ))
     })?;
     rustix::io::write(&own, &1u64.to_ne_bytes()).context("cannot write to an eventfd")?;
     probe.detach(link)?;
@@ -274,7 +283,9 @@ impl Attacher<'_> {
             return Ok(false);
         }
         let Some(program) = self.ebpf.program_mut(&name) else {
-            return Err(ProgramError::IOError(std::io::Error::other("its arguments are needed at its return, which a kretprobe lacks")));
+            return Err(ProgramError::IOError(std::io::Error::other(
+                "its arguments are needed at its return, which a kretprobe lacks",
+            )));
         };
         let no_btf = || ProgramError::IOError(std::io::Error::other("no BTF"));
         match (backend, hook.at) {
@@ -324,7 +335,9 @@ fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<ProgramArray<MapData>>
     if sites & Site::FdReceive.bit() != 0 {
         let p: &mut RawTracePoint = program_mut(ebpf, PROGRAM_RECEIVED)?.try_into()?;
         p.load().with_context(|| format!("the kernel refuses the program {PROGRAM_RECEIVED}"))?;
-        slots.set(SLOT_RECEIVED, p.fd()?, 0).with_context(|| format!("cannot put {PROGRAM_RECEIVED} into the map SYS_EXIT"))?;
+        slots
+            .set(SLOT_RECEIVED, p.fd()?, 0)
+            .with_context(|| format!("cannot put {PROGRAM_RECEIVED} into the map SYS_EXIT"))?;
     }
     let mut names = vec![("sys_exit", "sys_exit")];
     if sites & Site::FdReceive.bit() != 0 {
@@ -348,10 +361,10 @@ fn wanted(call: Syscall, sites: u64) -> bool {
 
 /// The kernel refuses this kind of program as such, not this function.
 fn refuses_all(e: &ProgramError) -> bool {
-    match e {
-        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EPERM),
-        _ => false,
+    if let ProgramError::LoadError { io_error, .. } = e {
+        return io_error.raw_os_error() == Some(libc::EPERM);
     }
+    false
 }
 
 fn first_line(e: &ProgramError) -> String {

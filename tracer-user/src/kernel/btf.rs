@@ -190,8 +190,9 @@ mod tests {
         let strings = b"\0int\0a\0x\0deep\0pad\0b\0y\0z\0inner\0f\0";
         let s = |t: &str| {
             let needle = [t.as_bytes(), b"\0"].concat();
-            (0..strings.len()).find(|i| strings[*i..].starts_with(&needle) && (*i == 0 || strings[*i - 1] == 0)).unwrap_or(0)
-                as u32
+            (0..strings.len())
+                .find(|i| strings[*i..].starts_with(&needle) && (*i == 0 || strings[*i - 1] == 0))
+                .unwrap_or(0) as u32
         };
         let mut t: Vec<u32> = Vec::new();
         let info = |kind: u32, vlen: u32| kind << 24 | vlen;

@@ -154,7 +154,9 @@ mod tests {
 
     #[test]
     fn parses_versions_and_lockdown() {
-        for (release, want) in [("6.18.44-fc-v595", (6, 18)), ("5.10.0-35-amd64", (5, 10)), ("7.3", (7, 3)), ("x", (0, 0))] {
+        for (release, want) in
+            [("6.18.44-fc-v595", (6, 18)), ("5.10.0-35-amd64", (5, 10)), ("7.3", (7, 3)), ("x", (0, 0))]
+        {
             assert_eq!(version_of(release), want, "{release}");
         }
         assert_eq!(selected("none [integrity] confidentiality\n").as_deref(), Some("integrity"));

@@ -144,7 +144,10 @@ mod tests {
         f.arguments = &|name| (name == "__receive_fd").then_some(4);
         let group = Site::FdReceive.info().hooks.last().copied().unwrap_or_default();
         let fits: Vec<_> = f.hooks(group).iter().map(|(h, _)| h.program).collect();
-        assert!(fits.contains(&"fd_receive4") && !f.hooks(group).iter().any(|(h, _)| h.function == "__receive_fd" && h.args == 3));
+        assert!(
+            fits.contains(&"fd_receive4")
+                && !f.hooks(group).iter().any(|(h, _)| h.function == "__receive_fd" && h.args == 3)
+        );
     }
 
     #[test]

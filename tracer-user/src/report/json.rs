@@ -115,8 +115,21 @@ mod tests {
         assert_eq!(value["loss"]["sites"][0]["site"], "sem_op");
         let f = &value["findings"][0];
         let mut want = vec![
-            "code", "severity", "confidence", "origin", "title", "object", "processes", "evidence", "limit", "stacks", "chain",
-            "remedy", "docs", "first_seen", "last_seen",
+            "code",
+            "severity",
+            "confidence",
+            "origin",
+            "title",
+            "object",
+            "processes",
+            "evidence",
+            "limit",
+            "stacks",
+            "chain",
+            "remedy",
+            "docs",
+            "first_seen",
+            "last_seen",
         ];
         want.sort_unstable();
         assert_eq!(keys(f), want);

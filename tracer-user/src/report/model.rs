@@ -189,7 +189,13 @@ pub(super) mod tests {
             confidence: Confidence::Certain,
             origin: Origin::Observed,
             title: "worker creates semaphore sets and never removes them".into(),
-            object: Some(Object { kind: "sem".into(), id: "32768".into(), key: Some("0x0056a4d5".into()), name: None, ns: Some(4_026_531_839) }),
+            object: Some(Object {
+                kind: "sem".into(),
+                id: "32768".into(),
+                key: Some("0x0056a4d5".into()),
+                name: None,
+                ns: Some(4_026_531_839),
+            }),
             processes: vec![Process {
                 role: "creator".into(),
                 pid: 4121,
@@ -208,8 +214,18 @@ pub(super) mod tests {
                 kind: "user".into(),
                 truncated: true,
                 frames: vec![
-                    StackFrame { addr: "0x55d0".into(), module: Some("/opt/worker+0x10".into()), ..StackFrame::default() },
-                    StackFrame { addr: "0x1".into(), symbol: Some("main".into()), file: Some("m.c".into()), line: Some(12), module: None },
+                    StackFrame {
+                        addr: "0x55d0".into(),
+                        module: Some("/opt/worker+0x10".into()),
+                        ..StackFrame::default()
+                    },
+                    StackFrame {
+                        addr: "0x1".into(),
+                        symbol: Some("main".into()),
+                        file: Some("m.c".into()),
+                        line: Some(12),
+                        module: None,
+                    },
                 ],
             }],
             chain: vec!["4130 blocked in semop(32768, 0) 8.2 s".into(), "last taken by 4121, which is dead".into()],

@@ -81,7 +81,8 @@ impl Page {
         let room = self.width.saturating_sub(indent).max(WIDTH_MIN / 2);
         let gap = indent.saturating_sub(width).max(usize::from(width > 0));
         for (n, part) in wrap(&escape(text), room).into_iter().enumerate() {
-            let head = if n == 0 { format!("{}{}", self.paint(look, &label), " ".repeat(gap)) } else { " ".repeat(indent) };
+            let head =
+                if n == 0 { format!("{}{}", self.paint(look, &label), " ".repeat(gap)) } else { " ".repeat(indent) };
             let line = format!("{head}{part}");
             self.line(line.trim_end());
         }
@@ -190,7 +191,8 @@ fn circumstances(page: &mut Page, report: &Report) {
 
 /// "all processes for 12.3 s: sem, pipe; stalls of at least 100 ms".
 fn watched(report: &Report) -> String {
-    let mechanisms = if report.target.mechanisms.is_empty() { "all mechanisms".into() } else { report.target.mechanisms.join(", ") };
+    let mechanisms =
+        if report.target.mechanisms.is_empty() { "all mechanisms".into() } else { report.target.mechanisms.join(", ") };
     format!(
         "{} for {}: {mechanisms}; stalls of at least {}",
         target(report),
@@ -381,7 +383,8 @@ not collected  writes through io_uring
         for width in [0, 40, 60, 80, 120] {
             let got = render(&report(vec![finding("sem-leak", Severity::Warning)], &[("sem_create", 1)]), width, false);
             // Time stamps and paths are single words that may be longer than what is left of a narrow line.
-            let long = got.lines().filter(|l| l.chars().count() > width.max(WIDTH_MIN)).filter(|l| l.trim().contains(' '));
+            let long =
+                got.lines().filter(|l| l.chars().count() > width.max(WIDTH_MIN)).filter(|l| l.trim().contains(' '));
             let allowed = |l: &&str| l.contains("2014-") || l.contains("namespace");
             assert_eq!(long.filter(|l| !allowed(l)).collect::<Vec<_>>(), Vec::<&str>::new(), "width {width}");
         }
@@ -406,11 +409,8 @@ not collected  writes through io_uring
         let plain = render(&report, 100, false);
         assert!(!plain.chars().any(|c| c != '\n' && unsafe_to_show(c)), "{plain}");
         let coloured = render(&report, 100, true);
-        let without: String = coloured
-            .replace("\x1b[0m", "")
-            .replace("\x1b[2m", "")
-            .replace("\x1b[1m", "")
-            .replace("\x1b[1;31m", "");
+        let without: String =
+            coloured.replace("\x1b[0m", "").replace("\x1b[2m", "").replace("\x1b[1m", "").replace("\x1b[1;31m", "");
         assert!(coloured != plain && without == plain);
     }
 

@@ -119,8 +119,10 @@ impl Live {
             follow: u32::from(options.follow),
             _pad: 0,
         };
-        let mut attached =
-            attach::attach(&host, &attach::Options { config, backend: options.backend, ring_bytes: options.ring_bytes })?;
+        let mut attached = attach::attach(
+            &host,
+            &attach::Options { config, backend: options.backend, ring_bytes: options.ring_bytes },
+        )?;
         let mut maps = Probes::new(&mut attached.ebpf)?;
         let pids = targets(&options.target)?;
         for pid in &pids {
@@ -231,7 +233,9 @@ impl Live {
     /// Notes what a kernel record makes worth reading; what must be read at once is returned.
     fn look_at(&mut self, bytes: &[u8]) -> Vec<Record> {
         let Ok(header) = tracer_common::event::read::<Header>(bytes) else { return Vec::new() };
-        let Ok(body) = Body::decode(header.kind, bytes.get(HEADER_LEN..).unwrap_or_default()) else { return Vec::new() };
+        let Ok(body) = Body::decode(header.kind, bytes.get(HEADER_LEN..).unwrap_or_default()) else {
+            return Vec::new();
+        };
         let mut out = Vec::new();
         let p = &mut self.pending;
         if header.stack >= 0 && p.stacks.insert(header.stack) {
@@ -261,10 +265,8 @@ impl Live {
             Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) => {
                 p.receivers.insert(header.tgid);
             }
-            Body::Stall(s) => {
-                if s.obj.kind != kind::SEM && s.obj.id != 0 {
-                    p.lookups.insert(s.obj.into());
-                }
+            Body::Stall(s) if s.obj.kind != kind::SEM && s.obj.id != 0 => {
+                p.lookups.insert(s.obj.into());
             }
             Body::PipeCreate(c) => {
                 if c.slots < DEFAULT_SLOTS {
@@ -276,7 +278,19 @@ impl Live {
             Body::ForkFail(_) => {
                 p.fork_failed.insert(header.tgid);
             }
-            _ => {}
+            Body::Stall(_)
+            | Body::SemCreate(_)
+            | Body::SemFail(_)
+            | Body::SemFirstUse(_)
+            | Body::SemHeldAtExit(_)
+            | Body::SemSet(_)
+            | Body::PipeResize(_)
+            | Body::FdClose(_)
+            | Body::FdCloseRange(_)
+            | Body::FdDup(_)
+            | Body::FdSend(_)
+            | Body::FdFlags(_)
+            | Body::EventfdCreate(_) => {}
         }
         if p.described.insert((header.tgid, tick_of(header.start_ns)))
             && let Some(row) = inventory::process(header.tgid)
@@ -450,11 +464,7 @@ fn frames(tgid: u32, addrs: &[u64]) -> Vec<Frame> {
         .iter()
         .map(|addr| {
             let place = inventory::locate(&modules, *addr);
-            Frame {
-                addr: *addr,
-                module: place.map(|(m, _)| m.path.clone()),
-                offset: place.map(|(_, offset)| offset),
-            }
+            Frame { addr: *addr, module: place.map(|(m, _)| m.path.clone()), offset: place.map(|(_, offset)| offset) }
         })
         .collect()
 }

@@ -56,7 +56,9 @@ pub enum TraceError {
     Encode(serde_json::Error),
     #[error("no ipctrace trace: it begins with {found:02x?} at offset 0; record one with --save")]
     NotATrace { found: Vec<u8> },
-    #[error("trace format {found} at offset 8, this version reads {VERSION}; use the version of ipctrace that wrote it")]
+    #[error(
+        "trace format {found} at offset 8, this version reads {VERSION}; use the version of ipctrace that wrote it"
+    )]
     Version { found: u32 },
     #[error("corrupt trace at offset {offset}: {reason}; what comes before it was read")]
     Corrupt { offset: u64, reason: String },

@@ -13,7 +13,11 @@ fn samples() -> Vec<Record> {
     let inventory = Inventory {
         ts_ns: 5,
         processes: vec![row.clone()],
-        sem_sets: vec![SemSetRow { key: -1, values: vec![SemValue { value: 3, ..SemValue::default() }], ..SemSetRow::default() }],
+        sem_sets: vec![SemSetRow {
+            key: -1,
+            values: vec![SemValue { value: 3, ..SemValue::default() }],
+            ..SemSetRow::default()
+        }],
         ..Inventory::default()
     };
     vec![

@@ -110,7 +110,10 @@ impl Writer {
             self.pending = 1;
         }
         let age = self.oldest.get_or_insert_with(Instant::now).elapsed();
-        if self.chunk.len() >= CHUNK_TARGET || age >= MAX_AGE || matches!(record, Record::Tick { .. } | Record::End { .. }) {
+        if self.chunk.len() >= CHUNK_TARGET
+            || age >= MAX_AGE
+            || matches!(record, Record::Tick { .. } | Record::End { .. })
+        {
             return self.flush();
         }
         Ok(())

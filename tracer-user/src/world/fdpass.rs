@@ -4,9 +4,7 @@ use super::stall::Durations;
 use crate::decode::{Context, Fd, FilesId, ProcId, StackId};
 use crate::record::{FdTable, ObjKey};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use tracer_common::event::{
-    FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated,
-};
+use tracer_common::event::{FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated};
 use tracer_common::map::kind;
 use tracer_common::syscall::Syscall;
 
@@ -231,13 +229,7 @@ impl FdPass {
         Some(self.receivers.entry(id).or_default())
     }
 
-    pub(super) fn received(
-        &mut self,
-        proc: ProcId,
-        context: &Context,
-        e: &FdReceive,
-        alive: impl Fn(ProcId) -> bool,
-    ) {
+    pub(super) fn received(&mut self, proc: ProcId, context: &Context, e: &FdReceive, alive: impl Fn(ProcId) -> bool) {
         let files = FilesId(e.files);
         // A table whose owner died is another one at the same address.
         if self.tables.get(&files).is_some_and(|t| t.owner != proc && !alive(t.owner)) {
@@ -458,7 +450,10 @@ impl FdPass {
     /// Compares what is followed with what the process has open in fact.
     pub(super) fn table(&mut self, proc: ProcId, t: &FdTable) {
         let may_exec = self.heirs.contains_key(&proc) || self.receivers.contains_key(&proc);
-        if may_exec && t.fds.len() <= MAX_EARLY && (self.early_tables.len() < MAX_HEIRS || self.early_tables.contains_key(&proc)) {
+        if may_exec
+            && t.fds.len() <= MAX_EARLY
+            && (self.early_tables.len() < MAX_HEIRS || self.early_tables.contains_key(&proc))
+        {
             self.early_tables.insert(proc, t.clone());
         }
         let links: HashMap<u32, &str> = t.fds.iter().map(|(fd, link)| (*fd, link.as_str())).collect();
@@ -529,7 +524,8 @@ impl FdPass {
 
 /// Whether a link of /proc/PID/fd shows the object that was received.
 fn same_target(link: &str, obj: ObjKey, name: &str) -> bool {
-    let numbered = |prefix: &str| link.strip_prefix(prefix).map(|rest| rest.trim_end_matches(']') == obj.id.to_string());
+    let numbered =
+        |prefix: &str| link.strip_prefix(prefix).map(|rest| rest.trim_end_matches(']') == obj.id.to_string());
     let special = link.starts_with("socket:[") || link.starts_with("pipe:[") || link.starts_with("anon_inode:");
     match obj.kind {
         kind::SOCKET => numbered("socket:[") == Some(true),

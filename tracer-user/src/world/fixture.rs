@@ -272,7 +272,8 @@ impl Stream {
     }
 
     pub(crate) fn children(&mut self, at: u64, p: P, fill: impl FnOnce(&mut ChildRow)) -> &mut Self {
-        let mut row = ChildRow::new(p.0, &tracer_common::map::ChildStats { start_ns: p.start_ns(), ..Default::default() });
+        let mut row =
+            ChildRow::new(p.0, &tracer_common::map::ChildStats { start_ns: p.start_ns(), ..Default::default() });
         fill(&mut row);
         self.record(Record::Children { ts_ns: START + at * MS, rows: vec![row] })
     }
@@ -378,7 +379,10 @@ pub(crate) fn sem_row(id: i32, key: i32, age_s: u64, values: &[(u32, u32, u32)])
         nsems: u32::try_from(values.len()).unwrap_or(0),
         cuid: 1000,
         ctime: 1_700_000_000 - age_s,
-        values: values.iter().map(|(value, pid, ncnt)| SemValue { value: *value, pid: *pid, ncnt: *ncnt, zcnt: 0 }).collect(),
+        values: values
+            .iter()
+            .map(|(value, pid, ncnt)| SemValue { value: *value, pid: *pid, ncnt: *ncnt, zcnt: 0 })
+            .collect(),
         ..SemSetRow::default()
     }
 }

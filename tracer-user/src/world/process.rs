@@ -190,8 +190,7 @@ impl Processes {
         if self.all.len() < MAX_PROCESSES {
             return;
         }
-        let mut gone: Vec<(u64, ProcId)> =
-            self.all.values().filter_map(|p| p.gone_ns.map(|at| (at, p.id))).collect();
+        let mut gone: Vec<(u64, ProcId)> = self.all.values().filter_map(|p| p.gone_ns.map(|at| (at, p.id))).collect();
         gone.sort_unstable();
         for (_, id) in gone.into_iter().take(MAX_PROCESSES / 8) {
             self.all.remove(&id);

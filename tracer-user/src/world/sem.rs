@@ -305,7 +305,11 @@ impl Sems {
             let Some(set) = self.known(id) else { continue };
             let ctime = i64::try_from(row.ctime).unwrap_or(0);
             // ctime only moves forward, so a set older than the semget that returned it was not created by it.
-            let made_s = set.created.as_ref().filter(|c| !c.exact).map(|c| i64::try_from(c.ts_ns / 1_000_000_000).unwrap_or(0).saturating_add(wall_offset));
+            let made_s = set
+                .created
+                .as_ref()
+                .filter(|c| !c.exact)
+                .map(|c| i64::try_from(c.ts_ns / 1_000_000_000).unwrap_or(0).saturating_add(wall_offset));
             let older = wall_offset > 0 && made_s.is_some_and(|s| ctime.saturating_add(2) < s);
             if older && let Some(c) = set.created.take() {
                 set.users.insert(c.by);

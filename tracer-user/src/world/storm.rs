@@ -117,7 +117,12 @@ impl Dice {
                     otime: self.number(),
                     ctime: self.number(),
                     values: (0..self.roll() % 3)
-                        .map(|_| SemValue { value: self.word(), pid: self.word(), ncnt: self.word(), zcnt: self.word() })
+                        .map(|_| SemValue {
+                            value: self.word(),
+                            pid: self.word(),
+                            ncnt: self.word(),
+                            zcnt: self.word(),
+                        })
                         .collect(),
                     ..SemSetRow::default()
                 })
@@ -132,7 +137,11 @@ impl Dice {
                     ..SemLimitRow::default()
                 })
                 .collect(),
-            system: SystemLimits { pipe_max_size: self.number(), pipe_user_pages_soft: self.number(), ..SystemLimits::default() },
+            system: SystemLimits {
+                pipe_max_size: self.number(),
+                pipe_user_pages_soft: self.number(),
+                ..SystemLimits::default()
+            },
             problems: Vec::new(),
         }
     }

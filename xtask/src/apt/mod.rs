@@ -39,8 +39,7 @@ impl PrivateRoot {
             bail!("this machine has no apt");
         }
         let text = sources::derive(&machine_sources()?, &codename()?, suites)?;
-        fs::create_dir_all(&machine.cache)
-            .with_context(|| format!("cannot create {}", machine.cache.display()))?;
+        fs::create_dir_all(&machine.cache).with_context(|| format!("cannot create {}", machine.cache.display()))?;
         let folder = tempfile::Builder::new()
             .prefix("apt-")
             .tempdir_in(&machine.cache)
@@ -76,11 +75,7 @@ impl PrivateRoot {
     /// All versions of a package; empty if there is none.
     pub(crate) fn versions(&self, name: &str) -> Result<Vec<Package>> {
         // apt-cache fails when a package is unknown; that is an answer, not an error.
-        let output = self
-            .apt("apt-cache")
-            .args(["show", name])
-            .output()
-            .context("cannot run apt-cache")?;
+        let output = self.apt("apt-cache").args(["show", name]).output().context("cannot run apt-cache")?;
         Ok(parse_packages(&String::from_utf8_lossy(&output.stdout)))
     }
 
@@ -95,8 +90,7 @@ impl PrivateRoot {
             download.arg(format!("{}={}", package.name, package.version));
         }
         step.run_download(&mut download, &downloads, total)?;
-        fs::create_dir_all(target)
-            .with_context(|| format!("cannot create {}", target.display()))?;
+        fs::create_dir_all(target).with_context(|| format!("cannot create {}", target.display()))?;
         for entry in fs::read_dir(&downloads)? {
             let file = entry?.path();
             if file.extension().is_some_and(|extension| extension == "deb") {
@@ -152,15 +146,8 @@ impl PrivateRoot {
         ] {
             config.push_str(&format!("{option} \"{value}\";\n"));
         }
-        for index in [
-            "DEP-11",
-            "DEP-11-icons",
-            "DEP-11-icons-small",
-            "Contents-deb",
-        ] {
-            config.push_str(&format!(
-                "Acquire::IndexTargets::deb::{index}::DefaultEnabled \"false\";\n"
-            ));
+        for index in ["DEP-11", "DEP-11-icons", "DEP-11-icons-small", "Contents-deb"] {
+            config.push_str(&format!("Acquire::IndexTargets::deb::{index}::DefaultEnabled \"false\";\n"));
         }
         config
     }
@@ -177,10 +164,7 @@ pub(crate) fn is_installed(package: &str) -> bool {
 /// Installs packages on this machine with its own apt, as root.
 pub(crate) fn install(machine: &Machine, step: &Step, packages: &[&str]) -> Result<()> {
     if find_on_path("apt-get").is_none() {
-        bail!(
-            "missing {}: install them with this machine's package manager",
-            packages.join(", ")
-        );
+        bail!("missing {}: install them with this machine's package manager", packages.join(", "));
     }
     let why = format!("apt-get install {}", packages.join(" "));
     let apt = |arguments: &[&str]| -> Result<Command> {
@@ -198,8 +182,7 @@ pub(crate) fn install(machine: &Machine, step: &Step, packages: &[&str]) -> Resu
     // Most often the lists are empty or old: fetch them, and try once more.
     step.now("apt-get update");
     step.capture(&mut apt(&["update"])?, &mut |_| {})?;
-    step.run(&mut apt(&arguments)?)
-        .with_context(|| format!("run `{why}` by hand and see what it says"))
+    step.run(&mut apt(&arguments)?).with_context(|| format!("run `{why}` by hand and see what it says"))
 }
 
 /// The machine's own sources, from the files that its apt configuration names.
@@ -249,10 +232,7 @@ fn codename() -> Result<String> {
     };
     match value("ID").as_deref() {
         Some("debian") => Ok(value("VERSION_CODENAME").unwrap_or_else(|| "sid".to_owned())),
-        other => bail!(
-            "this machine runs {}, not Debian",
-            other.unwrap_or("an unknown distribution")
-        ),
+        other => bail!("this machine runs {}, not Debian", other.unwrap_or("an unknown distribution")),
     }
 }
 
@@ -260,11 +240,7 @@ fn codename() -> Result<String> {
 fn parse_packages(text: &str) -> Vec<Package> {
     text.split("\n\n")
         .filter_map(|stanza| {
-            let field = |name: &str| {
-                stanza
-                    .lines()
-                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-            };
+            let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
             let depends = field("Depends").unwrap_or_default();
             Some(Package {
                 name: field("Package")?.to_owned(),
@@ -274,9 +250,7 @@ fn parse_packages(text: &str) -> Vec<Package> {
                     .filter_map(|item| item.split_whitespace().next())
                     .map(str::to_owned)
                     .collect(),
-                size_bytes: field("Size")
-                    .and_then(|size| size.parse().ok())
-                    .unwrap_or(0),
+                size_bytes: field("Size").and_then(|size| size.parse().ok()).unwrap_or(0),
             })
         })
         .collect()

@@ -26,10 +26,7 @@ pub(crate) struct Suite {
 
 impl Source {
     fn field(&self, name: &str) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     fn words(&self, name: &str) -> impl Iterator<Item = &str> {
@@ -76,12 +73,8 @@ pub(crate) fn parse_deb822(text: &str) -> Vec<Source> {
             continue;
         }
         if line.trim().is_empty() {
-            let source = Source {
-                fields: std::mem::take(&mut fields),
-            };
-            let disabled = source
-                .field("Enabled")
-                .is_some_and(|value| ["no", "false", "0"].contains(&value.trim()));
+            let source = Source { fields: std::mem::take(&mut fields) };
+            let disabled = source.field("Enabled").is_some_and(|value| ["no", "false", "0"].contains(&value.trim()));
             if source.words("Types").any(|word| word == "deb") && !disabled {
                 sources.push(source);
             }
@@ -136,9 +129,7 @@ fn parse_list_line(line: &str) -> Option<Source> {
 pub(crate) fn derive(sources: &[Source], codename: &str, suites: &[Suite]) -> Result<String> {
     let mut stanzas = Vec::new();
     for suite in suites {
-        let source = sources
-            .iter()
-            .find(|source| source.archive(codename) == Some(suite.archive));
+        let source = sources.iter().find(|source| source.archive(codename) == Some(suite.archive));
         if let Some(source) = source {
             stanzas.push(source.with_suite(suite.name));
         }
@@ -146,9 +137,7 @@ pub(crate) fn derive(sources: &[Source], codename: &str, suites: &[Suite]) -> Re
     // A machine without the security archive still has the main one.
     (!stanzas.is_empty())
         .then(|| stanzas.join("\n"))
-        .with_context(|| {
-            format!("this machine's apt sources name no Debian mirror for `{codename}`")
-        })
+        .with_context(|| format!("this machine's apt sources name no Debian mirror for `{codename}`"))
 }
 
 #[cfg(test)]

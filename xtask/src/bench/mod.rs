@@ -47,11 +47,7 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
     }
     let works = chosen(&options.work, &Work::ALL);
     let mut modes = vec![Mode::Untraced];
-    modes.extend(
-        chosen(&options.mode, &Mode::ALL)
-            .into_iter()
-            .filter(|m| *m != Mode::Untraced),
-    );
+    modes.extend(chosen(&options.mode, &Mode::ALL).into_iter().filter(|m| *m != Mode::Untraced));
     let log_dir = machine.target().join("bench");
     let mut rows = Vec::new();
     for work in works {
@@ -89,10 +85,7 @@ fn measure(machine: &Machine, step: &Step, work: Work, modes: &[Mode], runs: u16
             }
         }
     }
-    Ok(Row {
-        work: work.name(),
-        cells,
-    })
+    Ok(Row { work: work.name(), cells })
 }
 
 /// One run: the workload is ready, the tracer attaches, the work is done, the tracer ends.
@@ -100,11 +93,7 @@ fn once(machine: &Machine, work: Work, mode: Mode) -> Result<u64> {
     let mut running = Running::start(Some(work))?;
     // A process that the workload has nothing to do with, for the modes that look elsewhere.
     let bystander = Running::start(None)?;
-    let target = if mode.matches() {
-        running.pid()
-    } else {
-        bystander.pid()
-    };
+    let target = if mode.matches() { running.pid() } else { bystander.pid() };
     let tracer = tracer::start(machine, mode, work, target)?;
     let elapsed = running.go()?;
     if let Some(tracer) = tracer {
@@ -119,9 +108,7 @@ fn again_as_root(machine: &Machine, built: bool) -> Result<ExitCode> {
     machine.announce_root(why);
     let own = std::env::current_exe().context("cannot find this program")?;
     let mut command = machine.as_root(own, why)?;
-    command
-        .args(std::env::args_os().skip(1))
-        .args((!built).then_some("--built"));
+    command.args(std::env::args_os().skip(1)).args((!built).then_some("--built"));
     let status = command.status().context("cannot run sudo")?;
     if !status.success() {
         bail!("the bench ended with {status}");

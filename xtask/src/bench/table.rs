@@ -27,11 +27,7 @@ pub(super) struct Cell {
 
 impl Cell {
     pub(super) fn new(mode: Mode) -> Self {
-        Self {
-            mode,
-            times_ns: Vec::new(),
-            skipped: None,
-        }
+        Self { mode, times_ns: Vec::new(), skipped: None }
     }
 
     fn median_ns(&self) -> Option<f64> {
@@ -40,10 +36,7 @@ impl Cell {
         }
         let mut times = self.times_ns.clone();
         times.sort_unstable();
-        let (left, right) = (
-            times.get((times.len().max(1) - 1) / 2)?,
-            times.get(times.len() / 2)?,
-        );
+        let (left, right) = (times.get((times.len().max(1) - 1) / 2)?, times.get(times.len() / 2)?);
         Some((*left as f64 + *right as f64) / 2.0)
     }
 }
@@ -51,12 +44,7 @@ impl Cell {
 impl Row {
     /// t / t_untraced - 1, of the medians.
     fn slow_down(&self, mode: Mode) -> Option<f64> {
-        let median = |mode| {
-            self.cells
-                .iter()
-                .find(|cell| cell.mode == mode)?
-                .median_ns()
-        };
+        let median = |mode| self.cells.iter().find(|cell| cell.mode == mode)?.median_ns();
         Some(median(mode)? / median(Mode::Untraced)? - 1.0)
     }
 
@@ -72,37 +60,25 @@ pub(super) fn text(rows: &[Row]) -> String {
         return String::new();
     };
     let mut text = format!("{:16} {:>12}", "workload", "untraced ms");
-    let modes: Vec<Mode> = first
-        .cells
-        .iter()
-        .map(|cell| cell.mode)
-        .filter(|mode| *mode != Mode::Untraced)
-        .collect();
+    let modes: Vec<Mode> = first.cells.iter().map(|cell| cell.mode).filter(|mode| *mode != Mode::Untraced).collect();
     for mode in &modes {
         text.push_str(&format!(" {:>15}", mode.name()));
     }
     text.push('\n');
     for row in rows {
-        let base = row
-            .cells
-            .first()
-            .and_then(Cell::median_ns)
-            .unwrap_or(f64::NAN);
+        let base = row.cells.first().and_then(Cell::median_ns).unwrap_or(f64::NAN);
         text.push_str(&format!("{:16} {:>12.1}", row.work, base / 1e6));
         for mode in &modes {
-            let cell = row
-                .slow_down(*mode)
-                .map_or_else(|| "skipped".to_owned(), |slow| format!("{slow:+.3}"));
+            let cell = row.slow_down(*mode).map_or_else(|| "skipped".to_owned(), |slow| format!("{slow:+.3}"));
             text.push_str(&format!(" {cell:>15}"));
         }
         text.push('\n');
     }
     text.push_str("slow-down is t / t_untraced - 1, of medians\n");
     for row in rows {
-        for (own, other, factor) in [
-            (Mode::Ipctrace, Mode::Bpftrace, GOAL),
-            (Mode::IpctraceOther, Mode::BpftraceOther, 1.0),
-        ] {
+        for (own, other, factor) in
+            [(Mode::Ipctrace, Mode::Bpftrace, GOAL), (Mode::IpctraceOther, Mode::BpftraceOther, 1.0)]
+        {
             if let Some(reached) = row.goal(own, other, factor) {
                 text.push_str(&format!(
                     "{} {} <= {factor} x {}: {}\n",
@@ -115,11 +91,7 @@ pub(super) fn text(rows: &[Row]) -> String {
         }
         for cell in &row.cells {
             if let Some(reason) = &cell.skipped {
-                text.push_str(&format!(
-                    "{} {} skipped: {reason}\n",
-                    row.work,
-                    cell.mode.name()
-                ));
+                text.push_str(&format!("{} {} skipped: {reason}\n", row.work, cell.mode.name()));
             }
         }
     }
@@ -155,10 +127,7 @@ mod tests {
     use super::*;
 
     fn cell(mode: Mode, times_ns: &[u64]) -> Cell {
-        Cell {
-            times_ns: times_ns.to_vec(),
-            ..Cell::new(mode)
-        }
+        Cell { times_ns: times_ns.to_vec(), ..Cell::new(mode) }
     }
 
     #[test]
@@ -179,10 +148,7 @@ mod tests {
         assert_eq!(row.slow_down(Mode::IpctraceOther), None);
         assert_eq!(row.goal(Mode::Ipctrace, Mode::Bpftrace, 1.3), Some(false));
         let text = text(&[row]);
-        assert!(
-            text.contains("not reached") && text.contains("not installed"),
-            "{text}"
-        );
+        assert!(text.contains("not reached") && text.contains("not installed"), "{text}");
     }
 
     #[test]

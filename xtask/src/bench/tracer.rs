@@ -34,14 +34,8 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Untraced,
-        Self::IpctraceOther,
-        Self::Ipctrace,
-        Self::BpftraceOther,
-        Self::Bpftrace,
-        Self::Strace,
-    ];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Untraced, Self::IpctraceOther, Self::Ipctrace, Self::BpftraceOther, Self::Bpftrace, Self::Strace];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -73,12 +67,7 @@ pub(crate) struct Tracer {
 }
 
 /// Starts the mode's tracer on a process, and returns once it traces. Untraced, there is none.
-pub(crate) fn start(
-    machine: &Machine,
-    mode: Mode,
-    work: Work,
-    target: u32,
-) -> Result<Option<Tracer>> {
+pub(crate) fn start(machine: &Machine, mode: Mode, work: Work, target: u32) -> Result<Option<Tracer>> {
     let folder = tempfile::tempdir().context("cannot create a folder for the tracer's output")?;
     let target = target.to_string();
     // The command, and the words in a line that say that it traces.
@@ -107,9 +96,7 @@ pub(crate) fn start(
         }
         Mode::Strace => {
             let mut command = Command::new(installed("strace")?);
-            command
-                .args(["-f", "-c", "-p", &target, "-o"])
-                .arg(folder.path().join("counts"));
+            command.args(["-f", "-c", "-p", &target, "-o"]).arg(folder.path().join("counts"));
             (command, "attached")
         }
     };
@@ -121,14 +108,8 @@ pub(crate) fn start(
         .with_context(|| format!("cannot start {command:?}"))?;
     let (sender, lines) = channel();
     let outputs: [Option<Box<dyn Read + Send>>; 2] = [
-        child
-            .stdout
-            .take()
-            .map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
-        child
-            .stderr
-            .take()
-            .map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
+        child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
+        child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
     ];
     for output in outputs.into_iter().flatten() {
         let sender = sender.clone();
@@ -141,12 +122,7 @@ pub(crate) fn start(
     }
     // Only the readers send now: when both end, so did the tracer's output.
     drop(sender);
-    let mut tracer = Tracer {
-        child,
-        lines,
-        said: Vec::new(),
-        _folder: folder,
-    };
+    let mut tracer = Tracer { child, lines, said: Vec::new(), _folder: folder };
     tracer.wait_for(sign)?;
     Ok(Some(tracer))
 }
@@ -155,10 +131,7 @@ impl Tracer {
     fn wait_for(&mut self, sign: &str) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         loop {
-            match self
-                .lines
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-            {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     let found = line.contains(sign);
                     self.said.push(line);
@@ -185,18 +158,11 @@ impl Tracer {
         }
         let until = Instant::now() + PATIENCE;
         let status = loop {
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .context("cannot wait for the tracer")?
-            {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the tracer")? {
                 break status;
             }
             if Instant::now() > until {
-                bail!(
-                    "it did not end within {} s after SIGINT",
-                    PATIENCE.as_secs()
-                );
+                bail!("it did not end within {} s after SIGINT", PATIENCE.as_secs());
             }
             thread::sleep(Duration::from_millis(10));
         };
@@ -223,8 +189,7 @@ impl Drop for Tracer {
 }
 
 fn installed(program: &str) -> Result<std::path::PathBuf> {
-    find_on_path(program)
-        .with_context(|| format!("{program} is not installed: apt-get install {program}"))
+    find_on_path(program).with_context(|| format!("{program} is not installed: apt-get install {program}"))
 }
 
 /// Counts calls and keeps a histogram of their durations, for each object, in one process.

@@ -31,12 +31,7 @@ const BULK_BLOCKS: u32 = 16_000;
 const BULK_BLOCK_BYTES: usize = 65_536;
 
 impl Work {
-    pub(crate) const ALL: [Self; 4] = [
-        Self::PipePingpong,
-        Self::PipeBulk,
-        Self::Eventfd,
-        Self::SemopPingpong,
-    ];
+    pub(crate) const ALL: [Self; 4] = [Self::PipePingpong, Self::PipeBulk, Self::Eventfd, Self::SemopPingpong];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -68,11 +63,7 @@ impl Running {
             .context("cannot start a workload")?;
         let input = child.stdin.take();
         let output = child.stdout.take().context("a workload without output")?;
-        let mut running = Self {
-            child,
-            input,
-            output: BufReader::new(output),
-        };
+        let mut running = Self { child, input, output: BufReader::new(output) };
         match running.line()?.as_str() {
             "ready" => Ok(running),
             other => bail!("a workload said `{other}` instead of `ready`"),
@@ -88,15 +79,12 @@ impl Running {
         let input = self.input.as_mut().context("a workload without input")?;
         input.write_all(b"go\n").context("a workload ended early")?;
         let line = self.line()?;
-        line.parse()
-            .with_context(|| format!("a workload said `{line}` instead of its time"))
+        line.parse().with_context(|| format!("a workload said `{line}` instead of its time"))
     }
 
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.output
-            .read_line(&mut line)
-            .context("a workload cannot be read")?;
+        self.output.read_line(&mut line).context("a workload cannot be read")?;
         Ok(line.trim().to_owned())
     }
 }
@@ -163,10 +151,7 @@ fn prepare(work: Work) -> Result<Body> {
             let set = SemSet::new()?;
             Box::new(move || {
                 let id = set.id;
-                let result = both(
-                    move || hand_over(id, 1, 0, true),
-                    move || hand_over(id, 0, 1, false),
-                );
+                let result = both(move || hand_over(id, 1, 0, true), move || hand_over(id, 0, 1, false));
                 // The set as a whole moves in here, or it would be removed before its use.
                 drop(set);
                 result
@@ -237,8 +222,7 @@ impl SemSet {
         // SAFETY: semget takes plain numbers and touches no memory of ours.
         let id = unsafe { libc::semget(libc::IPC_PRIVATE, 2, 0o600) };
         if id < 0 {
-            return Err(std::io::Error::last_os_error())
-                .context("semget failed: look at `ipcs -s` and kernel.sem");
+            return Err(std::io::Error::last_os_error()).context("semget failed: look at `ipcs -s` and kernel.sem");
         }
         Ok(Self { id })
     }
@@ -266,11 +250,7 @@ fn hand_over(id: i32, take: u16, give: u16, first: bool) -> Result<()> {
 }
 
 fn semop(id: i32, number: u16, change: i16) -> Result<()> {
-    let mut operation = libc::sembuf {
-        sem_num: number,
-        sem_op: change,
-        sem_flg: 0,
-    };
+    let mut operation = libc::sembuf { sem_num: number, sem_op: change, sem_flg: 0 };
     // SAFETY: the pointer is to one operation, as the count says, and lives through the call.
     let result = unsafe { libc::semop(id, &raw mut operation, 1) };
     if result < 0 {

@@ -33,9 +33,7 @@ fn literal_end(chars: &[char], start: usize) -> usize {
     };
     let in_word = start > 0 && is_word(at(start - 1));
     match (at(start), at(start + 1)) {
-        ('/', '/') => (start..chars.len())
-            .find(|index| at(*index) == '\n')
-            .unwrap_or(chars.len()),
+        ('/', '/') => (start..chars.len()).find(|index| at(*index) == '\n').unwrap_or(chars.len()),
         ('/', '*') => {
             let (mut depth, mut index) = (1, start + 2);
             while depth > 0 && index < chars.len() {
@@ -49,9 +47,7 @@ fn literal_end(chars: &[char], start: usize) -> usize {
         }
         ('"', _) => quoted_end(chars, start + 1),
         ('r', '"' | '#') if !in_word || matches!(at(start - 1), 'b' | 'c') => {
-            let hashes = (start + 1..chars.len())
-                .take_while(|index| at(*index) == '#')
-                .count();
+            let hashes = (start + 1..chars.len()).take_while(|index| at(*index) == '#').count();
             // `r#name` is a word, not a string.
             if at(start + 1 + hashes) != '"' {
                 return start;
@@ -91,10 +87,7 @@ pub(super) fn without_tests(bare: &str) -> String {
             (_, Some(brace)) => brace + block_length(&rest[brace..]),
             (None, None) => rest.len(),
         };
-        let blank: String = rest[..end]
-            .chars()
-            .map(|character| if character == '\n' { '\n' } else { ' ' })
-            .collect();
+        let blank: String = rest[..end].chars().map(|character| if character == '\n' { '\n' } else { ' ' }).collect();
         text.replace_range(start..start + end, &blank);
     }
     text
@@ -175,11 +168,7 @@ mod tests {
             ("r#type", "r#type"),
         ];
         for (text, expected) in table {
-            assert_eq!(
-                bare(text).replace(' ', ""),
-                expected.replace(' ', ""),
-                "{text}"
-            );
+            assert_eq!(bare(text).replace(' ', ""), expected.replace(' ', ""), "{text}");
             assert_eq!(bare(text).matches('\n').count(), text.matches('\n').count());
         }
     }
@@ -188,30 +177,14 @@ mod tests {
     fn groups_are_written_out() {
         let text = "use std::{\n fs,\n io::{self, Read},\n};\nlet x = libc::open(a::b);";
         let paths: Vec<String> = paths(text).into_iter().map(|(_, path)| path).collect();
-        for path in [
-            "std::fs",
-            "std::io::self",
-            "std::io::Read",
-            "libc::open",
-            "a::b",
-        ] {
-            assert!(
-                paths.iter().any(|found| found == path),
-                "{path} in {paths:?}"
-            );
+        for path in ["std::fs", "std::io::self", "std::io::Read", "libc::open", "a::b"] {
+            assert!(paths.iter().any(|found| found == path), "{path} in {paths:?}");
         }
     }
 
     #[test]
     fn lines_are_kept() {
-        assert_eq!(
-            paths("a\nb\n\nc::d"),
-            [
-                (1, "a".to_owned()),
-                (2, "b".to_owned()),
-                (4, "c::d".to_owned())
-            ]
-        );
+        assert_eq!(paths("a\nb\n\nc::d"), [(1, "a".to_owned()), (2, "b".to_owned()), (4, "c::d".to_owned())]);
     }
 
     #[test]

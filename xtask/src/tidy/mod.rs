@@ -42,17 +42,8 @@ pub(crate) fn run(machine: &Machine) -> Result<ExitCode> {
     for (path, lines) in &verdict.long {
         println!("note: {path} has {lines} lines: is it one thing?");
     }
-    eprintln!(
-        "{} files read, {} rules, {} broken",
-        verdict.files,
-        RULES.len(),
-        verdict.broken.len()
-    );
-    Ok(if verdict.broken.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    eprintln!("{} files read, {} rules, {} broken", verdict.files, RULES.len(), verdict.broken.len());
+    Ok(if verdict.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl Verdict {
@@ -60,10 +51,7 @@ impl Verdict {
     pub(crate) fn cases(&self) -> Vec<Case> {
         let case = |name: &'static str| match self.broken.get(name) {
             Some(places) => Case::broken(name, places.join("; ")),
-            None => Case {
-                outcome: Outcome::Passed,
-                ..Case::broken(name, String::new())
-            },
+            None => Case { outcome: Outcome::Passed, ..Case::broken(name, String::new()) },
         };
         RULES.iter().map(|rule| case(rule.name)).collect()
     }
@@ -110,13 +98,7 @@ pub(crate) fn check(repo: &Path) -> Result<Verdict> {
 /// All files, by their path in the repository; without git all but the build's output.
 fn files(repo: &Path) -> Result<Vec<String>> {
     let git = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(repo)
         .output();
     let mut files: Vec<String> = match git {
@@ -137,8 +119,7 @@ fn walk(repo: &Path) -> Result<Vec<String>> {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         let full = repo.join(&folder);
-        let entries =
-            fs::read_dir(&full).with_context(|| format!("cannot read {}", full.display()))?;
+        let entries = fs::read_dir(&full).with_context(|| format!("cannot read {}", full.display()))?;
         for entry in entries.flatten() {
             let path = folder.join(entry.file_name());
             if path == Path::new("target") || path == Path::new(".git") {
@@ -162,17 +143,9 @@ mod tests {
     fn a_broken_rule_is_a_failed_case_with_its_place() {
         let mut verdict = Verdict::default();
         verdict.read("tests/src/a.rs", b"fn main() {}\n");
-        let failed: Vec<Case> = verdict
-            .cases()
-            .into_iter()
-            .filter(|case| case.outcome == Outcome::Failed)
-            .collect();
+        let failed: Vec<Case> = verdict.cases().into_iter().filter(|case| case.outcome == Outcome::Failed).collect();
         assert_eq!(failed.len(), 1);
-        assert!(
-            failed[0].detail.starts_with("tests/src/a.rs:1: "),
-            "{}",
-            failed[0].detail
-        );
+        assert!(failed[0].detail.starts_with("tests/src/a.rs:1: "), "{}", failed[0].detail);
     }
 
     #[test]

@@ -17,38 +17,14 @@ pub(super) struct Place {
 
 /// All rules.
 pub(super) const RULES: [Rule; 8] = [
-    Rule {
-        name: "pure rooms",
-        check: pure_rooms,
-    },
-    Rule {
-        name: "file header",
-        check: file_header,
-    },
-    Rule {
-        name: "nothing unfinished",
-        check: nothing_unfinished,
-    },
-    Rule {
-        name: "no machine's paths",
-        check: no_machine_paths,
-    },
-    Rule {
-        name: "no mirror's names",
-        check: no_mirror_names,
-    },
-    Rule {
-        name: "one noun a room",
-        check: one_noun_a_room,
-    },
-    Rule {
-        name: "nothing prebuilt",
-        check: nothing_prebuilt,
-    },
-    Rule {
-        name: "one lint table",
-        check: one_lint_table,
-    },
+    Rule { name: "pure rooms", check: pure_rooms },
+    Rule { name: "file header", check: file_header },
+    Rule { name: "nothing unfinished", check: nothing_unfinished },
+    Rule { name: "no machine's paths", check: no_machine_paths },
+    Rule { name: "no mirror's names", check: no_mirror_names },
+    Rule { name: "one noun a room", check: one_noun_a_room },
+    Rule { name: "nothing prebuilt", check: nothing_prebuilt },
+    Rule { name: "one lint table", check: one_lint_table },
 ];
 
 /// The rooms that hold the model: data in, data out.
@@ -90,9 +66,7 @@ fn pure_rooms(path: &str, bytes: &[u8]) -> Vec<Place> {
         return Vec::new();
     };
     let room = inside.split(['/', '.']).next().unwrap_or_default();
-    let test_only = inside.ends_with("/tests.rs")
-        || inside.ends_with("_tests.rs")
-        || inside.contains("/tests/");
+    let test_only = inside.ends_with("/tests.rs") || inside.ends_with("_tests.rs") || inside.contains("/tests/");
     if !inside.ends_with(".rs") || !PURE_ROOMS.contains(&room) || test_only {
         return Vec::new();
     }
@@ -104,9 +78,7 @@ fn pure_rooms(path: &str, bytes: &[u8]) -> Vec<Place> {
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         };
         // A word alone (`libc` as a variable) is no path, except when all of it is imported.
-        let mut impure = IMPURE
-            .iter()
-            .any(|root| below(root) && named.contains("::"));
+        let mut impure = IMPURE.iter().any(|root| below(root) && named.contains("::"));
         if room == WRITING_ROOM && below("std::io") {
             impure = false;
         }
@@ -115,21 +87,14 @@ fn pure_rooms(path: &str, bytes: &[u8]) -> Vec<Place> {
         let neighbour = named.strip_prefix("crate::").map(first_part);
         if impure {
             places.push(place(line, format!("`{named}` in the pure room `{room}`")));
-        } else if neighbour.is_some_and(|name| !name.is_empty() && !PURE_NEIGHBOURS.contains(&name))
-        {
-            places.push(place(
-                line,
-                format!("`{named}` ties the pure room `{room}` to another room"),
-            ));
+        } else if neighbour.is_some_and(|name| !name.is_empty() && !PURE_NEIGHBOURS.contains(&name)) {
+            places.push(place(line, format!("`{named}` ties the pure room `{room}` to another room")));
         }
     }
     for (index, line) in bare.lines().enumerate() {
         for name in PRINTING {
             if has_macro(line, name) {
-                places.push(place(
-                    index + 1,
-                    format!("`{name}!` in the pure room `{room}`"),
-                ));
+                places.push(place(index + 1, format!("`{name}!` in the pure room `{room}`")));
             }
         }
     }
@@ -141,10 +106,7 @@ fn file_header(path: &str, bytes: &[u8]) -> Vec<Place> {
     if !path.ends_with(".rs") || starts("//!") || starts("#!") {
         return Vec::new();
     }
-    vec![place(
-        1,
-        "the file does not open with `//!`: what it is, and what it must not do".to_owned(),
-    )]
+    vec![place(1, "the file does not open with `//!`: what it is, and what it must not do".to_owned())]
 }
 
 fn nothing_unfinished(path: &str, bytes: &[u8]) -> Vec<Place> {
@@ -160,14 +122,8 @@ fn nothing_unfinished(path: &str, bytes: &[u8]) -> Vec<Place> {
             }
         }
         let squeezed: String = line.split_whitespace().collect();
-        if ["#[ignore]", "#[ignore=", ",ignore)]", ",ignore="]
-            .iter()
-            .any(|mark| squeezed.contains(mark))
-        {
-            places.push(place(
-                index + 1,
-                "an ignored test: let it run, or skip with a reason".to_owned(),
-            ));
+        if ["#[ignore]", "#[ignore=", ",ignore)]", ",ignore="].iter().any(|mark| squeezed.contains(mark)) {
+            places.push(place(index + 1, "an ignored test: let it run, or skip with a reason".to_owned()));
         }
     }
     places
@@ -191,8 +147,7 @@ fn no_machine_paths(path: &str, bytes: &[u8]) -> Vec<Place> {
         if let Some(root) = absolute {
             return Some(format!("a path below {root} is on one machine only"));
         }
-        line.contains(&shared)
-            .then(|| "a path outside the repository".to_owned())
+        line.contains(&shared).then(|| "a path outside the repository".to_owned())
     })
 }
 
@@ -200,24 +155,14 @@ fn no_mirror_names(path: &str, bytes: &[u8]) -> Vec<Place> {
     if path == "Cargo.lock" {
         return Vec::new();
     }
-    let hosts = [
-        ["de", "b."],
-        ["pyp", "i."],
-        ["crates", ".io"],
-        ["pythonhos", "ted."],
-    ]
-    .map(|parts| parts.concat());
+    let hosts = [["de", "b."], ["pyp", "i."], ["crates", ".io"], ["pythonhos", "ted."]].map(|parts| parts.concat());
     each_line(bytes, |line| {
         let named = line.match_indices("://").find_map(|(index, mark)| {
             let rest = &line[index + mark.len()..];
-            let end = rest
-                .find(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-'))
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-')).unwrap_or(rest.len());
             let host = &rest[..end];
-            let label = |name: &String| {
-                host.match_indices(name.as_str())
-                    .any(|(at, _)| at == 0 || host[..at].ends_with('.'))
-            };
+            let label =
+                |name: &String| host.match_indices(name.as_str()).any(|(at, _)| at == 0 || host[..at].ends_with('.'));
             hosts.iter().any(label).then(|| host.to_owned())
         });
         named.map(|host| format!("`{host}`: use the machine's own configuration"))
@@ -233,38 +178,22 @@ fn one_noun_a_room(path: &str, _bytes: &[u8]) -> Vec<Place> {
         let stem = part.strip_suffix(".rs").unwrap_or(part);
         vague.contains(&stem)
     });
-    found
-        .map(|part| place(0, format!("`{part}` is no room: name it by what it holds")))
-        .into_iter()
-        .collect()
+    found.map(|part| place(0, format!("`{part}` is no room: name it by what it holds"))).into_iter().collect()
 }
 
 fn nothing_prebuilt(_path: &str, bytes: &[u8]) -> Vec<Place> {
     let prebuilt = bytes.starts_with(b"\x7fELF") || bytes.starts_with(b"!<arch>\n");
-    if prebuilt {
-        vec![place(
-            0,
-            "a compiled file: everything is built from source".to_owned(),
-        )]
-    } else {
-        Vec::new()
-    }
+    if prebuilt { vec![place(0, "a compiled file: everything is built from source".to_owned())] } else { Vec::new() }
 }
 
 fn one_lint_table(path: &str, bytes: &[u8]) -> Vec<Place> {
     let text = text(bytes);
     let is_crate = path.ends_with("/Cargo.toml") && text.contains("[package]");
     let squeezed: String = text.split_whitespace().collect();
-    if !is_crate
-        || squeezed.contains("[lints]workspace=true")
-        || squeezed.contains("lints.workspace=true")
-    {
+    if !is_crate || squeezed.contains("[lints]workspace=true") || squeezed.contains("lints.workspace=true") {
         return Vec::new();
     }
-    vec![place(
-        0,
-        "the crate does not take the workspace's lints (`lints.workspace = true`)".to_owned(),
-    )]
+    vec![place(0, "the crate does not take the workspace's lints (`lints.workspace = true`)".to_owned())]
 }
 
 fn place(line: usize, why: String) -> Place {
@@ -284,10 +213,7 @@ fn each_line(bytes: &[u8], check: impl Fn(&str) -> Option<String>) -> Vec<Place>
     let Ok(text) = std::str::from_utf8(bytes) else {
         return Vec::new();
     };
-    text.lines()
-        .enumerate()
-        .filter_map(|(index, line)| Some(place(index + 1, check(line)?)))
-        .collect()
+    text.lines().enumerate().filter_map(|(index, line)| Some(place(index + 1, check(line)?))).collect()
 }
 
 /// Whether a bare line calls the macro of exactly this name.
@@ -295,9 +221,7 @@ fn has_macro(line: &str, name: &str) -> bool {
     line.match_indices(name).any(|(index, _)| {
         let before = line[..index].chars().next_back();
         let after = line[index + name.len()..].trim_start();
-        !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
-            && after.starts_with('!')
-            && !after.starts_with("!=")
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_') && after.starts_with('!') && !after.starts_with("!=")
     })
 }
 
@@ -319,39 +243,20 @@ mod tests {
         let broken: [(&str, &str, &str); 8] = [
             ("pure rooms", ROOM, "//! x\nuse std::fs;\n"),
             ("file header", "a/src/b.rs", "fn main() {}\n"),
-            (
-                "nothing unfinished",
-                "a/src/b.rs",
-                "//! x\nfn f() { todo!() }\n",
-            ),
+            ("nothing unfinished", "a/src/b.rs", "//! x\nfn f() { todo!() }\n"),
             ("no machine's paths", "README.md", "cd /ho\u{6d}e/me/x\n"),
-            (
-                "no mirror's names",
-                "README.md",
-                "http://de\u{62}.example.org/\n",
-            ),
+            ("no mirror's names", "README.md", "http://de\u{62}.example.org/\n"),
             ("one noun a room", "a/src/utils.rs", "//! x\n"),
             ("nothing prebuilt", "a.bin", elf),
-            (
-                "one lint table",
-                "a/Cargo.toml",
-                "[package]\nname = \"a\"\n",
-            ),
+            ("one lint table", "a/Cargo.toml", "[package]\nname = \"a\"\n"),
         ];
         for rule in &RULES {
             let own = broken.iter().filter(|(name, _, _)| *name == rule.name);
-            let found: usize = own
-                .map(|(_, path, text)| (rule.check)(path, text.as_bytes()).len())
-                .sum();
+            let found: usize = own.map(|(_, path, text)| (rule.check)(path, text.as_bytes()).len()).sum();
             assert!(found > 0, "rule `{}` cannot fail", rule.name);
             let others = broken.iter().filter(|(name, _, _)| *name != rule.name);
             for (name, path, text) in others {
-                assert_eq!(
-                    (rule.check)(path, text.as_bytes()),
-                    [],
-                    "`{}` on `{name}`",
-                    rule.name
-                );
+                assert_eq!((rule.check)(path, text.as_bytes()), [], "`{}` on `{name}`", rule.name);
             }
         }
     }
@@ -384,28 +289,16 @@ mod tests {
     #[test]
     fn other_rooms_may_read_files() {
         let text = "use std::fs;";
-        assert_eq!(
-            lines(pure_rooms, "tracer-user/src/inventory/sem.rs", text),
-            [0; 0]
-        );
-        assert_eq!(
-            lines(pure_rooms, "tracer-user/src/trace/tests.rs", text),
-            [0; 0]
-        );
-        assert_eq!(
-            lines(pure_rooms, "tracer-user/src/report/json.rs", text),
-            [1]
-        );
+        assert_eq!(lines(pure_rooms, "tracer-user/src/inventory/sem.rs", text), [0; 0]);
+        assert_eq!(lines(pure_rooms, "tracer-user/src/trace/tests.rs", text), [0; 0]);
+        assert_eq!(lines(pure_rooms, "tracer-user/src/report/json.rs", text), [1]);
         assert_eq!(lines(pure_rooms, "tracer-user/src/detect.rs", text), [1]);
     }
 
     #[test]
     fn a_report_writes_only_where_it_is_told() {
         let report = "tracer-user/src/report/text.rs";
-        assert_eq!(
-            lines(pure_rooms, report, "use std::io::{self, Write};"),
-            [0; 0]
-        );
+        assert_eq!(lines(pure_rooms, report, "use std::io::{self, Write};"), [0; 0]);
         assert_eq!(lines(pure_rooms, report, "let out = io::stdout();"), [1]);
         assert_eq!(lines(pure_rooms, report, "use std::io::stderr;"), [1]);
     }
@@ -421,11 +314,7 @@ mod tests {
             ("let ignore = [ignore];", &[]),
         ];
         for (text, expected) in table {
-            assert_eq!(
-                lines(nothing_unfinished, "a/src/b.rs", text),
-                expected,
-                "{text}"
-            );
+            assert_eq!(lines(nothing_unfinished, "a/src/b.rs", text), expected, "{text}");
         }
     }
 
@@ -438,11 +327,7 @@ mod tests {
             ("see ../sha\u{72}ed/x", &[1]),
         ];
         for (text, expected) in table {
-            assert_eq!(
-                lines(no_machine_paths, "README.md", text),
-                expected,
-                "{text}"
-            );
+            assert_eq!(lines(no_machine_paths, "README.md", text), expected, "{text}");
         }
         let lock = "/ho\u{6d}e/x";
         assert_eq!(lines(no_machine_paths, "Cargo.lock", lock), [0; 0]);
@@ -453,18 +338,11 @@ mod tests {
         let table: [(&str, &[usize]); 4] = [
             ("https://static.crates\u{2e}io/x", &[1]),
             ("https://pyp\u{69}.org/simple", &[1]),
-            (
-                "https://mydeb.example.org/ and https://docs.kernel.org/x",
-                &[],
-            ),
+            ("https://mydeb.example.org/ and https://docs.kernel.org/x", &[]),
             ("a package of crates\u{2e}io", &[]),
         ];
         for (text, expected) in table {
-            assert_eq!(
-                lines(no_mirror_names, "README.md", text),
-                expected,
-                "{text}"
-            );
+            assert_eq!(lines(no_mirror_names, "README.md", text), expected, "{text}");
         }
     }
 
@@ -483,16 +361,9 @@ mod tests {
 
     #[test]
     fn the_lint_table_is_taken_in_either_spelling() {
-        for text in [
-            "[package]\n[lints]\nworkspace = true\n",
-            "[package]\nlints.workspace = true\n",
-        ] {
+        for text in ["[package]\n[lints]\nworkspace = true\n", "[package]\nlints.workspace = true\n"] {
             assert_eq!(lines(one_lint_table, "a/Cargo.toml", text), [0; 0]);
         }
-        assert_eq!(
-            lines(one_lint_table, "Cargo.toml", "[package]\n"),
-            [0; 0],
-            "the root"
-        );
+        assert_eq!(lines(one_lint_table, "Cargo.toml", "[package]\n"), [0; 0], "the root");
     }
 }

@@ -40,10 +40,7 @@ pub(super) fn stdout_closed(settings: &Settings) -> Result<()> {
         drop(reader);
         running.wait_ready(settings.scaled(30))?;
         sleep(A_MOMENT);
-        running
-            .stop(libc::SIGINT, settings.scaled(20))?
-            .exited(0)
-            .with_context(|| format!("format {format}"))?;
+        running.stop(libc::SIGINT, settings.scaled(20))?.exited(0).with_context(|| format!("format {format}"))?;
     }
     Ok(())
 }
@@ -61,27 +58,15 @@ pub(super) fn killed(settings: &Settings) -> Result<()> {
     ended.exited(0)?;
     let report = ended.report()?;
     let leaked = truth.expect.first().context("no truth")?;
-    let found = report["findings"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|finding| {
-            let ids = ids_of(finding);
-            finding["code"] == *leaked.code && leaked.ids.iter().all(|id| ids.contains(id))
-        });
-    ensure!(
-        found,
-        "the trace of a killed session does not tell of the leak before"
-    );
+    let found = report["findings"].as_array().into_iter().flatten().any(|finding| {
+        let ids = ids_of(finding);
+        finding["code"] == *leaked.code && leaked.ids.iter().all(|id| ids.contains(id))
+    });
+    ensure!(found, "the trace of a killed session does not tell of the leak before");
     Ok(())
 }
 
 /// What is pinned in the BPF file system, if there is one.
 fn pinned() -> BTreeSet<OsString> {
-    std::fs::read_dir("/sys/fs/bpf")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name())
-        .collect()
+    std::fs::read_dir("/sys/fs/bpf").into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
 }

@@ -15,44 +15,19 @@ pub(super) fn trace_truncated(settings: &Settings) -> Result<()> {
     drop(held);
     let whole = std::fs::read(&trace).context("cannot read the trace")?;
     ensure!(whole.len() > 64, "the trace has only {} bytes", whole.len());
-    let cuts = [
-        0,
-        1,
-        7,
-        16,
-        64,
-        whole.len() / 4,
-        whole.len() / 2,
-        whole.len() * 3 / 4,
-        whole.len() - 9,
-        whole.len() - 1,
-    ];
+    let cuts =
+        [0, 1, 7, 16, 64, whole.len() / 4, whole.len() / 2, whole.len() * 3 / 4, whole.len() - 9, whole.len() - 1];
     for (number, cut) in cuts.into_iter().enumerate() {
         let path = settings.directory.join(format!("fault-cut-{number}.trace"));
         std::fs::write(&path, &whole[..cut])?;
-        let ended = replay(settings, &path)
-            .with_context(|| format!("cut at {cut} of {} bytes", whole.len()))?;
-        ended
-            .no_panic()
-            .with_context(|| format!("cut at {cut} of {} bytes", whole.len()))?;
+        let ended = replay(settings, &path).with_context(|| format!("cut at {cut} of {} bytes", whole.len()))?;
+        ended.no_panic().with_context(|| format!("cut at {cut} of {} bytes", whole.len()))?;
         // A torn tail is not fatal, a torn header is.
-        let answered = if ended.code == 0 {
-            ended.report().is_ok()
-        } else {
-            ended.code == 1 && !ended.stderr.is_empty()
-        };
-        ensure!(
-            answered,
-            "cut at {cut} of {} bytes: exit code {} without an answer",
-            whole.len(),
-            ended.code
-        );
+        let answered =
+            if ended.code == 0 { ended.report().is_ok() } else { ended.code == 1 && !ended.stderr.is_empty() };
+        ensure!(answered, "cut at {cut} of {} bytes: exit code {} without an answer", whole.len(), ended.code);
         let torn_tail_only = cut >= whole.len() - 9;
-        ensure!(
-            ended.code == 0 || !torn_tail_only,
-            "a torn tail is fatal: {}",
-            ended.stderr
-        );
+        ensure!(ended.code == 0 || !torn_tail_only, "a torn tail is fatal: {}", ended.stderr);
     }
     Ok(())
 }
@@ -68,19 +43,11 @@ pub(super) fn trace_garbage(settings: &Settings) -> Result<()> {
     })
     .take(100_000)
     .collect();
-    for (name, bytes) in [
-        ("empty", &[][..]),
-        ("text", b"this is not a trace\n"),
-        ("noise", &noise),
-    ] {
-        let path = settings
-            .directory
-            .join(format!("fault-garbage-{name}.trace"));
+    for (name, bytes) in [("empty", &[][..]), ("text", b"this is not a trace\n"), ("noise", &noise)] {
+        let path = settings.directory.join(format!("fault-garbage-{name}.trace"));
         std::fs::write(&path, bytes)?;
         let ended = replay(settings, &path)?;
-        ended
-            .exited(1)
-            .with_context(|| format!("a file of {name}"))?;
+        ended.exited(1).with_context(|| format!("a file of {name}"))?;
         ensure!(
             ended.stderr.contains(&*path.to_string_lossy()),
             "the message does not name the file: {}",
@@ -89,11 +56,7 @@ pub(super) fn trace_garbage(settings: &Settings) -> Result<()> {
     }
     let ended = replay(settings, Path::new("/nonexistent/trace"))?;
     ended.exited(1)?;
-    ensure!(
-        ended.stderr.contains("/nonexistent/trace"),
-        "the message does not name the file: {}",
-        ended.stderr
-    );
+    ensure!(ended.stderr.contains("/nonexistent/trace"), "the message does not name the file: {}", ended.stderr);
     Ok(())
 }
 
@@ -102,10 +65,7 @@ pub(super) fn save_symlink(settings: &Settings) -> Result<()> {
     let link = settings.directory.join("fault-symlink.trace");
     std::os::unix::fs::symlink(&target, &link)?;
     refused(settings, &link)?;
-    ensure!(
-        !target.exists(),
-        "the trace was written through a symbolic link"
-    );
+    ensure!(!target.exists(), "the trace was written through a symbolic link");
     Ok(())
 }
 
@@ -114,26 +74,15 @@ pub(super) fn save_existing(settings: &Settings) -> Result<()> {
     let path = settings.directory.join("fault-existing.trace");
     std::fs::write(&path, CONTENT)?;
     refused(settings, &path)?;
-    ensure!(
-        std::fs::read(&path)? == CONTENT,
-        "an existing file was overwritten"
-    );
+    ensure!(std::fs::read(&path)? == CONTENT, "an existing file was overwritten");
     Ok(())
 }
 
 fn refused(settings: &Settings, path: &Path) -> Result<()> {
     let mut command = tool(settings, "watch");
-    command
-        .args(["--all", "--format", "json", "--save"])
-        .arg(path);
-    let ended = Running::start(&mut command)?
-        .wait(settings.scaled(20))
-        .context("was not refused")?;
+    command.args(["--all", "--format", "json", "--save"]).arg(path);
+    let ended = Running::start(&mut command)?.wait(settings.scaled(20)).context("was not refused")?;
     ended.exited(1)?;
-    ensure!(
-        ended.stderr.contains(&*path.to_string_lossy()),
-        "the message does not name the file: {}",
-        ended.stderr
-    );
+    ensure!(ended.stderr.contains(&*path.to_string_lossy()), "the message does not name the file: {}", ended.stderr);
     Ok(())
 }

@@ -21,19 +21,11 @@ struct Fault {
 }
 
 const fn everywhere(name: &'static str, check: fn(&Settings) -> Result<()>) -> Fault {
-    Fault {
-        name,
-        vm: true,
-        check,
-    }
+    Fault { name, vm: true, check }
 }
 
 const fn native(name: &'static str, check: fn(&Settings) -> Result<()>) -> Fault {
-    Fault {
-        name,
-        vm: false,
-        check,
-    }
+    Fault { name, vm: false, check }
 }
 
 const FAULTS: &[Fault] = &[
@@ -70,10 +62,8 @@ pub(super) fn names() -> impl Iterator<Item = String> {
 }
 
 pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
-    let wanted: Vec<&Fault> = FAULTS
-        .iter()
-        .filter(|fault| settings.wants(&full_name(fault)) && (fault.vm || !settings.vm))
-        .collect();
+    let wanted: Vec<&Fault> =
+        FAULTS.iter().filter(|fault| settings.wants(&full_name(fault)) && (fault.vm || !settings.vm)).collect();
     let next = AtomicUsize::new(0);
     let (sender, results) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -81,14 +71,9 @@ pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
             let (sender, next, wanted) = (sender.clone(), &next, &wanted);
             scope.spawn(move || {
                 while let Some(fault) = wanted.get(next.fetch_add(1, SeqCst)) {
-                    let problems = (fault.check)(settings)
-                        .err()
-                        .map(|error| format!("{error:#}"));
+                    let problems = (fault.check)(settings).err().map(|error| format!("{error:#}"));
                     // The receiver lives as long as this scope.
-                    let _ = sender.send((
-                        full_name(fault),
-                        Outcome::of(problems.into_iter().collect()),
-                    ));
+                    let _ = sender.send((full_name(fault), Outcome::of(problems.into_iter().collect())));
                 }
             });
         }
