@@ -43,6 +43,8 @@ pub struct Hook {
     pub at: At,
     /// Number of arguments the prototype must have (0 = any): some functions changed theirs.
     pub args: u8,
+    /// Needed with fentry only.
+    pub fentry_only: bool,
 }
 
 /// Where in the function a hook sits.
@@ -115,15 +117,21 @@ impl Site {
 }
 
 const fn exit(function: &'static str, program: &'static str) -> Hook {
-    Hook { function, program, at: At::Exit, args: 0 }
+    Hook { function, program, at: At::Exit, args: 0, fentry_only: false }
 }
 
 const fn exit_args(function: &'static str, program: &'static str, args: u8) -> Hook {
-    Hook { function, program, at: At::Exit, args }
+    Hook { function, program, at: At::Exit, args, fentry_only: false }
 }
 
 const fn entry(function: &'static str, program: &'static str) -> Hook {
-    Hook { function, program, at: At::Entry, args: 0 }
+    Hook { function, program, at: At::Entry, args: 0, fentry_only: false }
+}
+
+/// A second program at the same place: a BPF trampoline skips a program that a preempted task is in on this CPU
+/// (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c, 5.12 and later), and a semaphore's giver wakes its taker in the same function.
+const fn again(function: &'static str, program: &'static str) -> Hook {
+    Hook { function, program, at: At::Exit, args: 0, fentry_only: true }
 }
 
 use Fallback::{AnySyscall, Syscalls, Tracepoint};
@@ -134,7 +142,7 @@ sites! {
         Syscalls(&[S::Semget]), false, "semget cannot tell create from open: a set unknown before counts as created";
     SemRemove, "sem_remove", Sem, &[&[entry("freeary", "sem_remove")]],
         Syscalls(&[S::Semctl]), false, "sets removed by the end of their IPC namespace";
-    SemOp, "sem_op", Sem, &[&[exit("do_semtimedop", "sem_op")]],
+    SemOp, "sem_op", Sem, &[&[exit("do_semtimedop", "sem_op")], &[again("do_semtimedop", "sem_wait_end")]],
         Syscalls(&[S::Semop, S::Semtimedop]), true, "";
     SemCtl, "sem_ctl", Sem, &[&[exit("sys_semctl", "sys_semctl")]],
         Syscalls(&[S::Semctl]), false, "";

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::Ordering::SeqCst;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitOptions, pidfd_getfd, pidfd_open};
 
 use super::{Options, Skip, passing};
 use crate::call::{self, control_bytes, recv_fds, recv_many};
@@ -52,6 +52,12 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     stage.wait_for("all doors", || Ok(stage.value(DONE) as usize == pids.len()))?;
     // Two report that they are done before their exit or exec; see the end of it.
     stage.wait_for("the fds to be gone", || Ok(pids.iter().all(|&pid| holds(pid) == 0)))?;
+    // The one that has exited must not stay a zombie.
+    for (&(name, _), &pid) in DOORS.iter().zip(&pids) {
+        if name == "exit" {
+            rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty()).context("cannot reap the door exit")?;
+        }
+    }
     Ok(truth.role("pidfd_getfd", [taker]).role("owner", [owner]))
 }
 

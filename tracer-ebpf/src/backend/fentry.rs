@@ -5,6 +5,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 use tracer_common::field::Field;
+use tracer_common::map::ObjRef;
 use tracer_common::site::Site;
 
 use super::syscall;
@@ -42,6 +43,7 @@ macro_rules! exits {
 exits! {
     fexit_sem_create, 2, SemCreate, |ctx, call| sem::created(&call, true);
     fexit_sem_op, 4, SemOp, |ctx, call| if let Some(regs) = Regs::current() { sem::operated(&call, regs) };
+    fexit_sem_wait_end, 4, SemOp, |ctx, call| blocked::ended(&call, ObjRef::default());
     fexit_pipe_write, 2, PipeWrite, |ctx, call| pipe::written(&call, file_of(&ctx, 0));
     fexit_pipe_read, 2, PipeRead, |ctx, call| pipe::read(&call, file_of(&ctx, 0));
     fexit_fifo_open, 2, FifoOpen, |ctx, call| pipe::opened(&call, None, Some(pointer(&ctx, 1)));

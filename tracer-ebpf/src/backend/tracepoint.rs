@@ -39,7 +39,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         fdpass::failed(&call);
     }
     // SAFETY: an empty slot makes the call fail and the program go on.
-    let _ = unsafe { SYS_EXIT.tail_call(&ctx, u32::from(which)) };
+    unsafe { SYS_EXIT.tail_call(&ctx, u32::from(which)) };
     0
 }
 
@@ -78,7 +78,7 @@ pub fn exit_receive(ctx: RawTracePointContext) -> i32 {
     let call = Call::new(&ctx, Site::FdReceive, ctx.arg(1));
     if call.by_tracepoint() && fdpass::receive_ended(&call, regs) {
         // SAFETY: an empty slot makes the call fail and the program go on.
-        let _ = unsafe { SYS_EXIT.tail_call(&ctx, SLOT_RECEIVED) };
+        unsafe { SYS_EXIT.tail_call(&ctx, SLOT_RECEIVED) };
     }
     0
 }
@@ -89,7 +89,7 @@ pub fn exit_received(ctx: RawTracePointContext) -> i32 {
     let call = Call::new(&ctx, Site::FdReceive, ctx.arg(1));
     if fdpass::received_step(&call, regs) {
         // SAFETY: as above.
-        let _ = unsafe { SYS_EXIT.tail_call(&ctx, SLOT_RECEIVED) };
+        unsafe { SYS_EXIT.tail_call(&ctx, SLOT_RECEIVED) };
     }
     0
 }

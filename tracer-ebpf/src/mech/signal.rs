@@ -26,7 +26,7 @@ pub fn generated(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
         return;
     }
     let code: i32 = kread::kernel(info + SI_CODE).unwrap_or(0);
-    if code < 1 || code > CLD_LAST_END {
+    if !(1..=CLD_LAST_END).contains(&code) {
         return;
     }
     let Some(tgid) = kread::field::<u32>(target, Field::TaskTgid) else { return };

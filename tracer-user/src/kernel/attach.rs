@@ -229,7 +229,7 @@ impl Attacher<'_> {
         }
         let mut done = Vec::new();
         let mut fresh = Vec::new();
-        for group in site.hooks.iter().filter(|g| self.facts.applies(g)) {
+        for group in site.hooks.iter().filter(|g| self.facts.applies(g, backend)) {
             let mut last = "no such function on this kernel".to_owned();
             let mut found = None;
             for (hook, function) in self.facts.hooks(group) {

@@ -74,11 +74,13 @@ impl Facts<'_> {
             .collect()
     }
 
-    /// False for groups of system calls that the architecture lacks.
-    pub fn applies(&self, group: &[Hook]) -> bool {
-        group.iter().any(|h| match h.function.strip_prefix("sys_") {
-            Some(call) => syscall_number(call, self.arch).is_some(),
-            None => true,
+    /// False for groups of system calls that the architecture lacks, and for those that only fentry needs.
+    pub fn applies(&self, group: &[Hook], backend: Backend) -> bool {
+        group.iter().filter(|h| backend == Backend::Fentry || !h.fentry_only).any(|h| {
+            match h.function.strip_prefix("sys_") {
+                Some(call) => syscall_number(call, self.arch).is_some(),
+                None => true,
+            }
         })
     }
 
@@ -155,7 +157,7 @@ mod tests {
         let mut f = facts((6, 12), None, true);
         f.arch = "aarch64";
         let groups = Site::PipeCreate.info().hooks;
-        assert_eq!(groups.iter().filter(|g| f.applies(g)).count(), 1);
+        assert_eq!(groups.iter().filter(|g| f.applies(g, Backend::Fentry)).count(), 1);
         assert_eq!(f.hooks(groups[0])[0].1, "__arm64_sys_pipe2");
     }
 }
