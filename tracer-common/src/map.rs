@@ -160,7 +160,8 @@ pub struct Receiving {
     pub messages: u32,
     pub fds: u32,
     pub _pad: u32,
-    /// User addresses of the next `struct msghdr` and of the next descriptor.
+    /// User addresses of the next `struct msghdr` and of the next descriptor (tracepoint backend);
+    /// in the others `next` is one more than the last descriptor told.
     pub msg: u64,
     pub next: u64,
 }

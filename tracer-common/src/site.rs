@@ -129,9 +129,10 @@ const fn entry(function: &'static str, program: &'static str) -> Hook {
 }
 
 /// A second program at the same place: a BPF trampoline skips a program that a preempted task is in on this CPU
-/// (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c, 5.12 and later), and a semaphore's giver wakes its taker in the same function.
-const fn again(function: &'static str, program: &'static str) -> Hook {
-    Hook { function, program, at: At::Exit, args: 0, fentry_only: true }
+/// (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c, 5.12 and later). Two programs are not both skipped.
+/// Used where tasks that wake each other meet in one function, and a missed return would make a finding wrong.
+const fn again(function: &'static str, program: &'static str, args: u8) -> Hook {
+    Hook { function, program, at: At::Exit, args, fentry_only: true }
 }
 
 use Fallback::{AnySyscall, Syscalls, Tracepoint};
@@ -142,7 +143,7 @@ sites! {
         Syscalls(&[S::Semget]), false, "semget cannot tell create from open: a set unknown before counts as created";
     SemRemove, "sem_remove", Sem, &[&[entry("freeary", "sem_remove")]],
         Syscalls(&[S::Semctl]), false, "sets removed by the end of their IPC namespace";
-    SemOp, "sem_op", Sem, &[&[exit("do_semtimedop", "sem_op")], &[again("do_semtimedop", "sem_wait_end")]],
+    SemOp, "sem_op", Sem, &[&[exit("do_semtimedop", "sem_op")], &[again("do_semtimedop", "sem_wait_end", 0)]],
         Syscalls(&[S::Semop, S::Semtimedop]), true, "";
     SemCtl, "sem_ctl", Sem, &[&[exit("sys_semctl", "sys_semctl")]],
         Syscalls(&[S::Semctl]), false, "";
@@ -161,7 +162,9 @@ sites! {
         Syscalls(&[S::Open, S::Openat, S::Openat2]), true, "opens through io_uring";
     FdReceive, "fd_receive", Fdpass, &[&[entry("scm_detach_fds", "fd_detach")], &[exit("scm_detach_fds", "fd_detached")],
         &[exit_args("scm_recv_one_fd", "fd_receive4", 4), exit_args("__receive_fd", "fd_receive", 3),
-          exit_args("__receive_fd", "fd_receive4", 4), exit_args("receive_fd", "fd_receive", 3)]],
+          exit_args("__receive_fd", "fd_receive4", 4), exit_args("receive_fd", "fd_receive", 3)],
+        &[again("scm_recv_one_fd", "fd_receive4_again", 4), again("__receive_fd", "fd_receive_again", 3),
+          again("__receive_fd", "fd_receive4_again", 4), again("receive_fd", "fd_receive_again", 3)]],
         Syscalls(&[S::Recvmsg, S::Recvmmsg]), false, "fds received through io_uring; a descriptor that a security module denies counts as a full table";
     FdGetfd, "fd_getfd", Fdpass, &[&[exit("sys_pidfd_getfd", "sys_pidfd_getfd")]],
         Syscalls(&[S::PidfdGetfd]), false, "";

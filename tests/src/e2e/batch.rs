@@ -218,9 +218,10 @@ fn conclude(
         Err(error) => return fail_all(tally, prefix, cases, &format!("{error:#}")),
     };
     let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let lost = report["loss"]["events"].as_u64().unwrap_or(0);
     for (planned, played) in cases.iter().zip(&played) {
         let outcome = match played {
-            Played::Complete { truth, .. } => Outcome::of(judge(truth, findings, settings.time_scale)),
+            Played::Complete { truth, .. } => Outcome::of(judge(truth, findings, settings.time_scale, lost)),
             Played::Skipped(reason) => Outcome::Skipped(reason.clone()),
             Played::Broken(error) => Outcome::Failed(vec![error.clone()]),
         };

@@ -49,6 +49,8 @@ exits! {
     fexit_fifo_open, 2, FifoOpen, |ctx, call| pipe::opened(&call, None, Some(pointer(&ctx, 1)));
     fexit_fd_receive, 3, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_receive4, 4, FdReceive, |ctx, call| fdpass::installed(&call);
+    fexit_fd_receive_again, 3, FdReceive, |ctx, call| fdpass::installed(&call);
+    fexit_fd_receive4_again, 4, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_send, 3, FdSend, |ctx, call| if let Some(regs) = Regs::current() { fdpass::sent(&call, regs) };
     fexit_fd_fail, 3, FdFail, |ctx, call| fdpass::failed(&call);
     fexit_eventfd_create, 2, EventfdCreate, |ctx, call| eventfd::created(&call);

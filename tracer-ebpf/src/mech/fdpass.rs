@@ -152,9 +152,22 @@ pub fn installed(call: &Call) {
     if regs.call() == Syscall::PidfdGetfd {
         return;
     }
-    if let Some(r) = RECEIVING.get_ptr_mut(tid) {
-        // SAFETY: a map value; only this thread writes its own entry.
-        unsafe { (*r).installed += 1 };
+    // Where two programs are attached, the second finds it told: a message's descriptors have different numbers.
+    let told = match RECEIVING.get_ptr_mut(tid) {
+        Some(r) => {
+            // SAFETY: a map value; only this thread writes its own entry.
+            let r = unsafe { &mut *r };
+            let told = r.next == fd as u64 + 1;
+            if !told {
+                r.next = fd as u64 + 1;
+                r.installed += 1;
+            }
+            told
+        }
+        None => resolve::files().is_some_and(|files| tracked(files, fd as u32)),
+    };
+    if told {
+        return;
     }
     match receipt(regs, VIA_RIGHTS) {
         Some(r) => received(call, r, fd as u32),

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
+use aya_obj::generated::bpf_prog_info;
 use rustix::event::{EventfdFlags, eventfd};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use tracer_common::config::{Config, calibration};
 use tracer_common::field::{ABSENT, COUNT, FIELDS};
 use tracer_common::site::{At, Fallback, Hook, SITES, Site, SiteInfo};
@@ -37,6 +38,44 @@ pub struct Attached {
     pub unseen: Vec<String>,
     /// The dispatcher's slots are emptied when the last user-held descriptor of their map closes.
     _slots: Option<ProgramArray<MapData>>,
+    /// Programs with the site that they belong to.
+    programs: Vec<(Site, String)>,
+}
+
+impl Attached {
+    /// Runs that the kernel skipped because a preempted task was in the same program on that CPU, by site, since attaching.
+    ///
+    /// `bpf_prog_info.recursion_misses` (5.12 and later); older kernels say 0.
+    pub fn skipped(&self) -> Vec<(Site, u64)> {
+        let mut out: Vec<(Site, u64)> = Vec::new();
+        for (site, name) in &self.programs {
+            let Some(fd) = self.ebpf.program(name).and_then(|p| p.fd().ok()) else { continue };
+            let skipped = recursion_misses(fd.as_fd().as_raw_fd());
+            match out.iter_mut().find(|(s, _)| s == site) {
+                Some((_, n)) => *n += skipped,
+                None => out.push((*site, skipped)),
+            }
+        }
+        out
+    }
+}
+
+/// BPF_OBJ_GET_INFO_BY_FD of a program; 0 if the kernel does not tell.
+fn recursion_misses(fd: RawFd) -> u64 {
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    /// The union member of `union bpf_attr` for this command.
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        len: u32,
+        info: u64,
+    }
+    // SAFETY: a structure of integers and addresses as integers; all zero is valid and asks for nothing optional.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let attr = Attr { fd: fd as u32, len: size_of::<bpf_prog_info>() as u32, info: (&raw mut info) as u64 };
+    // SAFETY: attr and info are valid for the call and of the lengths told.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw const attr, size_of::<Attr>()) };
+    if done == 0 { info.recursion_misses } else { 0 }
 }
 
 /// Attaches everything that `options` asks for.
@@ -73,6 +112,7 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         facts: &facts,
         btf: kernel_btf.as_ref(),
         attached: HashSet::new(),
+        programs: Vec::new(),
         refusals: [None, None],
     };
     let mut plan = Vec::new();
@@ -88,6 +128,7 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         }
         plan.push(row);
     }
+    let programs = std::mem::take(&mut attacher.programs);
     calibrated.set(calibration::TRACEPOINT_SITES, by_tracepoint, 0).context("cannot write the map CALIBRATION")?;
     let slots = if by_tracepoint == 0 { None } else { Some(attach_syscalls(&mut ebpf, by_tracepoint)?) };
     let partly = SITES
@@ -96,7 +137,7 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         .filter(|s| by_tracepoint & s.site.bit() != 0 || s.site == Site::Blocked)
         .map(|s| format!("{}: {}", s.name, s.unseen));
     unseen.extend(partly);
-    Ok(Attached { ebpf, plan, unseen, _slots: slots })
+    Ok(Attached { ebpf, plan, unseen, _slots: slots, programs })
 }
 
 /// Byte offsets of all fields on this kernel.
@@ -186,6 +227,7 @@ struct Attacher<'a> {
     btf: Option<&'a aya::Btf>,
     /// Programs shared by sites are attached once.
     attached: HashSet<String>,
+    programs: Vec<(Site, String)>,
     /// A backend that the kernel refuses as a whole is not tried again: reasons for fentry, kprobe.
     refusals: [Option<String>; 2],
 }
@@ -205,6 +247,7 @@ impl Attacher<'_> {
             let outcome = left_out.and_then(|()| match (backend, &site.fallback) {
                 (Backend::Tracepoint, Fallback::Tracepoint(name, program)) => {
                     self.raw_tracepoint(name, program).map_err(|e| format!("{e:#}"))?;
+                    self.programs.push((site.site, (*program).to_owned()));
                     Ok(vec![format!("raw_tracepoint:{name}")])
                 }
                 (Backend::Tracepoint, Fallback::Syscalls(calls)) => {
@@ -237,6 +280,10 @@ impl Attacher<'_> {
                     Ok(newly) => {
                         if newly {
                             fresh.push(program(&hook, backend));
+                            // A pair of programs at one place misses nothing that either sees.
+                            if !group.iter().any(|h| h.fentry_only) {
+                                self.programs.push((site.site, program(&hook, backend)));
+                            }
                         }
                         found = Some(function);
                         break;

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracer_common::config::Config;
 use tracer_common::event::{Body, HEADER_LEN, Header};
 use tracer_common::map::kind;
-use tracer_common::site::{Mechanism, SITES};
+use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
 use crate::inventory::{self, Scope};
@@ -67,6 +67,8 @@ pub struct Live {
     pending: Pending,
     /// Objects that somebody waits for at the last tick.
     waited_for: BTreeSet<ObjKey>,
+    /// Runs that the kernel skipped, at the last tick.
+    skipped: HashMap<Site, u64>,
 }
 
 /// The ring buffer's descriptor, for the reactor only.
@@ -154,7 +156,16 @@ impl Live {
         let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }
             .map_err(|e| e.into_parts().1)
             .context("cannot wait for the ring buffer")?;
-        Ok(Self { probes, maps, attached, options, session, pending: Pending::default(), waited_for: BTreeSet::new() })
+        Ok(Self {
+            probes,
+            maps,
+            attached,
+            options,
+            session,
+            pending: Pending::default(),
+            waited_for: BTreeSet::new(),
+            skipped: HashMap::new(),
+        })
     }
 
     /// How each site is watched.
@@ -306,7 +317,13 @@ impl Live {
         let now = inventory::boot_ns();
         self.release(now.saturating_sub(REORDER_NS), sink)?;
         self.follow_cgroup();
-        let lost = self.maps.newly_lost();
+        let mut lost = self.maps.newly_lost();
+        for (site, total) in self.attached.skipped() {
+            let before = self.skipped.insert(site, total).unwrap_or(0);
+            if total > before {
+                lost.push((site as u16, total - before));
+            }
+        }
         for (site, count) in &lost {
             sink(Record::Lost { ts_ns: now, site: *site, count: *count })?;
         }
