@@ -178,13 +178,15 @@ fn told(world: &World, g: &Group<'_>, now_ns: u64) -> Option<Finding> {
     ));
     d.object(process_object(g.parent));
     // A child that was reaped or is a zombie has exited, even where the counter missed it (see the site's loss).
-    let seen_ended = totals.map_or(0, |t| t.reaped_any.saturating_add(t.reaped_one))
-        + u64::try_from(g.zombies.iter().filter(|z| !z.baseline).count()).unwrap_or(0);
+    let reaped =
+        totals.map_or(0, |t| t.reaped_any.saturating_add(t.reaped_one)).max(habits.map_or(0, |h| h.reaps_seen));
+    let ended_here = g.zombies.iter().filter(|z| !z.baseline).count();
+    let seen_ended = reaped.saturating_add(u64::try_from(ended_here).unwrap_or(0));
     d.evidence("exits", totals.map(|t| t.exits.max(seen_ended)))
         .evidence("sigchld_generated", totals.map(|t| t.sigchld_generated))
         .evidence("sigchld_coalesced", totals.map(|t| t.sigchld_coalesced))
         .evidence("waits", totals.map(|t| t.waits_any.saturating_add(t.waits_one)))
-        .evidence("reaped", totals.map(|t| t.reaped_any.saturating_add(t.reaped_one)))
+        .evidence("reaped", totals.map(|_| reaped))
         .evidence("unreaped", many)
         .evidence("cause", cause)
         .evidence("oldest_age_s", now_ns.saturating_sub(oldest) / 1_000_000_000)

@@ -128,7 +128,10 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         }
         plan.push(row);
     }
-    let programs = std::mem::take(&mut attacher.programs);
+    let mut programs = std::mem::take(&mut attacher.programs);
+    // A skipped run of the dispatcher may have been any call's.
+    let dispatched = SITES.iter().filter(|s| by_tracepoint & s.site.bit() != 0);
+    programs.extend(dispatched.map(|s| (s.site, "sys_exit".to_owned())));
     calibrated.set(calibration::TRACEPOINT_SITES, by_tracepoint, 0).context("cannot write the map CALIBRATION")?;
     let slots = if by_tracepoint == 0 { None } else { Some(attach_syscalls(&mut ebpf, by_tracepoint)?) };
     let partly = SITES

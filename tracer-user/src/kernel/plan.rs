@@ -144,7 +144,8 @@ mod tests {
     fn prototypes_select_the_hook() {
         let mut f = facts((5, 10), None, true);
         f.arguments = &|name| (name == "__receive_fd").then_some(4);
-        let group = Site::FdReceive.info().hooks.last().copied().unwrap_or_default();
+        let receives = |g: &&&[Hook]| g.iter().any(|h| h.program == "fd_receive4");
+        let group = Site::FdReceive.info().hooks.iter().find(receives).copied().unwrap_or_default();
         let fits: Vec<_> = f.hooks(group).iter().map(|(h, _)| h.program).collect();
         assert!(
             fits.contains(&"fd_receive4")
