@@ -183,7 +183,7 @@ impl Watch {
         let mut command = tool(settings, "watch");
         command.args(["--format", "json", "-o"]).arg(&report).arg("--save").arg(&trace).args(args);
         let running = Running::start(&mut command)?;
-        running.wait_ready(settings.scaled(30))?;
+        running.wait_ready(settings.scaled(60))?;
         Ok(Self { running, report, trace, timeout: settings.scaled(20) })
     }
 

@@ -65,7 +65,7 @@ pub(super) fn unknown_option(settings: &Settings) -> Result<()> {
 pub(super) fn hostile_comm(settings: &Settings) -> Result<()> {
     const COMM: &str = "\x1b[31m\n<script>";
     let running = Running::start(tool(settings, "watch").args(["--all", "--format", "text"]))?;
-    running.wait_ready(settings.scaled(30))?;
+    running.wait_ready(settings.scaled(60))?;
     let (_held, truth) = complete_incident(settings, &["sem-leak", "--comm", COMM])?;
     sleep(settings.settle());
     let ended = running.stop(libc::SIGINT, settings.scaled(20))?;

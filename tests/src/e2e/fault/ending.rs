@@ -22,7 +22,7 @@ pub(super) fn sigterm(settings: &Settings) -> Result<()> {
 
 fn ends_with_a_report(settings: &Settings, signal: libc::c_int) -> Result<()> {
     let running = Running::start(tool(settings, "watch").args(["--all", "--format", "json"]))?;
-    running.wait_ready(settings.scaled(30))?;
+    running.wait_ready(settings.scaled(60))?;
     sleep(A_MOMENT);
     let ended = running.stop(signal, settings.scaled(20))?;
     ended.exited(0)?;
@@ -38,7 +38,7 @@ pub(super) fn stdout_closed(settings: &Settings) -> Result<()> {
         // The command keeps the write end open in this process, too.
         drop(command);
         drop(reader);
-        running.wait_ready(settings.scaled(30))?;
+        running.wait_ready(settings.scaled(60))?;
         sleep(A_MOMENT);
         running.stop(libc::SIGINT, settings.scaled(20))?.exited(0).with_context(|| format!("format {format}"))?;
     }
