@@ -14,6 +14,8 @@ const WARN_PERCENT: u64 = 80;
 const RATE_NS: u64 = 60_000_000_000;
 const RATE_SETS: i64 = 8;
 const DAY_S: u64 = 86_400;
+/// Below this use a burst of a minute says nothing about the day: 30 sets of a start are no trend towards 32,000.
+const TREND_PERCENT: u64 = 10;
 /// Holders named.
 const MAX_HOLDERS: usize = 5;
 
@@ -171,7 +173,8 @@ fn tell_soon(world: &World, id: NsId, ns: &NsUse, now_ns: u64) -> Option<Finding
     .min_by_key(|(_, _, _, eta)| *eta)?;
     let eta_s = eta_s?;
     let nearly = used.saturating_mul(100) >= max.saturating_mul(WARN_PERCENT);
-    let soon = eta_s < DAY_S && span_ns >= RATE_NS;
+    let trend = used.saturating_mul(100) >= max.saturating_mul(TREND_PERCENT);
+    let soon = trend && eta_s < DAY_S && span_ns >= RATE_NS;
     if !nearly && !soon {
         return None;
     }

@@ -65,7 +65,8 @@ fn warnings_before() {
     for (what, used, creates, seconds, semmni, eta) in [
         ("nearly full and rising", 100u64, 12, 10, 128u64, Some(13)),
         ("nearly full and level", 127, 0, 100, 128, None),
-        ("far, but less than a day at this rate", 100, 100, 100, 32_000, Some(31_800)),
+        ("far, but less than a day at this rate", 4_000, 100, 100, 32_000, Some(27_900)),
+        ("a burst on an almost empty table", 100, 100, 100, 32_000, None),
         ("far, and too short to tell", 100, 100, 10, 32_000, None),
         ("far away", 100, 8, 100, 32_000_000, None),
     ] {
