@@ -31,7 +31,7 @@ pub(crate) struct Options {
     #[arg(long, value_parser = BACKENDS)]
     backend: Vec<String>,
     /// Kill a VM that runs longer than this
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     timeout: u64,
     /// Run this shell command in each VM instead of the suite, and print its output
     #[arg(long, value_name = "COMMAND")]

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long)]
     no_vm: bool,
     /// Kill a VM that runs longer than this
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     vm_timeout: u64,
     /// Only tests and cases whose name holds one of these
     #[arg(last = true)]
