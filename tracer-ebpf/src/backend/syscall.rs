@@ -8,10 +8,6 @@ use crate::emit::Call;
 use crate::mech::{child, fdpass, pipe, sem};
 use crate::task::Regs;
 
-const F_DUPFD: u32 = 0;
-const F_SETFD: u32 = 2;
-const F_DUPFD_CLOEXEC: u32 = 1030;
-
 /// The call returned.
 #[inline(always)]
 pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
@@ -36,7 +32,9 @@ pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
         Syscall::Fcntl => {
             let Some(cmd) = regs.arg(1) else { return };
             match cmd as u32 {
-                F_DUPFD | F_DUPFD_CLOEXEC | F_SETFD => fdpass::controlled(&call.at(Site::FdDup), regs, cmd as u32),
+                fdpass::F_DUPFD | fdpass::F_DUPFD_CLOEXEC | fdpass::F_SETFD => {
+                    fdpass::controlled(&call.at(Site::FdDup), regs, cmd as u32);
+                }
                 pipe::F_SETPIPE_SZ => pipe::resized(&call.at(Site::PipeResize), regs),
                 _ => {}
             }

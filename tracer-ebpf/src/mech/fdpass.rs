@@ -30,9 +30,9 @@ const FDS_A_STEP: u32 = 8;
 /// Size of `struct mmsghdr`.
 const MMSGHDR_LEN: u64 = 64;
 /// include/uapi/linux/fcntl.h
-const F_DUPFD: u32 = 0;
-const F_SETFD: u32 = 2;
-const F_DUPFD_CLOEXEC: u32 = 1030;
+pub const F_DUPFD: u32 = 0;
+pub const F_SETFD: u32 = 2;
+pub const F_DUPFD_CLOEXEC: u32 = 1030;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
 const VIA_RIGHTS: u32 = 0;
 const VIA_GETFD: u32 = 1;

@@ -44,7 +44,7 @@ pub fn main(args: &Doctor) -> Result<u8> {
     writeln!(out, "kernel    {} ({})", session.kernel, session.arch)?;
     writeln!(out, "BTF       {btf}\nkprobes   {kprobes}\nlockdown  {lockdown}\n")?;
     writeln!(out, "{:<16} {:<9} {:<11} HOW", "SITE", "MECHANISM", "BACKEND")?;
-    for row in live.plan() {
+    for row in &session.plan {
         writeln!(out, "{:<16} {:<9} {:<11} {}", row.site, row.mechanism, row.backend, row.functions.join(", "))?;
         if row.reason != "first choice" {
             writeln!(out, "{:<38} {}", "", row.reason)?;

@@ -446,11 +446,6 @@ impl Live {
         sink(Record::Closing(closing))?;
         sink(Record::End { ts_ns: inventory::boot_ns() })
     }
-
-    /// The plan of the attached probes.
-    pub fn plan(&self) -> &[crate::record::PlanRow] {
-        &self.attached.plan
-    }
 }
 
 /// Processes and signals carry the other mechanisms: identities, ends, parents.
