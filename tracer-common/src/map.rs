@@ -14,6 +14,19 @@ pub mod kind {
     pub const CHILD: u32 = 9;
 }
 
+/// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`, which count the entries of a hash map by the low bits of their
+/// key: a slot of 0 saves the search.
+pub const SLOTS: u32 = 65_536;
+/// Userspace writes this to a slot, far above what the programs count there, and never takes it back: it cannot add
+/// without the risk that an addition of a program at the same time is lost.
+pub const SLOT_KEPT: u64 = 1 << 32;
+
+/// The slot of a process or thread.
+#[inline(always)]
+pub const fn slot(pid: u32) -> u32 {
+    pid & (SLOTS - 1)
+}
+
 /// Identity of an IPC object.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,6 +126,7 @@ pub struct SemUseKey {
 
 /// Semaphores that one process may hold at a time and still be followed.
 pub const SEM_HELD_MAX: usize = 16;
+const _: () = assert!(SEM_HELD_MAX.is_power_of_two());
 
 /// One semaphore and what a process has taken (negative) or given (positive), without SEM_UNDO.
 #[repr(C)]
@@ -159,7 +173,8 @@ pub struct Receiving {
     /// Messages still to look at, and descriptors of the current one (tracepoint backend).
     pub messages: u32,
     pub fds: u32,
-    pub _pad: u32,
+    /// 1: the queue was empty when the call began (tracepoint backend).
+    pub waits: u32,
     /// User addresses of the next `struct msghdr` and of the next descriptor (tracepoint backend);
     /// in the others `next` is one more than the last descriptor told.
     pub msg: u64,

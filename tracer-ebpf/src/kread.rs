@@ -2,8 +2,13 @@
 //!
 //! Offsets come from the running kernel's BTF; a field that it lacks reads as `None`, nothing is guessed.
 
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw;
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user};
 use tracer_common::field::{ABSENT, COUNT, Field};
+
+use crate::resolve::PipeSlots;
 
 /// Byte offsets by [`Field`]; written by userspace before load.
 #[unsafe(no_mangle)]
@@ -35,6 +40,41 @@ pub fn kernel<T>(addr: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails on a fault.
     unsafe { bpf_probe_read_kernel(addr as *const T).ok() }
 }
+
+/// Value of a field of the structure at `base`; 0 where it cannot be read. Without a branch: the verifier follows both
+/// ways of each [`Option`], and a chain of them in a loop is what it spends its time on.
+#[inline(always)]
+pub fn field_or_zero<T: Number>(base: u64, field: Field) -> T {
+    match offset(field) {
+        Some(off) => {
+            let mut value = T::default();
+            // SAFETY: the helper checks the address, writes size_of::<T>() bytes, zeroes on a fault.
+            unsafe {
+                bpf_probe_read_kernel_raw(
+                    (&raw mut value).cast(),
+                    size_of::<T>() as u32,
+                    (base + off) as *const c_void,
+                );
+            }
+            value
+        }
+        None => T::default(),
+    }
+}
+
+/// Copies the slots of a pipe of the default capacity; false on a fault.
+#[inline(always)]
+pub fn slots(addr: u64, to: &mut PipeSlots) -> bool {
+    let len = size_of::<PipeSlots>() as u32;
+    // SAFETY: the helper checks the address and writes the buffer's size.
+    unsafe { bpf_probe_read_kernel_raw((&raw mut *to).cast(), len, addr as *const c_void) == 0 }
+}
+
+/// Types that [`field_or_zero`] reads.
+pub trait Number: Default + Copy {}
+impl Number for u16 {}
+impl Number for u32 {}
+impl Number for u64 {}
 
 /// Value at a user address of the current process.
 #[inline(always)]

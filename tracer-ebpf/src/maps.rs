@@ -4,10 +4,12 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, StackTrace};
 use tracer_common::config::{Config, calibration};
 use tracer_common::map::{
-    Blocked, ChildStats, FdKey, LastRead, Receiving, Refused, RefusedKey, SemHeld, SemKey, SemUseKey,
+    Blocked, ChildStats, FdKey, LastRead, Receiving, Refused, RefusedKey, SLOTS, SemHeld, SemKey, SemUseKey,
 };
 use tracer_common::site::Site;
 use tracer_common::syscall::MAX_NR;
+
+use crate::resolve::PipeSlots;
 
 /// Written by userspace before load.
 #[unsafe(no_mangle)]
@@ -18,6 +20,18 @@ static CONFIG: Config = Config { min_stall_ns: 0, enabled_sites: 0, all: 0, self
 pub fn config() -> &'static Config {
     // SAFETY: a static that only userspace writes, before load.
     unsafe { &*core::hint::black_box(&raw const CONFIG) }
+}
+
+/// Adds to a number that several CPUs share.
+///
+/// # Safety
+/// `number` points into a map value.
+#[inline(always)]
+pub unsafe fn add(number: *mut u64, by: i64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(number, by as u64)
+    };
 }
 
 /// True if the tracepoint backend watches this site.
@@ -42,6 +56,19 @@ pub static FAULTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
 #[map]
 pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(65_536, 0);
 
+/// How many targets have these low bits of a tgid: most processes are none, and need no search in [`TARGETS`].
+#[map]
+pub static TARGET_SLOTS: Array<u64> = Array::with_max_entries(SLOTS, 0);
+
+/// Slot of [`GAUGES`]: not 0 once calls of others than targets matter.
+pub const OTHERS_MATTER: u32 = 0;
+/// Slot of [`GAUGES`]: receives under way whose message was not there when they began.
+pub const WAITING_RECEIVES: u32 = 1;
+
+/// What a glance tells, so that most calls need no search in a hash map.
+#[map]
+pub static GAUGES: Array<u64> = Array::with_max_entries(2, 0);
+
 /// System call number -> [`tracer_common::syscall::Syscall`]; filled by userspace for its architecture.
 #[map]
 pub static SYSCALLS: Array<u8> = Array::with_max_entries(MAX_NR, 0);
@@ -50,9 +77,20 @@ pub static SYSCALLS: Array<u8> = Array::with_max_entries(MAX_NR, 0);
 #[map]
 pub static CALIBRATION: Array<u64> = Array::with_max_entries(calibration::LEN, 0);
 
+/// Slots of a pipe whose bytes are summed; the default capacity.
+pub const PIPE_SLOTS_READ: u32 = 16;
+
+/// Room for them: too large for the stack.
+#[map]
+pub static PIPE_SLOTS: PerCpuArray<PipeSlots> = PerCpuArray::with_max_entries(1, 0);
+
 /// Threads asleep in a watched call, by tid.
 #[map]
 pub static BLOCKED: HashMap<u32, Blocked> = HashMap::with_max_entries(16_384, 0);
+
+/// How many of them have these low bits of a tid.
+#[map]
+pub static BLOCKED_SLOTS: Array<u64> = Array::with_max_entries(SLOTS, 0);
 
 /// Non-blocking calls that got EAGAIN.
 #[map]

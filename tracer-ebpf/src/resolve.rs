@@ -7,24 +7,46 @@ use tracer_common::field::Field;
 use tracer_common::map::{ObjRef, ObjState, kind};
 
 use crate::kread;
-use crate::maps::CALIBRATION;
+use crate::maps::{CALIBRATION, PIPE_SLOTS, PIPE_SLOTS_READ};
 use crate::task;
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
-const S_IFCHR: u16 = 0o020_000;
-const S_IFDIR: u16 = 0o040_000;
-const S_IFBLK: u16 = 0o060_000;
 const S_IFREG: u16 = 0o100_000;
 const S_IFSOCK: u16 = 0o140_000;
 /// include/uapi/linux/magic.h
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
+const SOCKFS_MAGIC: u64 = 0x534f_434b;
+/// What a file is, by the four bits of its format (`S_IFMT` of include/uapi/linux/stat.h).
+static KIND_OF_FORMAT: [u32; 16] = {
+    let mut kinds = [kind::ANON; 16];
+    kinds[0o01] = kind::PIPE;
+    kinds[0o02] = kind::DEVICE;
+    kinds[0o04] = kind::DIRECTORY;
+    kinds[0o06] = kind::DEVICE;
+    kinds[0o10] = kind::FILE;
+    kinds[0o14] = kind::SOCKET;
+    kinds
+};
 /// include/linux/socket.h
 const AF_UNIX: u16 = 1;
-/// Slots whose bytes are summed; the default capacity.
-const SUMMED_SLOTS: u32 = 16;
-/// include/linux/pipe_fs_i.h: `struct pipe_buffer` is 40 bytes on 64-bit kernels 5.10 to 7.3.
-const PIPE_BUFFER_LEN: u64 = 40;
+
+/// Size of `struct pipe_buffer`.
+const PIPE_BUFFER_LEN: u64 = size_of::<PipeBuffer>() as u64;
+
+/// One slot of a pipe. Source: include/linux/pipe_fs_i.h, the same on 64-bit kernels 5.10 to 7.3.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PipeBuffer {
+    page: u64,
+    offset: u32,
+    len: u32,
+    _rest: [u64; 3],
+}
+
+/// The slots of a pipe that are looked at.
+#[repr(C)]
+pub struct PipeSlots([PipeBuffer; PIPE_SLOTS_READ as usize]);
 
 /// An open file, by its address. Not zero, so that `None` leaves no register undefined, which the verifier would refuse.
 #[derive(Clone, Copy)]
@@ -111,25 +133,22 @@ impl File {
         if family == AF_UNIX { Some(sk) } else { None }
     }
 
-    /// Identity of whatever is behind the file.
+    /// Identity of whatever is behind the file. Nearly without branches: it runs in a loop over descriptors.
     #[inline(always)]
-    pub fn identity(self) -> Option<ObjRef> {
-        let inode = self.inode()?;
-        let mode: u16 = kread::field(inode, Field::InodeMode)?;
-        let id: u64 = kread::field(inode, Field::InodeIno)?;
-        let ns = device(inode);
-        Some(match mode & S_IFMT {
-            S_IFIFO => ObjRef { kind: kind::PIPE, ns: if is_pipefs(inode) { 0 } else { ns }, id },
-            S_IFSOCK => ObjRef { kind: kind::SOCKET, ns: 0, id },
-            S_IFDIR => ObjRef { kind: kind::DIRECTORY, ns, id },
-            S_IFCHR | S_IFBLK => ObjRef { kind: kind::DEVICE, ns, id },
-            _ if self.is_eventfd() => {
-                let ctx: u64 = kread::field(self.0.get(), Field::FilePrivate)?;
-                eventfd(ctx)
-            }
-            S_IFREG => ObjRef { kind: kind::FILE, ns, id },
-            _ => ObjRef { kind: kind::ANON, ns, id },
-        })
+    pub fn identity(self) -> ObjRef {
+        if self.is_eventfd() {
+            return eventfd(kread::field_or_zero(self.0.get(), Field::FilePrivate));
+        }
+        let inode: u64 = kread::field_or_zero(self.0.get(), Field::FileInode);
+        let sb: u64 = kread::field_or_zero(inode, Field::InodeSb);
+        let mode: u16 = kread::field_or_zero(inode, Field::InodeMode);
+        let magic: u64 = kread::field_or_zero(sb, Field::SbMagic);
+        let device: u32 = kread::field_or_zero(sb, Field::SbDev);
+        ObjRef {
+            kind: KIND_OF_FORMAT[usize::from(mode >> 12)],
+            ns: if magic == PIPEFS_MAGIC || magic == SOCKFS_MAGIC { 0 } else { device },
+            id: kread::field_or_zero(inode, Field::InodeIno),
+        }
     }
 
     /// Last component of its name.
@@ -158,7 +177,13 @@ fn is_pipefs(inode: u64) -> bool {
 #[inline(always)]
 pub fn pipe(inode: u64) -> ObjRef {
     let ns = if is_pipefs(inode) { 0 } else { device(inode) };
-    ObjRef { kind: kind::PIPE, ns, id: kread::field(inode, Field::InodeIno).unwrap_or(0) }
+    ObjRef { kind: kind::PIPE, ns, id: number(inode) }
+}
+
+/// Number of an inode.
+#[inline(always)]
+pub fn number(inode: u64) -> u64 {
+    kread::field_or_zero(inode, Field::InodeIno)
 }
 
 /// Identity of an eventfd.
@@ -188,12 +213,15 @@ pub fn pipe_state(pipe: u64) -> ObjState {
     ObjState { a: slots as u64, b: used as u64, c: bytes }
 }
 
-/// Bytes in the used slots; beyond the summed ones extrapolated from their mean.
+/// Bytes in the used slots; beyond the first ones extrapolated from their mean.
 #[inline(always)]
 fn sum_bytes(bufs: u64, tail: u32, used: u32, ring: u32) -> u64 {
+    if used == PIPE_SLOTS_READ && ring == PIPE_SLOTS_READ {
+        return sum_full(bufs);
+    }
     let mut sum = 0u64;
     let mut i = 0u32;
-    while i < SUMMED_SLOTS {
+    while i < PIPE_SLOTS_READ {
         if i >= used {
             return sum;
         }
@@ -202,7 +230,27 @@ fn sum_bytes(bufs: u64, tail: u32, used: u32, ring: u32) -> u64 {
         sum += len as u64;
         i += 1;
     }
-    sum / SUMMED_SLOTS as u64 * used as u64
+    sum / PIPE_SLOTS_READ as u64 * used as u64
+}
+
+/// Bytes of a full pipe of the default capacity: all its slots in one read, into a buffer of this CPU (where programs
+/// are preemptible, another task's may come in between; then it is that one's sum). This is what a writer that falls
+/// asleep pays for, so it is worth a case of its own. No branches: the verifier would go both ways at each.
+#[inline(always)]
+fn sum_full(bufs: u64) -> u64 {
+    let Some(slots) = PIPE_SLOTS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a map value.
+    let slots = unsafe { &mut *slots };
+    if !kread::slots(bufs, slots) {
+        return 0;
+    }
+    let mut sum = 0u64;
+    let mut i = 0;
+    while i < slots.0.len() {
+        sum += u64::from(slots.0[i].len);
+        i += 1;
+    }
+    sum
 }
 
 /// Inode number of the socket that belongs to a `struct sock`; 0 if it has none (yet).

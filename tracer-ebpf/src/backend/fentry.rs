@@ -45,7 +45,7 @@ exits! {
     fexit_sem_op, 4, SemOp, |ctx, call| if let Some(regs) = Regs::current() { sem::operated(&call, regs) };
     fexit_sem_wait_end, 4, SemOp, |ctx, call| blocked::ended(&call, ObjRef::default());
     fexit_pipe_write, 2, PipeWrite, |ctx, call| pipe::written(&call, file_of(&ctx, 0));
-    fexit_pipe_read, 2, PipeRead, |ctx, call| pipe::read(&call, file_of(&ctx, 0));
+    fexit_pipe_read, 2, PipeRead, |ctx, call| pipe::read(&call, || file_of(&ctx, 0));
     fexit_fifo_open, 2, FifoOpen, |ctx, call| pipe::opened(&call, None, Some(pointer(&ctx, 1)));
     fexit_fd_receive, 3, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_receive4, 4, FdReceive, |ctx, call| fdpass::installed(&call);
@@ -56,7 +56,7 @@ exits! {
     fexit_eventfd_create, 2, EventfdCreate, |ctx, call| eventfd::created(&call);
     fexit_eventfd_write, 4, EventfdWrite,
         |ctx, call| pipe::written(&call, File::at(pointer(&ctx, 0)));
-    fexit_eventfd_read, 2, EventfdRead, |ctx, call| pipe::read(&call, file_of(&ctx, 0));
+    fexit_eventfd_read, 2, EventfdRead, |ctx, call| pipe::read(&call, || file_of(&ctx, 0));
     fexit_fork_fail, 4, ChildForkFail, |ctx, call| child::fork_failed(&call);
 }
 

@@ -8,7 +8,14 @@ use tracer_common::syscall::Syscall;
 use super::syscall;
 use crate::emit::Call;
 use crate::mech::{child, eventfd, fdpass, pipe, sem};
+use crate::resolve::{self, File};
 use crate::task::Regs;
+
+/// The file of the current call's first argument.
+#[inline(always)]
+fn own_file() -> Option<File> {
+    Regs::current().and_then(|regs| regs.arg(0)).and_then(|fd| resolve::file(fd as u32))
+}
 
 macro_rules! returns {
     ($($name:ident, $site:ident, |$call:ident| $body:expr;)*) => { $(
@@ -25,7 +32,7 @@ returns! {
     kretprobe_sem_create, SemCreate, |call| sem::created(&call, true);
     kretprobe_sem_op, SemOp, |call| if let Some(regs) = Regs::current() { sem::operated(&call, regs) };
     kretprobe_pipe_write, PipeWrite, |call| pipe::written(&call, None);
-    kretprobe_pipe_read, PipeRead, |call| pipe::read(&call, None);
+    kretprobe_pipe_read, PipeRead, |call| pipe::read(&call, own_file);
     kretprobe_fd_receive, FdReceive, |call| fdpass::installed(&call);
     kretprobe_fd_receive4, FdReceive, |call| fdpass::installed(&call);
     kretprobe_fd_detached, FdReceive, |call| fdpass::detached(&call);
@@ -33,7 +40,7 @@ returns! {
     kretprobe_fd_fail, FdFail, |call| fdpass::failed(&call);
     kretprobe_eventfd_create, EventfdCreate, |call| eventfd::created(&call);
     kretprobe_eventfd_write, EventfdWrite, |call| pipe::written(&call, None);
-    kretprobe_eventfd_read, EventfdRead, |call| pipe::read(&call, None);
+    kretprobe_eventfd_read, EventfdRead, |call| pipe::read(&call, own_file);
     kretprobe_fork_fail, ChildForkFail, |call| child::fork_failed(&call);
 }
 

@@ -1,5 +1,7 @@
-//! Calls that are hooked as system calls on every backend: one dispatch for the sys_exit tracepoint, and for fexit and
-//! kretprobe on the call's own function.
+//! Calls that are hooked as system calls on every backend: what their return means, for the sys_exit tracepoint and for
+//! fexit and kretprobe on the call's own function.
+//!
+//! One function a family: a program holds the code of its own calls only, and the verifier's work is in proportion.
 
 use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
@@ -8,37 +10,48 @@ use crate::emit::Call;
 use crate::mech::{child, fdpass, pipe, sem};
 use crate::task::Regs;
 
-/// The call returned.
+/// The call returned. The call is a constant where this is used, so all but one arm go.
 #[inline(always)]
 pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
     match syscall {
         Syscall::Semctl => sem::controlled(&call.at(Site::SemCtl), regs, None, true),
         Syscall::Pipe | Syscall::Pipe2 => pipe::created(&call.at(Site::PipeCreate), regs),
-        Syscall::Splice => {
-            pipe::spliced(&call.at(Site::PipeSplice), regs, 2);
-            pipe::spliced_out(&call.at(Site::PipeRead), regs, 0);
-        }
-        Syscall::Tee => pipe::spliced(&call.at(Site::PipeSplice), regs, 1),
-        Syscall::Vmsplice => pipe::spliced(&call.at(Site::PipeSplice), regs, 0),
-        Syscall::Sendfile => {
-            pipe::spliced(&call.at(Site::PipeSplice), regs, 0);
-            pipe::spliced_out(&call.at(Site::PipeRead), regs, 1);
-        }
+        Syscall::Splice | Syscall::Tee | Syscall::Vmsplice | Syscall::Sendfile => spliced(call, regs, syscall),
         Syscall::Wait4 | Syscall::Waitid => child::waited(&call.at(Site::ChildWait), regs),
         Syscall::CloseRange => fdpass::close_range_ended(&call.at(Site::FdClose), regs),
         Syscall::PidfdGetfd => fdpass::got(&call.at(Site::FdGetfd), regs),
-        Syscall::Dup => fdpass::duplicated(&call.at(Site::FdDup), regs, false),
-        Syscall::Dup2 | Syscall::Dup3 => fdpass::duplicated(&call.at(Site::FdDup), regs, true),
-        Syscall::Fcntl => {
-            let Some(cmd) = regs.arg(1) else { return };
-            match cmd as u32 {
-                fdpass::F_DUPFD | fdpass::F_DUPFD_CLOEXEC | fdpass::F_SETFD => {
-                    fdpass::controlled(&call.at(Site::FdDup), regs, cmd as u32);
-                }
-                pipe::F_SETPIPE_SZ => pipe::resized(&call.at(Site::PipeResize), regs),
-                _ => {}
-            }
-        }
+        Syscall::Dup | Syscall::Dup2 | Syscall::Dup3 | Syscall::Fcntl => duplicated(call, regs, syscall),
+        _ => {}
+    }
+}
+
+/// splice, tee, vmsplice or sendfile returned.
+#[inline(always)]
+pub fn spliced(call: Call, regs: Regs, syscall: Syscall) {
+    // Arguments that hold the descriptors of the target and of the source.
+    let (to, from) = match syscall {
+        Syscall::Splice => (2, Some(0)),
+        Syscall::Tee => (1, None),
+        Syscall::Vmsplice => (0, None),
+        _ => (0, Some(1)),
+    };
+    pipe::spliced(&call.at(Site::PipeSplice), regs.arg(to));
+    if let Some(from) = from {
+        pipe::spliced_out(&call.at(Site::PipeRead), regs.arg(from));
+    }
+}
+
+/// dup, dup2, dup3 or fcntl returned.
+#[inline(always)]
+pub fn duplicated(call: Call, regs: Regs, syscall: Syscall) {
+    let call = call.at(Site::FdDup);
+    if syscall != Syscall::Fcntl {
+        return fdpass::duplicated(&call, regs, syscall != Syscall::Dup);
+    }
+    match regs.arg(1).map(|cmd| cmd as u32) {
+        Some(fdpass::F_DUPFD | fdpass::F_DUPFD_CLOEXEC) => fdpass::duplicated(&call, regs, false),
+        Some(fdpass::F_SETFD) => fdpass::flags_set(&call, regs),
+        Some(pipe::F_SETPIPE_SZ) => pipe::resized(&call.at(Site::PipeResize), regs),
         _ => {}
     }
 }

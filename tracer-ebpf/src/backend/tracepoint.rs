@@ -10,8 +10,9 @@ use tracer_common::syscall::{SLOT_RECEIVED, SLOTS, Syscall};
 
 use super::syscall;
 use crate::emit::Call;
+use crate::filter;
 use crate::kread;
-use crate::maps::{self, CALIBRATION, config};
+use crate::maps::{CALIBRATION, config};
 use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem, signal};
 use crate::resolve;
 use crate::task::{self, Regs};
@@ -26,6 +27,9 @@ static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(SLOTS, 0);
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    if !filter::may_matter(task::ids().0) {
+        return 0;
+    }
     let regs = Regs::at(ctx.arg(0));
     let ret: i64 = ctx.arg(1);
     let Some(nr) = regs.nr() else { return 0 };
@@ -67,7 +71,7 @@ returns! {
     exit_eventfd, EventfdCreate, |call, _regs| eventfd::created(&call);
     exit_fork, ChildForkFail, |call, _regs| child::fork_failed(&call);
     exit_pipe, PipeCreate, |call, regs| pipe::created(&call, regs);
-    exit_splice, PipeSplice, |call, regs| syscall::wrapper(call, regs, regs.call());
+    exit_splice, PipeSplice, |call, regs| syscall::spliced(call, regs, regs.call());
     exit_wait, ChildWait, |call, regs| child::waited(&call, regs);
     exit_getfd, FdGetfd, |call, regs| fdpass::got(&call, regs);
 }
@@ -108,7 +112,8 @@ pub fn exit_write(ctx: RawTracePointContext) -> i32 {
 pub fn exit_read(ctx: RawTracePointContext) -> i32 {
     let call = Call::new(&ctx, Site::PipeRead, ctx.arg(1));
     if call.by_tracepoint() || call.at(Site::EventfdRead).by_tracepoint() {
-        pipe::read(&call, None);
+        let regs = Regs::at(ctx.arg(0));
+        pipe::read(&call, || resolve::file(regs.arg(0)? as u32));
     }
     0
 }
@@ -118,7 +123,7 @@ pub fn exit_dup(ctx: RawTracePointContext) -> i32 {
     let regs = Regs::at(ctx.arg(0));
     let call = Call::new(&ctx, Site::FdDup, ctx.arg(1));
     if call.by_tracepoint() || call.at(Site::PipeResize).by_tracepoint() {
-        syscall::wrapper(call, regs, regs.call());
+        syscall::duplicated(call, regs, regs.call());
     }
     0
 }
@@ -148,14 +153,15 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint(tracepoint = "sched_switch")]
 pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
-    let preempted: u64 = ctx.arg(0);
-    let call = Call::new(&ctx, Site::Blocked, 0);
-    blocked::switched_out(&call, ctx.arg(1), preempted & 0xff != 0);
-    if maps::by_tracepoint(Site::FdReceive)
+    // First: behind the other, each of its many outcomes would be followed through this by the verifier.
+    if fdpass::receives_wait()
         && let Some(next) = kread::field::<u32>(ctx.arg(2), Field::TaskPid)
     {
         fdpass::receiver_woken(next);
     }
+    let preempted: u64 = ctx.arg(0);
+    let call = Call::new(&ctx, Site::Blocked, 0);
+    blocked::switched_out(&call, ctx.arg(1), preempted & 0xff != 0);
     0
 }
 

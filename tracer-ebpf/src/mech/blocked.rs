@@ -5,14 +5,14 @@
 
 use tracer_common::event::Stall;
 use tracer_common::field::Field;
-use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, kind};
+use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, kind, slot};
 use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
 use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
-use crate::maps::{BLOCKED, LAST_READ, config};
+use crate::maps::{self, BLOCKED, BLOCKED_SLOTS, LAST_READ, config};
 use crate::mech::sem;
 use crate::resolve::{self, Target};
 use crate::task::{self, Regs};
@@ -41,12 +41,12 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
     if preempted {
         return;
     }
-    let Some(state) = kread::field::<u32>(prev, Field::TaskState) else { return };
-    if state & TASK_INTERRUPTIBLE == 0 {
-        return;
-    }
     let (tgid, tid) = task::ids();
     if tid == 0 || !filter::wanted(tgid) {
+        return;
+    }
+    let Some(state) = kread::field::<u32>(prev, Field::TaskState) else { return };
+    if state & TASK_INTERRUPTIBLE == 0 {
         return;
     }
     let Some(regs) = Regs::current() else { return };
@@ -60,9 +60,9 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         return;
     }
     let now = emit::now_ns();
-    if let Some(known) = BLOCKED.get_ptr_mut(tid) {
-        // SAFETY: a map value; only this thread writes its own entry.
-        let known = unsafe { &mut *known };
+    let mut fresh = 1;
+    if let Some(known) = noted(tid) {
+        fresh = 0;
         let restarted = known.restart_ns == 0 || now - known.restart_ns < RESTART_WINDOW_NS;
         // Of a set, the semaphore matters too; a pipe's fill may change between two sleeps of one wait.
         let same = known.obj == wait.obj && (wait.obj.kind != kind::SEM || known.state.b == wait.state.b);
@@ -90,7 +90,33 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         comm: emit::comm(),
     };
     if BLOCKED.insert(tid, entry, 0).is_err() {
-        emit::fault(call.site);
+        return emit::fault(call.site);
+    }
+    count(tid, fresh);
+}
+
+/// What is noted of a thread. Most have slept in no watched call and share their slot with none that has: no search.
+#[inline(always)]
+fn noted(tid: u32) -> Option<&'static mut Blocked> {
+    if BLOCKED_SLOTS.get(slot(tid)).is_none_or(|n| *n == 0) {
+        return None;
+    }
+    // SAFETY: a map value; only the thread itself writes its own entry.
+    BLOCKED.get_ptr_mut(tid).map(|entry| unsafe { &mut *entry })
+}
+
+#[inline(always)]
+fn forget(tid: u32) {
+    if BLOCKED.remove(tid).is_ok() {
+        count(tid, -1);
+    }
+}
+
+#[inline(always)]
+fn count(tid: u32, by: i64) {
+    if let Some(slot) = BLOCKED_SLOTS.get_ptr_mut(slot(tid)) {
+        // SAFETY: a map value.
+        unsafe { maps::add(slot, by) };
     }
 }
 
@@ -159,19 +185,20 @@ fn writes_to(fd: u32, site: Site) -> Option<Wait> {
 /// The current thread begins to open a FIFO: what it waited for before in this or an earlier open is over.
 #[inline(always)]
 pub fn fifo_begins() {
-    let _ = BLOCKED.remove(task::ids().1);
+    let (_, tid) = task::ids();
+    if noted(tid).is_some() {
+        forget(tid);
+    }
 }
 
 /// A watched call of the current thread returned. `opened`: the FIFO that an open has led to, all zero if none.
 #[inline(always)]
 pub fn ended(call: &Call, opened: ObjRef) {
     let (_, tid) = task::ids();
-    let Some(entry) = BLOCKED.get_ptr_mut(tid) else { return };
-    // SAFETY: a map value; only this thread writes its own entry.
-    let entry = unsafe { &mut *entry };
+    let Some(entry) = noted(tid) else { return };
     let mut known = *entry;
     if known.restart_ns != 0 {
-        let _ = BLOCKED.remove(tid);
+        forget(tid);
         return interrupted(call, &known);
     }
     let now = emit::now_ns();
@@ -180,7 +207,7 @@ pub fn ended(call: &Call, opened: ObjRef) {
         entry.restart_ns = now;
         return;
     }
-    let _ = BLOCKED.remove(tid);
+    forget(tid);
     if known.site == Site::FifoOpen as u16 {
         if opened.id == 0 {
             return;
@@ -201,9 +228,8 @@ fn interrupted(call: &Call, known: &Blocked) {
 /// The thread ends: what it waited for is over.
 #[inline(always)]
 pub fn thread_exited(call: &Call, tid: u32) {
-    // SAFETY: a copy of a map value.
-    let Some(known) = (unsafe { BLOCKED.get(tid) }).copied() else { return };
-    let _ = BLOCKED.remove(tid);
+    let Some(known) = noted(tid).map(|entry| *entry) else { return };
+    forget(tid);
     if known.restart_ns != 0 {
         interrupted(call, &known);
     } else if has_object(&known) {

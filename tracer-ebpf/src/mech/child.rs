@@ -8,7 +8,7 @@ use tracer_common::syscall::Syscall;
 use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
-use crate::maps::{CHILDREN, config};
+use crate::maps::{CHILDREN, add, config};
 use crate::mech::{blocked, fdpass, sem};
 use crate::task::{self, Regs};
 
@@ -39,16 +39,6 @@ pub fn stats(call: &Call, tgid: u32, task: u64) -> Option<*mut ChildStats> {
         emit::fault(call.site);
     }
     CHILDREN.get_ptr_mut(tgid)
-}
-
-/// Adds one to a counter that several CPUs share.
-///
-/// # Safety
-/// `counter` points into a map value.
-#[inline(always)]
-pub unsafe fn bump(counter: *mut u64) {
-    // SAFETY: the caller's promise.
-    unsafe { core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(counter, 1) };
 }
 
 /// A task was made; threads do not matter.
@@ -99,7 +89,7 @@ pub fn exited(call: &Call, task: u64) {
     if parent_wanted {
         if let Some(s) = stats(call, parent, parent_task) {
             // SAFETY: a pointer into a map value.
-            unsafe { bump(&raw mut (*s).exits) };
+            unsafe { add(&raw mut (*s).exits, 1) };
         }
         if config().all == 0 {
             filter::add(tgid, filter::EXITED);
@@ -146,9 +136,9 @@ pub fn waited(call: &Call, regs: Regs) {
     let Some(s) = stats(call, tgid, task::current()) else { return };
     // SAFETY: pointers into a map value.
     unsafe {
-        bump(if one { &raw mut (*s).waits_one } else { &raw mut (*s).waits_any });
+        add(if one { &raw mut (*s).waits_one } else { &raw mut (*s).waits_any }, 1);
         if reaped {
-            bump(if one { &raw mut (*s).reaped_one } else { &raw mut (*s).reaped_any });
+            add(if one { &raw mut (*s).reaped_one } else { &raw mut (*s).reaped_any }, 1);
         }
         (*s).last_wait_ns = emit::now_ns();
         if one {

@@ -9,7 +9,7 @@ use tracer_common::syscall::Syscall;
 use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
-use crate::maps::{FD_TABLES, FD_TRACKED, RECEIVING, SOCK_WATCHED};
+use crate::maps::{self, FD_TABLES, FD_TRACKED, GAUGES, RECEIVING, SOCK_WATCHED, WAITING_RECEIVES};
 use crate::resolve;
 use crate::task::{self, Regs};
 
@@ -97,12 +97,13 @@ fn received(call: &Call, r: Receipt, fd: u32) {
     let mut event =
         FdReceive { files: r.files, sock: r.sock, fd, via: r.via, cloexec: r.cloexec, ..FdReceive::default() };
     if let Some(file) = resolve::file(fd) {
-        event.obj = file.identity().unwrap_or_default();
+        event.obj = file.identity();
         file.name(&mut event.name);
     }
     track(call, r.files, fd);
     if r.sock != 0 {
         let _ = SOCK_WATCHED.insert(r.sock, 1, 0);
+        filter::others_matter();
     }
     emit::event_with_stack(call, event);
 }
@@ -217,10 +218,29 @@ pub fn receive_begins(call: &Call, fd: u32, msg: u64) {
     }
     let Some(sk) = resolve::file(fd).and_then(|f| f.unix_sock()) else { return };
     let control_len = kread::user::<Control>(msg + CONTROL_OFFSET).map_or(0, |c| c.len);
-    let entry = Receiving { sk, control_len, sent: resolve::queued_fds(sk), ..Receiving::default() };
+    let sent = resolve::queued_fds(sk);
+    let entry = Receiving { sk, control_len, sent, waits: u32::from(sent < 0), ..Receiving::default() };
     if RECEIVING.insert(tid, entry, 0).is_err() {
-        emit::fault(call.site);
+        return emit::fault(call.site);
     }
+    count_waiting(entry.waits.into());
+}
+
+/// A receive begins, or ceases, to wait for its message.
+#[inline(always)]
+fn count_waiting(by: i64) {
+    if by != 0
+        && let Some(n) = GAUGES.get_ptr_mut(WAITING_RECEIVES)
+    {
+        // SAFETY: a map value.
+        unsafe { maps::add(n, by) };
+    }
+}
+
+/// True if a receive waits for its message.
+#[inline(always)]
+pub fn receives_wait() -> bool {
+    GAUGES.get(WAITING_RECEIVES).is_some_and(|n| *n != 0)
 }
 
 /// A thread that waits in recvmsg is switched in: the message that woke it is at the head of the queue.
@@ -242,6 +262,8 @@ pub fn receive_ended(call: &Call, regs: Regs) -> bool {
     let (tgid, tid) = task::ids();
     // SAFETY: a copy of a map value.
     let mut state = unsafe { RECEIVING.get(tid) }.copied().unwrap_or(Receiving { sent: -1, ..Receiving::default() });
+    count_waiting(-i64::from(state.waits));
+    state.waits = 0;
     if call.ret < 0 || !filter::wanted(tgid) {
         let _ = RECEIVING.remove(tid);
         return false;
@@ -444,16 +466,15 @@ pub fn duplicated(call: &Call, regs: Regs, over: bool) {
     }
 }
 
-/// fcntl returned: F_DUPFD, F_DUPFD_CLOEXEC, F_SETFD.
+/// fcntl(F_SETFD) returned.
 #[inline(always)]
-pub fn controlled(call: &Call, regs: Regs, cmd: u32) {
-    if cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC {
-        duplicated(call, regs, false);
-    } else if cmd == F_SETFD && call.ret == 0 {
-        let (Some(files), Some(fd), Some(arg)) = (resolve::files(), regs.arg(0), regs.arg(2)) else { return };
-        if tracked(files, fd as u32) {
-            emit::event(call, FdFlags { files, fd: fd as u32, cloexec: arg as u32 & 1 });
-        }
+pub fn flags_set(call: &Call, regs: Regs) {
+    if call.ret != 0 {
+        return;
+    }
+    let (Some(files), Some(fd), Some(arg)) = (resolve::files(), regs.arg(0), regs.arg(2)) else { return };
+    if tracked(files, fd as u32) {
+        emit::event(call, FdFlags { files, fd: fd as u32, cloexec: arg as u32 & 1 });
     }
 }
 
@@ -483,5 +504,9 @@ pub fn failed(call: &Call) {
 /// The thread ends.
 #[inline(always)]
 pub fn thread_exited(tid: u32) {
-    let _ = RECEIVING.remove(tid);
+    // SAFETY: a map value.
+    if let Some(r) = unsafe { RECEIVING.get(tid) } {
+        count_waiting(-i64::from(r.waits));
+        let _ = RECEIVING.remove(tid);
+    }
 }

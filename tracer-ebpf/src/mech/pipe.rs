@@ -42,14 +42,14 @@ pub fn written(call: &Call, file: Option<File>) {
     full(call, file, fd);
 }
 
-/// A splice into a pipe returned; `out`: the argument that holds the pipe's descriptor.
+/// A splice into the pipe `to` returned.
 #[inline(always)]
-pub fn spliced(call: &Call, regs: Regs, out: usize) {
+pub fn spliced(call: &Call, to: Option<u64>) {
     blocked::ended(call, ObjRef::default());
     if call.ret != EAGAIN || !filter::wanted(task::ids().0) {
         return;
     }
-    let Some(fd) = regs.arg(out) else { return };
+    let Some(fd) = to else { return };
     if let Some(file) = resolve::file(fd as u32)
         && let Some(Target::Pipe { pipe, .. }) = file.target()
     {
@@ -72,29 +72,28 @@ fn full(call: &Call, file: File, fd: i32) {
     }
 }
 
-/// A read from a pipe or eventfd returned.
+/// A read from a pipe or eventfd returned; `file` is asked for only if it matters.
 #[inline(always)]
-pub fn read(call: &Call, file: Option<File>) {
+pub fn read(call: &Call, file: impl FnOnce() -> Option<File>) {
     if call.ret <= 0 || !filter::wanted(task::ids().0) {
         return;
     }
-    let file = file.or_else(|| Regs::current().and_then(|r| r.arg(0)).and_then(|fd| resolve::file(fd as u32)));
-    match file.and_then(File::target) {
-        Some(Target::Pipe { inode, pipe }) => blocked::drained(call, pipe, resolve::pipe(inode).id),
+    match file().and_then(File::target) {
+        Some(Target::Pipe { inode, pipe }) => blocked::drained(call, pipe, resolve::number(inode)),
         Some(Target::Eventfd { ctx }) => blocked::drained(call, ctx, resolve::eventfd(ctx).id),
         Some(Target::Other) | None => {}
     }
 }
 
-/// A splice out of a pipe returned.
+/// A splice out of the pipe `from` returned.
 #[inline(always)]
-pub fn spliced_out(call: &Call, regs: Regs, source: usize) {
+pub fn spliced_out(call: &Call, from: Option<u64>) {
     if call.ret <= 0 || !filter::wanted(task::ids().0) {
         return;
     }
-    let file = regs.arg(source).and_then(|fd| resolve::file(fd as u32));
+    let file = from.and_then(|fd| resolve::file(fd as u32));
     if let Some(Target::Pipe { inode, pipe }) = file.and_then(File::target) {
-        blocked::drained(call, pipe, resolve::pipe(inode).id);
+        blocked::drained(call, pipe, resolve::number(inode));
     }
 }
 

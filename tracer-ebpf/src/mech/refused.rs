@@ -3,7 +3,7 @@
 use tracer_common::map::{ObjRef, ObjState, Refused, RefusedKey};
 
 use crate::emit::{self, Call};
-use crate::maps::REFUSED;
+use crate::maps::{REFUSED, add};
 use crate::task;
 
 /// Counts one refusal by the object at address `ptr`.
@@ -15,10 +15,7 @@ pub fn count(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32) {
     if let Some(known) = REFUSED.get_ptr_mut(key) {
         // SAFETY: a map value. Two threads may lose a count to each other: the add is atomic, the rest is the latest.
         unsafe {
-            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
-                &raw mut (*known).count,
-                1,
-            );
+            add(&raw mut (*known).count, 1);
             (*known).last_ns = now;
             (*known).state = state;
         }

@@ -20,6 +20,8 @@ const IPC_64: u32 = 0x100;
 const SETVAL: u32 = 16;
 const SETALL: u32 = 17;
 const SEM_UNDO: u16 = 0x1000;
+/// Slots of a process in which a semaphore can be found, from one that its number tells.
+const SLOTS_TRIED: usize = 6;
 /// Operations of one call that are followed.
 const OPS_MAX: u64 = 4;
 /// A semaphore with more free increments than this is a counter, not a lock (one is its initial value).
@@ -157,13 +159,17 @@ fn account(call: &Call, tgid: u32, key: SemKey, op: i32) {
             }
         }
     };
+    // Not a scan of all slots: four operations of a call, each with sixteen slots, would keep 5.10's verifier busy for
+    // seconds under emulation.
+    let start = (key.id as u32).wrapping_mul(31).wrapping_add(key.num) as usize;
     let mut free = SEM_HELD_MAX;
     let mut i = 0usize;
-    while i < SEM_HELD_MAX {
+    while i < SLOTS_TRIED {
+        let at = start.wrapping_add(i) & (SEM_HELD_MAX - 1);
         // SAFETY: a map value, index below the array's length. Threads of one process may race; the loss is one count.
-        let slot = unsafe { &mut (*held).slots[i] };
+        let slot = unsafe { &mut (*held).slots[at] };
         if slot.net == 0 {
-            free = i;
+            free = at;
         } else if slot.id == key.id && slot.num == key.num && slot.ns == key.ns {
             if op > 0 && slot.net > 0 {
                 gave(key);
@@ -180,7 +186,7 @@ fn account(call: &Call, tgid: u32, key: SemKey, op: i32) {
         return emit::fault(call.site);
     }
     // SAFETY: as above.
-    let slot = unsafe { &mut (*held).slots[free] };
+    let slot = unsafe { &mut (*held).slots[free & (SEM_HELD_MAX - 1)] };
     slot.ns = key.ns;
     slot.id = key.id;
     slot.num = key.num;
@@ -234,6 +240,7 @@ fn watch(ns: u32, id: i32) {
     // SAFETY: the value is a plain integer.
     if unsafe { SEM_WATCHED.get(key) }.is_none() {
         let _ = SEM_WATCHED.insert(key, 1, 0);
+        filter::others_matter();
     }
 }
 

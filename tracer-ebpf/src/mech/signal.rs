@@ -5,7 +5,8 @@ use tracer_common::field::Field;
 use crate::emit::Call;
 use crate::filter;
 use crate::kread;
-use crate::mech::child::{bump, stats};
+use crate::maps::add;
+use crate::mech::child::stats;
 use crate::task;
 
 const SIGCHLD: i32 = 17;
@@ -37,9 +38,9 @@ pub fn generated(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
     // SAFETY: pointers into a map value.
     unsafe {
         match result {
-            QUEUED => bump(&raw mut (*s).sigchld_generated),
-            IGNORED => bump(&raw mut (*s).sigchld_ignored),
-            COALESCED => bump(&raw mut (*s).sigchld_coalesced),
+            QUEUED => add(&raw mut (*s).sigchld_generated, 1),
+            IGNORED => add(&raw mut (*s).sigchld_ignored, 1),
+            COALESCED => add(&raw mut (*s).sigchld_coalesced, 1),
             _ => {}
         }
     }
@@ -54,6 +55,6 @@ pub fn delivered(call: &Call, sig: i32) {
     }
     if let Some(s) = stats(call, tgid, task::current()) {
         // SAFETY: a pointer into a map value.
-        unsafe { bump(&raw mut (*s).delivered) };
+        unsafe { add(&raw mut (*s).delivered, 1) };
     }
 }

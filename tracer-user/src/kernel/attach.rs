@@ -1,6 +1,7 @@
 //! Loads the object, attaches each site by the best backend that works, and keeps the reasons.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, MapData, ProgramArray};
@@ -195,7 +196,8 @@ fn calibrate(ebpf: &mut Ebpf) -> Result<Array<MapData, u64>> {
     let own = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("cannot make an eventfd")?;
     array(ebpf, "CALIBRATION")?.set(calibration::OWN_EVENTFD, own.as_raw_fd() as u64, 0)?;
     let probe: &mut RawTracePoint = program_mut(ebpf, "calibrate")?.try_into()?;
-    probe.load().map_err(|e| HostError::Unsupported(format!("the kernel refuses BPF tracepoint programs: {e}")))?;
+    timed("calibrate", || probe.load())
+        .map_err(|e| HostError::Unsupported(format!("the kernel refuses BPF tracepoint programs: {e}")))?;
     let link = probe.attach("sys_enter").map_err(|e| {
         HostError::Unsupported(format!(
             "the kernel refuses raw tracepoints (needs CONFIG_BPF_EVENTS and system call tracing): {e}"
@@ -218,6 +220,14 @@ fn calibrate(ebpf: &mut Ebpf) -> Result<Array<MapData, u64>> {
         .into());
     }
     Ok(measured)
+}
+
+/// Loads a program; how long the verifier took is told to whoever asks for debug messages.
+fn timed<T>(program: &str, load: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let loaded = load();
+    tracing::debug!(program, ms = begun.elapsed().as_millis(), "loaded");
+    loaded
 }
 
 fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
@@ -292,10 +302,10 @@ impl Attacher<'_> {
                         break;
                     }
                     Err(e) => {
-                        tracing::debug!("{function} by {}: {e}", backend.name());
-                        last = format!("{function}: {}", first_line(&e));
+                        last = format!("{function}: {}", reason(&e));
+                        tracing::debug!("{}: {last}", backend.name());
                         if refuses_all(&e) {
-                            self.refusals[slot] = Some(format!("the kernel refuses it ({})", first_line(&e)));
+                            self.refusals[slot] = Some(format!("the kernel refuses it ({})", reason(&e)));
                         }
                     }
                 }
@@ -341,17 +351,19 @@ impl Attacher<'_> {
         match (backend, hook.at) {
             (Backend::Fentry, At::Entry) => {
                 let p: &mut FEntry = program.try_into()?;
-                p.load(function, self.btf.ok_or_else(no_btf)?)?;
+                let btf = self.btf.ok_or_else(no_btf)?;
+                timed(&name, || p.load(function, btf))?;
                 p.attach().map(drop).inspect_err(|_| drop(p.unload()))?;
             }
             (Backend::Fentry, At::Exit) => {
                 let p: &mut FExit = program.try_into()?;
-                p.load(function, self.btf.ok_or_else(no_btf)?)?;
+                let btf = self.btf.ok_or_else(no_btf)?;
+                timed(&name, || p.load(function, btf))?;
                 p.attach().map(drop).inspect_err(|_| drop(p.unload()))?;
             }
             (Backend::Kprobe | Backend::Tracepoint, _) => {
                 let p: &mut KProbe = program.try_into()?;
-                p.load()?;
+                timed(&name, || p.load())?;
                 p.attach(function, 0).map(drop).inspect_err(|_| drop(p.unload()))?;
             }
         }
@@ -361,7 +373,7 @@ impl Attacher<'_> {
 
     fn raw_tracepoint(&mut self, tracepoint: &str, program: &str) -> Result<()> {
         let p: &mut RawTracePoint = program_mut(self.ebpf, program)?.try_into()?;
-        p.load().with_context(|| format!("the kernel refuses the program {program}"))?;
+        timed(program, || p.load()).map_err(|e| refused_program(program, &e))?;
         p.attach(tracepoint).with_context(|| format!("cannot attach to the raw tracepoint {tracepoint}"))?;
         Ok(())
     }
@@ -378,13 +390,13 @@ fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<ProgramArray<MapData>>
         }
         let p: &mut RawTracePoint = program_mut(ebpf, name)?.try_into()?;
         if programs.insert(*name) {
-            p.load().with_context(|| format!("the kernel refuses the program {name}"))?;
+            timed(name, || p.load()).map_err(|e| refused_program(name, &e))?;
         }
         slots.set(*call as u32, p.fd()?, 0).with_context(|| format!("cannot put {name} into the map SYS_EXIT"))?;
     }
     if sites & Site::FdReceive.bit() != 0 {
         let p: &mut RawTracePoint = program_mut(ebpf, PROGRAM_RECEIVED)?.try_into()?;
-        p.load().with_context(|| format!("the kernel refuses the program {PROGRAM_RECEIVED}"))?;
+        timed(PROGRAM_RECEIVED, || p.load()).map_err(|e| refused_program(PROGRAM_RECEIVED, &e))?;
         slots
             .set(SLOT_RECEIVED, p.fd()?, 0)
             .with_context(|| format!("cannot put {PROGRAM_RECEIVED} into the map SYS_EXIT"))?;
@@ -395,7 +407,7 @@ fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<ProgramArray<MapData>>
     }
     for (program, tracepoint) in names {
         let p: &mut RawTracePoint = program_mut(ebpf, program)?.try_into()?;
-        p.load().with_context(|| format!("the kernel refuses the program {program}"))?;
+        timed(program, || p.load()).map_err(|e| refused_program(program, &e))?;
         p.attach(tracepoint).with_context(|| format!("cannot attach to the raw tracepoint {tracepoint}"))?;
     }
     Ok(slots)
@@ -417,13 +429,31 @@ fn refuses_all(e: &ProgramError) -> bool {
     false
 }
 
-fn first_line(e: &ProgramError) -> String {
-    let mut text = e.to_string();
-    if let ProgramError::SyscallError(inner) = e {
-        text = format!("{text}: {}", inner.io_error);
-    }
-    if let ProgramError::LoadError { io_error, .. } = e {
-        text = format!("the program is refused: {io_error}");
-    }
-    text.lines().next().unwrap_or_default().to_owned()
+/// A program that no kernel should refuse.
+fn refused_program(program: &str, e: &ProgramError) -> anyhow::Error {
+    anyhow!("the kernel refuses the program {program}: {}", reason(e))
 }
+
+/// The error in one line: of the verifier's log, thousands of lines long, what it ended with.
+fn reason(e: &ProgramError) -> String {
+    match e {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            tracing::trace!("{log}");
+            let told = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s));
+            match log.lines().rev().map(str::trim).find(told) {
+                Some(last) => format!("the program is refused: {io_error} ({last})"),
+                None => format!("the program is refused: {io_error}"),
+            }
+        }
+        ProgramError::SyscallError(inner) => format!("{e}: {}", inner.io_error),
+        other => other.to_string(),
+    }
+    .lines()
+    .next()
+    .unwrap_or_default()
+    .to_owned()
+}
+
+/// Lines at the end of the verifier's log that are no reason.
+const STATISTICS: &[&str] = &["verification time", "stack depth", "processed"];

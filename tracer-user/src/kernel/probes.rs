@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{Result, anyhow};
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap};
-use tracer_common::map::{Blocked, ChildStats, LastRead, Refused, RefusedKey};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap};
+use tracer_common::map::{Blocked, ChildStats, LastRead, Refused, RefusedKey, SLOT_KEPT, slot};
 use tracer_common::site::SITES;
 
 use crate::record::{BlockedThread, ChildRow, ReaderRow, RefusedRow};
@@ -21,6 +21,7 @@ pub struct Probes {
     lost: PerCpuArray<MapData, u64>,
     faults: PerCpuArray<MapData, u64>,
     targets: HashMap<MapData, u32, u32>,
+    target_slots: Array<MapData, u64>,
     blocked: HashMap<MapData, u32, Blocked>,
     refused: HashMap<MapData, RefusedKey, Refused>,
     last_read: HashMap<MapData, u64, LastRead>,
@@ -47,6 +48,7 @@ impl Probes {
             lost: PerCpuArray::try_from(take("LOST")?)?,
             faults: PerCpuArray::try_from(take("FAULTS")?)?,
             targets: HashMap::try_from(take("TARGETS")?)?,
+            target_slots: Array::try_from(take("TARGET_SLOTS")?)?,
             blocked: HashMap::try_from(take("BLOCKED")?)?,
             refused: HashMap::try_from(take("REFUSED")?)?,
             last_read: HashMap::try_from(take("LAST_READ")?)?,
@@ -68,6 +70,8 @@ impl Probes {
     /// # Errors
     /// The map is full.
     pub fn add(&mut self, tgid: u32, flag: u32) -> Result<()> {
+        let slot = slot(tgid);
+        self.target_slots.set(slot, SLOT_KEPT, 0)?;
         Ok(self.targets.insert(tgid, flag, 0)?)
     }
 

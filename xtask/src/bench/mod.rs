@@ -55,6 +55,8 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
         let step = Step::start(work.name(), &what, &log_dir)?;
         let row = measure(machine, &step, work, &modes, options.runs)?;
         step.done("measured");
+        // At once: a long bench that is stopped has told what it knows.
+        eprint!("{}", table::text(std::slice::from_ref(&row)));
         rows.push(row);
     }
     let file = log_dir.join("bench.json");

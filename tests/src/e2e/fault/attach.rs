@@ -31,7 +31,9 @@ pub(super) fn not_root(settings: &Settings) -> Result<()> {
     // The build directory may be closed to others.
     let directory = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir()?;
     let copy = directory.path().join("ipctrace");
-    std::fs::copy(&settings.tool, &copy).context("cannot copy ipctrace")?;
+    // By another process: a file that this one has open for writing while another thread forks cannot be executed.
+    let copied = Command::new("cp").arg(&settings.tool).arg(&copy).status().context("cannot run cp")?;
+    ensure!(copied.success(), "cannot copy ipctrace: {copied}");
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755))?;
     let mut command = Command::new(&copy);
     command.args(["watch", "--all"]).current_dir("/").uid(NOBODY).gid(NOBODY);

@@ -36,7 +36,10 @@ pub(super) fn fail_on(settings: &Settings) -> Result<()> {
     let command = [incidents, "sem-leak", "--hold", "0", "--keep"];
     let leaking = ran(settings, "fail-on", &["--fail-on", "sem-leak"], &command)?;
     let output = String::from_utf8_lossy(&leaking.stdout).into_owned();
-    let truth = output.lines().find_map(|line| line.strip_prefix("READY ")).context("the incident was not played")?;
+    let truth = output
+        .lines()
+        .find_map(|line| line.strip_prefix("READY "))
+        .with_context(|| format!("the incident was not played: {output}{}", leaking.stderr))?;
     let truth: Truth = serde_json::from_str(truth)?;
     for id in truth.expect.iter().flat_map(|expected| &expected.ids) {
         SemSet(id.parse()?).remove().context("cannot remove the sets that the incident left")?;
