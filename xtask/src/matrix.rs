@@ -173,7 +173,8 @@ fn exec(machine: &Machine, lab: &Lab, command: &str, timeout: u64) -> Result<Exi
         let job = Job {
             script: command,
             folder: &machine.repo,
-            name: &format!("exec-{}", kernel.family),
+            // Two of them may run at the same time.
+            name: &format!("exec-{}-{}", kernel.family, std::process::id()),
             log_dir: &log_dir(machine),
             limit: Duration::from_secs(timeout),
         };
