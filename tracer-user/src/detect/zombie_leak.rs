@@ -61,15 +61,23 @@ fn staying<'a>(world: &World, parent: ProcId, all: Vec<&'a Zombie>, now_ns: u64)
     {
         return Vec::new();
     }
-    // The machine's own init may poll: it never leaks, but it may be late.
-    let patient =
-        staying.len() == 1 || parent.pid() == 1 || (staying.len() < MANY && waits_for_another(world, parent, habits));
+    // The machine's own init may poll, and that of a small VM may never reap by design: orphans cost it nothing but pids.
+    if parent.pid() == 1 && staying.len() < many_pids(world) {
+        return Vec::new();
+    }
+    let patient = staying.len() == 1 || (staying.len() < MANY && waits_for_another(world, parent, habits));
     if patient && oldest < LONE_NS {
         return Vec::new();
     }
     // Once it is a leak, every zombie of this parent belongs to it.
     let settled = |z: &&Zombie| counts(z) || age(z) >= CONFIRMED_NS || z.confirmed;
     all.into_iter().filter(settled).collect()
+}
+
+/// Zombies that take a share of the machine's pids which somebody must know of.
+fn many_pids(world: &World) -> usize {
+    let of_all = world.limits.pid_max / 20;
+    usize::try_from(of_all).unwrap_or(usize::MAX).clamp(1_000, 10_000)
 }
 
 /// A parent whose last batch left nobody behind is only late if it takes much longer than it used to.

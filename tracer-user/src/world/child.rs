@@ -10,8 +10,6 @@ use std::collections::{HashMap, HashSet};
 const MAX_ZOMBIES: usize = 131_072;
 /// Parents remembered.
 const MAX_PARENTS: usize = 16_384;
-/// Slack when the closing inventory is compared with the model: /proc is not read in one instant.
-const SCAN_NS: u64 = 300_000_000;
 
 /// A child that ended and is still in the process table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,8 +134,13 @@ impl Children {
             }
         }
         if look.complete() && !inventory.processes.is_empty() {
-            let before = inventory.ts_ns.saturating_sub(SCAN_NS);
-            self.zombies.retain(|id, z| present.contains(id) || z.since_ns > before);
+            // Who is there in another state is still on its way out; who is not there is reaped, however short ago it
+            // ended (a parent that ignores SIGCHLD), even if the event of its release is yet to come.
+            let there: HashSet<ProcId> =
+                inventory.processes.iter().map(|row| ProcId::new(row.tgid, row.start_ns)).collect();
+            self.zombies.retain(|id, z| {
+                present.contains(id) || (there.contains(id) && !closing) || z.since_ns > inventory.ts_ns
+            });
         }
     }
 
