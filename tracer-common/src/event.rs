@@ -4,6 +4,9 @@
 
 use crate::map::{ObjRef, ObjState};
 
+/// A number that is not known.
+pub const UNKNOWN: u64 = u64::MAX;
+
 /// What every record starts with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,7 +155,9 @@ events! {
     /// An interrupted call that was restarted is one wait; `until_ns` may lie before the record's time.
     Stall = 20 { obj: ObjRef, state: ObjState, since_ns: u64, until_ns: u64, ret: i64,
         /// Last successful read of the object: by whom and when (0 = not seen).
-        reader: u32, fd: i32, reader_start_ns: u64, read_ns: u64, call: u32, _pad: u32, reader_comm: [u8; 16] }
+        reader: u32, fd: i32, reader_start_ns: u64, read_ns: u64,
+        /// Processor time of the last reader's thread during the wait, nanoseconds; [`UNKNOWN`]: not known.
+        reader_running_ns: u64, call: u32, _pad: u32, reader_comm: [u8; 16] }
 
     /// A pipe was created; `slots` is its capacity in pages.
     PipeCreate = 30 { ino: u64, slots: u32, _pad: u32 }

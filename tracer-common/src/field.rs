@@ -37,6 +37,7 @@ fields! {
     TaskFiles = ["task_struct.files"];
     TaskNsproxy = ["task_struct.nsproxy"];
     TaskComm = ["task_struct.comm"];
+    TaskRuntime = ["task_struct.se.sum_exec_runtime"];
     SignalLive = ["signal_struct.live"];
     NsproxyIpc = ["nsproxy.ipc_ns"];
     IpcNsInum = ["ipc_namespace.ns.inum"];

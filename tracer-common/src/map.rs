@@ -65,6 +65,9 @@ pub struct Blocked {
     pub restart_ns: u64,
     /// Kernel address of the object: key of `LAST_READ`, never shown.
     pub ptr: u64,
+    /// Processor time of the last reader's thread when this wait began; [`crate::event::UNKNOWN`]: not known.
+    pub reader_runtime_ns: u64,
+    pub reader_tid: u32,
     pub tgid: u32,
     pub tid: u32,
     /// [`crate::site::Site`] as u16.
@@ -73,6 +76,7 @@ pub struct Blocked {
     pub call: u8,
     pub _pad: u8,
     pub fd: i32,
+    pub _pad2: u32,
     pub comm: [u8; 16],
 }
 
@@ -110,6 +114,8 @@ pub struct LastRead {
     pub id: u64,
     pub ts_ns: u64,
     pub start_ns: u64,
+    /// Kernel address of its `task_struct`, never shown. It may be another's by now: its tid tells.
+    pub task: u64,
     pub tgid: u32,
     pub tid: u32,
     pub comm: [u8; 16],
@@ -231,10 +237,10 @@ mod pod {
 }
 
 const _: () = assert!(size_of::<ObjRef>() == 16);
-const _: () = assert!(size_of::<Blocked>() == 16 + 24 + 32 + 8 + 4 + 4 + 16);
+const _: () = assert!(size_of::<Blocked>() == 16 + 24 + 40 + 24 + 16);
 const _: () = assert!(size_of::<RefusedKey>() == 24);
 const _: () = assert!(size_of::<Refused>() == 24 + 40 + 8 + 16);
-const _: () = assert!(size_of::<LastRead>() == 48);
+const _: () = assert!(size_of::<LastRead>() == 56);
 const _: () = assert!(size_of::<SemUseKey>() == 12);
 const _: () = assert!(size_of::<SemHeld>() == 16 * SEM_HELD_MAX);
 const _: () = assert!(size_of::<Receiving>() == 56);

@@ -3,7 +3,7 @@
 //! Nothing is stamped for a call that does not sleep.
 //! Waiting for input is not noted, only waiting to hand something over or to take a lock.
 
-use tracer_common::event::Stall;
+use tracer_common::event::{Stall, UNKNOWN};
 use tracer_common::field::Field;
 use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, kind, slot};
 use tracer_common::site::Site;
@@ -74,6 +74,7 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
             interrupted(call, known);
         }
     }
+    let (reader_tid, reader_runtime_ns) = reader_runtime(wait.ptr, wait.obj.id);
     let entry = Blocked {
         obj: wait.obj,
         state: wait.state,
@@ -81,12 +82,15 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         start_ns: task::start_ns(prev),
         restart_ns: 0,
         ptr: wait.ptr,
+        reader_runtime_ns,
+        reader_tid,
         tgid,
         tid,
         site: wait.site as u16,
         call: syscall as u8,
         _pad: 0,
         fd: wait.fd,
+        _pad2: 0,
         comm: emit::comm(),
     };
     if BLOCKED.insert(tid, entry, 0).is_err() {
@@ -257,8 +261,13 @@ fn tell(call: &Call, known: &Blocked, until_ns: u64) {
         ret: call.ret,
         fd: known.fd,
         call: known.call as u32,
+        reader_running_ns: UNKNOWN,
         ..Stall::default()
     };
+    let (reader_tid, runtime_ns) = reader_runtime(known.ptr, known.obj.id);
+    if reader_tid == known.reader_tid && known.reader_runtime_ns != UNKNOWN && runtime_ns != UNKNOWN {
+        stall.reader_running_ns = runtime_ns.wrapping_sub(known.reader_runtime_ns);
+    }
     // SAFETY: a map value, read in place: the BPF stack is small.
     if let Some(reader) = unsafe { LAST_READ.get(known.ptr) }
         && reader.id == known.obj.id
@@ -269,6 +278,19 @@ fn tell(call: &Call, known: &Blocked, until_ns: u64) {
         stall.reader_comm = reader.comm;
     }
     emit::event_with_stack(&call.at(site), stall);
+}
+
+/// The thread that read the object last, and the processor time that it has used so far.
+/// Source: `update_curr`, kernel/sched/fair.c: for a thread that runs on another processor up to a tick old.
+#[inline(always)]
+fn reader_runtime(ptr: u64, id: u64) -> (u32, u64) {
+    // SAFETY: a map value, read in place.
+    let Some(reader) = (unsafe { LAST_READ.get(ptr) }) else { return (0, UNKNOWN) };
+    // The task may be gone and its memory another's: then it has another tid.
+    if reader.id != id || kread::field_or_zero::<u32>(reader.task, Field::TaskPid) != reader.tid {
+        return (0, UNKNOWN);
+    }
+    (reader.tid, kread::field(reader.task, Field::TaskRuntime).unwrap_or(UNKNOWN))
 }
 
 /// A successful read of the object at `ptr`.
@@ -284,7 +306,8 @@ pub fn drained(call: &Call, ptr: u64, id: u64) {
             return;
         }
     }
-    let entry = LastRead { id, ts_ns: now, start_ns: task::start_ns(task::current()), tgid, tid, comm: emit::comm() };
+    let task = task::current();
+    let entry = LastRead { id, ts_ns: now, start_ns: task::start_ns(task), task, tgid, tid, comm: emit::comm() };
     if LAST_READ.insert(ptr, entry, 0).is_err() {
         emit::fault(call.site);
     }

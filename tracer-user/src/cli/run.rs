@@ -5,7 +5,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -34,7 +34,7 @@ fn trace(args: &Run) -> Result<u8> {
         let gated = Gated::start(&args.command)?;
         live.add_target(gated.pid)?;
         session.begin(&mut live)?;
-        let mut child = match gated.release() {
+        let (mut child, _parent) = match gated.release() {
             Ok(child) => child,
             Err(e) => return Ok(cannot_run(&args.command, &e)),
         };
@@ -90,8 +90,13 @@ fn cannot_run(command: &[std::ffi::OsString], e: &std::io::Error) -> u8 {
 struct Gated {
     pid: u32,
     gate: std::io::PipeWriter,
-    spawner: JoinHandle<std::io::Result<Child>>,
+    child: Receiver<std::io::Result<Child>>,
+    parent: Parent,
 }
+
+/// The thread that forked the child stays as long as this is kept: a child that asked for a signal at its parent's end
+/// gets it when the thread ends, not the process (prctl(2), PR_SET_PDEATHSIG).
+struct Parent(#[expect(dead_code, reason = "its drop ends the thread")] Sender<()>);
 
 impl Gated {
     /// Forks. `Command::spawn` returns only after the exec, so a thread of its own waits for it.
@@ -109,21 +114,29 @@ impl Gated {
                 wait.read(&mut [0]).map(drop)
             });
         }
-        let spawner = std::thread::spawn(move || command.spawn());
+        let (send, child) = channel();
+        let (stay, until_dropped) = channel::<()>();
+        std::thread::spawn(move || {
+            if send.send(command.spawn()).is_ok() {
+                // Nothing is ever sent: this ends when the other side is dropped.
+                let _ = until_dropped.recv();
+            }
+        });
         let mut pid = [0; 4];
         if tell_read.read_exact(&mut pid).is_err() {
-            return match spawner.join() {
+            return match child.recv() {
                 Ok(Err(e)) => Err(e).context("cannot fork"),
                 _ => Err(anyhow!("the child ended before its exec")),
             };
         }
-        Ok(Self { pid: u32::from_ne_bytes(pid), gate, spawner })
+        Ok(Self { pid: u32::from_ne_bytes(pid), gate, child, parent: Parent(stay) })
     }
 
     /// Lets it execute.
-    fn release(mut self) -> std::io::Result<Child> {
+    fn release(mut self) -> std::io::Result<(Child, Parent)> {
         self.gate.write_all(&[1])?;
         drop(self.gate);
-        self.spawner.join().unwrap_or_else(|_| Err(std::io::Error::other("the spawning thread failed")))
+        let child = self.child.recv().map_err(|_| std::io::Error::other("the spawning thread failed"))??;
+        Ok((child, self.parent))
     }
 }

@@ -19,6 +19,9 @@ const MAX_READERS: usize = 4;
 const FEW: u64 = 3;
 /// and for less than one part in so many of its life, has nothing to repair.
 const SMALL_SHARE: u64 = 10;
+/// A reader that was on a processor for at least this part of the waits (percent) computes: it is slower than its
+/// writer, and nothing holds it up.
+const COMPUTING: u64 = 80;
 /// So many times min-stall in all are too little to tell of a program that is gone (its reader had to start, say).
 const BRIEF: u64 = 3;
 
@@ -45,7 +48,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             let mut readers = readers(world, obj, &summary.procs());
             readers.truncate(MAX_READERS);
             let ids: Vec<ProcId> = readers.iter().map(|r| r.proc).collect();
-            if over_and_brief(world, &summary, &readers) {
+            if over_and_brief(world, &summary, &readers) || over_and_computed(world, &summary, &readers) {
                 return None;
             }
             let cause = cascade::cause(world, obj, &summary.intervals, &ids, now_ns);
@@ -81,6 +84,24 @@ fn over_and_brief(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
     })
 }
 
+/// Part of the finished waits (percent) in which the reader was on a processor; `None` unless most were observed.
+fn computing(s: &Summary) -> Option<u64> {
+    let d = &s.durations;
+    if s.ongoing > 0 || d.observed_ns < d.total_ns / 100 * COMPUTING {
+        return None;
+    }
+    Some(d.reader_running_ns.saturating_mul(100) / d.observed_ns.max(1))
+}
+
+/// Whether programs that have ended since were held up by nothing but the work of the reader: a batch that took its
+/// time (`tar | xz`).
+fn over_and_computed(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
+    let gone = |id: ProcId| !world.processes.alive(id);
+    computing(s).is_some_and(|percent| percent >= COMPUTING)
+        && s.waiting.iter().all(|w| gone(w.proc))
+        && readers.iter().all(|r| gone(r.proc))
+}
+
 /// The last object of the chain of causes; `None` if `obj` is its own cause, or part of a ring.
 fn root(cases: &BTreeMap<ObjKey, Case>, obj: ObjKey) -> Option<ObjKey> {
     let mut seen = BTreeSet::from([obj]);
@@ -99,7 +120,13 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
     let page = world.page_bytes();
     let (slots, used, fill) = (s.state.a, s.state.b, s.state.c);
     let capacity = (slots > 0).then(|| slots.saturating_mul(page));
-    let severity = if s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
+    let computing = computing(s).filter(|percent| *percent >= COMPUTING);
+    let severity = match computing {
+        _ if s.longest_ongoing_ns > CRITICAL_NS => Severity::Critical,
+        // Back-pressure by design: who is slow, not an alarm.
+        Some(_) => Severity::Info,
+        None => Severity::Warning,
+    };
     let mut d = Draft::new(world, "pipe-stall", severity);
     d.rests_on(&[Site::PipeWrite, Site::PipeSplice, Site::FifoOpen, Site::Blocked]);
     let writers = s.procs();
@@ -122,6 +149,7 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
         .evidence("fill_bytes", capacity.map(|_| fill))
         .evidence("slots", capacity.map(|_| slots))
         .evidence("slots_used", capacity.map(|_| used))
+        .ms("reader_running_ms", (s.durations.observed_ns > 0).then_some(s.durations.reader_running_ns))
         .evidence("suggested_capacity_bytes", capacity.and_then(|c| suggested(s, c, world.limits.pipe_max_size)));
     if let [only] = s.waiting.as_slice()
         && only.fd >= 0
@@ -181,7 +209,11 @@ fn blame(world: &World, case: &Case, opening: bool, now_ns: u64) -> String {
         };
     }
     let state = if world.processes.alive(first.proc) { "" } else { ", now gone," };
-    format!("{who}{state} read too slowly or paused")
+    match computing(&case.summary) {
+        Some(percent @ COMPUTING..) => format!("{who}{state} computed {percent} % of that time, it is the slower one"),
+        Some(percent) => format!("{who}{state} paused: it was on a processor for {percent} % of that time"),
+        None => format!("{who}{state} read too slowly or paused"),
+    }
 }
 
 fn reading(world: &World, r: &ReadBy, now_ns: u64, ongoing: bool) -> String {
@@ -227,7 +259,9 @@ fn remedies(d: &mut Draft<'_>, case: &Case, opening: bool, capacity: Option<u64>
             Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
         );
     }
-    if let (Some(capacity), Some(larger)) = (capacity, larger)
+    if computing(&case.summary).is_some_and(|percent| percent >= COMPUTING) {
+        d.remedy("Make the reader faster, or several: a larger pipe bridges bursts, not a slower reader.", None);
+    } else if let (Some(capacity), Some(larger)) = (capacity, larger)
         && larger > capacity
         && case.summary.ongoing == 0
     {

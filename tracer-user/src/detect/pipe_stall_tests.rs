@@ -144,3 +144,33 @@ fn a_dead_writer_waits_no_longer() {
     assert!(s.findings(3_000).is_empty());
     assert_eq!(START % 10, 0);
 }
+
+#[test]
+fn a_reader_that_computes_is_slow_and_not_stuck() {
+    // (reader's share of the processor in percent, both ended) -> severity, if told at all
+    let cases = [
+        (95, false, Some(Severity::Info)),
+        (95, true, None),
+        (40, false, Some(Severity::Warning)),
+        (0, false, Some(Severity::Warning)),
+        (0, true, Some(Severity::Warning)),
+    ];
+    for (percent, ended, severity) in cases {
+        let mut s = Stream::new();
+        for i in 0..10 {
+            s.stall_while(2_000 + i * 600, YES, pipe(8), 500, PV, 5 * percent);
+        }
+        if ended {
+            s.gone(9_000, YES).gone(9_000, PV);
+        }
+        let found = s.findings(9_500);
+        assert_eq!(found.first().map(|f| f.severity), severity, "{percent} % {ended}: {found:#?}");
+        for f in &found {
+            assert_eq!(number(f, "reader_running_ms"), Some((50 * percent) as f64));
+        }
+    }
+    // Most waits must have been observed.
+    let mut s = Stream::new();
+    s.stall(2_000, YES, pipe(8), 500, Some(PV)).stall_while(3_000, YES, pipe(8), 500, PV, 500);
+    assert_eq!(s.findings(9_500).first().map(|f| f.severity), Some(Severity::Warning));
+}

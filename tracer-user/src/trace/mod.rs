@@ -26,7 +26,7 @@ pub use writer::Writer;
 /// First bytes of every trace.
 pub const MAGIC: [u8; 8] = *b"IPCTRACE";
 /// Version of the format that is written, and the only one that is read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Length of the file header in bytes.
 const HEADER_LEN: usize = 16;

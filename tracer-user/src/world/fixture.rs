@@ -7,7 +7,7 @@ use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderRow,
     Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
 };
-use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, SemCreate, Stall};
+use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, SemCreate, Stall, UNKNOWN};
 use tracer_common::map::{ObjRef, ObjState, kind};
 use tracer_common::syscall::Syscall;
 
@@ -174,6 +174,26 @@ impl Stream {
             reader_start_ns: reader.map_or(0, P::start_ns),
             read_ns: reader.map_or(0, |_| START + at * MS - 1000),
             call: u32::from(call as u8),
+            reader_running_ns: UNKNOWN,
+            ..Stall::default()
+        };
+        self.event(at, p, Body::Stall(body))
+    }
+
+    /// A wait in write whose reader was on a processor for `running_ms` of it.
+    pub(crate) fn stall_while(&mut self, at: u64, p: P, obj: ObjKey, ms: u64, reader: P, running_ms: u64) -> &mut Self {
+        let body = Stall {
+            obj: obj_ref(obj),
+            state: ObjState { a: 16, b: 16, c: 65_536 },
+            since_ns: START + (at - ms) * MS,
+            until_ns: START + at * MS,
+            ret: 1,
+            reader: reader.0,
+            fd: 1,
+            reader_start_ns: reader.start_ns(),
+            read_ns: START + at * MS - 1000,
+            reader_running_ns: running_ms * MS,
+            call: u32::from(Syscall::Write as u8),
             ..Stall::default()
         };
         self.event(at, p, Body::Stall(body))

@@ -22,7 +22,7 @@ use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session,
 use process::Processes;
 use stall::{Ended, Ongoing, Reader, Stalls, Waiter};
 use std::collections::HashMap;
-use tracer_common::event::{Body, Stall};
+use tracer_common::event::{Body, Stall, UNKNOWN};
 use tracer_common::map::kind;
 
 /// User stacks remembered.
@@ -288,6 +288,7 @@ impl World {
             ret: e.ret,
             state: e.state.into(),
             reader,
+            reader_running_ns: (e.reader_running_ns != UNKNOWN).then_some(e.reader_running_ns),
         });
     }
 

@@ -20,6 +20,9 @@ pub struct Durations {
     pub count: u64,
     pub total_ns: u64,
     pub max_ns: u64,
+    /// Of the waits during which the last reader's processor time is known: their sum, and that time.
+    pub observed_ns: u64,
+    pub reader_running_ns: u64,
     buckets: BTreeMap<u32, u64>,
 }
 
@@ -32,11 +35,19 @@ impl Durations {
         *self.buckets.entry(bucket(ns)).or_default() += 1;
     }
 
+    /// Notes what the last reader's thread did during a wait of `ns` that has been counted.
+    pub fn observe(&mut self, ns: u64, running_ns: u64) {
+        self.observed_ns = self.observed_ns.saturating_add(ns);
+        self.reader_running_ns = self.reader_running_ns.saturating_add(running_ns.min(ns));
+    }
+
     /// Counts all durations of another distribution.
     pub fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.total_ns = self.total_ns.saturating_add(other.total_ns);
         self.max_ns = self.max_ns.max(other.max_ns);
+        self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
+        self.reader_running_ns = self.reader_running_ns.saturating_add(other.reader_running_ns);
         for (b, n) in &other.buckets {
             *self.buckets.entry(*b).or_default() += n;
         }
@@ -169,6 +180,8 @@ pub(super) struct Ended {
     pub ret: i64,
     pub state: State,
     pub reader: Option<Reader>,
+    /// Processor time of the last reader's thread meanwhile, as far as known.
+    pub reader_running_ns: Option<u64>,
 }
 
 impl Stalls {
@@ -229,6 +242,9 @@ impl Stalls {
             w.first_ns = e.since_ns;
         }
         w.durations.add(ns);
+        if let Some(running_ns) = e.reader_running_ns {
+            w.durations.observe(ns, running_ns);
+        }
         if e.ret >= 0 {
             w.succeeded.add(ns);
             w.last_success_ns = Some(e.until_ns);
