@@ -436,23 +436,18 @@ fn refused_program(program: &str, e: &ProgramError) -> anyhow::Error {
 
 /// The error in one line: of the verifier's log, thousands of lines long, what it ended with.
 fn reason(e: &ProgramError) -> String {
-    match e {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            tracing::trace!("{log}");
-            let told = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s));
-            match log.lines().rev().map(str::trim).find(told) {
-                Some(last) => format!("the program is refused: {io_error} ({last})"),
-                None => format!("the program is refused: {io_error}"),
-            }
-        }
-        ProgramError::SyscallError(inner) => format!("{e}: {}", inner.io_error),
-        other => other.to_string(),
-    }
-    .lines()
-    .next()
-    .unwrap_or_default()
-    .to_owned()
+    let text = if let ProgramError::LoadError { io_error, verifier_log } = e {
+        let log = verifier_log.to_string();
+        tracing::trace!("{log}");
+        let told = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s));
+        let last = log.lines().rev().map(str::trim).find(told);
+        format!("the program is refused: {io_error}{}", last.map(|line| format!(" ({line})")).unwrap_or_default())
+    } else if let ProgramError::SyscallError(inner) = e {
+        format!("{e}: {}", inner.io_error)
+    } else {
+        e.to_string()
+    };
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// Lines at the end of the verifier's log that are no reason.
