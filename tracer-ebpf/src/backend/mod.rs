@@ -3,4 +3,5 @@
 pub mod fentry;
 pub mod kprobe;
 pub mod syscall;
+mod thrice;
 pub mod tracepoint;

@@ -18,7 +18,7 @@ use super::order::Reorder;
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
-use crate::kernel::plan::Backend;
+use crate::kernel::plan::{Backend, PREEMPTIBLE_TRACEPOINTS};
 use crate::kernel::probes::{PEER, Probes, TARGET};
 use crate::record::{ChildRow, Frame, Inventory, ObjKey, Record, RefusedRow, Session};
 
@@ -119,7 +119,7 @@ impl Live {
             all: u32::from(all),
             self_tgid: std::process::id(),
             follow: u32::from(options.follow),
-            _pad: 0,
+            thrice: u32::from(host.version >= PREEMPTIBLE_TRACEPOINTS),
         };
         let mut attached = attach::attach(
             &host,
