@@ -6,6 +6,7 @@ mod apt;
 mod bench;
 mod build;
 mod emulator;
+mod fixtures;
 mod kernels;
 mod linker;
 mod machine;
@@ -53,6 +54,8 @@ enum Command {
     /// Do one workload of the bench
     #[command(hide = true)]
     Work { work: Option<bench::workload::Work> },
+    /// Record the traces of the replay test in a VM, with their reports
+    Fixtures(fixtures::Options),
     /// Check the rules of this repository that no compiler checks
     Tidy,
 }
@@ -77,6 +80,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Bench(options) => return bench::run(&machine, &options),
         Command::Work { work } => bench::workload::serve(work)?,
         Command::Tidy => return tidy::run(&machine),
+        Command::Fixtures(options) => return fixtures::run(&machine, &options),
         Command::Vm(options) => return matrix::run(&machine, &options),
     }
     Ok(ExitCode::SUCCESS)

@@ -193,7 +193,8 @@ fn exec(machine: &Machine, lab: &Lab, command: &str, timeout: u64) -> Result<Exi
     Ok(code)
 }
 
-fn log_dir(machine: &Machine) -> std::path::PathBuf {
+/// Where VMs leave their logs.
+pub(crate) fn log_dir(machine: &Machine) -> std::path::PathBuf {
     let folder: &Path = &machine.target();
     folder.join("test-logs")
 }
@@ -212,7 +213,7 @@ fn spinner(name: &str) -> ProgressBar {
 }
 
 /// Quotes a word for the guest's shell.
-fn quote(word: &str) -> String {
+pub(crate) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -36,6 +36,9 @@ struct Arguments {
     /// One session for each case
     #[arg(long)]
     alone: bool,
+    /// One session for each case, which watches only its processes; no fault tests
+    #[arg(long, conflicts_with = "alone")]
+    by_pid: bool,
     /// Keep reports, traces and truths in this new directory
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -80,6 +83,7 @@ fn run(arguments: Arguments) -> Result<bool> {
         time_scale: arguments.time_scale.unwrap_or(if vm { 5.0 } else { 1.0 }),
         filters: arguments.filter,
         alone: arguments.alone,
+        by_pid: arguments.by_pid,
         directory,
     };
     let tally = e2e::run(&settings)?;

@@ -49,6 +49,11 @@ impl Planned {
     fn full_name(&self) -> String {
         format!("{}/{}", self.case, self.variant)
     }
+
+    /// What files of this case alone are called, without an extension.
+    fn file_name(&self) -> String {
+        self.full_name().replace('/', "-")
+    }
 }
 
 fn plan() -> Vec<Planned> {
@@ -73,10 +78,15 @@ pub(super) fn names() -> Vec<String> {
 
 pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
     let wanted: Vec<Planned> = plan().into_iter().filter(|planned| settings.wants(&planned.full_name())).collect();
+    if settings.by_pid {
+        for planned in wanted {
+            attached(settings, tally, &planned.file_name(), vec![planned]);
+        }
+        return Ok(());
+    }
     if settings.alone {
         for planned in wanted {
-            let name = planned.full_name().replace('/', "-");
-            together(settings, tally, &name, vec![planned]);
+            together(settings, tally, &planned.file_name(), vec![planned]);
         }
     } else if !wanted.is_empty() {
         together(settings, tally, "all", wanted);
@@ -87,7 +97,7 @@ pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
         .filter(|planned| settings.wants(&format!("by-pid/{}", planned.full_name())))
         .collect();
     if !by_pid.is_empty() {
-        attached(settings, tally, by_pid);
+        attached(settings, tally, "by-pid", by_pid);
     }
     Ok(())
 }
@@ -103,7 +113,7 @@ fn together(settings: &Settings, tally: &mut Tally, name: &str, cases: Vec<Plann
 }
 
 /// One session that watches only the processes of these incidents, from before they begin.
-fn attached(settings: &Settings, tally: &mut Tally, cases: Vec<Planned>) {
+fn attached(settings: &Settings, tally: &mut Tally, name: &str, cases: Vec<Planned>) {
     let prefix = "by-pid/";
     let prepared: Result<Vec<(Running, String)>> = cases
         .iter()
@@ -115,26 +125,34 @@ fn attached(settings: &Settings, tally: &mut Tally, cases: Vec<Planned>) {
         .collect();
     let session = prepared.and_then(|prepared| {
         let targets: Vec<&str> = prepared.iter().flat_map(|(_, pid)| ["-p", pid.as_str()]).collect();
-        let session = Watch::start(settings, "by-pid", &targets)?;
+        let session = Watch::start(settings, name, &targets)?;
         Ok((session, prepared))
     });
     let (session, prepared) = match session {
         Ok(started) => started,
         Err(error) => return fail_all(tally, prefix, &cases, &format!("{error:#}")),
     };
+    let limit = settings.scaled(60);
     let played = prepared
         .into_iter()
-        .map(|(mut running, _)| match running.say("\n").and_then(|()| wait_complete(settings, &mut running)) {
-            Ok(truth) => Played::Complete { truth: Box::new(truth), held: running },
+        .map(|(mut running, _)| match running.say("\n") {
+            Ok(()) => completed(running, limit),
             Err(error) => Played::Broken(format!("{error:#}")),
         })
         .collect();
-    conclude(settings, tally, "by-pid", prefix, session, &cases, played);
+    conclude(settings, tally, name, prefix, session, &cases, played);
 }
 
-fn wait_complete(settings: &Settings, running: &mut Running) -> Result<Truth> {
-    let truth = running.wait_printed("READY ", settings.scaled(60))?;
-    Ok(serde_json::from_str(&truth)?)
+/// Waits for what becomes of one incident.
+fn completed(mut running: Running, limit: Duration) -> Played {
+    let since = Instant::now();
+    loop {
+        match progress(running, since.elapsed() > limit) {
+            Ok(played) => return played,
+            Err(still) => running = still,
+        }
+        sleep(Duration::from_millis(5));
+    }
 }
 
 /// Plays all, a few at a time; those that are complete hold.

@@ -30,6 +30,8 @@ pub struct Settings {
     pub filters: Vec<String>,
     /// One session for each case rather than one for all.
     pub alone: bool,
+    /// Each case by its pid, in a session of its own, and nothing else: traces to keep as fixtures.
+    pub by_pid: bool,
     /// Where reports, traces and truths of this run are written.
     pub directory: PathBuf,
 }
@@ -62,7 +64,9 @@ pub fn run(settings: &Settings) -> Result<Tally> {
     ensure!(rustix::process::geteuid().is_root(), "the end-to-end suite must run as root");
     let mut tally = Tally::new(settings);
     batch::run(settings, &mut tally).context("cannot run the incidents")?;
-    fault::run(settings, &mut tally).context("cannot run the fault tests")?;
+    if !settings.by_pid {
+        fault::run(settings, &mut tally).context("cannot run the fault tests")?;
+    }
     Ok(tally)
 }
 
