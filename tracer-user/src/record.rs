@@ -68,7 +68,6 @@ pub struct Session {
     /// Mechanisms watched (`--only`), empty for all.
     pub only: Vec<String>,
     pub self_pid: u32,
-    pub truncated: bool,
 }
 
 /// How one site is watched.

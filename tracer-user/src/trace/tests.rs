@@ -109,6 +109,18 @@ fn every_kind_of_record_comes_back() {
 }
 
 #[test]
+fn a_field_that_is_no_longer_known_is_ignored() {
+    let session = Session { kernel: "6.18".into(), ..Session::default() };
+    let now = serde_json::to_string(&Record::Session(session.clone())).expect("JSON");
+    let then = now.replace("\"self_pid\":", "\"truncated\":false,\"self_pid\":");
+    assert_ne!(then, now);
+    let bytes = file(&[chunk(&record(2, then.len() as u32, then.as_bytes()))]);
+    let (records, error, torn) = read(&bytes);
+    assert!(error.is_none() && torn.is_none(), "{error:?}");
+    assert_eq!(records, [Record::Session(session)]);
+}
+
+#[test]
 fn cut_at_every_byte() {
     let records = samples();
     let bytes = written(&records, true);
