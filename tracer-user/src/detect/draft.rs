@@ -113,7 +113,7 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// Evidence of any JSON type; `None` becomes null (not collected).
+    /// Evidence of any JSON type; `None` becomes null: not collected, or there is none.
     pub(super) fn evidence(&mut self, name: &str, value: impl Into<Value>) -> &mut Self {
         self.finding.evidence.insert(name.to_owned(), value.into());
         self

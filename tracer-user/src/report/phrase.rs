@@ -52,6 +52,10 @@ const EVIDENCE_ORDER: &[&str] = &[
     "unreaped",
 ];
 
+/// Evidence that may have nothing to say: its null means that there is none, not that it was not collected.
+/// Such a fact is left out here, so that "not collected" stays what it is; JSON has the null.
+const MAY_NOT_APPLY: &[&str] = &["errno", "last_drain_age_ms", "rate_per_h", "suggested_capacity_bytes"];
+
 pub(super) fn object(o: &Object) -> String {
     let mut out = format!("{} {}", o.kind, o.id);
     if let Some(name) = &o.name {
@@ -91,7 +95,8 @@ pub(super) fn process(p: &Process) -> String {
 
 pub(super) fn evidence(f: &Finding) -> Vec<String> {
     let rank = |name: &str| EVIDENCE_ORDER.iter().position(|n| *n == name).unwrap_or(EVIDENCE_ORDER.len());
-    let mut items: Vec<(&String, &Value)> = f.evidence.iter().collect();
+    let applies = |(name, value): &(&String, &Value)| !value.is_null() || !MAY_NOT_APPLY.contains(&name.as_str());
+    let mut items: Vec<(&String, &Value)> = f.evidence.iter().filter(applies).collect();
     items.sort_by_key(|(name, _)| rank(name));
     items.into_iter().map(|(name, value)| fact(name, value)).collect()
 }
@@ -198,7 +203,9 @@ pub(super) fn origin(o: Origin) -> &'static str {
 mod tests {
     use serde_json::json;
 
+    use super::super::model::tests::finding;
     use super::*;
+    use crate::detect::finding::Severity;
 
     #[test]
     fn facts() {
@@ -209,13 +216,22 @@ mod tests {
             ("holder_died_s", json!(7300), "holder died 2.03 h"),
             ("capacity_bytes", json!(65536), "capacity 65536 bytes"),
             ("rate_per_h", json!(12.34), "rate 12.3 an hour"),
-            ("suggested_capacity_bytes", json!(null), "suggested capacity not collected"),
+            ("capacity_bytes", json!(null), "capacity not collected"),
             ("counter", json!("18446744073709551614"), "counter 18446744073709551614"),
             ("ids", json!([]), "ids none"),
             ("ongoing", json!(true), "ongoing yes"),
         ] {
             assert_eq!(fact(name, &value), want);
         }
+    }
+
+    #[test]
+    fn what_does_not_apply_is_told_from_what_was_not_collected() {
+        let mut f = finding("pipe-stall", Severity::Warning);
+        f.evidence = MAY_NOT_APPLY.iter().chain(&["capacity_bytes"]).map(|n| ((*n).to_owned(), Value::Null)).collect();
+        assert_eq!(evidence(&f), ["capacity not collected"]);
+        f.evidence.insert("suggested_capacity_bytes".into(), json!(131_072));
+        assert_eq!(evidence(&f), ["capacity not collected", "suggested capacity 131072 bytes"]);
     }
 
     #[test]

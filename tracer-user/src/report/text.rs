@@ -322,8 +322,8 @@ mod tests {
    creator    4121 evil\\x1b[31m (/opt/worker), since 2014-03-30T10:33:38.000Z, dead
    waits      4130 blocked in semop(32768, 0) 8.2 s
               -> last taken by 4121, which is dead
-   evidence   instances 128 · oldest age 2 days · rate not collected · ids 0, 1, 2, 3, 4, 5, 6, 7,
-              8, 9, 10, 11, and 8 more
+   evidence   instances 128 · oldest age 2 days · ids 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 8
+              more
    limit      SEMMNI: 128 of 128 in use (100 %)
    sure       certain, seen happening
    seen       2014-03-30T10:33:38.000Z
