@@ -1,4 +1,6 @@
 //! The live collector: attaches, reads the baseline, follows the ring buffer, and once a second the counters.
+//!
+//! All of it runs on one thread, and nothing in the loop may take long: what does is a [`Scan`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
@@ -15,12 +17,13 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
+use super::scan::{Scan, Wanted};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::plan::Backend;
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ChildRow, Frame, Inventory, ObjKey, Record, RefusedRow, Session};
+use crate::record::{ChildRow, Frame, Holder, Inventory, ObjKey, Record, RefusedRow, Session};
 
 /// Records younger than this wait for older ones of other CPUs.
 const REORDER_NS: u64 = 5_000_000;
@@ -32,9 +35,7 @@ const DEFAULT_SLOTS: u32 = 16;
 const PEERS_MAX: usize = 256;
 /// Processes whose descriptor tables are read at the end.
 const RECEIVERS_MAX: usize = 4096;
-/// Holders of one object whose state is read.
-const HOLDERS_TOLD: usize = 8;
-/// Objects whose holders are looked up in one second.
+/// Objects whose holders are looked up in one scan.
 const LOOKUPS_MAX: usize = 64;
 
 /// Whom to watch.
@@ -65,6 +66,8 @@ pub struct Live {
     options: Options,
     session: Session,
     pending: Pending,
+    /// The reading of /proc under way; there is one at most.
+    scan: Option<Scan>,
     /// Objects that somebody waits for at the last tick.
     waited_for: BTreeSet<ObjKey>,
     /// Runs that the kernel skipped, at the last tick.
@@ -93,6 +96,8 @@ struct Pending {
     lookups: BTreeSet<ObjKey>,
     shrunk_users: BTreeSet<u32>,
     shrunk_pipes: BTreeSet<ObjKey>,
+    /// Records were lost since the last baseline began.
+    baseline_due: bool,
     fork_failed: BTreeSet<u32>,
     children: HashMap<u32, ChildRow>,
     refused: HashMap<(ObjKey, u32), RefusedRow>,
@@ -162,6 +167,7 @@ impl Live {
             options,
             session,
             pending: Pending::default(),
+            scan: None,
             waited_for: BTreeSet::new(),
             skipped: HashMap::new(),
         })
@@ -192,10 +198,14 @@ impl Live {
     }
 
     fn inventory(&self) -> Inventory {
-        inventory::read(&match &self.options.target {
+        inventory::read(&self.scope())
+    }
+
+    fn scope(&self) -> Scope {
+        match &self.options.target {
             Target::All => Scope::All,
             Target::Pids(_) | Target::Cgroup(_) => Scope::Pids(self.session.target_pids.clone()),
-        })
+        }
     }
 
     /// Runs until `stop` is done, then gives out the closing records.
@@ -210,17 +220,35 @@ impl Live {
         let out = loop {
             tokio::select! {
                 out = &mut stop => break out,
-                _ = ticks.tick() => self.tick(sink)?,
-                ready = self.probes.readable() => {
-                    ready?.clear_ready();
-                    self.collect();
-                    self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink)?;
-                    sleep(BATCH).await;
-                }
+                // Counters of now must not come before kernel records that are held back.
+                _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink)?,
+                done = self.step(sink) => done?,
             }
         };
-        self.close(sink)?;
+        self.close(sink).await?;
         Ok(out)
+    }
+
+    /// Takes what comes next, kernel records or the findings of the scan. May be cancelled at any time.
+    async fn step(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        tokio::select! {
+            ready = self.probes.readable() => {
+                ready?.clear_ready();
+                self.collect();
+                self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink)?;
+                sleep(BATCH).await;
+            }
+            found = Scan::done(&mut self.scan) => self.found(found?, sink)?,
+        }
+        Ok(())
+    }
+
+    /// Waits for the scan under way; the ring buffer is drained meanwhile.
+    async fn finish_scan(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        while self.scan.is_some() {
+            self.step(sink).await?;
+        }
+        Ok(())
     }
 
     fn collect(&mut self) {
@@ -228,7 +256,13 @@ impl Live {
         self.maps.drain(|bytes| order.push(bytes));
     }
 
+    /// The time after which kernel records have to wait for a baseline that is being read.
+    fn held_back_ns(&self) -> Option<u64> {
+        self.scan.as_ref().and_then(Scan::baseline_since_ns)
+    }
+
     fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) -> Result<()> {
+        let until_ns = self.held_back_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
         let mut ready = Vec::new();
         self.pending.order.release(until_ns, |bytes| ready.push(bytes));
         for bytes in ready {
@@ -310,7 +344,7 @@ impl Live {
         out
     }
 
-    /// Once a second: losses, sleepers, counters, and who holds what.
+    /// Once a second: losses, sleepers, counters, and the start of a scan if there is something to read.
     fn tick(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.collect();
         let now = inventory::boot_ns();
@@ -326,11 +360,14 @@ impl Live {
         for (site, count) in &lost {
             sink(Record::Lost { ts_ns: now, site: *site, count: *count })?;
         }
-        if !lost.is_empty() {
-            sink(Record::Baseline(self.inventory()))?;
-        }
+        self.pending.baseline_due |= !lost.is_empty();
         self.counters(now, sink)?;
-        sink(Record::Tick { ts_ns: now })
+        sink(Record::Tick { ts_ns: now })?;
+        if self.scan.is_none() {
+            let wanted = self.wanted();
+            self.scan = (!wanted.is_empty()).then(|| Scan::start(wanted));
+        }
+        Ok(())
     }
 
     fn follow_cgroup(&mut self) {
@@ -373,55 +410,57 @@ impl Live {
             sink(Record::Children { ts_ns: now, rows })?;
         }
 
-        for uid in std::mem::take(&mut p.shrunk_users) {
-            let (processes, soft_pages) = inventory::pipe_users(uid);
-            sink(Record::PipeUser { ts_ns: now, uid, processes, soft_pages })?;
-        }
         for tgid in std::mem::take(&mut p.fork_failed) {
             sink(Record::ForkLimits { ts_ns: now, tgid, limits: inventory::fork_limits(tgid) })?;
         }
-        self.holders(now, sink)
+        Ok(())
     }
 
-    /// Who has the objects open; one scan for all.
-    fn holders(&mut self, now: u64, sink: &mut Sink<'_>) -> Result<()> {
+    /// What the records since the last scan make worth reading; one scan for all.
+    fn wanted(&mut self) -> Wanted {
+        let inventory = std::mem::take(&mut self.pending.baseline_due).then(|| self.scope());
         let p = &mut self.pending;
-        let mut wanted: Vec<ObjKey> = std::mem::take(&mut p.lookups).into_iter().collect();
-        wanted.truncate(LOOKUPS_MAX);
-        // The other ends of a new pipe are forked later: looked up again each second.
-        let room = LOOKUPS_MAX - wanted.len();
-        wanted.extend(p.shrunk_pipes.iter().rev().take(room));
-        if wanted.is_empty() {
+        let mut objects: Vec<ObjKey> = std::mem::take(&mut p.lookups).into_iter().collect();
+        objects.truncate(LOOKUPS_MAX);
+        // The other ends of a new pipe are forked later: looked up again each time.
+        let room = LOOKUPS_MAX - objects.len();
+        objects.extend(p.shrunk_pipes.iter().rev().take(room));
+        let users = std::mem::take(&mut p.shrunk_users);
+        Wanted { inventory, users, objects, waited_for: self.waited_for.clone() }
+    }
+
+    /// Gives out what a scan has found, and watches those at the other end of a target's objects.
+    fn found(&mut self, records: Vec<Record>, sink: &mut Sink<'_>) -> Result<()> {
+        for record in records {
+            if let Record::Holders { obj, holders, .. } = &record {
+                if holders.is_empty() {
+                    self.pending.shrunk_pipes.remove(obj);
+                }
+                self.add_peers(holders)?;
+            }
+            sink(record)?;
+        }
+        Ok(())
+    }
+
+    fn add_peers(&mut self, holders: &[Holder]) -> Result<()> {
+        if self.options.target == Target::All {
             return Ok(());
         }
-        for (obj, (holders, complete)) in inventory::holders_of(&wanted) {
-            // What the other side does while somebody waits: asleep in which call, stopped, running.
-            if self.waited_for.contains(&obj) {
-                for row in holders.iter().take(HOLDERS_TOLD).filter_map(|h| inventory::process(h.tgid)) {
-                    sink(Record::Process { ts_ns: now, row })?;
-                }
+        let peers = &mut self.pending.peers;
+        for h in holders {
+            if peers.len() < PEERS_MAX && !self.session.target_pids.contains(&h.tgid) && peers.insert(h.tgid) {
+                self.maps.add(h.tgid, PEER)?;
             }
-            if holders.is_empty() {
-                p.shrunk_pipes.remove(&obj);
-            }
-            if self.options.target != Target::All {
-                for h in &holders {
-                    if p.peers.len() < PEERS_MAX
-                        && !self.session.target_pids.contains(&h.tgid)
-                        && p.peers.insert(h.tgid)
-                    {
-                        self.maps.add(h.tgid, PEER)?;
-                    }
-                }
-            }
-            sink(Record::Holders { ts_ns: now, obj, holders, complete })?;
         }
         Ok(())
     }
 
     /// The last records: what is open, asleep and there at the end.
-    fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+    async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        self.finish_scan(sink).await?;
         self.tick(sink)?;
+        self.finish_scan(sink).await?;
         for (site, n) in self.maps.faults() {
             tracing::debug!(site, n, "facts that the programs could not read");
         }

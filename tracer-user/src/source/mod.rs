@@ -4,5 +4,6 @@
 
 mod live;
 mod order;
+mod scan;
 
 pub use live::{Live, Options, Target};
