@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use crate::detect::finding::{Confidence, Finding, Limit, Object, Origin, Process, StackFrame};
+use crate::detect::time::seconds;
 
 /// Elements of a list that are shown; JSON has them all.
 pub(super) const LIST_MAX: usize = 12;
@@ -105,8 +106,8 @@ pub(super) fn evidence(f: &Finding) -> Vec<String> {
 fn fact(name: &str, value: &Value) -> String {
     type Shown = fn(f64) -> String;
     let units: [(&str, Shown); 4] = [
-        ("_ms", |n| duration(n / 1e3)),
-        ("_s", duration),
+        ("_ms", |n| seconds(n / 1e3)),
+        ("_s", seconds),
         ("_bytes", |n| format!("{n} bytes")),
         ("_per_h", |n| format!("{} an hour", (n * 10.0).round() / 10.0)),
     ];
@@ -142,7 +143,7 @@ pub(super) fn limit(l: &Limit) -> String {
         let _ = write!(out, " ({} %)", u128::from(used) * 100 / u128::from(max));
     }
     if let Some(eta) = l.eta_s.filter(|e| *e > 0) {
-        let _ = write!(out, ", reached in {} at this rate", duration(eta as f64));
+        let _ = write!(out, ", reached in {} at this rate", seconds(eta as f64));
     }
     out
 }
@@ -167,21 +168,6 @@ pub(super) fn place(f: &StackFrame) -> String {
         let _ = write!(out, " in {module}");
     }
     out
-}
-
-/// A duration in its largest fitting unit, three digits.
-pub(super) fn duration(s: f64) -> String {
-    let (value, unit) = match s.abs() {
-        a if a < 1e-3 && a > 0.0 => (s * 1e6, "µs"),
-        a if a < 1.0 => (s * 1e3, "ms"),
-        a if a < 120.0 => (s, "s"),
-        a if a < 7_200.0 => (s / 60.0, "min"),
-        a if a < 172_800.0 => (s / 3_600.0, "h"),
-        _ => (s / 86_400.0, "days"),
-    };
-    let digits = if value.abs() < 10.0 { 2 } else { 1 };
-    let text = format!("{value:.digits$}");
-    format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 pub(super) fn confidence(c: Confidence) -> &'static str {
@@ -232,20 +218,5 @@ mod tests {
         assert_eq!(evidence(&f), ["capacity not collected"]);
         f.evidence.insert("suggested_capacity_bytes".into(), json!(131_072));
         assert_eq!(evidence(&f), ["capacity not collected", "suggested capacity 131072 bytes"]);
-    }
-
-    #[test]
-    fn durations() {
-        for (s, want) in [
-            (0.0, "0 ms"),
-            (0.05, "50 ms"),
-            (1.0, "1 s"),
-            (59.94, "59.9 s"),
-            (180.0, "3 min"),
-            (86_400.0, "24 h"),
-            (10_000_000.0, "115.7 days"),
-        ] {
-            assert_eq!(duration(s), want);
-        }
     }
 }
