@@ -104,7 +104,7 @@ struct Pending {
     peers: HashSet<u32>,
 }
 
-type Sink<'a> = dyn FnMut(Record) -> Result<()> + 'a;
+type Sink<'a> = dyn FnMut(Record) + 'a;
 
 impl Live {
     /// Attaches the probes and puts the targets into the filter.
@@ -189,12 +189,9 @@ impl Live {
     }
 
     /// Gives out the session and what exists now. Probes are on already, so nothing falls in between.
-    ///
-    /// # Errors
-    /// Those of the sink.
-    pub fn baseline(&mut self, sink: &mut Sink<'_>) -> Result<()> {
-        sink(Record::Session(self.session.clone()))?;
-        sink(Record::Baseline(self.inventory()))
+    pub fn baseline(&mut self, sink: &mut Sink<'_>) {
+        sink(Record::Session(self.session.clone()));
+        sink(Record::Baseline(self.inventory()));
     }
 
     fn inventory(&self) -> Inventory {
@@ -211,7 +208,7 @@ impl Live {
     /// Runs until `stop` is done, then gives out the closing records.
     ///
     /// # Errors
-    /// Those of the sink; the closing records are tried all the same.
+    /// The ring buffer cannot be waited for any more, or a scan of /proc has failed.
     pub async fn run<T>(&mut self, stop: impl Future<Output = T>, sink: &mut Sink<'_>) -> Result<T> {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -221,7 +218,7 @@ impl Live {
             tokio::select! {
                 out = &mut stop => break out,
                 // Counters of now must not come before kernel records that are held back.
-                _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink)?,
+                _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink),
                 done = self.step(sink) => done?,
             }
         };
@@ -235,10 +232,10 @@ impl Live {
             ready = self.probes.readable() => {
                 ready?.clear_ready();
                 self.collect();
-                self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink)?;
+                self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink);
                 sleep(BATCH).await;
             }
-            found = Scan::done(&mut self.scan) => self.found(found?, sink)?,
+            found = Scan::done(&mut self.scan) => self.found(found?, sink),
         }
         Ok(())
     }
@@ -261,17 +258,16 @@ impl Live {
         self.scan.as_ref().and_then(Scan::baseline_since_ns)
     }
 
-    fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) -> Result<()> {
+    fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) {
         let until_ns = self.held_back_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
         let mut ready = Vec::new();
         self.pending.order.release(until_ns, |bytes| ready.push(bytes));
         for bytes in ready {
             for extra in self.look_at(&bytes) {
-                sink(extra)?;
+                sink(extra);
             }
-            sink(Record::Kernel(bytes))?;
+            sink(Record::Kernel(bytes));
         }
-        Ok(())
     }
 
     /// Notes what a kernel record makes worth reading; what must be read at once is returned.
@@ -345,10 +341,10 @@ impl Live {
     }
 
     /// Once a second: losses, sleepers, counters, and the start of a scan if there is something to read.
-    fn tick(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+    fn tick(&mut self, sink: &mut Sink<'_>) {
         self.collect();
         let now = inventory::boot_ns();
-        self.release(now.saturating_sub(REORDER_NS), sink)?;
+        self.release(now.saturating_sub(REORDER_NS), sink);
         self.follow_cgroup();
         let mut lost = self.maps.newly_lost();
         for (site, total) in self.attached.skipped() {
@@ -358,16 +354,15 @@ impl Live {
             }
         }
         for (site, count) in &lost {
-            sink(Record::Lost { ts_ns: now, site: *site, count: *count })?;
+            sink(Record::Lost { ts_ns: now, site: *site, count: *count });
         }
         self.pending.baseline_due |= !lost.is_empty();
-        self.counters(now, sink)?;
-        sink(Record::Tick { ts_ns: now })?;
+        self.counters(now, sink);
+        sink(Record::Tick { ts_ns: now });
         if self.scan.is_none() {
             let wanted = self.wanted();
             self.scan = (!wanted.is_empty()).then(|| Scan::start(wanted));
         }
-        Ok(())
     }
 
     fn follow_cgroup(&mut self) {
@@ -381,7 +376,7 @@ impl Live {
         }
     }
 
-    fn counters(&mut self, now: u64, sink: &mut Sink<'_>) -> Result<()> {
+    fn counters(&mut self, now: u64, sink: &mut Sink<'_>) {
         let threads = self.maps.blocked(now, self.session.min_stall_ns);
         let threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || t.obj.kind == kind::SEM).collect();
         let p = &mut self.pending;
@@ -391,29 +386,28 @@ impl Live {
             if p.described.insert((t.tgid, tick_of(t.start_ns)))
                 && let Some(row) = inventory::process(t.tgid)
             {
-                sink(Record::Process { ts_ns: now, row })?;
+                sink(Record::Process { ts_ns: now, row });
             }
         }
-        sink(Record::Blocked { ts_ns: now, threads })?;
+        sink(Record::Blocked { ts_ns: now, threads });
 
         let refused: Vec<_> =
             self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
         p.lookups.extend(refused.iter().map(|r| r.obj).filter(|o| o.kind != kind::SEM));
         p.refused.extend(refused.iter().map(|r| ((r.obj, r.tgid), r.clone())));
         if !refused.is_empty() {
-            sink(Record::Refused { ts_ns: now, rows: refused })?;
+            sink(Record::Refused { ts_ns: now, rows: refused });
         }
 
         let rows: Vec<_> = self.maps.children().into_iter().filter(|c| p.children.get(&c.tgid) != Some(c)).collect();
         p.children.extend(rows.iter().map(|c| (c.tgid, c.clone())));
         if !rows.is_empty() {
-            sink(Record::Children { ts_ns: now, rows })?;
+            sink(Record::Children { ts_ns: now, rows });
         }
 
         for tgid in std::mem::take(&mut p.fork_failed) {
-            sink(Record::ForkLimits { ts_ns: now, tgid, limits: inventory::fork_limits(tgid) })?;
+            sink(Record::ForkLimits { ts_ns: now, tgid, limits: inventory::fork_limits(tgid) });
         }
-        Ok(())
     }
 
     /// What the records since the last scan make worth reading; one scan for all.
@@ -430,45 +424,46 @@ impl Live {
     }
 
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.
-    fn found(&mut self, records: Vec<Record>, sink: &mut Sink<'_>) -> Result<()> {
+    fn found(&mut self, records: Vec<Record>, sink: &mut Sink<'_>) {
         for record in records {
             if let Record::Holders { obj, holders, .. } = &record {
                 if holders.is_empty() {
                     self.pending.shrunk_pipes.remove(obj);
                 }
-                self.add_peers(holders)?;
+                self.add_peers(holders);
             }
-            sink(record)?;
+            sink(record);
         }
-        Ok(())
     }
 
-    fn add_peers(&mut self, holders: &[Holder]) -> Result<()> {
+    fn add_peers(&mut self, holders: &[Holder]) {
         if self.options.target == Target::All {
-            return Ok(());
+            return;
         }
         let peers = &mut self.pending.peers;
         for h in holders {
             if peers.len() < PEERS_MAX && !self.session.target_pids.contains(&h.tgid) && peers.insert(h.tgid) {
-                self.maps.add(h.tgid, PEER)?;
+                // A full filter is no reason to end: the targets are in it.
+                if let Err(e) = self.maps.add(h.tgid, PEER) {
+                    tracing::warn!("the other end of a target's object, pid {}, cannot be watched: {e:#}", h.tgid);
+                }
             }
         }
-        Ok(())
     }
 
     /// The last records: what is open, asleep and there at the end.
     async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.finish_scan(sink).await?;
-        self.tick(sink)?;
+        self.tick(sink);
         self.finish_scan(sink).await?;
         for (site, n) in self.maps.faults() {
             tracing::debug!(site, n, "facts that the programs could not read");
         }
         for tgid in std::mem::take(&mut self.pending.receivers) {
-            sink(Record::FdTable(inventory::fd_table(tgid)))?;
+            sink(Record::FdTable(inventory::fd_table(tgid)));
         }
         self.collect();
-        self.release(u64::MAX, sink)?;
+        self.release(u64::MAX, sink);
         let closing = self.inventory();
         // Who used a semaphore last may hold it: what does that process do?
         let users: BTreeSet<u32> = closing
@@ -479,10 +474,11 @@ impl Live {
             .map(|v| v.pid)
             .collect();
         for row in users.into_iter().filter_map(inventory::process) {
-            sink(Record::Process { ts_ns: closing.ts_ns, row })?;
+            sink(Record::Process { ts_ns: closing.ts_ns, row });
         }
-        sink(Record::Closing(closing))?;
-        sink(Record::End { ts_ns: inventory::boot_ns() })
+        sink(Record::Closing(closing));
+        sink(Record::End { ts_ns: inventory::boot_ns() });
+        Ok(())
     }
 }
 
