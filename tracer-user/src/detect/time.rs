@@ -48,7 +48,7 @@ pub fn duration(ns: u64) -> String {
     seconds(ns as f64 / 1e9)
 }
 
-/// Seconds in their largest fitting unit, two or three digits: `350 ms`, `8.23 s`, `12 min`, `3.5 h`, `2.1 days`.
+/// Seconds in their largest fitting unit, at most three digits: `350 ms`, `8.23 s`, `12 min`, `3.5 h`, `2.1 days`.
 pub fn seconds(s: f64) -> String {
     let (value, unit) = match s.abs() {
         a if a < 1e-3 && a > 0.0 => (s * 1e6, "µs"),
@@ -58,7 +58,11 @@ pub fn seconds(s: f64) -> String {
         a if a < 172_800.0 => (s / 3_600.0, "h"),
         _ => (s / 86_400.0, "days"),
     };
-    let digits = if value.abs() < 10.0 { 2 } else { 1 };
+    let digits = match value.abs() {
+        v if v < 10.0 => 2,
+        v if v < 100.0 => 1,
+        _ => return format!("{value:.0} {unit}"),
+    };
     let text = format!("{value:.digits$}");
     format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
@@ -122,7 +126,9 @@ mod tests {
             (59.94, "59.9 s"),
             (180.0, "3 min"),
             (86_400.0, "24 h"),
-            (10_000_000.0, "115.7 days"),
+            (0.501_4, "501 ms"),
+            (0.1, "100 ms"),
+            (10_000_000.0, "116 days"),
         ] {
             assert_eq!(seconds(s), want);
         }
