@@ -59,14 +59,7 @@ fn program() -> Result<PathBuf> {
 async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
     let mut incident = Incident::start(program, name)?;
     let pid = incident.pid()?;
-    let options = Options {
-        target: Target::Pids(vec![pid]),
-        follow: true,
-        min_stall: Duration::from_millis(100),
-        only: Vec::new(),
-        backend: args.backend,
-        ring_bytes: 4 << 20,
-    };
+    let options = Options { backend: args.backend, ..Options::new(Target::Pids(vec![pid])) };
     let mut live = Live::attach(options)?;
     let mut analyst = Analyst::default();
     live.baseline(&mut |r| analyst.take(&r));

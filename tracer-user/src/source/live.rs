@@ -25,6 +25,10 @@ use crate::kernel::plan::Backend;
 use crate::kernel::probes::{PEER, Probes, TARGET};
 use crate::record::{ChildRow, Frame, Holder, Inventory, ObjKey, Record, RefusedRow, Session};
 
+/// Shortest wait that is a stall, if nothing else is said.
+pub const MIN_STALL: Duration = Duration::from_millis(100);
+/// Size of the ring buffer, if nothing else is said.
+pub const RING_KIB: u32 = 4096;
 /// Records younger than this wait for older ones of other CPUs.
 const REORDER_NS: u64 = 5_000_000;
 /// Pause after a wake-up, so that a storm is read in batches.
@@ -56,6 +60,20 @@ pub struct Options {
     pub only: Vec<Mechanism>,
     pub backend: Option<Backend>,
     pub ring_bytes: u32,
+}
+
+impl Options {
+    /// What the command line takes if nothing else is said.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            follow: true,
+            min_stall: MIN_STALL,
+            only: Vec::new(),
+            backend: None,
+            ring_bytes: RING_KIB * 1024,
+        }
+    }
 }
 
 /// A running collector. Dropping it detaches everything.
