@@ -3,7 +3,7 @@
 //! Data flows one way: `kernel` and `inventory` feed `source`, which yields [`record::Record`]s;
 //! `decode` turns them into events, `world` keeps the model, `detect` judges it, `report` shows the findings.
 //! `trace` stores records and reads them back.
-//! `decode`, `world`, `detect` and the models of `report` are pure: no clock, no file, no system call, no terminal.
+//! `analyst`, `decode`, `world`, `detect` and `report` are pure: no clock, no file, no system call, no terminal.
 
 pub mod analyst;
 pub mod cli;

@@ -68,7 +68,6 @@ pub struct Session {
     /// Mechanisms watched (`--only`), empty for all.
     pub only: Vec<String>,
     pub self_pid: u32,
-    pub truncated: bool,
 }
 
 /// How one site is watched.
@@ -331,4 +330,23 @@ pub struct Frame {
     pub module: Option<String>,
     /// Offset in that file.
     pub offset: Option<u64>,
+}
+
+/// A string as the kernel wrote it: up to its first zero byte, replacing what is not UTF-8; control characters stay.
+pub fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_strings() {
+        assert_eq!(text(b"abc\0def"), "abc");
+        assert_eq!(text(b"\x1b[2J"), "\u{1b}[2J");
+        assert_eq!(text(&[0xff, b'a', 0]), "\u{fffd}a");
+        assert_eq!(text(&[]), "");
+    }
 }

@@ -1,29 +1,24 @@
 //! A full eventfd refuses 200 non-blocking writes; the healthy reader drains it, and polls an empty one.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
-use anyhow::{Context, Result, ensure};
-use rustix::event::{EventfdFlags, eventfd};
+use anyhow::{Result, ensure};
+use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
 use super::Options;
-use crate::stage::{Stage, proc};
-use crate::truth::{Expected, Truth};
+use super::counter::{FULL, overflow, overflowed, read, shared, write};
+use crate::stage::Stage;
+use crate::truth::Truth;
 
-/// The highest value that the counter can hold.
-pub(super) const FULL: u64 = u64::MAX - 1;
-const REFUSALS: u64 = 200;
 const EMPTY_READS: usize = 100;
 
 const TURN: usize = 0;
-const REFUSED: usize = 1;
-const DONE: usize = 2;
+const DONE: usize = 1;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
-    let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("cannot make an eventfd")?;
-    let id = proc::eventfd_id(counter.as_raw_fd()).context("fdinfo has no eventfd-id (before Linux 5.2)")?;
-    let counter_of_reader = counter.try_clone()?;
+    let (counter, counter_of_reader, id) = shared(EventfdFlags::NONBLOCK)?;
     let reader = stage.spawn(&[counter.as_raw_fd()], move || {
         // Turn 1: the producer has written; turn 2: it has been read.
         stage.await_slot(TURN, 1)?;
@@ -52,7 +47,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         stage.await_slot(TURN, 2)?;
         if bug {
             write(&counter, FULL)?;
-            refuse(stage, &counter, REFUSED, REFUSALS)?;
+            overflow(stage, &counter)?;
         } else {
             for round in 0..10 {
                 write(&counter, FULL)?;
@@ -64,38 +59,5 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         stage.idle()
     })?;
     stage.await_slot(DONE, 1)?;
-    let truth = if bug {
-        let expected = Expected::new("eventfd-overflow")
-            .kind("eventfd")
-            .ids([&id])
-            .pids([writer])
-            .exact("eagain", stage.value(REFUSED))
-            .exact("counter", FULL.to_string());
-        Truth::one(expected)
-    } else {
-        Truth::default()
-    };
-    Ok(truth.role("writer", [writer]).role("reader", [reader]).fact("eventfd_id", id))
-}
-
-/// Writes +1 until so many writes were refused.
-pub(super) fn refuse(stage: Stage, counter: &OwnedFd, slot: usize, times: u64) -> Result<()> {
-    while stage.value(slot) < times {
-        match rustix::io::write(counter, &1_u64.to_ne_bytes()) {
-            Ok(_) => {}
-            Err(Errno::AGAIN) => stage.reach(slot, stage.value(slot) + 1),
-            Err(error) => return Err(error).context("cannot write to the eventfd"),
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn write(counter: &OwnedFd, value: u64) -> Result<()> {
-    rustix::io::write(counter, &value.to_ne_bytes()).map(drop).context("cannot write to the eventfd")
-}
-
-pub(super) fn read(counter: &OwnedFd) -> Result<u64> {
-    let mut value = [0; 8];
-    rustix::io::read(counter, &mut value).context("cannot read the eventfd")?;
-    Ok(u64::from_ne_bytes(value))
+    Ok(overflowed(stage, &id, writer).role("writer", [writer]).role("reader", [reader]).fact("eventfd_id", id))
 }

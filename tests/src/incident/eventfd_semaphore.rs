@@ -4,28 +4,23 @@
 
 use std::os::fd::AsRawFd;
 
-use anyhow::{Context, Result, ensure};
-use rustix::event::{EventfdFlags, eventfd};
+use anyhow::{Result, ensure};
+use rustix::event::EventfdFlags;
 
 use super::Options;
-use super::eventfd_overflow::{FULL, read, refuse, write};
-use crate::stage::{Stage, proc};
-use crate::truth::{Expected, Truth};
+use super::counter::{FULL, overflow, overflowed, read, shared, write};
+use crate::stage::Stage;
+use crate::truth::Truth;
 
 const ROOM: u64 = 100;
 const CONSUMED: u64 = 50;
-const REFUSALS: u64 = 200;
 
 const TURN: usize = 0;
-const REFUSED: usize = 1;
-const DONE: usize = 2;
+const DONE: usize = 1;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
-    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
-    let counter = eventfd(0, flags).context("cannot make an eventfd")?;
-    let id = proc::eventfd_id(counter.as_raw_fd()).context("fdinfo has no eventfd-id (before Linux 5.2)")?;
-    let counter_of_reader = counter.try_clone()?;
+    let (counter, counter_of_reader, id) = shared(EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE)?;
     let consumer = stage.spawn(&[counter.as_raw_fd()], move || {
         stage.await_slot(TURN, 1)?;
         for _ in 0..CONSUMED {
@@ -45,22 +40,11 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         stage.await_slot(TURN, 2)?;
         if bug {
             // The spike: 50 more fit, 200 are lost without anybody noticing.
-            refuse(stage, &counter, REFUSED, REFUSALS)?;
+            overflow(stage, &counter)?;
         }
         stage.reach(DONE, 1);
         stage.idle()
     })?;
     stage.await_slot(DONE, 1)?;
-    let truth = if bug {
-        let expected = Expected::new("eventfd-overflow")
-            .kind("eventfd")
-            .ids([&id])
-            .pids([producer])
-            .exact("eagain", stage.value(REFUSED))
-            .exact("counter", FULL.to_string());
-        Truth::one(expected)
-    } else {
-        Truth::default()
-    };
-    Ok(truth.role("writer", [producer]).role("reader", [consumer]).fact("eventfd_id", id))
+    Ok(overflowed(stage, &id, producer).role("writer", [producer]).role("reader", [consumer]).fact("eventfd_id", id))
 }

@@ -4,12 +4,12 @@ use std::os::fd::AsRawFd;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use rustix::event::{EventfdFlags, eventfd};
+use anyhow::Result;
+use rustix::event::EventfdFlags;
 
 use super::Options;
-use super::eventfd_overflow::{FULL, read, write};
-use crate::stage::{Stage, proc};
+use super::counter::{FULL, read, shared, write};
+use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const ROUNDS: u64 = 2;
@@ -20,9 +20,7 @@ const DONE: usize = 2;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let pause = Duration::from_millis(if options.bug() { 400 } else { 5 });
-    let counter = eventfd(0, EventfdFlags::CLOEXEC).context("cannot make an eventfd")?;
-    let id = proc::eventfd_id(counter.as_raw_fd()).context("fdinfo has no eventfd-id (before Linux 5.2)")?;
-    let counter_of_reader = counter.try_clone()?;
+    let (counter, counter_of_reader, id) = shared(EventfdFlags::empty())?;
     let reader = stage.spawn(&[counter.as_raw_fd()], move || {
         stage.await_slot(WRITER, 1)?;
         for round in 1..=ROUNDS {

@@ -2,6 +2,7 @@
 //!
 //! A new incident is a file here, a `mod` line and a row in [`ALL`].
 
+mod counter;
 mod eventfd_overflow;
 mod eventfd_semaphore;
 mod eventfd_stall;

@@ -8,6 +8,7 @@ use tracer_common::site::Mechanism;
 
 use crate::detect::DETECTORS;
 use crate::kernel::plan::Backend;
+use crate::source::RING_KIB;
 
 /// Which IPC object leaks or stalls, who is to blame, and what to do.
 #[derive(Debug, Parser)]
@@ -50,7 +51,7 @@ pub struct Probing {
     #[arg(long)]
     pub no_follow: bool,
     /// Size of the ring buffer in KiB
-    #[arg(long, value_name = "N", default_value_t = 4096, hide = true, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    #[arg(long, value_name = "N", default_value_t = RING_KIB, hide = true, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     pub ring_kib: u32,
     /// Keep the raw facts in this file, for `ipctrace report`
     #[arg(long, value_name = "TRACE")]
@@ -192,6 +193,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nothing_said_is_what_the_collector_takes() {
+        let cli = Cli::parse_from(["ipctrace", "--all"]);
+        assert_eq!(cli.watch.probing.min_stall, crate::source::MIN_STALL);
     }
 
     #[test]

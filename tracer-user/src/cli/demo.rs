@@ -59,20 +59,10 @@ fn program() -> Result<PathBuf> {
 async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
     let mut incident = Incident::start(program, name)?;
     let pid = incident.pid()?;
-    let options = Options {
-        target: Target::Pids(vec![pid]),
-        follow: true,
-        min_stall: Duration::from_millis(100),
-        only: Vec::new(),
-        backend: args.backend,
-        ring_bytes: 4 << 20,
-    };
+    let options = Options { backend: args.backend, ..Options::new(Target::Pids(vec![pid])) };
     let mut live = Live::attach(options)?;
     let mut analyst = Analyst::default();
-    live.baseline(&mut |r| {
-        analyst.take(&r);
-        Ok(())
-    })?;
+    live.baseline(&mut |r| analyst.take(&r));
     incident.go()?;
     let mut lines = incident.lines()?;
     let complete =
@@ -82,11 +72,7 @@ async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
         tokio::time::sleep(SETTLE).await;
         complete
     };
-    let mut sink = |r| {
-        analyst.take(&r);
-        Ok(())
-    };
-    let complete = live.run(stop, &mut sink).await?;
+    let complete = live.run(stop, &mut |r| analyst.take(&r)).await?;
     if complete.ok().flatten().is_none() {
         bail!("the incident {name} did not complete; run `{} {name}` to see why", program.display());
     }

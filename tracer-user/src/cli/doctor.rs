@@ -1,7 +1,6 @@
 //! `doctor`: what this kernel and these privileges allow, site by site.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use anyhow::Result;
 
@@ -17,14 +16,8 @@ use crate::source::{Live, Options, Target};
 pub fn main(args: &Doctor) -> Result<u8> {
     let host = Host::read();
     host.check()?;
-    let options = Options {
-        target: Target::Pids(Vec::new()),
-        follow: false,
-        min_stall: Duration::from_millis(100),
-        only: Vec::new(),
-        backend: args.backend,
-        ring_bytes: 64 * 1024,
-    };
+    let nobody = Target::Pids(Vec::new());
+    let options = Options { follow: false, backend: args.backend, ring_bytes: 64 * 1024, ..Options::new(nobody) };
     let runtime = watch::runtime()?;
     let _inside = runtime.enter();
     let live = Live::attach(options)?;

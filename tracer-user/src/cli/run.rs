@@ -33,7 +33,7 @@ fn trace(args: &Run) -> Result<u8> {
         let mut live = Live::attach(watch::options(Target::Pids(Vec::new()), &args.probing))?;
         let gated = Gated::start(&args.command)?;
         live.add_target(gated.pid)?;
-        session.begin(&mut live)?;
+        session.begin(&mut live);
         let (mut child, _parent) = match gated.release() {
             Ok(child) => child,
             Err(e) => return Ok(cannot_run(&args.command, &e)),
@@ -47,7 +47,7 @@ fn trace(args: &Run) -> Result<u8> {
         };
         let status = live.run(ended, &mut |r| session.take(r)).await?;
         drop(live);
-        let report = session.finish()?;
+        let report = session.finish();
         output::write(&report, &args.probing.output)?;
         let status = match status? {
             Some(status) => status,

@@ -28,10 +28,10 @@ pub fn main(args: &Watch) -> Result<u8> {
     runtime()?.block_on(async {
         let mut live = Live::attach(options(target, &args.probing))?;
         let mut session = Session::open(&args.probing)?;
-        session.begin(&mut live)?;
+        session.begin(&mut live);
         live.run(stopped(args.duration)?, &mut |r| session.take(r)).await?;
         drop(live);
-        output::write(&session.finish()?, &args.probing.output)?;
+        output::write(&session.finish(), &args.probing.output)?;
         Ok(0)
     })
 }
@@ -99,20 +99,13 @@ impl Session {
     }
 
     /// Reads the baseline and says `ready`.
-    ///
-    /// # Errors
-    /// Those of the baseline and the trace file.
-    pub fn begin(&mut self, live: &mut Live) -> Result<()> {
-        live.baseline(&mut |r| self.take(r))?;
+    pub fn begin(&mut self, live: &mut Live) {
+        live.baseline(&mut |r| self.take(r));
         eprintln!("ready");
-        Ok(())
     }
 
     /// Takes one record. A trace file that cannot be written any more is said once; watching goes on.
-    ///
-    /// # Errors
-    /// None at present.
-    pub fn take(&mut self, record: crate::record::Record) -> Result<()> {
+    pub fn take(&mut self, record: crate::record::Record) {
         if let Some(writer) = &mut self.writer
             && let Err(e) = writer.push(&record)
         {
@@ -120,19 +113,15 @@ impl Session {
             self.writer = None;
         }
         self.analyst.take(&record);
-        Ok(())
     }
 
-    /// Ends the trace and judges.
-    ///
-    /// # Errors
-    /// None at present.
-    pub fn finish(mut self) -> Result<Report> {
+    /// Ends the trace and judges. What of the trace could not be saved is said.
+    pub fn finish(mut self) -> Report {
         if let Some(writer) = self.writer.take()
             && let Err(e) = writer.finish()
         {
             eprintln!("ipctrace: the trace's last part could not be saved: {e}");
         }
-        Ok(self.analyst.report())
+        self.analyst.report()
     }
 }

@@ -8,7 +8,7 @@ pub use id::{Fd, FilesId, Inode, NsId, ProcId, SemId, StackId, TICK_NS, Tgid, Ti
 
 use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, Record,
-    RefusedRow,
+    RefusedRow, text,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
 use tracer_common::site::Site;
@@ -136,12 +136,6 @@ fn kernel(bytes: &[u8]) -> Result<Event<'static>, DecodeError> {
     Ok(Event::Kernel(context, body))
 }
 
-/// A kernel string: up to its first zero byte, replacing what is not UTF-8; control characters stay as they are.
-pub fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,13 +163,5 @@ mod tests {
             assert!(decode(&Record::Kernel(good[..cut].to_vec())).is_err(), "cut at {cut}");
         }
         assert_eq!(decode(&Record::Kernel(header(9999))), Err(DecodeError::Wire(WireError::UnknownKind(9999))));
-    }
-
-    #[test]
-    fn kernel_strings() {
-        assert_eq!(text(b"abc\0def"), "abc");
-        assert_eq!(text(b"\x1b[2J"), "\u{1b}[2J");
-        assert_eq!(text(&[0xff, b'a', 0]), "\u{fffd}a");
-        assert_eq!(text(&[]), "");
     }
 }

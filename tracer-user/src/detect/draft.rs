@@ -1,6 +1,7 @@
 //! A finding in the making: looks names and times up in the world, so that detectors only say what they found.
 
 use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack, StackFrame};
+use super::time::{milliseconds, rfc3339};
 use crate::decode::{ProcId, SemId, StackId, TICK_NS, Tid};
 use crate::record::ObjKey;
 use crate::world::World;
@@ -113,7 +114,7 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// Evidence of any JSON type; `None` becomes null (not collected).
+    /// Evidence of any JSON type; `None` becomes null: not collected, or there is none.
     pub(super) fn evidence(&mut self, name: &str, value: impl Into<Value>) -> &mut Self {
         self.finding.evidence.insert(name.to_owned(), value.into());
         self
@@ -180,16 +181,10 @@ impl<'a> Draft<'a> {
 
     /// When it was seen first and last, boot clock.
     pub(super) fn seen(&mut self, first_ns: u64, last_ns: u64) -> &mut Self {
-        self.finding.first_seen = Some(wall(self.world, first_ns));
-        self.finding.last_seen = Some(wall(self.world, last_ns));
+        self.finding.first_seen = Some(rfc3339(&self.world.session, first_ns));
+        self.finding.last_seen = Some(rfc3339(&self.world.session, last_ns));
         self
     }
-}
-
-/// Milliseconds with three decimals.
-#[allow(clippy::cast_precision_loss)] // microseconds stay exact for 285 years
-pub(super) fn milliseconds(ns: u64) -> f64 {
-    (ns / 1_000) as f64 / 1_000.0
 }
 
 fn described(world: &World, role: &str, id: ProcId, tid: Option<Tid>) -> Process {
@@ -201,7 +196,7 @@ fn described(world: &World, role: &str, id: ProcId, tid: Option<Tid>) -> Process
         tid: tid.filter(|t| t.0 != 0).map(|t| t.0),
         comm: p.and_then(|p| p.comm.clone()),
         exe: p.and_then(|p| p.exe.clone()),
-        start: (id.start_ticks != 0).then(|| wall(world, id.start_ticks.saturating_mul(TICK_NS))),
+        start: (id.start_ticks != 0).then(|| rfc3339(&world.session, id.start_ticks.saturating_mul(TICK_NS))),
         // Only processes that are gone are forgotten.
         alive: Some(p.is_some_and(|p| p.alive())),
         ns_pid: p.and_then(|p| p.ns_pid),
@@ -242,54 +237,9 @@ pub(super) fn names(world: &World, ids: &[ProcId]) -> String {
     }
 }
 
-/// A duration in words: `350 ms`, `8.2 s`, `12 min`, `3.5 h`, `2.1 d`.
-pub(super) fn duration(ns: u64) -> String {
-    let tenths = |unit: u64| format!("{}.{}", ns / unit, ns % unit * 10 / unit);
-    const S: u64 = 1_000_000_000;
-    match ns {
-        0..1_000_000 => format!("{} us", ns / 1_000),
-        1_000_000..S => format!("{} ms", ns / 1_000_000),
-        S..120_000_000_000 => format!("{} s", tenths(S)),
-        120_000_000_000..7_200_000_000_000 => format!("{} min", ns / (60 * S)),
-        7_200_000_000_000..172_800_000_000_000 => format!("{} h", tenths(3_600 * S)),
-        _ => format!("{} d", tenths(86_400 * S)),
-    }
-}
-
 /// `1 thing` or `n things`.
 pub(super) fn count(n: u64, one: &str, many: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
-}
-
-/// A time of the boot clock as RFC 3339, UTC, with milliseconds.
-pub(super) fn wall(world: &World, ts_ns: u64) -> String {
-    let s = &world.session;
-    let ns = if ts_ns >= s.start_ns {
-        s.wall_ns.saturating_add(ts_ns - s.start_ns)
-    } else {
-        s.wall_ns.saturating_sub(s.start_ns - ts_ns)
-    };
-    rfc3339(ns)
-}
-
-fn rfc3339(ns: u64) -> String {
-    let (days, second) = (ns / 86_400_000_000_000, ns / 1_000_000_000 % 86_400);
-    // Days since 1970 to the civil calendar, by the 400-year cycle that starts in March of year 0.
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-        second / 3_600,
-        second / 60 % 60,
-        second % 60,
-        ns / 1_000_000 % 1_000
-    )
 }
 
 /// The object part of a finding.
@@ -330,32 +280,6 @@ pub(super) fn process_object(id: ProcId) -> Object {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times() {
-        for (ns, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_827_696_789_000_000, "2000-02-29T12:34:56.789Z"),
-            (4_107_542_399_999_000_000, "2100-02-28T23:59:59.999Z"),
-            (1_704_067_199_000_000_000, "2023-12-31T23:59:59.000Z"),
-        ] {
-            assert_eq!(rfc3339(ns), text);
-        }
-    }
-
-    #[test]
-    fn durations() {
-        for (ns, text) in [
-            (900, "0 us"),
-            (350_000_000, "350 ms"),
-            (8_230_000_000, "8.2 s"),
-            (720_000_000_000, "12 min"),
-            (12_600_000_000_000, "3.5 h"),
-            (181_440_000_000_000, "2.1 d"),
-        ] {
-            assert_eq!(duration(ns), text);
-        }
-    }
 
     #[test]
     fn cgroups() {

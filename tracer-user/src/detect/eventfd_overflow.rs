@@ -3,8 +3,9 @@
 //! EAGAIN on reading an empty eventfd is normal and never gets here: the kernel half counts writes only.
 //! A loop that rewinds its own eventfd at once when it is full (as event loops do) is healthy.
 
-use super::draft::{Draft, count, duration, name, names, object};
+use super::draft::{Draft, count, name, names, object};
 use super::finding::{Finding, Severity};
+use super::time::duration;
 use crate::decode::{ProcId, Tid};
 use crate::record::ObjKey;
 use crate::world::World;

@@ -1,8 +1,9 @@
 //! `eventfd-stall`: a blocking write waited at least min-stall because the counter is full.
 
-use super::draft::{Draft, duration, name, names, object};
+use super::draft::{Draft, name, names, object};
 use super::finding::{Finding, Severity};
 use super::stall::{CRITICAL_NS, doing, objects, readers, summary};
+use super::time::duration;
 use crate::decode::ProcId;
 use crate::world::World;
 use tracer_common::map::kind;

@@ -3,8 +3,9 @@
 //! What a receiver keeps is a leak when it never lets go of the old ones and the number rises.
 //! A pool is no leak: it is filled once, mostly with different files, and stays level while others come and go.
 
-use super::draft::{Draft, count, duration, name, names, process_object};
+use super::draft::{Draft, count, name, names, process_object};
 use super::finding::{Confidence, Finding, Severity};
+use super::time::duration;
 use crate::decode::ProcId;
 use crate::record::ObjKey;
 use crate::world::World;

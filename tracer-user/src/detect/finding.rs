@@ -42,7 +42,7 @@ pub struct Finding {
     pub title: String,
     pub object: Option<Object>,
     pub processes: Vec<Process>,
-    /// Numbers by name; a value that was not collected is null, never 0. 64-bit counters are strings.
+    /// Numbers by name; a value that was not collected, or of which there is none, is null, never 0. 64-bit counters are strings.
     pub evidence: Map<String, Value>,
     pub limit: Option<Limit>,
     pub stacks: Vec<Stack>,

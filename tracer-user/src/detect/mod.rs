@@ -3,6 +3,7 @@
 //! It must not read a clock, a file or the kernel, and must not change the world; detectors run at any tick.
 
 pub mod finding;
+pub mod time;
 
 mod cascade;
 mod draft;

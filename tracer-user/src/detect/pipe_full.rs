@@ -2,9 +2,10 @@
 //!
 //! An event loop that meets EAGAIN now and then while its reader keeps reading is healthy.
 
-use super::draft::{Draft, count, duration, name, names, object};
+use super::draft::{Draft, count, name, names, object};
 use super::finding::{Finding, Severity};
 use super::stall::{doing, readers_from};
+use super::time::duration;
 use crate::decode::{ProcId, Tid};
 use crate::record::ObjKey;
 use crate::world::World;

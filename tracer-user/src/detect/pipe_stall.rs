@@ -2,9 +2,10 @@
 //!
 //! Stalls cascade upstream: a reader that is itself blocked further down is an effect, and is folded into its cause.
 
-use super::draft::{Draft, duration, name, names, object};
+use super::draft::{Draft, name, names, object};
 use super::finding::{Finding, Severity};
 use super::stall::{CRITICAL_NS, ReadBy, Summary, doing, objects, readers, summary};
+use super::time::duration;
 use super::{cascade, finding};
 use crate::decode::{ProcId, TICK_NS};
 use crate::record::ObjKey;

@@ -1,7 +1,8 @@
 //! `sem-exhausted`: semget failed with ENOSPC, or will soon: which limit, and who holds how much of it.
 
-use super::draft::{Draft, count, duration, names};
+use super::draft::{Draft, count, names};
 use super::finding::{Finding, Object, Severity};
+use super::time::duration;
 use crate::decode::{NsId, ProcId};
 use crate::world::World;
 use crate::world::sem::{NoSpace, NsUse};

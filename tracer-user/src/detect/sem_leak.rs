@@ -1,7 +1,8 @@
 //! `sem-leak`: sets that outlive everybody who created or used them, or that one place keeps creating.
 
-use super::draft::{Draft, count, duration, name, names, sem_object};
+use super::draft::{Draft, count, name, names, sem_object};
 use super::finding::{Confidence, Finding, Severity};
+use super::time::duration;
 use crate::decode::{ProcId, Tgid};
 use crate::world::World;
 use crate::world::sem::{Creation, SemSet};

@@ -1,7 +1,8 @@
 //! `sem-orphaned-lock`: a process died holding a semaphore without SEM_UNDO, and it cannot be taken any more.
 
-use super::draft::{Draft, count, duration, name, names, sem_object};
+use super::draft::{Draft, count, name, names, sem_object};
 use super::finding::{Confidence, Finding, Severity};
+use super::time::duration;
 use crate::decode::{ProcId, SemId, TICK_NS, Tgid, Tid};
 use crate::world::World;
 use crate::world::sem::SemSet;

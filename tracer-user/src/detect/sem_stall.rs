@@ -2,11 +2,12 @@
 //!
 //! Idle servers are healthy: workers that wait for work, or for the lock of a worker that waits for clients.
 
-use super::draft::{Draft, duration, name, names, sem_object};
+use super::draft::{Draft, name, names, sem_object};
 use super::finding::{Confidence, Finding, Severity};
 use super::sem_orphaned_lock::orphans;
 use super::stall::{CRITICAL_NS, doing, objects, summary};
 use super::syscall;
+use super::time::duration;
 use crate::decode::{ProcId, SemId, Tgid};
 use crate::record::SemValue;
 use crate::world::World;

@@ -1,6 +1,7 @@
 //! Waits at one object, summed up for a verdict.
 
-use super::draft::{Draft, duration, milliseconds};
+use super::draft::Draft;
+use super::time::{duration, milliseconds};
 use crate::decode::{ProcId, Tid};
 use crate::record::{ObjKey, State};
 use crate::world::World;

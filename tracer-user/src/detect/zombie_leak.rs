@@ -2,9 +2,10 @@
 //!
 //! Coalesced SIGCHLDs alone are healthy, and so is a parent that reaps in batches: only zombies that stay count.
 
-use super::draft::{Draft, count, duration, name, process_object};
+use super::draft::{Draft, count, name, process_object};
 use super::finding::{Confidence, Finding, Severity};
 use super::syscall;
+use super::time::duration;
 use crate::decode::ProcId;
 use crate::record::ChildRow;
 use crate::world::World;

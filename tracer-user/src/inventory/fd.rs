@@ -16,13 +16,9 @@ use crate::record::{FdTable, Holder, ObjKey};
 /// Descriptors of one process that are listed at most (about 10 MB in a trace).
 const FDS_MAX: usize = 262_144;
 
-/// Who has `obj` open; the flag is false if some table or entry could not be read. The caller is left out.
-pub fn holders(obj: ObjKey) -> (Vec<Holder>, bool) {
-    holders_of(&[obj]).remove(&obj).unwrap_or((Vec::new(), false))
-}
-
 /// Who has these objects open, in one scan of all processes: pipes and FIFOs, sockets and eventfds.
-/// One row a process; for other kinds of objects the answer is empty and not complete.
+/// One row a process, the caller left out; the flag is false if some table or entry could not be read.
+/// For other kinds of objects the answer is empty and not complete.
 pub fn holders_of(objs: &[ObjKey]) -> HashMap<ObjKey, (Vec<Holder>, bool)> {
     let mut search = Search::default();
     let known = |k: u32| matches!(k, kind::PIPE | kind::SOCKET | kind::EVENTFD);
@@ -268,6 +264,10 @@ mod tests {
 
     fn pipe_key(id: u64) -> ObjKey {
         ObjKey { kind: kind::PIPE, ns: 0, id }
+    }
+
+    fn holders(obj: ObjKey) -> (Vec<Holder>, bool) {
+        holders_of(&[obj]).remove(&obj).expect("an answer for each object")
     }
 
     fn inode_of(fd: i32) -> u64 {

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::record::{Inventory, ProcessRow, SystemLimits};
 
 pub use cgroup::{CgroupError, cgroup_pids};
-pub use fd::{fd_table, holders, holders_of};
+pub use fd::{fd_table, holders_of};
 pub use limits::fork_limits;
 pub use module::{Module, locate, modules};
 pub use pipe::pipe_users;

@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, MapData, ProgramArray};
 use aya::programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint};
-use aya::{Ebpf, EbpfLoader};
+use aya::{BtfError, Ebpf, EbpfError, EbpfLoader};
+use aya_obj::VerifierLog;
 use aya_obj::generated::bpf_prog_info;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -170,8 +171,12 @@ fn raise_memlock() {
     }
 }
 
-fn refused(e: aya::EbpfError) -> anyhow::Error {
-    let text = anyhow::Error::from(e);
+fn refused(e: EbpfError) -> anyhow::Error {
+    let text = if let EbpfError::BtfError(BtfError::LoadError { io_error, verifier_log }) = &e {
+        anyhow!("its type information is refused: {}", ending(io_error, verifier_log))
+    } else {
+        e.into()
+    };
     if text.chain().any(|c| c.to_string().contains("Operation not permitted") || c.to_string().contains("os error 1)"))
     {
         return HostError::Unsupported(format!(
@@ -204,10 +209,11 @@ fn calibrate(ebpf: &mut Ebpf) -> Result<Array<MapData, u64>> {
     array(ebpf, "CALIBRATION")?.set(calibration::OWN_EVENTFD, own.as_raw_fd() as u64, 0)?;
     let probe: &mut RawTracePoint = program_mut(ebpf, "calibrate")?.try_into()?;
     timed("calibrate", || probe.load())
-        .map_err(|e| HostError::Unsupported(format!("the kernel refuses BPF tracepoint programs: {e}")))?;
+        .map_err(|e| HostError::Unsupported(format!("the kernel refuses BPF tracepoint programs: {}", reason(&e))))?;
     let link = probe.attach("sys_enter").map_err(|e| {
         HostError::Unsupported(format!(
-            "the kernel refuses raw tracepoints (needs CONFIG_BPF_EVENTS and system call tracing): {e}"
+            "the kernel refuses raw tracepoints (needs CONFIG_BPF_EVENTS and system call tracing): {}",
+            reason(&e)
         ))
     })?;
     rustix::io::write(&own, &1u64.to_ne_bytes()).context("cannot write to an eventfd")?;
@@ -456,19 +462,55 @@ fn refused_program(program: &str, e: &ProgramError) -> anyhow::Error {
 
 /// The error in one line: of the verifier's log, thousands of lines long, what it ended with.
 fn reason(e: &ProgramError) -> String {
-    let text = if let ProgramError::LoadError { io_error, verifier_log } = e {
-        let log = verifier_log.to_string();
-        tracing::trace!("{log}");
-        let told = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s));
-        let last = log.lines().rev().map(str::trim).find(told);
-        format!("the program is refused: {io_error}{}", last.map(|line| format!(" ({line})")).unwrap_or_default())
+    let whole = if let ProgramError::LoadError { io_error, verifier_log } = e {
+        format!("the program is refused: {}", ending(io_error, verifier_log))
     } else if let ProgramError::SyscallError(inner) = e {
         format!("{e}: {}", inner.io_error)
     } else {
         e.to_string()
     };
-    text.lines().next().unwrap_or_default().to_owned()
+    whole.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The kernel's answer, with the last line of its log that tells something.
+fn ending(answer: &std::io::Error, log: &VerifierLog) -> String {
+    let log = log.to_string();
+    tracing::trace!("{log}");
+    let told = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s));
+    match log.lines().rev().map(str::trim).find(told) {
+        Some(last) => format!("{answer} ({last})"),
+        None => answer.to_string(),
+    }
 }
 
 /// Lines at the end of the verifier's log that are no reason.
 const STATISTICS: &[&str] = &["verification time", "stack depth", "processed"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "0: (79) r1 = *(u64 *)(r1 +0)\n1: (95) exit\n R0 !read_ok \n\nverification time 8 usec\n\
+                       stack depth 0\nprocessed 2 insns (limit 1000000)\n";
+
+    fn einval() -> std::io::Error {
+        std::io::Error::from_raw_os_error(libc::EINVAL)
+    }
+
+    #[test]
+    fn a_refused_program_is_told_in_one_line() {
+        let log = |text: &str| VerifierLog::new(text.to_owned());
+        for (text, want) in [(LOG, " (R0 !read_ok)"), ("", ""), ("\nprocessed 2 insns\n", "")] {
+            let e = ProgramError::LoadError { io_error: einval(), verifier_log: log(text) };
+            assert_eq!(reason(&e), format!("the program is refused: {}{want}", einval()));
+        }
+    }
+
+    #[test]
+    fn refused_type_information_is_told_in_one_line() {
+        let e = BtfError::LoadError { io_error: einval(), verifier_log: VerifierLog::new(LOG.to_owned()) };
+        let told = format!("{:#}", refused(EbpfError::BtfError(e)));
+        let want = format!("its type information is refused: {} (R0 !read_ok)", einval());
+        assert_eq!(told, format!("cannot load the BPF object: {want}"));
+    }
+}

@@ -8,7 +8,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap};
 use tracer_common::map::{Blocked, ChildStats, LastRead, Refused, RefusedKey, SLOT_KEPT, slot};
 use tracer_common::site::{Fallback, SITES, SiteInfo};
 
-use crate::record::{BlockedThread, ChildRow, ReaderRow, RefusedRow};
+use crate::record::{BlockedThread, ChildRow, ReaderRow, RefusedRow, text};
 
 /// A target of the user.
 pub const TARGET: u32 = 1;
@@ -29,12 +29,6 @@ pub struct Probes {
     children: HashMap<MapData, u32, ChildStats>,
     stacks: StackTraceMap<MapData>,
     lost_before: Vec<u64>,
-}
-
-/// A NUL-terminated name.
-pub fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 impl Probes {

@@ -3,7 +3,6 @@
 //! [`model`] builds it and is pure, [`text`] and [`json`] write it.
 //! Whether colour is wanted and how wide the terminal is are the caller's business.
 
-pub mod clock;
 pub mod escape;
 pub mod json;
 pub mod model;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::rfc3339;
 use crate::detect::finding::Finding;
+use crate::detect::time::{milliseconds, rfc3339};
 use crate::record::{PlanRow, Session};
 
 /// Version of the JSON report's form.
@@ -113,13 +113,13 @@ pub fn build(
             pids: session.target_pids.clone(),
             follow: session.follow,
             mechanisms: session.only.clone(),
-            min_stall_ms: to_ms(session.min_stall_ns),
+            min_stall_ms: milliseconds(session.min_stall_ns),
         },
         plan: session.plan.clone(),
         window: Window {
             start: rfc3339(session, session.start_ns),
             end: rfc3339(session, end_ns),
-            duration_s: to_ms(end_ns.saturating_sub(session.start_ns)) / 1e3,
+            duration_s: milliseconds(end_ns.saturating_sub(session.start_ns)) / 1e3,
         },
         loss: losses(lost),
         not_collected,
@@ -130,11 +130,6 @@ pub fn build(
 fn losses(lost: &[LossRow]) -> Loss {
     let sites: Vec<LossRow> = lost.iter().filter(|l| l.events > 0).cloned().collect();
     Loss { events: sites.iter().map(|s| s.events).fold(0, u64::saturating_add), sites }
-}
-
-/// Milliseconds, cut to microseconds: more digits would only be noise.
-fn to_ms(ns: u64) -> f64 {
-    (ns / 1_000) as f64 / 1e3
 }
 
 #[cfg(test)]

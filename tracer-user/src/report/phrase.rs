@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use crate::detect::finding::{Confidence, Finding, Limit, Object, Origin, Process, StackFrame};
+use crate::detect::time::seconds;
 
 /// Elements of a list that are shown; JSON has them all.
 pub(super) const LIST_MAX: usize = 12;
@@ -52,6 +53,10 @@ const EVIDENCE_ORDER: &[&str] = &[
     "unreaped",
 ];
 
+/// Evidence that may have nothing to say: its null means that there is none, not that it was not collected.
+/// Such a fact is left out here, so that "not collected" stays what it is; JSON has the null.
+const MAY_NOT_APPLY: &[&str] = &["errno", "last_drain_age_ms", "rate_per_h", "suggested_capacity_bytes"];
+
 pub(super) fn object(o: &Object) -> String {
     let mut out = format!("{} {}", o.kind, o.id);
     if let Some(name) = &o.name {
@@ -91,7 +96,8 @@ pub(super) fn process(p: &Process) -> String {
 
 pub(super) fn evidence(f: &Finding) -> Vec<String> {
     let rank = |name: &str| EVIDENCE_ORDER.iter().position(|n| *n == name).unwrap_or(EVIDENCE_ORDER.len());
-    let mut items: Vec<(&String, &Value)> = f.evidence.iter().collect();
+    let applies = |(name, value): &(&String, &Value)| !value.is_null() || !MAY_NOT_APPLY.contains(&name.as_str());
+    let mut items: Vec<(&String, &Value)> = f.evidence.iter().filter(applies).collect();
     items.sort_by_key(|(name, _)| rank(name));
     items.into_iter().map(|(name, value)| fact(name, value)).collect()
 }
@@ -100,8 +106,8 @@ pub(super) fn evidence(f: &Finding) -> Vec<String> {
 fn fact(name: &str, value: &Value) -> String {
     type Shown = fn(f64) -> String;
     let units: [(&str, Shown); 4] = [
-        ("_ms", |n| duration(n / 1e3)),
-        ("_s", duration),
+        ("_ms", |n| seconds(n / 1e3)),
+        ("_s", seconds),
         ("_bytes", |n| format!("{n} bytes")),
         ("_per_h", |n| format!("{} an hour", (n * 10.0).round() / 10.0)),
     ];
@@ -137,7 +143,7 @@ pub(super) fn limit(l: &Limit) -> String {
         let _ = write!(out, " ({} %)", u128::from(used) * 100 / u128::from(max));
     }
     if let Some(eta) = l.eta_s.filter(|e| *e > 0) {
-        let _ = write!(out, ", reached in {} at this rate", duration(eta as f64));
+        let _ = write!(out, ", reached in {} at this rate", seconds(eta as f64));
     }
     out
 }
@@ -164,21 +170,6 @@ pub(super) fn place(f: &StackFrame) -> String {
     out
 }
 
-/// A duration in its largest fitting unit, three digits.
-pub(super) fn duration(s: f64) -> String {
-    let (value, unit) = match s.abs() {
-        a if a < 1e-3 && a > 0.0 => (s * 1e6, "µs"),
-        a if a < 1.0 => (s * 1e3, "ms"),
-        a if a < 120.0 => (s, "s"),
-        a if a < 7_200.0 => (s / 60.0, "min"),
-        a if a < 172_800.0 => (s / 3_600.0, "h"),
-        _ => (s / 86_400.0, "days"),
-    };
-    let digits = if value.abs() < 10.0 { 2 } else { 1 };
-    let text = format!("{value:.digits$}");
-    format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
-}
-
 pub(super) fn confidence(c: Confidence) -> &'static str {
     match c {
         Confidence::Certain => "certain",
@@ -198,7 +189,9 @@ pub(super) fn origin(o: Origin) -> &'static str {
 mod tests {
     use serde_json::json;
 
+    use super::super::model::tests::finding;
     use super::*;
+    use crate::detect::finding::Severity;
 
     #[test]
     fn facts() {
@@ -209,7 +202,7 @@ mod tests {
             ("holder_died_s", json!(7300), "holder died 2.03 h"),
             ("capacity_bytes", json!(65536), "capacity 65536 bytes"),
             ("rate_per_h", json!(12.34), "rate 12.3 an hour"),
-            ("suggested_capacity_bytes", json!(null), "suggested capacity not collected"),
+            ("capacity_bytes", json!(null), "capacity not collected"),
             ("counter", json!("18446744073709551614"), "counter 18446744073709551614"),
             ("ids", json!([]), "ids none"),
             ("ongoing", json!(true), "ongoing yes"),
@@ -219,17 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
-        for (s, want) in [
-            (0.0, "0 ms"),
-            (0.05, "50 ms"),
-            (1.0, "1 s"),
-            (59.94, "59.9 s"),
-            (180.0, "3 min"),
-            (86_400.0, "24 h"),
-            (10_000_000.0, "115.7 days"),
-        ] {
-            assert_eq!(duration(s), want);
-        }
+    fn what_does_not_apply_is_told_from_what_was_not_collected() {
+        let mut f = finding("pipe-stall", Severity::Warning);
+        f.evidence = MAY_NOT_APPLY.iter().chain(&["capacity_bytes"]).map(|n| ((*n).to_owned(), Value::Null)).collect();
+        assert_eq!(evidence(&f), ["capacity not collected"]);
+        f.evidence.insert("suggested_capacity_bytes".into(), json!(131_072));
+        assert_eq!(evidence(&f), ["capacity not collected", "suggested capacity 131072 bytes"]);
     }
 }

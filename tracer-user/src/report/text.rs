@@ -7,8 +7,9 @@ use std::borrow::Cow;
 
 use super::escape::escape;
 use super::model::Report;
-use super::phrase::{LIST_MAX, confidence, duration, evidence, limit, object, origin, place, process, seen};
+use super::phrase::{LIST_MAX, confidence, evidence, limit, object, origin, place, process, seen};
 use crate::detect::finding::{Confidence, Finding, Process, Severity, Stack};
+use crate::detect::time::seconds;
 
 /// Narrower terminals get lines of this width.
 const WIDTH_MIN: usize = 40;
@@ -106,7 +107,7 @@ fn verdicts(page: &mut Page, report: &Report) {
         page.row(NONE, Look::Green, NONE.len() + 1, &format!("watched {}", watched(report)));
     } else {
         let n = report.findings.len();
-        let text = format!("{n} finding{} in {}: {}", plural(n), duration(report.window.duration_s), target(report));
+        let text = format!("{n} finding{} in {}: {}", plural(n), seconds(report.window.duration_s), target(report));
         page.row("", Look::Plain, 0, &text);
         for (n, f) in report.findings.iter().enumerate() {
             let label = format!("{:>2} {:<8} {}", n + 1, severity(f.severity), escape(&f.code));
@@ -196,8 +197,8 @@ fn watched(report: &Report) -> String {
     format!(
         "{} for {}: {mechanisms}; stalls of at least {}",
         target(report),
-        duration(report.window.duration_s),
-        duration(report.target.min_stall_ms / 1e3)
+        seconds(report.window.duration_s),
+        seconds(report.target.min_stall_ms / 1e3)
     )
 }
 
@@ -322,8 +323,8 @@ mod tests {
    creator    4121 evil\\x1b[31m (/opt/worker), since 2014-03-30T10:33:38.000Z, dead
    waits      4130 blocked in semop(32768, 0) 8.2 s
               -> last taken by 4121, which is dead
-   evidence   instances 128 · oldest age 2 days · rate not collected · ids 0, 1, 2, 3, 4, 5, 6, 7,
-              8, 9, 10, 11, and 8 more
+   evidence   instances 128 · oldest age 2 days · ids 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 8
+              more
    limit      SEMMNI: 128 of 128 in use (100 %)
    sure       certain, seen happening
    seen       2014-03-30T10:33:38.000Z

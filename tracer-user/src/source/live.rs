@@ -1,4 +1,6 @@
 //! The live collector: attaches, reads the baseline, follows the ring buffer, and once a second the counters.
+//!
+//! All of it runs on one thread, and nothing in the loop may take long: what does is a [`Scan`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::future::Future;
@@ -15,13 +17,18 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
+use super::scan::{Scan, Wanted};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::plan::{Backend, PREEMPTIBLE_TRACEPOINTS};
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ChildRow, Frame, Inventory, ObjKey, Record, RefusedRow, Session};
+use crate::record::{ChildRow, Frame, Holder, Inventory, ObjKey, Record, RefusedRow, Session};
 
+/// Shortest wait that is a stall, if nothing else is said.
+pub const MIN_STALL: Duration = Duration::from_millis(100);
+/// Size of the ring buffer, if nothing else is said.
+pub const RING_KIB: u32 = 4096;
 /// Records younger than this wait for older ones of other CPUs.
 const REORDER_NS: u64 = 5_000_000;
 /// Pause after a wake-up, so that a storm is read in batches.
@@ -32,9 +39,7 @@ const DEFAULT_SLOTS: u32 = 16;
 const PEERS_MAX: usize = 256;
 /// Processes whose descriptor tables are read at the end.
 const RECEIVERS_MAX: usize = 4096;
-/// Holders of one object whose state is read.
-const HOLDERS_TOLD: usize = 8;
-/// Objects whose holders are looked up in one second.
+/// Objects whose holders are looked up in one scan.
 const LOOKUPS_MAX: usize = 64;
 
 /// Whom to watch.
@@ -57,6 +62,20 @@ pub struct Options {
     pub ring_bytes: u32,
 }
 
+impl Options {
+    /// What the command line takes if nothing else is said.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            follow: true,
+            min_stall: MIN_STALL,
+            only: Vec::new(),
+            backend: None,
+            ring_bytes: RING_KIB * 1024,
+        }
+    }
+}
+
 /// A running collector. Dropping it detaches everything.
 pub struct Live {
     probes: AsyncFd<Fd>,
@@ -65,6 +84,8 @@ pub struct Live {
     options: Options,
     session: Session,
     pending: Pending,
+    /// The reading of /proc under way; there is one at most.
+    scan: Option<Scan>,
     /// Objects that somebody waits for at the last tick.
     waited_for: BTreeSet<ObjKey>,
     /// Runs that the kernel skipped, at the last tick.
@@ -93,13 +114,15 @@ struct Pending {
     lookups: BTreeSet<ObjKey>,
     shrunk_users: BTreeSet<u32>,
     shrunk_pipes: BTreeSet<ObjKey>,
+    /// Records were lost since the last baseline began.
+    baseline_due: bool,
     fork_failed: BTreeSet<u32>,
     children: HashMap<u32, ChildRow>,
     refused: HashMap<(ObjKey, u32), RefusedRow>,
     peers: HashSet<u32>,
 }
 
-type Sink<'a> = dyn FnMut(Record) -> Result<()> + 'a;
+type Sink<'a> = dyn FnMut(Record) + 'a;
 
 impl Live {
     /// Attaches the probes and puts the targets into the filter.
@@ -150,7 +173,6 @@ impl Live {
             follow: options.follow,
             only: options.only.iter().map(|m| m.name().to_owned()).collect(),
             self_pid: std::process::id(),
-            truncated: false,
         };
         // SAFETY: the descriptor is that of `maps`, which lives as long and, declared later, is dropped later.
         let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }
@@ -163,6 +185,7 @@ impl Live {
             options,
             session,
             pending: Pending::default(),
+            scan: None,
             waited_for: BTreeSet::new(),
             skipped: HashMap::new(),
         })
@@ -184,25 +207,26 @@ impl Live {
     }
 
     /// Gives out the session and what exists now. Probes are on already, so nothing falls in between.
-    ///
-    /// # Errors
-    /// Those of the sink.
-    pub fn baseline(&mut self, sink: &mut Sink<'_>) -> Result<()> {
-        sink(Record::Session(self.session.clone()))?;
-        sink(Record::Baseline(self.inventory()))
+    pub fn baseline(&mut self, sink: &mut Sink<'_>) {
+        sink(Record::Session(self.session.clone()));
+        sink(Record::Baseline(self.inventory()));
     }
 
     fn inventory(&self) -> Inventory {
-        inventory::read(&match &self.options.target {
+        inventory::read(&self.scope())
+    }
+
+    fn scope(&self) -> Scope {
+        match &self.options.target {
             Target::All => Scope::All,
             Target::Pids(_) | Target::Cgroup(_) => Scope::Pids(self.session.target_pids.clone()),
-        })
+        }
     }
 
     /// Runs until `stop` is done, then gives out the closing records.
     ///
     /// # Errors
-    /// Those of the sink; the closing records are tried all the same.
+    /// The ring buffer cannot be waited for any more, or a scan of /proc has failed.
     pub async fn run<T>(&mut self, stop: impl Future<Output = T>, sink: &mut Sink<'_>) -> Result<T> {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,17 +235,35 @@ impl Live {
         let out = loop {
             tokio::select! {
                 out = &mut stop => break out,
-                _ = ticks.tick() => self.tick(sink)?,
-                ready = self.probes.readable() => {
-                    ready?.clear_ready();
-                    self.collect();
-                    self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink)?;
-                    sleep(BATCH).await;
-                }
+                // Counters of now must not come before kernel records that are held back.
+                _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink),
+                done = self.step(sink) => done?,
             }
         };
-        self.close(sink)?;
+        self.close(sink).await?;
         Ok(out)
+    }
+
+    /// Takes what comes next, kernel records or the findings of the scan. May be cancelled at any time.
+    async fn step(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        tokio::select! {
+            ready = self.probes.readable() => {
+                ready?.clear_ready();
+                self.collect();
+                self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink);
+                sleep(BATCH).await;
+            }
+            found = Scan::done(&mut self.scan) => self.found(found?, sink),
+        }
+        Ok(())
+    }
+
+    /// Waits for the scan under way; the ring buffer is drained meanwhile.
+    async fn finish_scan(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        while self.scan.is_some() {
+            self.step(sink).await?;
+        }
+        Ok(())
     }
 
     fn collect(&mut self) {
@@ -229,16 +271,21 @@ impl Live {
         self.maps.drain(|bytes| order.push(bytes));
     }
 
-    fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) -> Result<()> {
+    /// The time after which kernel records have to wait for a baseline that is being read.
+    fn held_back_ns(&self) -> Option<u64> {
+        self.scan.as_ref().and_then(Scan::baseline_since_ns)
+    }
+
+    fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) {
+        let until_ns = self.held_back_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
         let mut ready = Vec::new();
         self.pending.order.release(until_ns, |bytes| ready.push(bytes));
         for bytes in ready {
             for extra in self.look_at(&bytes) {
-                sink(extra)?;
+                sink(extra);
             }
-            sink(Record::Kernel(bytes))?;
+            sink(Record::Kernel(bytes));
         }
-        Ok(())
     }
 
     /// Notes what a kernel record makes worth reading; what must be read at once is returned.
@@ -311,11 +358,11 @@ impl Live {
         out
     }
 
-    /// Once a second: losses, sleepers, counters, and who holds what.
-    fn tick(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+    /// Once a second: losses, sleepers, counters, and the start of a scan if there is something to read.
+    fn tick(&mut self, sink: &mut Sink<'_>) {
         self.collect();
         let now = inventory::boot_ns();
-        self.release(now.saturating_sub(REORDER_NS), sink)?;
+        self.release(now.saturating_sub(REORDER_NS), sink);
         self.follow_cgroup();
         let mut lost = self.maps.newly_lost();
         for (site, total) in self.attached.skipped() {
@@ -325,13 +372,15 @@ impl Live {
             }
         }
         for (site, count) in &lost {
-            sink(Record::Lost { ts_ns: now, site: *site, count: *count })?;
+            sink(Record::Lost { ts_ns: now, site: *site, count: *count });
         }
-        if !lost.is_empty() {
-            sink(Record::Baseline(self.inventory()))?;
+        self.pending.baseline_due |= !lost.is_empty();
+        self.counters(now, sink);
+        sink(Record::Tick { ts_ns: now });
+        if self.scan.is_none() {
+            let wanted = self.wanted();
+            self.scan = (!wanted.is_empty()).then(|| Scan::start(wanted));
         }
-        self.counters(now, sink)?;
-        sink(Record::Tick { ts_ns: now })
     }
 
     fn follow_cgroup(&mut self) {
@@ -345,7 +394,7 @@ impl Live {
         }
     }
 
-    fn counters(&mut self, now: u64, sink: &mut Sink<'_>) -> Result<()> {
+    fn counters(&mut self, now: u64, sink: &mut Sink<'_>) {
         let threads = self.maps.blocked(now, self.session.min_stall_ns);
         let threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || t.obj.kind == kind::SEM).collect();
         let p = &mut self.pending;
@@ -355,82 +404,84 @@ impl Live {
             if p.described.insert((t.tgid, tick_of(t.start_ns)))
                 && let Some(row) = inventory::process(t.tgid)
             {
-                sink(Record::Process { ts_ns: now, row })?;
+                sink(Record::Process { ts_ns: now, row });
             }
         }
-        sink(Record::Blocked { ts_ns: now, threads })?;
+        sink(Record::Blocked { ts_ns: now, threads });
 
         let refused: Vec<_> =
             self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
         p.lookups.extend(refused.iter().map(|r| r.obj).filter(|o| o.kind != kind::SEM));
         p.refused.extend(refused.iter().map(|r| ((r.obj, r.tgid), r.clone())));
         if !refused.is_empty() {
-            sink(Record::Refused { ts_ns: now, rows: refused })?;
+            sink(Record::Refused { ts_ns: now, rows: refused });
         }
 
         let rows: Vec<_> = self.maps.children().into_iter().filter(|c| p.children.get(&c.tgid) != Some(c)).collect();
         p.children.extend(rows.iter().map(|c| (c.tgid, c.clone())));
         if !rows.is_empty() {
-            sink(Record::Children { ts_ns: now, rows })?;
+            sink(Record::Children { ts_ns: now, rows });
         }
 
-        for uid in std::mem::take(&mut p.shrunk_users) {
-            let (processes, soft_pages) = inventory::pipe_users(uid);
-            sink(Record::PipeUser { ts_ns: now, uid, processes, soft_pages })?;
-        }
         for tgid in std::mem::take(&mut p.fork_failed) {
-            sink(Record::ForkLimits { ts_ns: now, tgid, limits: inventory::fork_limits(tgid) })?;
+            sink(Record::ForkLimits { ts_ns: now, tgid, limits: inventory::fork_limits(tgid) });
         }
-        self.holders(now, sink)
     }
 
-    /// Who has the objects open; one scan for all.
-    fn holders(&mut self, now: u64, sink: &mut Sink<'_>) -> Result<()> {
+    /// What the records since the last scan make worth reading; one scan for all.
+    fn wanted(&mut self) -> Wanted {
+        let inventory = std::mem::take(&mut self.pending.baseline_due).then(|| self.scope());
         let p = &mut self.pending;
-        let mut wanted: Vec<ObjKey> = std::mem::take(&mut p.lookups).into_iter().collect();
-        wanted.truncate(LOOKUPS_MAX);
-        // The other ends of a new pipe are forked later: looked up again each second.
-        let room = LOOKUPS_MAX - wanted.len();
-        wanted.extend(p.shrunk_pipes.iter().rev().take(room));
-        if wanted.is_empty() {
-            return Ok(());
+        let mut objects: Vec<ObjKey> = std::mem::take(&mut p.lookups).into_iter().collect();
+        objects.truncate(LOOKUPS_MAX);
+        // The other ends of a new pipe are forked later: looked up again each time.
+        let room = LOOKUPS_MAX - objects.len();
+        objects.extend(p.shrunk_pipes.iter().rev().take(room));
+        let users = std::mem::take(&mut p.shrunk_users);
+        Wanted { inventory, users, objects, waited_for: self.waited_for.clone() }
+    }
+
+    /// Gives out what a scan has found, and watches those at the other end of a target's objects.
+    fn found(&mut self, records: Vec<Record>, sink: &mut Sink<'_>) {
+        for record in records {
+            if let Record::Holders { obj, holders, .. } = &record {
+                if holders.is_empty() {
+                    self.pending.shrunk_pipes.remove(obj);
+                }
+                self.add_peers(holders);
+            }
+            sink(record);
         }
-        for (obj, (holders, complete)) in inventory::holders_of(&wanted) {
-            // What the other side does while somebody waits: asleep in which call, stopped, running.
-            if self.waited_for.contains(&obj) {
-                for row in holders.iter().take(HOLDERS_TOLD).filter_map(|h| inventory::process(h.tgid)) {
-                    sink(Record::Process { ts_ns: now, row })?;
+    }
+
+    fn add_peers(&mut self, holders: &[Holder]) {
+        if self.options.target == Target::All {
+            return;
+        }
+        let peers = &mut self.pending.peers;
+        for h in holders {
+            if peers.len() < PEERS_MAX && !self.session.target_pids.contains(&h.tgid) && peers.insert(h.tgid) {
+                // A full filter is no reason to end: the targets are in it.
+                if let Err(e) = self.maps.add(h.tgid, PEER) {
+                    tracing::warn!("the other end of a target's object, pid {}, cannot be watched: {e:#}", h.tgid);
                 }
             }
-            if holders.is_empty() {
-                p.shrunk_pipes.remove(&obj);
-            }
-            if self.options.target != Target::All {
-                for h in &holders {
-                    if p.peers.len() < PEERS_MAX
-                        && !self.session.target_pids.contains(&h.tgid)
-                        && p.peers.insert(h.tgid)
-                    {
-                        self.maps.add(h.tgid, PEER)?;
-                    }
-                }
-            }
-            sink(Record::Holders { ts_ns: now, obj, holders, complete })?;
         }
-        Ok(())
     }
 
     /// The last records: what is open, asleep and there at the end.
-    fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
-        self.tick(sink)?;
+    async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        self.finish_scan(sink).await?;
+        self.tick(sink);
+        self.finish_scan(sink).await?;
         for (site, n) in self.maps.faults() {
             tracing::debug!(site, n, "facts that the programs could not read");
         }
         for tgid in std::mem::take(&mut self.pending.receivers) {
-            sink(Record::FdTable(inventory::fd_table(tgid)))?;
+            sink(Record::FdTable(inventory::fd_table(tgid)));
         }
         self.collect();
-        self.release(u64::MAX, sink)?;
+        self.release(u64::MAX, sink);
         let closing = self.inventory();
         // Who used a semaphore last may hold it: what does that process do?
         let users: BTreeSet<u32> = closing
@@ -441,10 +492,11 @@ impl Live {
             .map(|v| v.pid)
             .collect();
         for row in users.into_iter().filter_map(inventory::process) {
-            sink(Record::Process { ts_ns: closing.ts_ns, row })?;
+            sink(Record::Process { ts_ns: closing.ts_ns, row });
         }
-        sink(Record::Closing(closing))?;
-        sink(Record::End { ts_ns: inventory::boot_ns() })
+        sink(Record::Closing(closing));
+        sink(Record::End { ts_ns: inventory::boot_ns() });
+        Ok(())
     }
 }
 

@@ -4,5 +4,6 @@
 
 mod live;
 mod order;
+mod scan;
 
-pub use live::{Live, Options, Target};
+pub use live::{Live, MIN_STALL, Options, RING_KIB, Target};

@@ -2,7 +2,7 @@
 
 use super::stall::Durations;
 use crate::decode::{Context, Fd, FilesId, ProcId, StackId};
-use crate::record::{FdTable, ObjKey};
+use crate::record::{FdTable, ObjKey, text};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tracer_common::event::{FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated};
 use tracer_common::map::kind;
@@ -245,7 +245,7 @@ impl FdPass {
             fd: Fd(e.fd),
             ts_ns: context.ts_ns,
             obj: e.obj.into(),
-            name: crate::decode::text(&e.name),
+            name: text(&e.name),
             via: e.via,
             stack: context.stack,
             refs: 1,

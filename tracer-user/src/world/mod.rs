@@ -18,7 +18,7 @@ pub mod stall;
 mod storm;
 
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
-use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits};
+use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits, text};
 use process::Processes;
 use stall::{Ended, Ongoing, Reader, Stalls, Waiter};
 use std::collections::HashMap;
@@ -270,7 +270,7 @@ impl World {
     fn stalled(&mut self, proc: ProcId, context: &Context, e: &Stall) {
         let obj = ObjKey::from(e.obj);
         let reader = (e.reader != 0).then(|| {
-            let comm = crate::decode::text(&e.reader_comm);
+            let comm = text(&e.reader_comm);
             Reader { proc: self.processes.named(e.reader, e.reader_start_ns, &comm), ts_ns: e.read_ns, comm }
         });
         if obj.kind == kind::SEM {

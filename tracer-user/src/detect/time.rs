@@ -1,4 +1,4 @@
-//! From the boot clock to calendar time, computed from the session's pair of clocks; no clock is read here.
+//! Times in words: moments of the boot clock as calendar time, and durations. No clock is read here.
 
 use crate::record::Session;
 
@@ -12,7 +12,7 @@ pub fn rfc3339(session: &Session, boot_ns: u64) -> String {
 
 /// Calendar time of nanoseconds since 1970; cut, not rounded, to milliseconds.
 /// Years outside 0 to 9999, which RFC 3339 does not have, end at its ends.
-pub fn wall_rfc3339(ns: i128) -> String {
+fn wall_rfc3339(ns: i128) -> String {
     let first = -62_167_219_200 * NS_PER_S;
     let last = 253_402_300_800 * NS_PER_S - 1;
     let ns = ns.clamp(first, last);
@@ -34,6 +34,37 @@ fn civil(days: i128) -> (i128, i128, i128) {
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     (year + era * 400 + next, month, day)
+}
+
+/// Milliseconds cut to microseconds: more digits would only be noise.
+#[allow(clippy::cast_precision_loss)] // microseconds stay exact for 285 years
+pub fn milliseconds(ns: u64) -> f64 {
+    (ns / 1_000) as f64 / 1_000.0
+}
+
+/// As [`seconds`], of nanoseconds.
+#[allow(clippy::cast_precision_loss)] // three digits are shown
+pub fn duration(ns: u64) -> String {
+    seconds(ns as f64 / 1e9)
+}
+
+/// Seconds in their largest fitting unit, at most three digits: `350 ms`, `8.23 s`, `12 min`, `3.5 h`, `2.1 days`.
+pub fn seconds(s: f64) -> String {
+    let (value, unit) = match s.abs() {
+        a if a < 1e-3 && a > 0.0 => (s * 1e6, "µs"),
+        a if a < 1.0 => (s * 1e3, "ms"),
+        a if a < 120.0 => (s, "s"),
+        a if a < 7_200.0 => (s / 60.0, "min"),
+        a if a < 172_800.0 => (s / 3_600.0, "h"),
+        _ => (s / 86_400.0, "days"),
+    };
+    let digits = match value.abs() {
+        v if v < 10.0 => 2,
+        v if v < 100.0 => 1,
+        _ => return format!("{value:.0} {unit}"),
+    };
+    let text = format!("{value:.digits$}");
+    format!("{} {unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 #[cfg(test)]
@@ -84,5 +115,22 @@ mod tests {
         assert_eq!(rfc3339(&session, 100 * 1_000_000_000), "1970-01-01T00:16:40.000Z");
         assert_eq!(rfc3339(&session, 0), "1970-01-01T00:15:00.000Z");
         assert_eq!(rfc3339(&Session { start_ns: u64::MAX, ..session }, 0).len(), 24);
+    }
+
+    #[test]
+    fn durations() {
+        for (s, want) in [
+            (0.0, "0 ms"),
+            (0.05, "50 ms"),
+            (1.0, "1 s"),
+            (59.94, "59.9 s"),
+            (180.0, "3 min"),
+            (86_400.0, "24 h"),
+            (0.501_4, "501 ms"),
+            (0.1, "100 ms"),
+            (10_000_000.0, "116 days"),
+        ] {
+            assert_eq!(seconds(s), want);
+        }
     }
 }

@@ -1,0 +1,136 @@
+//! Readings of `/proc` that take long: made in a thread of their own, while the ring buffer goes on being drained.
+//!
+//! It must not touch the probes' maps, nor decide what is worth reading.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::inventory::{self, Scope};
+use crate::record::{ObjKey, Record};
+
+/// Holders of one object whose state is read.
+const HOLDERS_TOLD: usize = 8;
+
+/// What to read.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// The whole baseline, of this scope.
+    pub(super) inventory: Option<Scope>,
+    /// Users whose pipes are counted.
+    pub(super) users: BTreeSet<u32>,
+    /// Objects whose holders are looked up.
+    pub(super) objects: Vec<ObjKey>,
+    /// Of these objects it is read too what their holders do: somebody waits for them.
+    pub(super) waited_for: BTreeSet<ObjKey>,
+}
+
+impl Wanted {
+    pub(super) fn is_empty(&self) -> bool {
+        self.inventory.is_none() && self.users.is_empty() && self.objects.is_empty()
+    }
+
+    /// Reads it; each record has the time at which its reading began.
+    fn read(self) -> Vec<Record> {
+        let mut out = Vec::new();
+        out.extend(self.inventory.map(|scope| Record::Baseline(inventory::read(&scope))));
+        for uid in self.users {
+            let ts_ns = inventory::boot_ns();
+            let (processes, soft_pages) = inventory::pipe_users(uid);
+            out.push(Record::PipeUser { ts_ns, uid, processes, soft_pages });
+        }
+        if self.objects.is_empty() {
+            return out;
+        }
+        let ts_ns = inventory::boot_ns();
+        for (obj, (holders, complete)) in inventory::holders_of(&self.objects) {
+            // What the other side does while somebody waits: asleep in which call, stopped, running.
+            if self.waited_for.contains(&obj) {
+                let ts_ns = inventory::boot_ns();
+                let rows = holders.iter().take(HOLDERS_TOLD).filter_map(|h| inventory::process(h.tgid));
+                out.extend(rows.map(|row| Record::Process { ts_ns, row }));
+            }
+            out.push(Record::Holders { ts_ns, obj, holders, complete });
+        }
+        out
+    }
+}
+
+/// A reading under way.
+pub(super) struct Scan {
+    found: JoinHandle<Vec<Record>>,
+    /// Whether a baseline is among what is read, and since when.
+    baseline_since_ns: Option<u64>,
+}
+
+impl Scan {
+    pub(super) fn start(wanted: Wanted) -> Self {
+        let baseline_since_ns = wanted.inventory.as_ref().map(|_| inventory::boot_ns());
+        Self { found: spawn_blocking(|| wanted.read()), baseline_since_ns }
+    }
+
+    /// Since when a baseline is being read; later kernel records must come after it, or it would bring back what they end.
+    pub(super) fn baseline_since_ns(&self) -> Option<u64> {
+        self.baseline_since_ns
+    }
+
+    /// What was found, once, when all is read; with no scan under way it waits for ever.
+    ///
+    /// # Errors
+    /// The reading thread panicked.
+    pub(super) async fn done(under_way: &mut Option<Self>) -> Result<Vec<Record>> {
+        let Some(scan) = under_way else { return std::future::pending().await };
+        let found = (&mut scan.found).await;
+        *under_way = None;
+        found.context("the thread that reads /proc has failed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::process::{Command, Stdio};
+
+    use tracer_common::map::kind;
+
+    use super::*;
+
+    #[test]
+    fn all_that_is_wanted_is_found_the_baseline_first_and_a_holder_before_its_object() -> Result<()> {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.as_ref().map(AsRawFd::as_raw_fd).context("no stdout")?;
+        let link = std::fs::read_link(format!("/proc/self/fd/{out}"))?.to_string_lossy().into_owned();
+        let ino = link.trim_matches(|c: char| !c.is_ascii_digit()).parse()?;
+        let obj = ObjKey { kind: kind::PIPE, ns: 0, id: ino };
+        let before_ns = inventory::boot_ns();
+        let wanted = Wanted {
+            inventory: Some(Scope::Pids(vec![child.id()])),
+            users: BTreeSet::from([rustix::process::getuid().as_raw()]),
+            objects: vec![obj],
+            waited_for: BTreeSet::from([obj]),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let found = runtime.block_on(async {
+            let mut scan = Some(Scan::start(wanted));
+            assert!(scan.as_ref().and_then(Scan::baseline_since_ns).is_some_and(|at| at >= before_ns));
+            let found = Scan::done(&mut scan).await;
+            assert!(scan.is_none());
+            found
+        })?;
+        drop(child.stdin.take());
+        child.wait()?;
+        assert!(matches!(found.first(), Some(Record::Baseline(i)) if i.ts_ns >= before_ns));
+        assert!(matches!(found.get(1), Some(Record::PipeUser { ts_ns, .. }) if *ts_ns >= before_ns));
+        let is_row = |r: &Record| matches!(r, Record::Process { row, .. } if row.tgid == child.id());
+        assert!(found.iter().any(is_row), "{found:?}");
+        let Some(Record::Holders { obj: last, holders, .. }) = found.last() else { anyhow::bail!("no holders") };
+        assert!(*last == obj && holders.iter().any(|h| h.tgid == child.id()), "{holders:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_wanted_is_nothing_read() {
+        assert!(Wanted::default().is_empty() && Wanted::default().read().is_empty());
+    }
+}
