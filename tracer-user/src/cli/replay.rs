@@ -15,12 +15,13 @@ pub fn main(args: &Replay) -> Result<u8> {
     let file = args.file.display();
     let mut reader = Reader::open(&args.file).with_context(|| format!("cannot read {file}"))?;
     let mut analyst = Analyst::default();
+    let mut readable = true;
     for record in &mut reader {
         match record {
             Ok(record) => analyst.take(&record),
             Err(e) => {
                 analyst.problem(format!("the trace cannot be read further: {e}"));
-                break;
+                readable = false;
             }
         }
     }
@@ -29,6 +30,12 @@ pub fn main(args: &Replay) -> Result<u8> {
     }
     if let Some(offset) = reader.torn() {
         analyst.problem(format!("the trace is cut off at byte {offset}; everything before is used"));
+    } else if readable && !reader.ended() {
+        analyst.problem("the trace has no end: its recorder was killed, or could not write any more".to_owned());
+    }
+    if reader.unknown() > 0 {
+        let n = reader.unknown();
+        analyst.problem(format!("{n} records are of kinds that only the version knows that wrote the trace"));
     }
     output::write(&analyst.report(), &args.output)?;
     Ok(0)

@@ -63,6 +63,10 @@ pub(super) fn killed(settings: &Settings) -> Result<()> {
         finding["code"] == *leaked.code && leaked.ids.iter().all(|id| ids.contains(id))
     });
     ensure!(found, "the trace of a killed session does not tell of the leak before");
+    let mut missing = report["not_collected"].as_array().into_iter().flatten().filter_map(|sentence| sentence.as_str());
+    let said =
+        missing.any(|sentence| sentence.starts_with("the trace has no end") || sentence.contains("is cut off at"));
+    ensure!(said, "the report of a killed session does not say that its trace has no end");
     Ok(())
 }
 
