@@ -10,9 +10,12 @@ mod entry;
 mod fd;
 mod limits;
 mod module;
+mod msg;
 mod pipe;
 mod process;
 mod sem;
+mod shm;
+mod sysv;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +72,7 @@ pub fn read(scope: &Scope) -> Inventory {
         ));
     }
     let namespaces = ipc_namespaces(&inv.processes, wanted.as_ref());
-    sem::read(&namespaces, &mut inv);
+    sysv::read(&namespaces, &mut inv);
     inv
 }
 
