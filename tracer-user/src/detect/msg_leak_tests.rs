@@ -128,7 +128,7 @@ fn several_of_one_owner_are_one_finding() {
     assert_eq!((role(f, "sender"), role(f, "receiver")), (vec![4001, 4002, 4003], vec![4100]));
     assert_eq!(f.evidence["pids"], serde_json::json!([4001, 4002, 4003, 4100]));
     assert_eq!(f.remedy.first().and_then(|r| r.command.as_deref()), Some("ipcrm -q 1 -q 2 -q 3"));
-    assert!(f.title.contains("1 of them full") && f.title.contains("6 min old"), "{}", f.title);
+    assert!(f.title.contains("1 of them full") && f.title.contains("6.72 min old"), "{}", f.title);
     let limit = f.limit.as_ref().map(|l| (l.name.as_str(), l.used, l.max));
     assert_eq!(limit, Some(("MSGMNI", Some(3), Some(32_000))));
 }
