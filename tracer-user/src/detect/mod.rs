@@ -5,7 +5,7 @@
 pub mod finding;
 
 mod cascade;
-mod draft;
+pub(crate) mod draft;
 mod eventfd_overflow;
 mod eventfd_stall;
 mod fd_exhausted;

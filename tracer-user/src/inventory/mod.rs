@@ -10,9 +10,12 @@ mod entry;
 mod fd;
 mod limits;
 mod module;
+mod open;
 mod pipe;
+mod posix;
 mod process;
 mod sem;
+mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,10 +23,14 @@ use crate::record::{Inventory, ProcessRow, SystemLimits};
 
 pub use cgroup::{CgroupError, cgroup_pids};
 pub use fd::{fd_table, holders, holders_of};
-pub use limits::fork_limits;
+pub use limits::{fork_limits, threads};
 pub use module::{Module, locate, modules};
+pub use open::open_objects;
 pub use pipe::pipe_users;
+pub use posix::{files_of, posix_objects};
 pub use process::{pids_by_comm, process};
+pub use sem::own_namespace;
+pub use user::names;
 
 /// Whose details to read; the process table itself is always whole.
 #[derive(Clone, Debug, PartialEq, Eq)]

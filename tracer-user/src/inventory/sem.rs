@@ -54,7 +54,8 @@ fn merge(inv: &mut Inventory, found: Namespace) {
     inv.problems.extend(found.problems);
 }
 
-fn own_namespace() -> Option<u32> {
+/// The IPC namespace of the calling thread.
+pub fn own_namespace() -> Option<u32> {
     let link = std::fs::read_link("/proc/thread-self/ns/ipc").ok()?;
     bracketed(link.to_str()?, "ipc").and_then(|n| u32::try_from(n).ok())
 }
@@ -135,12 +136,12 @@ fn parse_set(line: &str, ns: u32) -> Option<SemSetRow> {
     let perms = u32::from_str_radix(next()?, 8).ok()?;
     let nsems = next()?.parse().ok()?;
     let uid = next()?.parse().ok()?;
-    next()?;
+    let gid = next()?.parse().ok()?;
     let cuid = next()?.parse().ok()?;
-    next()?;
+    let cgid = next()?.parse().ok()?;
     let otime = next()?.parse().ok()?;
     let ctime = next()?.parse().ok()?;
-    Some(SemSetRow { ns, id, key, perms, nsems, uid, cuid, otime, ctime, values: Vec::new() })
+    Some(SemSetRow { ns, id, key, perms, nsems, uid, gid, cuid, cgid, otime, ctime, values: Vec::new() })
 }
 
 /// SEM_INFO: the limits of the namespace and how much of them is in use.
@@ -218,7 +219,9 @@ pub(super) mod tests {
             perms: 0o660,
             nsems: 1,
             uid: 1001,
+            gid: 18,
             cuid: 1001,
+            cgid: 100,
             otime: 1_396_175_626,
             ctime: 1_396_175_618,
             values: vec![],

@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod escape;
 pub mod json;
+pub mod listing;
 pub mod model;
 mod phrase;
 pub mod text;
