@@ -359,7 +359,7 @@ pub struct MsgQueue {
     /// In the queue now.
     pub bytes: u64,
     pub messages: u64,
-    /// The queue's own limit (`msg_qbytes`).
+    /// The queue's own limit (`msg_qbytes`); 0 = could not be read.
     pub qbytes: u64,
     /// Last sender; 0 = none, or not visible.
     pub lspid: u32,
@@ -377,6 +377,10 @@ pub struct MsgQueue {
     pub rtime: u64,
     /// Creation, or last IPC_SET.
     pub ctime: u64,
+    /// Process ids with a thread asleep in msgsnd or msgrcv on it.
+    pub waiting: Vec<u32>,
+    /// False if some processes could not be asked what they wait for.
+    pub waiting_complete: bool,
 }
 
 /// Limits of message queues of one IPC namespace, with its use.

@@ -10,11 +10,14 @@ mod entry;
 mod fd;
 mod limits;
 mod module;
+mod msg;
 mod open;
 mod pipe;
 mod posix;
 mod process;
 mod sem;
+mod shm;
+mod sysv;
 mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +32,7 @@ pub use open::open_objects;
 pub use pipe::pipe_users;
 pub use posix::{files_of, posix_objects};
 pub use process::{pids_by_comm, process};
-pub use sem::own_namespace;
+pub use sysv::{own_namespace, within};
 pub use user::names;
 
 /// Whose details to read; the process table itself is always whole.
@@ -76,7 +79,7 @@ pub fn read(scope: &Scope) -> Inventory {
         ));
     }
     let namespaces = ipc_namespaces(&inv.processes, wanted.as_ref());
-    sem::read(&namespaces, &mut inv);
+    sysv::read(&namespaces, &mut inv);
     inv
 }
 

@@ -2,15 +2,9 @@
 //!
 //! Only reading commands of semctl are used (SEM_INFO, GETALL, GETPID, GETNCNT, GETZCNT): they change neither values
 //! nor times (ipc/sem.c, `semctl_info`, `semctl_main`).
-//! Another namespace is entered by a thread of its own that ends afterwards.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::thread::LinkNameSpaceType;
-
-use super::entry::{Entry, bracketed, vanished};
 use crate::record::{Inventory, SemLimitRow, SemSetRow, SemValue};
 
 /// Sets with more semaphores get no values.
@@ -18,80 +12,10 @@ const VALUES_PER_SET: u32 = 64;
 /// Semaphores whose values are read in one namespace, at most.
 const VALUES_PER_NAMESPACE: usize = 65_536;
 
-/// What one namespace holds.
-#[derive(Default)]
-struct Namespace {
-    sets: Vec<SemSetRow>,
-    limits: Option<SemLimitRow>,
-    problems: Vec<String>,
-}
-
-/// Reads the sets of these namespaces (with the processes that live there) into `inv`.
-/// Without any namespace the caller's own is read.
-pub(super) fn read(namespaces: &BTreeMap<u32, Vec<u32>>, inv: &mut Inventory) {
-    let own = own_namespace();
-    if namespaces.is_empty() {
-        merge(inv, read_here(own.unwrap_or(0)));
-    }
-    for (ns, members) in namespaces {
-        if Some(*ns) == own {
-            merge(inv, read_here(*ns));
-        } else {
-            match foreign(*ns, members) {
-                Ok(Some(found)) => merge(inv, found),
-                Ok(None) => {} // its last member is gone, and the namespace with it
-                Err(e) => inv
-                    .problems
-                    .push(format!("semaphores of IPC namespace {ns} not read: setns: {e}; needs CAP_SYS_ADMIN there")),
-            }
-        }
-    }
-}
-
-fn merge(inv: &mut Inventory, found: Namespace) {
-    inv.sem_sets.extend(found.sets);
-    inv.sem_limits.extend(found.limits);
-    inv.problems.extend(found.problems);
-}
-
-/// The IPC namespace of the calling thread.
-pub fn own_namespace() -> Option<u32> {
-    let link = std::fs::read_link("/proc/thread-self/ns/ipc").ok()?;
-    bracketed(link.to_str()?, "ipc").and_then(|n| u32::try_from(n).ok())
-}
-
-/// Reads a namespace through the first of its members that still lives.
-fn foreign(ns: u32, members: &[u32]) -> io::Result<Option<Namespace>> {
-    let Some(fd) = open_namespace(ns, members)? else { return Ok(None) };
-    let thread = std::thread::Builder::new().name("ipc-namespace".into()).spawn(move || -> io::Result<Namespace> {
-        rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
-        Ok(read_here(ns))
-    })?;
-    match thread.join() {
-        Ok(result) => result.map(Some),
-        Err(_) => Err(io::Error::other("the reading thread died")),
-    }
-}
-
-fn open_namespace(ns: u32, members: &[u32]) -> io::Result<Option<OwnedFd>> {
-    for pid in members {
-        let opened = Entry::open(*pid).and_then(|e| e.namespace("ns/ipc"));
-        match opened {
-            // The pid may be another process by now: the handle itself says which namespace it is.
-            Ok(fd) if rustix::fs::fstat(&fd)?.st_ino == u64::from(ns) => return Ok(Some(fd)),
-            Ok(_) => {}
-            Err(e) if vanished(&e) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(None)
-}
-
 /// Reads the namespace of the calling thread.
-fn read_here(ns: u32) -> Namespace {
-    let mut out = Namespace::default();
+pub(super) fn read_here(ns: u32, out: &mut Inventory) {
     match limits(ns) {
-        Ok(row) => out.limits = Some(row),
+        Ok(row) => out.sem_limits.push(row),
         Err(e) => out.problems.push(format!("limits of semaphores in IPC namespace {ns} not read: {e}")),
     }
     // The file shows the namespace of the thread that opens it (ipc/util.c, `sysvipc_proc_open`).
@@ -99,7 +23,7 @@ fn read_here(ns: u32) -> Namespace {
         Ok(text) => text,
         Err(e) => {
             out.problems.push(format!("/proc/sysvipc/sem not read: {e}"));
-            return out;
+            return;
         }
     };
     let (mut read, mut skipped, mut denied) = (0, 0_u64, 0_u64);
@@ -114,7 +38,7 @@ fn read_here(ns: u32) -> Namespace {
         } else {
             skipped += u64::from(set.nsems <= VALUES_PER_SET);
         }
-        out.sets.push(set);
+        out.sem_sets.push(set);
     }
     if denied > 0 {
         out.problems.push(format!("values of {denied} semaphore sets not read: needs CAP_IPC_OWNER"));
@@ -124,7 +48,6 @@ fn read_here(ns: u32) -> Namespace {
             "values of {skipped} semaphore sets not read: more than {VALUES_PER_NAMESPACE} semaphores in IPC namespace {ns}"
         ));
     }
-    out
 }
 
 /// key semid perms nsems uid gid cuid cgid otime ctime; perms is octal (ipc/sem.c, `sysvipc_sem_proc_show`).
@@ -252,35 +175,5 @@ pub(super) mod tests {
     fn a_removed_set_has_no_values() {
         let id = Set::new(1).0;
         assert!(values(id, 1).is_err());
-    }
-
-    /// Without CAP_SYS_ADMIN no namespace can be made, and our own is read.
-    #[test]
-    fn another_namespace_is_read_by_a_thread_of_its_own() {
-        let (told, tell) = std::sync::mpsc::channel();
-        let (done, wait) = std::sync::mpsc::channel::<()>();
-        let own = own_namespace();
-        let member = std::thread::spawn(move || {
-            // SAFETY: only the IPC namespace of this thread changes.
-            let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) };
-            let set = entered.is_ok().then(|| Set::new(1));
-            let id = set.as_ref().map(|s| s.0);
-            told.send((entered.is_ok(), own_namespace(), id, rustix::thread::gettid().as_raw_nonzero().get() as u32))
-                .ok();
-            wait.recv().ok();
-        });
-        let (entered, ns, id, tid) = tell.recv().expect("member");
-        let mut inv = Inventory::default();
-        let ns = ns.expect("namespace");
-        read(&BTreeMap::from([(ns, vec![u32::MAX, tid])]), &mut inv);
-        done.send(()).ok();
-        member.join().expect("join");
-        if entered {
-            assert_ne!(Some(ns), own);
-            assert_eq!(inv.problems, Vec::<String>::new());
-            assert_eq!(inv.sem_sets.iter().map(|s| (s.ns, Some(s.id))).collect::<Vec<_>>(), [(ns, id)]);
-            assert_eq!(inv.sem_limits.first().map(|l| (l.ns, l.used_sets)), Some((ns, 1)));
-        }
-        assert_eq!(own_namespace(), own, "the caller stays where it was");
     }
 }

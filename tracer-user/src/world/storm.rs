@@ -5,8 +5,9 @@ use super::fixture::{P, START, Stream, header_bytes};
 use crate::decode::decode;
 use crate::detect;
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderRow, Record,
-    RefusedRow, SemLimitRow, SemSetRow, SemValue, State, SystemLimits,
+    BlockedThread, ChildRow, FdTable, Holder, Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey, PipeOwner,
+    ProcessRow, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment, State,
+    SystemLimits,
 };
 use tracer_common::event::Header;
 
@@ -127,6 +128,50 @@ impl Dice {
                     ..SemSetRow::default()
                 })
                 .collect(),
+            shm_segments: (0..self.roll() % 5)
+                .map(|_| ShmSegment {
+                    ns: self.word(),
+                    id: self.word().cast_signed(),
+                    key: self.word().cast_signed(),
+                    size_bytes: self.number(),
+                    nattch: self.roll() % 2,
+                    cpid: self.word(),
+                    lpid: self.word(),
+                    atime: self.number(),
+                    ctime: self.number(),
+                    ..ShmSegment::default()
+                })
+                .collect(),
+            shm_limits: vec![ShmLimitRow {
+                ns: self.word(),
+                shmmni: self.number(),
+                shmall: self.number(),
+                used_segments: self.number(),
+                ..ShmLimitRow::default()
+            }],
+            msg_queues: (0..self.roll() % 5)
+                .map(|_| MsgQueue {
+                    ns: self.word(),
+                    id: self.word().cast_signed(),
+                    key: self.word().cast_signed(),
+                    bytes: self.number(),
+                    messages: self.number(),
+                    qbytes: self.number(),
+                    lspid: self.word(),
+                    lrpid: self.word(),
+                    stime: self.number(),
+                    rtime: self.number(),
+                    ctime: self.number(),
+                    waiting_complete: self.roll().is_multiple_of(2),
+                    ..MsgQueue::default()
+                })
+                .collect(),
+            msg_limits: vec![MsgLimitRow {
+                ns: self.word(),
+                msgmni: self.number(),
+                used_queues: self.number(),
+                ..MsgLimitRow::default()
+            }],
             sem_limits: (0..self.roll() % 3)
                 .map(|_| SemLimitRow {
                     ns: self.word(),

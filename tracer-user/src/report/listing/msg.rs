@@ -55,16 +55,18 @@ fn line<'a>(model: &Model<'a>, row: &'a MsgQueue) -> Line<'a, MsgQueue> {
     if row.lrpid != 0 {
         users.push(model.user_at("last-receiver", row.lrpid, row.rtime));
     }
+    users.extend(row.waiting.iter().map(|p| model.user("waiting", *p, None)));
     let orphan = orphan(row, &users);
     let subject = Subject::sysv("msg", row.ns, row.id);
     let used_s = row.stime.max(row.rtime).max(row.ctime);
     Line { row: Cow::Borrowed(row), subject, users, orphan, used_s, uids: [row.uid, row.cuid] }
 }
 
-/// The kernel keeps neither creator nor waiters of a queue.
+/// The kernel keeps no creator of a queue, and who waits at it is known only from the system calls of processes.
 fn orphan(row: &MsgQueue, users: &[User]) -> Orphan {
     match users {
         _ if users.iter().any(User::alive) => Orphan::No,
+        _ if !row.waiting_complete => Orphan::Unknown,
         [] if row.stime != 0 || row.rtime != 0 => Orphan::Unknown,
         [] => Orphan::Maybe,
         _ => Orphan::Likely,

@@ -1,0 +1,147 @@
+//! The SysV objects of each IPC namespace: enters it, and has sets, segments and queues read there.
+//!
+//! The calling thread stays where it is: another namespace is entered by a thread of its own that ends afterwards.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::thread::LinkNameSpaceType;
+
+use super::entry::{Entry, bracketed, vanished};
+use super::{msg, sem, shm};
+use crate::record::Inventory;
+
+/// Reads the objects of these namespaces (with the processes that live there) into `inv`.
+/// Without any namespace the caller's own is read.
+pub(super) fn read(namespaces: &BTreeMap<u32, Vec<u32>>, inv: &mut Inventory) {
+    let own = own_namespace();
+    if namespaces.is_empty() {
+        read_here(own.unwrap_or(0), inv);
+    }
+    for (ns, members) in namespaces {
+        if Some(*ns) == own {
+            read_here(*ns, inv);
+        } else {
+            match foreign(*ns, members) {
+                Ok(Some(found)) => merge(inv, found),
+                Ok(None) => {} // its last member is gone, and the namespace with it
+                Err(e) => inv.problems.push(format!(
+                    "semaphores, shared memory and message queues of IPC namespace {ns} not read: setns: {e}; needs CAP_SYS_ADMIN there"
+                )),
+            }
+        }
+    }
+    shm::attached(inv);
+    msg::waiting(inv);
+}
+
+/// Reads the namespace of the calling thread.
+fn read_here(ns: u32, inv: &mut Inventory) {
+    sem::read_here(ns, inv);
+    shm::read_here(ns, inv);
+    msg::read_here(ns, inv);
+}
+
+fn merge(inv: &mut Inventory, found: Inventory) {
+    inv.sem_sets.extend(found.sem_sets);
+    inv.sem_limits.extend(found.sem_limits);
+    inv.shm_segments.extend(found.shm_segments);
+    inv.shm_limits.extend(found.shm_limits);
+    inv.msg_queues.extend(found.msg_queues);
+    inv.msg_limits.extend(found.msg_limits);
+    inv.problems.extend(found.problems);
+}
+
+/// The IPC namespace of the calling thread.
+pub fn own_namespace() -> Option<u32> {
+    let link = std::fs::read_link("/proc/thread-self/ns/ipc").ok()?;
+    bracketed(link.to_str()?, "ipc").and_then(|n| u32::try_from(n).ok())
+}
+
+/// The IPC namespace of a process or thread.
+pub(super) fn namespace_of(entry: &Entry, name: &str) -> Option<u32> {
+    entry.link(name).ok().and_then(|l| bracketed(&l, "ipc")).and_then(|n| u32::try_from(n).ok())
+}
+
+/// Reads a namespace through the first of its members that still lives.
+fn foreign(ns: u32, members: &[u32]) -> io::Result<Option<Inventory>> {
+    within(ns, members, move || {
+        let mut found = Inventory::default();
+        read_here(ns, &mut found);
+        found
+    })
+}
+
+/// Calls `act` in an IPC namespace, which is entered through the first of these members of it that still lives;
+/// `None` if none of them does.
+///
+/// # Errors
+/// The namespace may not be entered.
+pub fn within<T: Send + 'static>(
+    ns: u32,
+    members: &[u32],
+    act: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    if own_namespace() == Some(ns) {
+        return Ok(Some(act()));
+    }
+    let Some(fd) = open_namespace(ns, members)? else { return Ok(None) };
+    let thread = std::thread::Builder::new().name("ipc-namespace".into()).spawn(move || -> io::Result<T> {
+        rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
+        Ok(act())
+    })?;
+    match thread.join() {
+        Ok(result) => result.map(Some),
+        Err(_) => Err(io::Error::other("the thread inside died")),
+    }
+}
+
+fn open_namespace(ns: u32, members: &[u32]) -> io::Result<Option<OwnedFd>> {
+    for pid in members {
+        let opened = Entry::open(*pid).and_then(|e| e.namespace("ns/ipc"));
+        match opened {
+            // The pid may be another process by now: the handle itself says which namespace it is.
+            Ok(fd) if rustix::fs::fstat(&fd)?.st_ino == u64::from(ns) => return Ok(Some(fd)),
+            Ok(_) => {}
+            Err(e) if vanished(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without CAP_SYS_ADMIN no namespace can be made, and our own is read.
+    #[test]
+    fn another_namespace_is_read_by_a_thread_of_its_own() {
+        let (told, tell) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let own = own_namespace();
+        let member = std::thread::spawn(move || {
+            // SAFETY: only the IPC namespace of this thread changes.
+            let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) };
+            let set = entered.is_ok().then(|| sem::tests::Set::new(1));
+            let id = set.as_ref().map(|s| s.0);
+            told.send((entered.is_ok(), own_namespace(), id, rustix::thread::gettid().as_raw_nonzero().get() as u32))
+                .ok();
+            wait.recv().ok();
+        });
+        let (entered, ns, id, tid) = tell.recv().expect("member");
+        let mut inv = Inventory::default();
+        let ns = ns.expect("namespace");
+        read(&BTreeMap::from([(ns, vec![u32::MAX, tid])]), &mut inv);
+        done.send(()).ok();
+        member.join().expect("join");
+        if entered {
+            assert_ne!(Some(ns), own);
+            assert_eq!(inv.problems, Vec::<String>::new());
+            assert_eq!(inv.sem_sets.iter().map(|s| (s.ns, Some(s.id))).collect::<Vec<_>>(), [(ns, id)]);
+            assert_eq!(inv.sem_limits.first().map(|l| (l.ns, l.used_sets)), Some((ns, 1)));
+        }
+        assert_eq!(own_namespace(), own, "the caller stays where it was");
+    }
+}
