@@ -3,8 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::cell::Cell;
+use super::subject::Subject;
 use crate::detect::draft::{container, unit};
-use crate::record::{Inventory, OpenObjects, PosixObject, ProcessRow};
+use crate::record::{Inventory, OpenObjects, PosixKind, PosixObject, ProcessRow};
+
+/// An object whose users are dead, but that others could use, must not have been used for so long: a server may
+/// be about to start its next worker.
+const IDLE_S: u64 = 60;
 
 /// Names of users and groups, as far as the system's own files have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub struct Facts {
     pub names: Names,
     /// Nanoseconds since 1970 at the inventory's time.
     pub wall_ns: u64,
+    /// Ourselves, who use nothing.
+    pub own_pid: u32,
     /// Our own IPC namespace.
     pub own_ns: Option<u32>,
     /// Threads of the system, if it could be read.
@@ -43,9 +50,11 @@ pub enum Orphan {
     No,
     /// Some of what would tell could not be read.
     Unknown,
-    /// Nobody ever used it, and who created it is not recorded.
+    /// Nobody uses it now, but processes run that could: it was used within the last minute, or never, and who created
+    /// it is not recorded.
     Maybe,
-    /// Whom the kernel names as its users is dead, and nobody has it attached, open or waits for it.
+    /// Whom the kernel names as its users is dead, nobody has it attached or open or waits for it, and either no process
+    /// runs that could use it, or it was not used for a minute.
     Likely,
 }
 
@@ -80,12 +89,22 @@ impl User {
 pub struct Model<'a> {
     pub facts: &'a Facts,
     by_pid: HashMap<u32, usize>,
+    /// By IPC namespace and user id: when its living processes started, ascending, seconds since 1970.
+    starts: HashMap<(u32, u32), Vec<u64>>,
 }
 
 impl<'a> Model<'a> {
     pub fn new(facts: &'a Facts) -> Self {
         let by_pid = facts.inventory.processes.iter().enumerate().map(|(at, p)| (p.tgid, at)).collect();
-        Self { facts, by_pid }
+        let mut model = Self { facts, by_pid, starts: HashMap::new() };
+        for p in facts.inventory.processes.iter().filter(|p| p.state != 'Z' && p.tgid != facts.own_pid) {
+            let started = model.started_s(p);
+            if let Some(ns) = p.ipc_ns {
+                model.starts.entry((ns, p.uid)).or_default().push(started);
+            }
+        }
+        model.starts.values_mut().for_each(|s| s.sort_unstable());
+        model
     }
 
     pub fn process(&self, user: &User) -> Option<&'a ProcessRow> {
@@ -134,13 +153,22 @@ impl<'a> Model<'a> {
     /// How many living processes of these users were already running at `moment_s`, in IPC namespace `ns` as far as
     /// that is known: they could have the object's id.
     pub(super) fn could_use(&self, ns: u32, uids: [u32; 2], moment_s: u64) -> u64 {
-        let able = |p: &&ProcessRow| {
-            uids.contains(&p.uid)
-                && p.state != 'Z'
-                && p.ipc_ns == Some(ns)
-                && self.started_s(p) <= moment_s.saturating_add(1)
+        let [owner, creator] = uids;
+        let of = |uid| {
+            let starts = self.starts.get(&(ns, uid)).map_or(&[][..], Vec::as_slice);
+            starts.partition_point(|s| *s <= moment_s.saturating_add(1)) as u64
         };
-        self.facts.inventory.processes.iter().filter(able).count() as u64
+        of(owner) + if creator == owner { 0 } else { of(creator) }
+    }
+
+    /// How sure it is that nobody comes back to a System V object that nobody uses now.
+    /// `used`: whether the kernel names somebody who used it, who is dead.
+    pub(super) fn abandoned(&self, ns: u32, uids: [u32; 2], used_s: u64, used: bool) -> Orphan {
+        if self.could_use(ns, uids, used_s) == 0 {
+            return Orphan::Likely;
+        }
+        let idle = self.now_s().saturating_sub(used_s) >= IDLE_S;
+        if used && idle { Orphan::Likely } else { Orphan::Maybe }
     }
 
     pub(super) fn owner(&self, uid: u32) -> Cell {
@@ -165,6 +193,16 @@ impl<'a> Model<'a> {
 
     pub(super) fn unit_of(p: &ProcessRow) -> Option<String> {
         p.cgroup.as_deref().and_then(unit)
+    }
+
+    /// Whether a POSIX object is the one that a subject names.
+    pub fn is_posix(&self, object: &PosixObject, subject: &Subject) -> bool {
+        let kind = match object.kind {
+            PosixKind::Mq => "mq",
+            PosixKind::Sem => "posix-sem",
+            PosixKind::Shm => "posix-shm",
+        };
+        Subject::named(kind, &object.name) == *subject
     }
 
     /// Zombies and dead threads use nothing any more.

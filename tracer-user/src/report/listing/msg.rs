@@ -56,19 +56,21 @@ fn line<'a>(model: &Model<'a>, row: &'a MsgQueue) -> Line<'a, MsgQueue> {
         users.push(model.user_at("last-receiver", row.lrpid, row.rtime));
     }
     users.extend(row.waiting.iter().map(|p| model.user("waiting", *p, None)));
-    let orphan = orphan(row, &users);
+    let orphan = orphan(model, row, &users);
     let subject = Subject::sysv("msg", row.ns, row.id);
     let used_s = row.stime.max(row.rtime).max(row.ctime);
     Line { row: Cow::Borrowed(row), subject, users, orphan, used_s, uids: [row.uid, row.cuid] }
 }
 
 /// The kernel keeps no creator of a queue, and who waits at it is known only from the system calls of processes.
-fn orphan(row: &MsgQueue, users: &[User]) -> Orphan {
+fn orphan(model: &Model<'_>, row: &MsgQueue, users: &[User]) -> Orphan {
     match users {
         _ if users.iter().any(User::alive) => Orphan::No,
         _ if !row.waiting_complete => Orphan::Unknown,
         [] if row.stime != 0 || row.rtime != 0 => Orphan::Unknown,
-        [] => Orphan::Maybe,
-        _ => Orphan::Likely,
+        _ => {
+            let used_s = row.stime.max(row.rtime).max(row.ctime);
+            model.abandoned(row.ns, [row.uid, row.cuid], used_s, !users.is_empty())
+        }
     }
 }

@@ -68,16 +68,19 @@ fn line<'a>(model: &Model<'a>, row: &'a ShmSegment) -> Line<'a, ShmSegment> {
     if row.lpid != 0 {
         users.push(model.user_at("last-op", row.lpid, touched_s));
     }
-    let orphan = orphan(row, &users);
+    let orphan = orphan(model, row, &users);
     let subject = Subject::sysv("shm", row.ns, row.id);
     let used_s = touched_s.max(row.ctime);
     Line { row: Cow::Borrowed(row), subject, users, orphan, used_s, uids: [row.uid, row.cuid] }
 }
 
-fn orphan(row: &ShmSegment, users: &[User]) -> Orphan {
+fn orphan(model: &Model<'_>, row: &ShmSegment, users: &[User]) -> Orphan {
     match row.cpid {
         _ if row.nattch > 0 || row.dest || users.iter().any(User::alive) => Orphan::No,
         0 => Orphan::Unknown,
-        _ => Orphan::Likely,
+        _ => {
+            let used_s = row.atime.max(row.dtime).max(row.ctime);
+            model.abandoned(row.ns, [row.uid, row.cuid], used_s, true)
+        }
     }
 }

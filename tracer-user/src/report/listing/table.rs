@@ -192,7 +192,7 @@ pub(super) fn leftover<R: Clone>() -> Vec<Column<R>> {
         column(
             "orphan",
             Shows::Always,
-            "likely: all processes that the kernel names are dead, nobody has it attached or open, nobody waits; maybe: nobody ever used it, its creator is not recorded",
+            "likely: whom the kernel names as its users is dead, nobody has it attached or open or waits, and it was idle for a minute or nobody runs who could use it; maybe: somebody runs who could",
             |_, l| l.orphan.cell(),
         ),
     ]
