@@ -154,6 +154,9 @@ pub struct Ls {
     /// Only what nobody seems to use any more
     #[arg(long)]
     pub orphans: bool,
+    /// Only System V objects of this IPC namespace: its inode number, or `own`; all that may be entered by default
+    #[arg(long, value_name = "NS", value_parser = namespace)]
+    pub ns: Option<Namespace>,
     /// The limits, with their use
     #[arg(long)]
     pub limits: bool,
@@ -165,6 +168,13 @@ pub struct Ls {
     pub sort: Option<String>,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+/// An IPC namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    Own,
+    Inode(u32),
 }
 
 /// `show`
@@ -191,6 +201,9 @@ pub struct Rm {
     /// Only these kinds of orphans
     #[arg(long, value_name = "MECH,...", value_delimiter = ',', requires = "orphans", value_parser = listed_kind)]
     pub only: Vec<&'static str>,
+    /// With --orphans: also those of other IPC namespaces
+    #[arg(long, requires = "orphans")]
+    pub all_namespaces: bool,
     /// Print the commands that would do it, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -303,6 +316,13 @@ fn listed_kind(text: &str) -> Result<&'static str, String> {
         let names: Vec<_> = listing::KINDS.iter().map(|k| k.name).collect();
         format!("no such kind of object; there are {}", names.join(", "))
     })
+}
+
+fn namespace(text: &str) -> Result<Namespace, String> {
+    match text {
+        "own" => Ok(Namespace::Own),
+        number => number.parse().map(Namespace::Inode).map_err(|_| "give its inode number, or own".to_owned()),
+    }
 }
 
 fn mode(text: &str) -> Result<u32, String> {

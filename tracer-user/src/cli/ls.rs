@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::args::{Format, Ls};
+use super::args::{Format, Ls, Namespace};
 use super::census::{self, Parts};
 use super::{Fail, exit, output};
 use crate::report::listing::{self, Entry, KINDS, LIMITS, Model, Query};
@@ -27,6 +27,11 @@ pub fn main(args: &Ls) -> Result<u8> {
         sort,
         orphans: args.orphans,
         pids: &args.pid,
+        ns: match args.ns {
+            Some(Namespace::Own) => facts.own_ns,
+            Some(Namespace::Inode(ns)) => Some(ns),
+            None => None,
+        },
         subject: None,
     };
     let tables: Vec<_> = kinds.iter().map(|k| (k.table)(&model, &query)).collect();

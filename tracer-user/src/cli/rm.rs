@@ -80,11 +80,17 @@ fn orphans(model: &Model<'_>, kinds: &[&str], args: &Rm) -> Vec<Target> {
         let table = (entry.table)(model, &query);
         out.extend(table.rows.iter().filter_map(|r| target(model, r, summary(&table, r))));
     }
+    let own = |t: &Target| t.subject.ns.is_none() || t.subject.ns == model.facts.own_ns;
+    let foreign = out.iter().filter(|t| !own(t)).count();
+    if foreign > 0 && !args.all_namespaces {
+        eprintln!("left out: {foreign} of other IPC namespaces; --all-namespaces takes them");
+        out.retain(own);
+    }
     let all = out.len();
     out.retain(|t| args.maybe || t.orphan == Orphan::Likely);
     if out.len() < all {
         eprintln!(
-            "left out: {} that may be in use, for processes run that could use them; `ipctrace ls --orphans` shows them, --maybe takes them",
+            "left out: {} that may be in use, for processes run that could use them, or could not be asked; `ipctrace ls --orphans` shows them, --maybe takes them",
             all - out.len()
         );
     }
@@ -139,7 +145,7 @@ fn target(model: &Model<'_>, row: &Row, summary: String) -> Option<Target> {
     Some(Target { subject, identity, orphan: row.orphan, summary })
 }
 
-/// Objects of the living stay, and those of which it cannot be told.
+/// Objects of the living stay.
 fn refuse_used(chosen: &[Target], args: &Rm) -> Result<()> {
     if args.force || args.orphans {
         return Ok(());
@@ -148,7 +154,10 @@ fn refuse_used(chosen: &[Target], args: &Rm) -> Result<()> {
     for target in chosen {
         let why = match target.orphan {
             Orphan::No => "is in use",
-            Orphan::Unknown => "may be in use: not all that would tell could be read",
+            Orphan::Unknown => {
+                eprintln!("{} may be in use: not all that would tell could be read", target.subject);
+                continue;
+            }
             Orphan::Maybe | Orphan::Likely => continue,
         };
         used = true;

@@ -39,7 +39,7 @@ pub struct State {
 pub enum Refusal {
     #[error("it is gone already")]
     Gone,
-    #[error("its id stands for another object now")]
+    #[error("it was changed since it was looked at, or its id stands for another object now")]
     Another,
     #[error("it was used since it was looked at; look again, or use --force")]
     Used,

@@ -50,8 +50,8 @@ pub enum Orphan {
     No,
     /// Some of what would tell could not be read.
     Unknown,
-    /// Nobody uses it now, but processes run that could: it was used within the last minute, or never, and who created
-    /// it is not recorded.
+    /// Nobody seems to use it now. But some processes could not be asked; or processes run that could use it, and it was
+    /// used within the last minute, or never, and who created it is not recorded.
     Maybe,
     /// Whom the kernel names as its users is dead, nobody has it attached or open or waits for it, and either no process
     /// runs that could use it, or it was not used for a minute.

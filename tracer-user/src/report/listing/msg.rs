@@ -66,8 +66,9 @@ fn line<'a>(model: &Model<'a>, row: &'a MsgQueue) -> Line<'a, MsgQueue> {
 fn orphan(model: &Model<'_>, row: &MsgQueue, users: &[User]) -> Orphan {
     match users {
         _ if users.iter().any(User::alive) => Orphan::No,
-        _ if !row.waiting_complete => Orphan::Unknown,
         [] if row.stime != 0 || row.rtime != 0 => Orphan::Unknown,
+        // Somebody who could not be asked may wait.
+        _ if !row.waiting_complete => Orphan::Maybe,
         _ => {
             let used_s = row.stime.max(row.rtime).max(row.ctime);
             model.abandoned(row.ns, [row.uid, row.cuid], used_s, !users.is_empty())

@@ -82,7 +82,7 @@ fn lines<'a>(model: &Model<'a>, kind: PosixKind, word: &'static str) -> Vec<Line
         let orphan = match users.as_slice() {
             [_, ..] => Orphan::No,
             [] if row.complete => Orphan::Likely,
-            [] => Orphan::Unknown,
+            [] => Orphan::Maybe,
         };
         let subject = Subject::named(word, &row.name);
         Line { row: Cow::Borrowed(row), subject, users, orphan, used_s: row.mtime, uids: [row.uid; 2] }

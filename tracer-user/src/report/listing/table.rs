@@ -66,6 +66,8 @@ pub struct Query<'a> {
     pub orphans: bool,
     /// Only objects that these processes use.
     pub pids: &'a [u32],
+    /// Of System V objects only those of this IPC namespace.
+    pub ns: Option<u32>,
     /// Only this object.
     pub subject: Option<&'a Subject>,
 }
@@ -143,6 +145,7 @@ pub(super) fn table<K: Kind>(model: &Model<'_>, query: &Query<'_>) -> Table {
 fn wanted<R: Clone>(model: &Model<'_>, query: &Query<'_>, line: &Line<'_, R>) -> bool {
     (!query.orphans || line.orphan >= Orphan::Maybe)
         && (query.pids.is_empty() || line.users.iter().any(|u| u.alive() && query.pids.contains(&u.pid)))
+        && query.ns.is_none_or(|ns| line.subject.ns.is_none_or(|own| own == ns))
         && query.subject.is_none_or(|s| s.means(&line.subject, model.facts.own_ns))
 }
 
@@ -152,7 +155,14 @@ fn foreign(model: &Model<'_>, cell: &Cell) -> bool {
         Cell::Number(ns) => model.facts.own_ns.is_some_and(|own| u64::from(own) != *ns),
         Cell::List(all) => !all.is_empty(),
         Cell::Unknown => false,
-        _ => true,
+        Cell::Text(_)
+        | Cell::Signed(_)
+        | Cell::Counter(_)
+        | Cell::Flag(_)
+        | Cell::Mode(_)
+        | Cell::Key(_)
+        | Cell::Time(_)
+        | Cell::Seconds(_) => true,
     }
 }
 
@@ -192,7 +202,7 @@ pub(super) fn leftover<R: Clone>() -> Vec<Column<R>> {
         column(
             "orphan",
             Shows::Always,
-            "likely: whom the kernel names as its users is dead, nobody has it attached or open or waits, and it was idle for a minute or nobody runs who could use it; maybe: somebody runs who could",
+            "likely: whom the kernel names as its users is dead, nobody has it attached or open or waits, and it was idle for a minute or nobody runs who could use it; maybe: somebody runs who could, or not all could be asked",
             |_, l| l.orphan.cell(),
         ),
     ]
