@@ -1,4 +1,4 @@
-//! Safe wrappers of the kernel calls that rustix does not have: fork, signals, SysV semaphores and `recvmsg`.
+//! Safe wrappers of the kernel calls that rustix does not have: fork, signals, SysV objects and `recvmsg`.
 //!
 //! `recvmsg` is here because the tests need control buffers of an exact size and must survive `MSG_CTRUNC`.
 //! Nothing here decides anything.
@@ -43,6 +43,70 @@ impl SemSet {
         let mut op = libc::sembuf { sem_num: 0, sem_op: delta, sem_flg: flags as i16 };
         // SAFETY: `op` is one valid sembuf and the count says one.
         check(unsafe { libc::semop(self.0, &raw mut op, 1) }).map(drop)
+    }
+}
+
+/// A SysV shared memory segment; dropping the value neither detaches nor removes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment(pub i32);
+
+impl Segment {
+    /// Creates a new private segment.
+    pub fn create(bytes: usize) -> Result<Self> {
+        // SAFETY: shmget takes no pointers.
+        check(unsafe { libc::shmget(libc::IPC_PRIVATE, bytes, libc::IPC_CREAT | 0o600) }).map(Self)
+    }
+
+    /// Attaches it until the process ends.
+    pub fn attach(self) -> Result<()> {
+        // SAFETY: the kernel picks the address, and nobody uses what lies there.
+        let address = unsafe { libc::shmat(self.0, std::ptr::null(), 0) };
+        if address.addr() == usize::MAX { Err(Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Removes it, or marks it to go with its last attachment.
+    pub fn remove(self) -> Result<()> {
+        // SAFETY: IPC_RMID ignores the address.
+        check(unsafe { libc::shmctl(self.0, libc::IPC_RMID, null_mut()) }).map(drop)
+    }
+}
+
+/// A SysV message queue; dropping the value does not remove the queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Queue(pub i32);
+
+/// A type and the text of a message, as msgsnd takes it.
+#[repr(C)]
+struct Message {
+    kind: libc::c_long,
+    text: [u8; 1024],
+}
+
+impl Queue {
+    /// Creates a new private queue.
+    pub fn create() -> Result<Self> {
+        // SAFETY: msgget takes no pointers.
+        check(unsafe { libc::msgget(libc::IPC_PRIVATE, libc::IPC_CREAT | 0o600) }).map(Self)
+    }
+
+    /// Sends 1024 bytes; `flags` are those of msgsnd(2).
+    pub fn send(self, flags: c_int) -> Result<()> {
+        let message = Message { kind: 1, text: [0; 1024] };
+        // SAFETY: a type and as many bytes as the size says lie at the address.
+        check(unsafe { libc::msgsnd(self.0, (&raw const message).cast(), message.text.len(), flags) }).map(drop)
+    }
+
+    /// Takes one message; waits for one if there is none.
+    pub fn receive(self) -> Result<()> {
+        let mut message = Message { kind: 0, text: [0; 1024] };
+        // SAFETY: a type and as many bytes as the size says fit at the address.
+        let got = unsafe { libc::msgrcv(self.0, (&raw mut message).cast(), message.text.len(), 0, 0) };
+        if got < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+    }
+
+    pub fn remove(self) -> Result<()> {
+        // SAFETY: IPC_RMID ignores the address.
+        check(unsafe { libc::msgctl(self.0, libc::IPC_RMID, null_mut()) }).map(drop)
     }
 }
 

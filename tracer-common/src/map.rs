@@ -12,6 +12,8 @@ pub mod kind {
     pub const DIRECTORY: u32 = 7;
     pub const ANON: u32 = 8;
     pub const CHILD: u32 = 9;
+    pub const SHM: u32 = 10;
+    pub const MSG: u32 = 11;
 }
 
 /// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`, which count the entries of a hash map by the low bits of their

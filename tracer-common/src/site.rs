@@ -9,6 +9,8 @@ use crate::syscall::Syscall;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mechanism {
     Sem,
+    Shm,
+    Msg,
     Pipe,
     Fdpass,
     Eventfd,
@@ -18,12 +20,15 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// All mechanisms, in the order of listings.
-    pub const ALL: &[Self] = &[Self::Sem, Self::Pipe, Self::Fdpass, Self::Eventfd, Self::Child, Self::Signal];
+    pub const ALL: &[Self] =
+        &[Self::Sem, Self::Shm, Self::Msg, Self::Pipe, Self::Fdpass, Self::Eventfd, Self::Child, Self::Signal];
 
     /// The word used on the command line and in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sem => "sem",
+            Self::Shm => "shm",
+            Self::Msg => "msg",
             Self::Pipe => "pipe",
             Self::Fdpass => "fdpass",
             Self::Eventfd => "eventfd",

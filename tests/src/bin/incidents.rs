@@ -29,7 +29,7 @@ struct Arguments {
     /// Give all processes this name
     #[arg(long)]
     comm: Option<std::ffi::OsString>,
-    /// Leave semaphore sets behind
+    /// Leave SysV objects behind
     #[arg(long)]
     keep: bool,
 }
@@ -80,7 +80,7 @@ fn body(stage: Stage, arguments: &Arguments) -> Result<()> {
     let hold = Duration::try_from_secs_f64(arguments.hold).context("--hold wants seconds")?;
     std::thread::sleep(hold);
     if arguments.keep {
-        stage.keep_sems();
+        stage.keep_objects();
     }
     Ok(())
 }

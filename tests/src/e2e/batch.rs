@@ -19,6 +19,8 @@ const AT_ONCE: usize = 2;
 /// Cases that are also played with `-p` instead of `--all`.
 const BY_PID: &[&str] = &[
     "sem-leak/bug",
+    "shm-leak/bug",
+    "msg-leak/bug",
     "fd-leak/bug",
     "pipe-stall/bug",
     "zombie-leak/never-waits/bug",

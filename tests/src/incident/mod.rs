@@ -11,6 +11,7 @@ mod fd_inherited;
 mod fd_leak;
 mod fd_truncated;
 mod fifo_stall;
+mod msg_leak;
 mod passing;
 mod pid_exhausted;
 mod pipe_full;
@@ -21,6 +22,7 @@ mod sem_leak;
 mod sem_orphaned_lock;
 mod sem_stall;
 mod sem_storm;
+mod shm_leak;
 mod zombie_leak;
 
 use anyhow::Result;
@@ -165,6 +167,18 @@ pub const ALL: &[Incident] = &[
         name: "sem-stall",
         about: "a lock is held for 400 ms, three times",
         play: sem_stall::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "shm-leak",
+        about: "workers that end without IPC_RMID of their shared memory",
+        play: shm_leak::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "msg-leak",
+        about: "clients that end without IPC_RMID of their reply queues, one of them full",
+        play: msg_leak::play,
         cases: TWINS,
     },
     Incident {

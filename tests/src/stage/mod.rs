@@ -200,19 +200,35 @@ impl Stage {
 
     /// A semaphore set to be removed at the end.
     pub fn own_sem(self, id: i32) {
-        // Id 0 marks an empty entry of the list; such a set (the first of a fresh machine) is kept as a negative.
-        self.shared.sems.push(if id == 0 { i32::MIN } else { id });
+        self.shared.sems.push(shared::listed(id));
     }
 
     /// A set that the workload removed itself.
     pub fn forget_sem(self, id: i32) {
-        self.shared.sems.forget(if id == 0 { i32::MIN } else { id });
+        self.shared.sems.forget(shared::listed(id));
     }
 
-    /// Leaves the sets behind (for `--keep`).
-    pub fn keep_sems(self) {
-        let kept: Vec<i32> = self.shared.sems.iter().collect();
-        kept.into_iter().for_each(|id| self.shared.sems.forget(id));
+    /// A shared memory segment to be removed at the end.
+    pub fn own_segment(self, id: i32) {
+        self.shared.segments.push(shared::listed(id));
+    }
+
+    /// A message queue to be removed at the end.
+    pub fn own_queue(self, id: i32) {
+        self.shared.queues.push(shared::listed(id));
+    }
+
+    /// A queue that the workload removed itself.
+    pub fn forget_queue(self, id: i32) {
+        self.shared.queues.forget(shared::listed(id));
+    }
+
+    /// Leaves the SysV objects behind (for `--keep`).
+    pub fn keep_objects(self) {
+        for list in [&self.shared.sems, &self.shared.segments, &self.shared.queues] {
+            let kept: Vec<i32> = list.iter().collect();
+            kept.into_iter().for_each(|id| list.forget(id));
+        }
     }
 
     pub fn own_fifo(self, directory: &std::ffi::CStr, fifo: &std::ffi::CStr) {

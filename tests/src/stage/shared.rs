@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use crate::call::{self, SemSet};
+use crate::call::{self, Queue, Segment, SemSet};
 use crate::truth::{Expected, MIN_STALL_MS, STALL_TOLERANCE_MS, Truth};
 
 /// The shared memory. All zero is its valid first state.
@@ -17,6 +17,8 @@ use crate::truth::{Expected, MIN_STALL_MS, STALL_TOLERANCE_MS, Truth};
 pub struct Shared {
     pub pids: List,
     pub sems: List,
+    pub segments: List,
+    pub queues: List,
     /// Free for the workload: rounds, counters, flags.
     pub slots: [AtomicU64; 64],
     pub stalls: Stalls,
@@ -72,15 +74,31 @@ impl Shared {
 
     /// Removes the IPC objects and files that are left. Async-signal-safe, harmless when repeated.
     pub fn clean_up(&self) {
+        // The owner may have removed them already.
         for id in self.sems.iter() {
-            // The owner may have removed it already.
-            let _ = SemSet(if id == i32::MIN { 0 } else { id }).remove();
+            let _ = SemSet(unlisted(id)).remove();
+        }
+        for id in self.segments.iter() {
+            let _ = Segment(unlisted(id)).remove();
+        }
+        for id in self.queues.iter() {
+            let _ = Queue(unlisted(id)).remove();
         }
         // SAFETY: both arrays always end with a zero byte; unlink and rmdir are async-signal-safe.
         unsafe { libc::unlink(self.fifo.as_ptr().cast()) };
         // SAFETY: as above.
         unsafe { libc::rmdir(self.directory.as_ptr().cast()) };
     }
+}
+
+/// How a SysV id is kept in a list: 0 marks an empty entry, so such an id (the first of a fresh machine or namespace)
+/// is kept as a negative.
+pub(super) fn listed(id: i32) -> i32 {
+    if id == 0 { i32::MIN } else { id }
+}
+
+fn unlisted(item: i32) -> i32 {
+    if item == i32::MIN { 0 } else { item }
 }
 
 impl List {

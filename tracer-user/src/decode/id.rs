@@ -65,3 +65,31 @@ impl SemId {
         Self { ns: NsId(ns), id }
     }
 }
+
+/// A SysV shared memory segment. Not unique over time, as [`SemId`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShmId {
+    pub ns: NsId,
+    pub id: i32,
+}
+
+impl ShmId {
+    /// Segment `id` of the IPC namespace with inode `ns`.
+    pub fn new(ns: u32, id: i32) -> Self {
+        Self { ns: NsId(ns), id }
+    }
+}
+
+/// A SysV message queue. Not unique over time, as [`SemId`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MsgId {
+    pub ns: NsId,
+    pub id: i32,
+}
+
+impl MsgId {
+    /// Queue `id` of the IPC namespace with inode `ns`.
+    pub fn new(ns: u32, id: i32) -> Self {
+        Self { ns: NsId(ns), id }
+    }
+}

@@ -4,7 +4,7 @@
 
 mod id;
 
-pub use id::{Fd, FilesId, Inode, NsId, ProcId, SemId, StackId, TICK_NS, Tgid, Tid};
+pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TICK_NS, Tgid, Tid};
 
 use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, Record,

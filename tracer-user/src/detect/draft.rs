@@ -1,7 +1,7 @@
 //! A finding in the making: looks names and times up in the world, so that detectors only say what they found.
 
 use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack, StackFrame};
-use crate::decode::{ProcId, SemId, StackId, TICK_NS, Tid};
+use crate::decode::{NsId, ProcId, SemId, StackId, TICK_NS, Tid};
 use crate::record::ObjKey;
 use crate::world::World;
 use serde_json::{Map, Value};
@@ -299,6 +299,8 @@ pub(super) fn object(obj: ObjKey) -> Object {
     let named = |kind: &str, name: String| Object { name: Some(name), ..plain(kind) };
     match obj.kind {
         kind::SEM => Object { ns: (obj.ns != 0).then_some(obj.ns), ..plain("sem") },
+        kind::SHM => Object { ns: (obj.ns != 0).then_some(obj.ns), ..plain("shm") },
+        kind::MSG => Object { ns: (obj.ns != 0).then_some(obj.ns), ..plain("msg") },
         kind::PIPE => named("pipe", format!("pipe:[{id}]")),
         kind::EVENTFD => named("eventfd", format!("eventfd:{id}")),
         kind::SOCKET => named("socket", format!("socket:[{id}]")),
@@ -313,12 +315,17 @@ pub(super) fn object(obj: ObjKey) -> Object {
 
 /// The object part for a semaphore set.
 pub(super) fn sem_object(id: SemId, key: Option<i32>) -> Object {
+    sysv_object("sem", id.ns, id.id, key)
+}
+
+/// The object part for a set, a segment or a queue.
+pub(super) fn sysv_object(kind: &str, ns: NsId, id: i32, key: Option<i32>) -> Object {
     Object {
-        kind: "sem".to_owned(),
-        id: id.id.to_string(),
+        kind: kind.to_owned(),
+        id: id.to_string(),
         key: key.map(|k| format!("{k:#010x}")),
         name: None,
-        ns: (id.ns.0 != 0).then_some(id.ns.0),
+        ns: (ns.0 != 0).then_some(ns.0),
     }
 }
 

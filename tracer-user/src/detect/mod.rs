@@ -12,6 +12,8 @@ mod fd_exhausted;
 mod fd_inherited;
 mod fd_leak;
 mod fd_truncated;
+mod msg_leak;
+mod orphan;
 mod pid_exhausted;
 mod pipe_full;
 mod pipe_shrunk;
@@ -20,6 +22,7 @@ mod sem_exhausted;
 mod sem_leak;
 mod sem_orphaned_lock;
 mod sem_stall;
+mod shm_leak;
 mod stall;
 mod syscall;
 mod zombie_leak;
@@ -64,6 +67,18 @@ pub const DETECTORS: &[Detector] = &[
         mechanism: Mechanism::Sem,
         what: "A thread waited long for a semaphore that another process holds.",
         judge: sem_stall::judge,
+    },
+    Detector {
+        code: "shm-leak",
+        mechanism: Mechanism::Shm,
+        what: "A shared memory segment that nobody has attached outlives its creator and its last user.",
+        judge: shm_leak::judge,
+    },
+    Detector {
+        code: "msg-leak",
+        mechanism: Mechanism::Msg,
+        what: "A message queue outlives everybody who sent to it or received from it.",
+        judge: msg_leak::judge,
     },
     Detector {
         code: "fd-leak",

@@ -11,6 +11,8 @@ use crate::record::{Inventory, MsgLimitRow, MsgQueue};
 
 /// Threads that are asked what they wait for, at most.
 const THREADS_MAX: usize = 65_536;
+/// The host's init may be shielded even from root; it is no server of queues.
+const INIT: u32 = 1;
 /// `MSG_STAT_ANY` of include/uapi/linux/msg.h, 4.17 and later: needs no read permission.
 const MSG_STAT_ANY: libc::c_int = 13;
 /// Bits of an id that are its index, plain and with `ipcmni_extend` (ipc/util.h).
@@ -160,7 +162,7 @@ pub(super) fn waiting(inv: &mut Inventory) {
                 found.push((*at, pid));
             }
         }
-        denied += u64::from(refused);
+        denied += u64::from(refused && pid != INIT);
     }
     for (at, pid) in found {
         if let Some(row) = inv.msg_queues.get_mut(at)

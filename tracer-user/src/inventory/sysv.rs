@@ -124,8 +124,8 @@ mod tests {
         let member = std::thread::spawn(move || {
             // SAFETY: only the IPC namespace of this thread changes.
             let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) };
-            let set = entered.is_ok().then(|| sem::tests::Set::new(1));
-            let id = set.as_ref().map(|s| s.0);
+            let made = entered.is_ok().then(|| (sem::tests::Set::new(1), shm::tests::Segment::new(4096)));
+            let id = made.as_ref().map(|(set, segment)| (set.0, segment.0));
             told.send((entered.is_ok(), own_namespace(), id, rustix::thread::gettid().as_raw_nonzero().get() as u32))
                 .ok();
             wait.recv().ok();
@@ -139,7 +139,12 @@ mod tests {
         if entered {
             assert_ne!(Some(ns), own);
             assert_eq!(inv.problems, Vec::<String>::new());
-            assert_eq!(inv.sem_sets.iter().map(|s| (s.ns, Some(s.id))).collect::<Vec<_>>(), [(ns, id)]);
+            let sets: Vec<_> = inv.sem_sets.iter().map(|s| (s.ns, s.id)).collect();
+            let segments: Vec<_> = inv.shm_segments.iter().map(|s| (s.ns, s.id)).collect();
+            let (set, segment) = id.expect("ids");
+            assert_eq!((sets, segments), (vec![(ns, set)], vec![(ns, segment)]));
+            assert_eq!(inv.shm_limits.first().map(|l| (l.ns, l.used_segments)), Some((ns, 1)));
+            assert_eq!(inv.msg_limits.first().map(|l| (l.ns, l.used_queues)), Some((ns, 0)));
             assert_eq!(inv.sem_limits.first().map(|l| (l.ns, l.used_sets)), Some((ns, 1)));
         }
         assert_eq!(own_namespace(), own, "the caller stays where it was");

@@ -140,7 +140,7 @@ impl Live {
             wall_ns: inventory::wall_ns(),
             min_stall_ns: config.min_stall_ns,
             plan: attached.plan.clone(),
-            not_collected: attached.unseen.clone(),
+            not_collected: attached.unseen.iter().cloned().chain(eventless(&options.only)).collect(),
             target: match &options.target {
                 Target::All => "all".to_owned(),
                 Target::Pids(p) => p.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
@@ -451,6 +451,14 @@ impl Live {
 /// Processes and signals carry the other mechanisms: identities, ends, parents.
 fn always(mechanism: Mechanism) -> bool {
     matches!(mechanism, Mechanism::Child)
+}
+
+/// What is not seen of mechanisms that no site watches.
+fn eventless(only: &[Mechanism]) -> impl Iterator<Item = String> {
+    Mechanism::ALL
+        .iter()
+        .filter(move |m| (only.is_empty() || only.contains(m)) && !SITES.iter().any(|s| s.mechanism == **m))
+        .map(|m| format!("{}: events are not watched yet, only what exists at the start and at the end", m.name()))
 }
 
 fn tick_of(start_ns: u64) -> u64 {

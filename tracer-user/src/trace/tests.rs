@@ -18,6 +18,9 @@ fn samples() -> Vec<Record> {
             values: vec![SemValue { value: 3, ..SemValue::default() }],
             ..SemSetRow::default()
         }],
+        shm_segments: vec![ShmSegment { key: -1, dest: true, attached: vec![7], ..ShmSegment::default() }],
+        shm_limits: vec![ShmLimitRow { shmall: u64::MAX, ..ShmLimitRow::default() }],
+        msg_queues: vec![MsgQueue { waiting: vec![7], waiting_complete: true, ..MsgQueue::default() }],
         ..Inventory::default()
     };
     vec![
@@ -286,4 +289,14 @@ fn huge_records() {
         .map(|r| if let Record::Kernel(b) = r.expect("record") { b.len() } else { 0 })
         .collect();
     assert_eq!(lens, [1000, CHUNK_MAX - 500, 1]);
+}
+
+#[test]
+fn an_inventory_from_before_shared_memory_and_queues() {
+    let mut json = serde_json::to_value(Inventory { ts_ns: 5, ..Inventory::default() }).expect("write");
+    for name in ["shm_segments", "shm_limits", "msg_queues", "msg_limits"] {
+        assert!(json.as_object_mut().and_then(|o| o.remove(name)).is_some(), "{name}");
+    }
+    let read: Inventory = serde_json::from_value(json).expect("read");
+    assert_eq!(read, Inventory { ts_ns: 5, ..Inventory::default() });
 }

@@ -9,10 +9,12 @@ pub mod fdpass;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod loss;
+pub mod msg;
 pub mod pipe;
 pub mod process;
 pub mod refused;
 pub mod sem;
+pub mod shm;
 pub mod stall;
 #[cfg(test)]
 mod storm;
@@ -54,6 +56,8 @@ pub struct World {
     pub now_ns: u64,
     pub processes: Processes,
     pub sems: sem::Sems,
+    pub shms: shm::Shms,
+    pub msgs: msg::Msgs,
     pub pipes: pipe::Pipes,
     pub fds: fdpass::FdPass,
     pub eventfds: eventfd::Eventfds,
@@ -94,12 +98,20 @@ impl World {
         if self.session.page_bytes == 0 { 4096 } else { self.session.page_bytes }
     }
 
+    /// Seconds since 1970 at a time of the boot clock; `None` if the session does not tie the clocks.
+    pub fn wall_s(&self, ts_ns: u64) -> Option<u64> {
+        let s = &self.session;
+        (s.wall_ns > 0).then(|| s.wall_ns.saturating_add(ts_ns).saturating_sub(s.start_ns) / 1_000_000_000)
+    }
+
     /// What the model had to leave out, each a sentence.
     pub fn problems(&self) -> Vec<String> {
         let mut out = Vec::new();
         for (what, dropped) in [
             ("processes that ended", self.processes.dropped),
             ("semaphore sets", self.sems.dropped),
+            ("shared memory segments", self.shms.dropped),
+            ("message queues", self.msgs.dropped),
             ("pipes", self.pipes.dropped),
             ("received descriptors or their senders", self.fds.dropped),
             ("eventfds", self.eventfds.dropped),
@@ -319,6 +331,8 @@ impl World {
         self.processes.inventory(inventory, look);
         self.children.inventory(inventory, &self.processes, look);
         self.sems.inventory(inventory, look);
+        self.shms.inventory(inventory, look);
+        self.msgs.inventory(inventory, look);
         let (new, old) = (inventory.system, self.limits);
         let or = |a: u64, b: u64| if a == 0 { b } else { a };
         self.limits = SystemLimits {

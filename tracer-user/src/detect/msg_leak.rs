@@ -1,0 +1,208 @@
+//! `msg-leak`: message queues that nobody living has used, or that are full and that nobody empties any more.
+//!
+//! Rests on the kernel's tables alone. They have the last sender and receiver of a queue, never its creator.
+
+use super::draft::{Draft, count, duration, names, sysv_object};
+use super::finding::{Confidence, Finding, Severity};
+use super::orphan::{age_s, bearer, clusters, eta_s, lived, owner_may_live, rate_per_h, removal, severity};
+use crate::decode::ProcId;
+use crate::record::MsgQueue;
+use crate::world::World;
+use crate::world::msg::Queue;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Queues that nobody ever used tell something only if there are several alike: who created them may live.
+const NEVER_USED: usize = 3;
+/// A full queue must have been left alone for so long: its times are whole seconds, so less cannot be told.
+const LEFT_S: u64 = 2;
+
+pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
+    orphans(world).into_iter().filter_map(|(why, queues)| tell(world, why, &queues, now_ns)).collect()
+}
+
+/// What is wrong with a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    /// Whoever sent or received last is dead.
+    Abandoned,
+    /// It is full, the last sender is dead, and the last receiver lives but takes nothing.
+    Unread,
+    /// Nobody ever sent or received.
+    Unused,
+}
+
+fn orphans(world: &World) -> Vec<(Why, Vec<&Queue>)> {
+    let mut alike: BTreeMap<_, Vec<&Queue>> = BTreeMap::new();
+    for q in world.msgs.queues() {
+        if let Some(why) = wrong(world, q) {
+            let r = &q.row;
+            alike.entry((why, q.id.ns, r.cuid, r.qbytes, r.mode, q.baseline)).or_default().push(q);
+        }
+    }
+    let mut out = Vec::new();
+    for ((why, ..), mut group) in alike {
+        group.sort_by_key(|q| (q.row.ctime, q.id));
+        let made: Vec<(i32, u64)> = group.iter().map(|q| (q.row.key, q.row.ctime)).collect();
+        for members in clusters(&made) {
+            let queues: Vec<&Queue> = members.into_iter().filter_map(|i| group.get(i).copied()).collect();
+            let owned = |q: &&Queue| owner_may_live(world, q.id.ns, q.row.cuid, q.row.ctime);
+            if why != Why::Unused || queues.len() >= NEVER_USED || !queues.iter().any(owned) {
+                out.push((why, queues));
+            }
+        }
+    }
+    out
+}
+
+fn wrong(world: &World, q: &Queue) -> Option<Why> {
+    let r = &q.row;
+    if !r.waiting.is_empty() {
+        return None;
+    }
+    // A pid of 0 is a process that is not visible here, and may live.
+    let dead = |pid: u32, at_s: u64| pid != 0 && !lived(world, pid, at_s, q.read_ns);
+    let sender_dead = r.stime == 0 || dead(r.lspid, r.stime);
+    let receiver_dead = r.rtime == 0 || dead(r.lrpid, r.rtime);
+    let read_s = world.wall_s(q.read_ns)?;
+    let left = r.stime != 0 && r.rtime <= r.stime && read_s.saturating_sub(r.stime) >= LEFT_S;
+    match (sender_dead, receiver_dead) {
+        (true, true) if r.stime == 0 && r.rtime == 0 => r.waiting_complete.then_some(Why::Unused),
+        (true, true) => Some(Why::Abandoned),
+        (true, false) => (full(r) && left && r.lrpid != 0 && r.waiting_complete).then_some(Why::Unread),
+        (false, _) => None,
+    }
+}
+
+/// Whether one more message like those in it would not fit.
+fn full(r: &MsgQueue) -> bool {
+    let usual = r.bytes.checked_div(r.messages).unwrap_or(0);
+    r.qbytes > 0 && r.messages > 0 && (r.bytes.saturating_add(usual) > r.qbytes || r.messages >= r.qbytes)
+}
+
+/// The last senders or the last receivers, each once.
+fn users(world: &World, queues: &[&Queue], of: impl Fn(&MsgQueue) -> (u32, u64)) -> Vec<ProcId> {
+    let all: BTreeSet<ProcId> = queues
+        .iter()
+        .map(|q| of(&q.row))
+        .filter(|(pid, at_s)| *pid != 0 && *at_s != 0)
+        .map(|(pid, at_s)| bearer(world, pid, at_s))
+        .collect();
+    all.into_iter().collect()
+}
+
+fn how_bad(why: Why, queues: &[&Queue], shares: &[(u64, u64)]) -> Severity {
+    let by_number = severity(queues.len(), shares);
+    if queues.iter().any(|q| !q.row.waiting_complete) {
+        return Severity::Info;
+    }
+    match (why, by_number) {
+        (Why::Abandoned, Severity::Info) if queues.iter().any(|q| full(&q.row)) => Severity::Warning,
+        (Why::Abandoned, by_number) => by_number,
+        // Somebody living may come back to them.
+        (Why::Unread | Why::Unused, Severity::Critical) => Severity::Warning,
+        (Why::Unread | Why::Unused, Severity::Warning | Severity::Info) => Severity::Info,
+    }
+}
+
+fn title(
+    world: &World,
+    why: Why,
+    queues: &[&Queue],
+    age: Option<u64>,
+    senders: &[ProcId],
+    receivers: &[ProcId],
+) -> String {
+    let one = queues.len() == 1;
+    let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
+    let private = if queues.iter().all(|q| q.row.key == 0) { " (IPC_PRIVATE)" } else { "" };
+    let uid = queues.first().map_or(0, |q| q.row.cuid);
+    let what = format!("{}{private} of uid {uid}", count(n, "message queue", "message queues"));
+    let messages = queues.iter().fold(0_u64, |sum, q| sum.saturating_add(q.row.messages));
+    let fill = match queues.iter().filter(|q| full(&q.row)).count() {
+        0 if messages == 0 => String::new(),
+        0 => format!(" ({} left)", count(messages, "message", "messages")),
+        _ if one => " (full)".to_owned(),
+        k if k == queues.len() => " (all full)".to_owned(),
+        k => format!(" ({k} of them full)"),
+    };
+    let old = age.map_or_else(String::new, |s| {
+        format!(", {} {} old", if one { "it is" } else { "the oldest is" }, duration(s.saturating_mul(1_000_000_000)))
+    });
+    let (is, it) = if one { ("is", "it") } else { ("are", "them") };
+    match why {
+        Why::Abandoned => {
+            let mut last = Vec::new();
+            if !senders.is_empty() {
+                last.push(format!("sent by {}", names(world, senders)));
+            }
+            if !receivers.is_empty() {
+                last.push(format!("received by {}", names(world, receivers)));
+            }
+            let all_dead = if senders.len() + receivers.len() == 1 { "dead now" } else { "all dead now" };
+            format!(
+                "{what}{fill} {is} used by no living process: last {}, {all_dead} (who created {it} is not recorded){old}",
+                last.join(" and ")
+            )
+        }
+        Why::Unread => format!(
+            "{what}{fill} that nobody empties: the last sender {} is dead, and the last receiver {} takes nothing (who created {it} is not recorded){old}",
+            names(world, senders),
+            names(world, receivers),
+        ),
+        Why::Unused => {
+            format!("nobody ever sent to or received from {what} (who created {it} is not recorded){old}")
+        }
+    }
+}
+
+fn tell(world: &World, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Finding> {
+    let first = queues.first()?;
+    let (oldest, newest) = (first.row.ctime, queues.last()?.row.ctime);
+    let senders = users(world, queues, |r| (r.lspid, r.stime));
+    let receivers = users(world, queues, |r| (r.lrpid, r.rtime));
+    let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
+    let limits = world.msgs.limits(first.id.ns);
+    let shares = limits.map_or_else(Vec::new, |l| vec![(n, l.msgmni)]);
+    let age = age_s(world, oldest, now_ns);
+
+    let mut d = Draft::new(world, "msg-leak", how_bad(why, queues, &shares));
+    d.confidence(Confidence::Likely).origin(first.baseline).object(sysv_object(
+        "msg",
+        first.id.ns,
+        first.id.id,
+        Some(first.row.key),
+    ));
+    for p in &senders {
+        d.process("sender", *p, None);
+    }
+    for p in &receivers {
+        d.process("receiver", *p, None);
+    }
+    d.title(title(world, why, queues, age, &senders, &receivers));
+    let rate = rate_per_h(queues.len(), newest.saturating_sub(oldest), age);
+    let sum = |of: fn(&MsgQueue) -> u64| queues.iter().fold(0_u64, |sum, q| sum.saturating_add(of(&q.row)));
+    d.evidence("instances", n)
+        .ids(queues.iter().map(|q| q.id.id.to_string()))
+        .evidence("oldest_age_s", age)
+        .evidence("rate_per_h", rate)
+        .evidence("messages", sum(|r| r.messages))
+        .evidence("queued_bytes", sum(|r| r.bytes))
+        .evidence("full", queues.iter().filter(|q| full(&q.row)).count())
+        .pids(senders.into_iter().chain(receivers));
+    if let Some(l) = limits {
+        let eta = eta_s(queues.len(), l.used_queues, l.msgmni, rate);
+        d.limit("MSGMNI", Some(l.used_queues), Some(l.msgmni), eta);
+    }
+    let ids: Vec<i32> = queues.iter().map(|q| q.id.id).collect();
+    removal(&mut d, world, first.id.ns, "-q", &ids);
+    d.remedy(
+        "Call msgctl(id, IPC_RMID, 0) on every way out, SIGTERM too; against SIGKILL, remove left-overs at start, or use a socket, which goes with its users.",
+        None,
+    );
+    d.seen(queues.iter().map(|q| q.first_ns).min().unwrap_or(first.first_ns), first.read_ns);
+    d.finish()
+}
+
+#[cfg(test)]
+#[path = "msg_leak_tests.rs"]
+mod tests;
