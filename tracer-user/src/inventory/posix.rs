@@ -14,6 +14,8 @@ use crate::record::{FileRef, PosixHolder, PosixKind, PosixObject};
 
 /// Where the C library keeps semaphores and shared memory.
 const SHM_DIR: &str = "/dev/shm";
+/// The host's init may be shielded even from root; it uses no POSIX objects.
+const INIT: u32 = 1;
 /// A status line of a queue: `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
 const STATUS_MAX: usize = 256;
 
@@ -140,7 +142,9 @@ fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
             }
             Err(e) if vanished(&e) => continue,
             Err(_) => {
-                denied.push(pid);
+                if pid != INIT {
+                    denied.push(pid);
+                }
                 continue;
             }
         }
