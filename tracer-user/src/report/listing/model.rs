@@ -89,8 +89,8 @@ impl User {
 pub struct Model<'a> {
     pub facts: &'a Facts,
     by_pid: HashMap<u32, usize>,
-    /// By IPC namespace and user id: when its living processes started, ascending, seconds since 1970.
-    starts: HashMap<(u32, u32), Vec<u64>>,
+    /// By IPC namespace (`None`: it could not be read) and user id: when its living processes started, ascending, seconds since 1970.
+    starts: HashMap<(Option<u32>, u32), Vec<u64>>,
 }
 
 impl<'a> Model<'a> {
@@ -99,9 +99,7 @@ impl<'a> Model<'a> {
         let mut model = Self { facts, by_pid, starts: HashMap::new() };
         for p in facts.inventory.processes.iter().filter(|p| p.state != 'Z' && p.tgid != facts.own_pid) {
             let started = model.started_s(p);
-            if let Some(ns) = p.ipc_ns {
-                model.starts.entry((ns, p.uid)).or_default().push(started);
-            }
+            model.starts.entry((p.ipc_ns, p.uid)).or_default().push(started);
         }
         model.starts.values_mut().for_each(|s| s.sort_unstable());
         model
@@ -150,14 +148,15 @@ impl<'a> Model<'a> {
         (self.facts.wall_ns.saturating_add(p.start_ns)).saturating_sub(self.facts.inventory.ts_ns) / 1_000_000_000
     }
 
-    /// How many living processes of these users were already running at `moment_s`, in IPC namespace `ns` as far as
-    /// that is known: they could have the object's id.
+    /// How many living processes of these users were already running at `moment_s`, in IPC namespace `ns` or in one
+    /// that could not be read: they could have the object's id.
     pub(super) fn could_use(&self, ns: u32, uids: [u32; 2], moment_s: u64) -> u64 {
         let [owner, creator] = uids;
-        let of = |uid| {
-            let starts = self.starts.get(&(ns, uid)).map_or(&[][..], Vec::as_slice);
+        let among = |key| {
+            let starts = self.starts.get(&key).map_or(&[][..], Vec::as_slice);
             starts.partition_point(|s| *s <= moment_s.saturating_add(1)) as u64
         };
+        let of = |uid| among((Some(ns), uid)) + among((None, uid));
         of(owner) + if creator == owner { 0 } else { of(creator) }
     }
 

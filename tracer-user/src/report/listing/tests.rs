@@ -107,6 +107,12 @@ fn orphaned_sets() {
             vec![process(10, "late", 50)],
             Orphan::Likely,
         ),
+        (
+            "never used, nobody knows where a possible creator lives",
+            set(1, 100, &[(0, 0, 0)]),
+            vec![ProcessRow { ipc_ns: None, ..process(10, "hidden", 500) }],
+            Orphan::Maybe,
+        ),
         ("values unread", SemSetRow { nsems: 100, ..set(1, 100, &[]) }, vec![], Orphan::Unknown),
         ("used by somebody invisible", SemSetRow { otime: 5, ..set(1, 100, &[(0, 0, 0)]) }, vec![], Orphan::Unknown),
     ] {
