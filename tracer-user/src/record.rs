@@ -258,7 +258,11 @@ pub struct SemSetRow {
     pub perms: u32,
     pub nsems: u32,
     pub uid: u32,
+    #[serde(default)]
+    pub gid: u32,
     pub cuid: u32,
+    #[serde(default)]
+    pub cgid: u32,
     /// Seconds since 1970; 0 = never.
     pub otime: u64,
     pub ctime: u64,
@@ -392,6 +396,77 @@ pub struct MsgLimitRow {
     /// In all queues now.
     pub used_messages: u64,
     pub used_bytes: u64,
+}
+
+/// What the descriptor tables of all processes show at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenObjects {
+    /// By inode.
+    pub pipes: Vec<OpenObject>,
+    /// By id.
+    pub eventfds: Vec<OpenObject>,
+    /// What could not be read, each a sentence.
+    pub problems: Vec<String>,
+}
+
+/// An object that lives as long as somebody has it open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenObject {
+    pub id: u64,
+    /// An eventfd's value; `None` if its fdinfo could not be read.
+    pub counter: Option<u64>,
+    /// One row a process.
+    pub holders: Vec<Holder>,
+}
+
+/// Which kind of POSIX object a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PosixKind {
+    Mq,
+    Sem,
+    Shm,
+}
+
+/// A POSIX message queue, semaphore or shared memory object: a name in a file system of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PosixObject {
+    pub kind: PosixKind,
+    /// As the program says it, with its leading slash.
+    pub name: String,
+    /// Where it is in the file system.
+    pub path: String,
+    pub dev: u64,
+    pub ino: u64,
+    pub size_bytes: u64,
+    pub uid: u32,
+    pub gid: u32,
+    /// Permission bits only.
+    pub mode: u32,
+    /// Seconds since 1970, last change.
+    pub mtime: u64,
+    /// Bytes in a message queue now; `None` if it could not be read, or is no queue.
+    pub queued_bytes: Option<u64>,
+    pub holders: Vec<PosixHolder>,
+    /// Whether all descriptors and mappings could be read.
+    pub complete: bool,
+}
+
+/// A process with a POSIX object open or mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PosixHolder {
+    pub tgid: u32,
+    pub start_ns: u64,
+    pub open: bool,
+    pub mapped: bool,
+}
+
+/// A file that a process has open or mapped, as /proc tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileRef {
+    pub path: String,
+    /// Minor number of its device.
+    pub dev_minor: u32,
+    pub ino: u64,
 }
 
 /// Limits of the host; 0 = could not be read.

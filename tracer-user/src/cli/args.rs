@@ -8,6 +8,7 @@ use tracer_common::site::Mechanism;
 
 use crate::detect::DETECTORS;
 use crate::kernel::plan::Backend;
+use crate::report::listing::{self, Subject};
 use crate::source::RING_KIB;
 
 /// Which IPC object leaks or stalls, who is to blame, and what to do.
@@ -29,6 +30,14 @@ pub enum Command {
     Run(Run),
     /// Report on a saved trace
     Report(Replay),
+    /// List what exists now: System V and POSIX objects, pipes, eventfds, zombies (needs no eBPF)
+    Ls(Ls),
+    /// Show everything about one object, or what a process uses
+    Show(Show),
+    /// Remove objects that nobody uses
+    Rm(Rm),
+    /// Make an object, to reproduce something
+    Mk(Mk),
     /// What this kernel and these privileges allow, site by site
     Doctor(Doctor),
     /// Reproduce an incident on this machine and diagnose it
@@ -133,6 +142,139 @@ pub struct Replay {
     pub output: Output,
 }
 
+/// `ls`
+#[derive(Debug, Args)]
+#[command(after_long_help = listing::help())]
+pub struct Ls {
+    /// Kinds to list; all of them by default
+    #[arg(value_name = "MECH", value_parser = listed_kind)]
+    pub kinds: Vec<&'static str>,
+    /// Only what these processes use, as far as the kernel tells
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Vec<u32>,
+    /// Only what nobody seems to use any more
+    #[arg(long)]
+    pub orphans: bool,
+    /// Only System V objects of this IPC namespace: its inode number, or `own`; all that may be entered by default
+    #[arg(long, value_name = "NS", value_parser = namespace)]
+    pub ns: Option<Namespace>,
+    /// The limits, with their use
+    #[arg(long)]
+    pub limits: bool,
+    /// These columns, in this order (--help lists them)
+    #[arg(long, value_name = "COL,...", value_delimiter = ',')]
+    pub columns: Option<Vec<String>>,
+    /// Sort by this column; with a minus before its name the largest comes first
+    #[arg(long, value_name = "COL", allow_hyphen_values = true)]
+    pub sort: Option<String>,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// An IPC namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    Own,
+    Inode(u32),
+}
+
+/// `show`
+#[derive(Debug, Args)]
+pub struct Show {
+    /// sem:32768, shm:655370@NAMESPACE, msg:0, mq:/name, posix-sem:/name, posix-shm:/name, pipe:8812, eventfd:41, pid:4121
+    pub object: Subject,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+}
+
+/// `rm`
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// sem:32768, shm:655370@NAMESPACE, msg:0, mq:/name, posix-sem:/name, posix-shm:/name
+    #[arg(required_unless_present = "orphans", conflicts_with = "orphans")]
+    pub object: Vec<Subject>,
+    /// All objects that are likely left over
+    #[arg(long)]
+    pub orphans: bool,
+    /// With --orphans: also those of which `ls` says maybe
+    #[arg(long, requires = "orphans")]
+    pub maybe: bool,
+    /// Only these kinds of orphans
+    #[arg(long, value_name = "MECH,...", value_delimiter = ',', requires = "orphans", value_parser = listed_kind)]
+    pub only: Vec<&'static str>,
+    /// With --orphans: also those of other IPC namespaces
+    #[arg(long, requires = "orphans")]
+    pub all_namespaces: bool,
+    /// Print the commands that would do it, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Also what living processes use
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `mk`
+#[derive(Debug, Args)]
+pub struct Mk {
+    #[command(subcommand)]
+    pub what: Make,
+}
+
+/// Kinds that can be made.
+#[derive(Debug, Subcommand)]
+pub enum Make {
+    /// A System V semaphore set; prints its id
+    Sem {
+        /// Semaphores in the set
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+        nsems: i32,
+        #[command(flatten)]
+        perm: Perm,
+    },
+    /// A System V shared memory segment; prints its id
+    Shm {
+        /// Bytes; K, M and G are 1024-fold
+        #[arg(long, value_name = "N", value_parser = bytes)]
+        size: usize,
+        #[command(flatten)]
+        perm: Perm,
+    },
+    /// A System V message queue; prints its id
+    Msg {
+        #[command(flatten)]
+        perm: Perm,
+    },
+    /// A POSIX message queue; prints its name
+    Mq {
+        name: String,
+        #[arg(long, value_name = "OCTAL", default_value = "0600", value_parser = mode)]
+        mode: u32,
+    },
+    /// A POSIX named semaphore; prints its name
+    PosixSem {
+        name: String,
+        /// Its first value
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        value: u32,
+        #[arg(long, value_name = "OCTAL", default_value = "0600", value_parser = mode)]
+        mode: u32,
+    },
+}
+
+/// Key and permissions of a System V object.
+#[derive(Debug, Args)]
+pub struct Perm {
+    /// Permission bits
+    #[arg(long, value_name = "OCTAL", default_value = "0600", value_parser = mode)]
+    pub mode: u32,
+    /// Key, decimal or 0x and hexadecimal; without one the object is private
+    #[arg(long, value_name = "KEY", value_parser = key)]
+    pub key: Option<i32>,
+}
+
 /// `doctor`
 #[derive(Debug, Args)]
 pub struct Doctor {
@@ -170,6 +312,51 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
+fn listed_kind(text: &str) -> Result<&'static str, String> {
+    listing::kind(text).map(|k| k.name).ok_or_else(|| {
+        let names: Vec<_> = listing::KINDS.iter().map(|k| k.name).collect();
+        format!("no such kind of object; there are {}", names.join(", "))
+    })
+}
+
+fn namespace(text: &str) -> Result<Namespace, String> {
+    match text {
+        "own" => Ok(Namespace::Own),
+        number => number.parse().map(Namespace::Inode).map_err(|_| "give its inode number, or own".to_owned()),
+    }
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let bits = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok().filter(|m| *m <= 0o777);
+    bits.ok_or_else(|| "permission bits are octal, 0 to 0777".to_owned())
+}
+
+/// A key may be negative in C; its 32 bits count. 0 is IPC_PRIVATE.
+fn key(text: &str) -> Result<i32, String> {
+    let bits = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok().map(u32::cast_signed),
+        None => text
+            .parse::<i64>()
+            .ok()
+            .and_then(|n| i32::try_from(n).ok().or_else(|| u32::try_from(n).ok().map(u32::cast_signed))),
+    };
+    bits.filter(|k| *k != 0).ok_or_else(|| "a key has 32 bits and is not 0, for example 0x5eed or 24301".to_owned())
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: usize = match unit {
+        "" => 1,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        other => return Err(format!("unknown unit {other:?}: use K, M or G")),
+    };
+    let count = number.parse::<usize>().ok().filter(|n| *n > 0).and_then(|n| n.checked_mul(factor));
+    count.ok_or_else(|| "a number of bytes is needed, for example 4096 or 16M".to_owned())
+}
+
 fn mechanism(text: &str) -> Result<Mechanism, String> {
     Mechanism::ALL.iter().copied().find(|m| m.name() == text).ok_or_else(|| {
         let names: Vec<_> = Mechanism::ALL.iter().map(|m| m.name()).collect();
@@ -199,6 +386,30 @@ mod tests {
     fn nothing_said_is_what_the_collector_takes() {
         let cli = Cli::parse_from(["ipctrace", "--all"]);
         assert_eq!(cli.watch.probing.min_stall, crate::source::MIN_STALL);
+    }
+
+    #[test]
+    fn keys_modes_and_sizes() {
+        for (text, want) in [
+            ("0x0056a4d5", Some(0x0056_a4d5)),
+            ("0xffffffff", Some(-1)),
+            ("-1", Some(-1)),
+            ("4294967295", Some(-1)),
+            ("24301", Some(24301)),
+            ("0", None),
+            ("0x100000000", None),
+            ("key", None),
+        ] {
+            assert_eq!(key(text).ok(), want, "{text}");
+        }
+        for (text, want) in [("0600", Some(0o600)), ("777", Some(0o777)), ("1777", None), ("8", None), ("", None)] {
+            assert_eq!(mode(text).ok(), want, "{text}");
+        }
+        for (text, want) in
+            [("1", Some(1)), ("4K", Some(4096)), ("0", None), ("1T", None), ("99999999999999999999", None)]
+        {
+            assert_eq!(bytes(text).ok(), want, "{text}");
+        }
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! The command line: one file a subcommand. Machine output goes to stdout, everything else to stderr.
 
 mod args;
+mod census;
 mod demo;
 mod doctor;
+mod ls;
+mod mk;
 mod output;
 mod replay;
+mod rm;
 mod run;
+mod show;
 mod target;
 mod watch;
 
@@ -57,6 +62,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Watch(args)) => watch::main(&args),
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Report(args)) => replay::main(&args),
+        Some(Command::Ls(args)) => ls::main(&args),
+        Some(Command::Show(args)) => show::main(&args),
+        Some(Command::Rm(args)) => rm::main(&args),
+        Some(Command::Mk(args)) => mk::main(&args),
         Some(Command::Doctor(args)) => doctor::main(&args),
         Some(Command::Demo(args)) => demo::main(&args),
         None if cli.watch.has_target() => watch::main(&cli.watch),

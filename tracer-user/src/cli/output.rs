@@ -50,6 +50,18 @@ fn render(report: &Report, format: Format, width: usize, colour: bool) -> io::Re
     }
 }
 
+/// Columns of the terminal that stdout is; `None` if it is none, and nothing needs to be cut.
+pub fn terminal_width() -> Option<usize> {
+    io::stdout().is_terminal().then(columns).flatten()
+}
+
+/// What could not be read, on stderr.
+pub fn problems(problems: &[String]) {
+    for problem in problems {
+        eprintln!("not known: {}", report::escape(problem));
+    }
+}
+
 fn columns() -> Option<usize> {
     rustix::termios::tcgetwinsize(io::stdout()).ok().map(|s| usize::from(s.ws_col)).filter(|c| *c >= 40)
 }

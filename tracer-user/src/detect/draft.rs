@@ -206,7 +206,7 @@ fn described(world: &World, role: &str, id: ProcId, tid: Option<Tid>) -> Process
 }
 
 /// The container id in a cgroup path: the last part with 64 hexadecimal digits, cut to 12 as tools print it.
-fn container(cgroup: &str) -> Option<String> {
+pub(crate) fn container(cgroup: &str) -> Option<String> {
     cgroup.rsplit('/').find_map(|part| {
         let bare = part.strip_suffix(".scope").unwrap_or(part);
         let id = bare.rsplit(['-', ':']).next().unwrap_or(bare);
@@ -216,7 +216,7 @@ fn container(cgroup: &str) -> Option<String> {
 }
 
 /// The systemd unit in a cgroup path.
-fn unit(cgroup: &str) -> Option<String> {
+pub(crate) fn unit(cgroup: &str) -> Option<String> {
     cgroup.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope")).map(str::to_owned)
 }
 

@@ -6,7 +6,7 @@ pub mod finding;
 pub mod time;
 
 mod cascade;
-mod draft;
+pub(crate) mod draft;
 mod eventfd_overflow;
 mod eventfd_stall;
 mod fd_exhausted;

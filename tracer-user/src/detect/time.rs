@@ -12,7 +12,7 @@ pub fn rfc3339(session: &Session, boot_ns: u64) -> String {
 
 /// Calendar time of nanoseconds since 1970; cut, not rounded, to milliseconds.
 /// Years outside 0 to 9999, which RFC 3339 does not have, end at its ends.
-fn wall_rfc3339(ns: i128) -> String {
+pub fn wall_rfc3339(ns: i128) -> String {
     let first = -62_167_219_200 * NS_PER_S;
     let last = 253_402_300_800 * NS_PER_S - 1;
     let ns = ns.clamp(first, last);

@@ -125,7 +125,7 @@ impl Table {
     }
 
     /// The descriptor's fdinfo.
-    fn info(&self, fd: u32) -> io::Result<String> {
+    pub(super) fn info(&self, fd: u32) -> io::Result<String> {
         self.thread.text(&format!("fdinfo/{fd}"))
     }
 }
@@ -240,12 +240,12 @@ fn never_fifo(link: &str) -> bool {
     link == "/dev/null" || link.starts_with("/dev/pts/") || link.starts_with("/memfd:")
 }
 
-fn eventfd_id(info: &str) -> Option<u64> {
+pub(super) fn eventfd_id(info: &str) -> Option<u64> {
     field(info, "eventfd-id")?.parse().ok()
 }
 
 /// (reads, writes) of an fdinfo: `flags` is octal and holds the access mode in its lowest two bits.
-fn access(info: &str) -> Option<(bool, bool)> {
+pub(super) fn access(info: &str) -> Option<(bool, bool)> {
     let flags = i32::from_str_radix(field(info, "flags")?, 8).ok()?;
     let mode = flags & libc::O_ACCMODE;
     let path_only = flags & libc::O_PATH != 0;

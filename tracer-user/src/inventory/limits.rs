@@ -73,6 +73,11 @@ fn pids_max(entry: &Entry) -> Vec<LimitRow> {
     out
 }
 
+/// All threads of the system; `None` if it could not be read.
+pub fn threads() -> Option<u64> {
+    threads_in_use(&std::fs::read_to_string("/proc/loadavg").ok()?)
+}
+
 /// All threads of the system: the second number of `1/234` in /proc/loadavg (`nr_threads`).
 fn threads_in_use(loadavg: &str) -> Option<u64> {
     loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()

@@ -11,11 +11,14 @@ mod fd;
 mod limits;
 mod module;
 mod msg;
+mod open;
 mod pipe;
+mod posix;
 mod process;
 mod sem;
 mod shm;
 mod sysv;
+mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,10 +26,14 @@ use crate::record::{Inventory, ProcessRow, SystemLimits};
 
 pub use cgroup::{CgroupError, cgroup_pids};
 pub use fd::{fd_table, holders_of};
-pub use limits::fork_limits;
+pub use limits::{fork_limits, threads};
 pub use module::{Module, locate, modules};
+pub use open::open_objects;
 pub use pipe::pipe_users;
+pub use posix::{files_of, posix_objects};
 pub use process::{pids_by_comm, process};
+pub use sysv::{own_namespace, within};
+pub use user::names;
 
 /// Whose details to read; the process table itself is always whole.
 #[derive(Clone, Debug, PartialEq, Eq)]

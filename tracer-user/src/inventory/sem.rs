@@ -59,12 +59,12 @@ fn parse_set(line: &str, ns: u32) -> Option<SemSetRow> {
     let perms = u32::from_str_radix(next()?, 8).ok()?;
     let nsems = next()?.parse().ok()?;
     let uid = next()?.parse().ok()?;
-    next()?;
+    let gid = next()?.parse().ok()?;
     let cuid = next()?.parse().ok()?;
-    next()?;
+    let cgid = next()?.parse().ok()?;
     let otime = next()?.parse().ok()?;
     let ctime = next()?.parse().ok()?;
-    Some(SemSetRow { ns, id, key, perms, nsems, uid, cuid, otime, ctime, values: Vec::new() })
+    Some(SemSetRow { ns, id, key, perms, nsems, uid, gid, cuid, cgid, otime, ctime, values: Vec::new() })
 }
 
 /// SEM_INFO: the limits of the namespace and how much of them is in use.
@@ -142,7 +142,9 @@ pub(super) mod tests {
             perms: 0o660,
             nsems: 1,
             uid: 1001,
+            gid: 18,
             cuid: 1001,
+            cgid: 100,
             otime: 1_396_175_626,
             ctime: 1_396_175_618,
             values: vec![],

@@ -53,7 +53,8 @@ fn merge(inv: &mut Inventory, found: Inventory) {
     inv.problems.extend(found.problems);
 }
 
-fn own_namespace() -> Option<u32> {
+/// The IPC namespace of the calling thread.
+pub fn own_namespace() -> Option<u32> {
     let link = std::fs::read_link("/proc/thread-self/ns/ipc").ok()?;
     bracketed(link.to_str()?, "ipc").and_then(|n| u32::try_from(n).ok())
 }
@@ -65,16 +66,34 @@ pub(super) fn namespace_of(entry: &Entry, name: &str) -> Option<u32> {
 
 /// Reads a namespace through the first of its members that still lives.
 fn foreign(ns: u32, members: &[u32]) -> io::Result<Option<Inventory>> {
-    let Some(fd) = open_namespace(ns, members)? else { return Ok(None) };
-    let thread = std::thread::Builder::new().name("ipc-namespace".into()).spawn(move || -> io::Result<Inventory> {
-        rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
+    within(ns, members, move || {
         let mut found = Inventory::default();
         read_here(ns, &mut found);
-        Ok(found)
+        found
+    })
+}
+
+/// Calls `act` in an IPC namespace, which is entered through the first of these members of it that still lives;
+/// `None` if none of them does.
+///
+/// # Errors
+/// The namespace may not be entered.
+pub fn within<T: Send + 'static>(
+    ns: u32,
+    members: &[u32],
+    act: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    if own_namespace() == Some(ns) {
+        return Ok(Some(act()));
+    }
+    let Some(fd) = open_namespace(ns, members)? else { return Ok(None) };
+    let thread = std::thread::Builder::new().name("ipc-namespace".into()).spawn(move || -> io::Result<T> {
+        rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
+        Ok(act())
     })?;
     match thread.join() {
         Ok(result) => result.map(Some),
-        Err(_) => Err(io::Error::other("the reading thread died")),
+        Err(_) => Err(io::Error::other("the thread inside died")),
     }
 }
 

@@ -33,6 +33,20 @@ pub fn render_lines(report: &Report) -> io::Result<String> {
     String::from_utf8(out).map_err(io::Error::other)
 }
 
+/// Any value as an indented JSON document, or as one line, with a newline at its end.
+///
+/// # Errors
+/// As [`render`].
+pub(super) fn document(value: &impl Serialize, indented: bool) -> io::Result<String> {
+    let mut out = Vec::new();
+    if indented {
+        serialize(value, &mut out, Safe(PrettyFormatter::new()))?;
+    } else {
+        serialize(value, &mut out, Safe(CompactFormatter))?;
+    }
+    String::from_utf8(out).map_err(io::Error::other)
+}
+
 fn serialize(value: &impl Serialize, mut out: impl Write, formatter: impl Formatter) -> io::Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
     value.serialize(&mut serializer)?;

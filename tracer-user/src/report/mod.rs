@@ -5,6 +5,7 @@
 
 pub mod escape;
 pub mod json;
+pub mod listing;
 pub mod model;
 mod phrase;
 pub mod text;

@@ -1,0 +1,125 @@
+//! What is open in all descriptor tables: pipes and eventfds, each with its holders.
+//!
+//! FIFOs are left out: a link shows only their path, and to tell it from a file's takes a stat of a foreign file.
+
+use std::collections::BTreeMap;
+
+use super::entry::{Entry, field, pids, vanished};
+use super::fd::{Link, Table, access, eventfd_id};
+use super::process;
+use crate::record::{Holder, OpenObject, OpenObjects};
+
+/// Reads the descriptor tables of these processes, or of all; our own among them.
+pub fn open_objects(only: &[u32]) -> OpenObjects {
+    let mut out = OpenObjects::default();
+    let (mut pipes, mut eventfds) = (BTreeMap::new(), BTreeMap::new());
+    let (mut denied, mut nameless) = (Vec::new(), 0_u64);
+    for pid in pids().into_iter().filter(|p| only.is_empty() || only.contains(p)) {
+        let Ok(entry) = Entry::open(pid) else { continue };
+        let table = match Table::of(&entry) {
+            Ok(table) => table,
+            Err(e) => {
+                if !vanished(&e) {
+                    denied.push(pid);
+                }
+                continue;
+            }
+        };
+        let mut who = None;
+        for fd in table.fds.iter().copied() {
+            let link = match table.link(fd) {
+                Ok(link) => Link::parse(&link),
+                Err(e) if vanished(&e) => continue,
+                Err(_) => {
+                    // Permission is by process: the others would be refused, too.
+                    denied.push(pid);
+                    break;
+                }
+            };
+            let (objects, id, counter) = match link {
+                Link::Pipe(ino) => (&mut pipes, ino, None),
+                Link::Eventfd => {
+                    let info = table.info(fd).unwrap_or_default();
+                    match eventfd_id(&info) {
+                        Some(id) => (&mut eventfds, id, eventfd_count(&info)),
+                        None => {
+                            nameless += 1;
+                            continue;
+                        }
+                    }
+                }
+                Link::Socket(_) | Link::Path | Link::Other => continue,
+            };
+            if who.is_none() {
+                who = process::stat(&entry, &mut Vec::new());
+            }
+            let Some(stat) = &who else { break };
+            let access = table.info(fd).ok().and_then(|i| access(&i));
+            let object = objects.entry(id).or_insert_with(|| OpenObject { id, ..OpenObject::default() });
+            object.counter = counter.or(object.counter);
+            add(object, pid, stat, fd, access);
+        }
+    }
+    if let Some(first) = denied.first() {
+        out.problems.push(format!(
+            "descriptors of {} processes not read (first: pid {first}): needs CAP_SYS_PTRACE over them",
+            denied.len()
+        ));
+    }
+    if nameless > 0 {
+        out.problems.push(format!("{nameless} descriptors of eventfds show no id in fdinfo and are not listed"));
+    }
+    out.pipes = pipes.into_values().collect();
+    out.eventfds = eventfds.into_values().collect();
+    out
+}
+
+/// One row a process: what its descriptors allow together.
+fn add(object: &mut OpenObject, pid: u32, stat: &process::Stat, fd: u32, access: Option<(bool, bool)>) {
+    let (reads, writes) = (access.map(|a| a.0), access.map(|a| a.1));
+    if let Some(row) = object.holders.iter_mut().find(|h| h.tgid == pid) {
+        let either = |a: Option<bool>, b: Option<bool>| {
+            if a == Some(true) || b == Some(true) { Some(true) } else { a.and(b) }
+        };
+        row.reads = either(row.reads, reads);
+        row.writes = either(row.writes, writes);
+        return;
+    }
+    object.holders.push(Holder { tgid: pid, start_ns: stat.start_ns, comm: stat.comm.clone(), fd, reads, writes });
+}
+
+/// `eventfd-count` is hexadecimal (fs/eventfd.c, `eventfd_show_fdinfo`).
+fn eventfd_count(info: &str) -> Option<u64> {
+    u64::from_str_radix(field(info, "eventfd-count")?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn own_pipe_and_eventfd() {
+        let (reader, writer) = rustix::pipe::pipe().expect("pipe");
+        let event = rustix::event::eventfd(7, rustix::event::EventfdFlags::empty()).expect("eventfd");
+        let me = std::process::id();
+        let found = open_objects(&[me]);
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", reader.as_raw_fd())).expect("link");
+        let pipe = found.pipes.iter().find(|p| format!("pipe:[{}]", p.id) == link.to_string_lossy()).expect("pipe");
+        let ends: Vec<_> = pipe.holders.iter().map(|h| (h.tgid, h.reads, h.writes)).collect();
+        assert_eq!(ends, [(me, Some(true), Some(true))]);
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", event.as_raw_fd())).expect("fdinfo");
+        let id = eventfd_id(&info).expect("eventfd-id");
+        assert_eq!(found.eventfds.iter().find(|e| e.id == id).and_then(|e| e.counter), Some(7));
+        drop(writer);
+        assert!(open_objects(&[u32::MAX]).pipes.is_empty());
+    }
+
+    #[test]
+    fn counters_are_hexadecimal() {
+        assert_eq!(eventfd_count("eventfd-count: fffffffffffffffe\neventfd-id: 3\n"), Some(u64::MAX - 1));
+        assert_eq!(eventfd_count("eventfd-count:                10\n"), Some(16));
+        assert_eq!(eventfd_count(""), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! POSIX message queues, semaphores and shared memory objects, and who has them open or mapped.
+//!
+//! They are files of mqueue and of the tmpfs at /dev/shm, both of the kernel itself: no other file system is asked.
+//! Holders are found by device and inode number in maps, and by name in descriptors.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::entry::{Entry, field, pids, vanished};
+use super::fd::Table;
+use super::process;
+use crate::record::{FileRef, PosixHolder, PosixKind, PosixObject};
+
+/// Where the C library keeps semaphores and shared memory.
+const SHM_DIR: &str = "/dev/shm";
+/// The host's init may be shielded even from root; it uses no POSIX objects.
+const INIT: u32 = 1;
+/// A status line of a queue: `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
+const STATUS_MAX: usize = 256;
+
+/// All objects of our mount namespace, and what could not be read.
+pub fn posix_objects() -> (Vec<PosixObject>, Vec<String>) {
+    let mut problems = Vec::new();
+    let mut out = Vec::new();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match mount_point(&mounts, |kind, _| kind == "mqueue") {
+        Some(dir) => list(Path::new(&dir), &mut out, &mut problems, true),
+        None => problems.push(
+            "POSIX message queues not listed: their file system is not mounted (mount -t mqueue none /dev/mqueue)"
+                .into(),
+        ),
+    }
+    match mount_point(&mounts, |kind, point| matches!(kind, "tmpfs" | "ramfs") && point == SHM_DIR) {
+        Some(dir) => list(Path::new(&dir), &mut out, &mut problems, false),
+        None => problems.push(format!("POSIX semaphores and shared memory not listed: {SHM_DIR} is no tmpfs here")),
+    }
+    if !out.is_empty() {
+        find_holders(&mut out, &mut problems);
+    }
+    (out, problems)
+}
+
+/// The files that a process has open or mapped, as /proc tells them: nothing is opened or asked.
+pub fn files_of(pid: u32) -> Vec<FileRef> {
+    let Ok(entry) = Entry::open(pid) else { return Vec::new() };
+    let mut out: Vec<FileRef> = Vec::new();
+    for m in entry.long_text("maps").unwrap_or_default().lines().filter_map(parse_map) {
+        if out.last().is_none_or(|l| l.ino != m.ino) {
+            out.push(FileRef { path: m.path.to_owned(), dev_minor: m.minor, ino: m.ino });
+        }
+    }
+    let mounts = entry.long_text("mountinfo").unwrap_or_default();
+    let Ok(table) = Table::of(&entry) else { return out };
+    for fd in &table.fds {
+        let (Ok(path), Ok(info)) = (table.link(*fd), table.info(*fd)) else { continue };
+        // The inode number is there from 5.14 on.
+        let ino = field(&info, "ino").and_then(|i| i.parse().ok());
+        let minor = field(&info, "mnt_id").and_then(|id| minor_of(&mounts, id));
+        if let (true, Some(ino), Some(dev_minor)) = (path.starts_with('/'), ino, minor) {
+            out.push(FileRef { path, dev_minor, ino });
+        }
+    }
+    out
+}
+
+fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queues: bool) {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) => {
+            problems.push(format!("{} not read: {e}", dir.display()));
+            return;
+        }
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // Of the entry itself, not of what a link leads to.
+        let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+        if !meta.is_file() {
+            continue;
+        }
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let (kind, name) = match file.strip_prefix("sem.") {
+            _ if queues => (PosixKind::Mq, file.as_str()),
+            Some(name) => (PosixKind::Sem, name),
+            None => (PosixKind::Shm, file.as_str()),
+        };
+        out.push(PosixObject {
+            kind,
+            name: format!("/{name}"),
+            path: path.to_string_lossy().into_owned(),
+            dev: meta.dev(),
+            ino: meta.ino(),
+            size_bytes: meta.size(),
+            uid: meta.uid(),
+            gid: meta.gid(),
+            mode: meta.mode() & 0o7777,
+            mtime: u64::try_from(meta.mtime()).unwrap_or(0),
+            queued_bytes: if queues { queue_size(&path) } else { None },
+            holders: Vec::new(),
+            complete: true,
+        });
+    }
+    out.sort_by(|a, b| a.path.cmp(&b.path));
+}
+
+/// Bytes in a queue. Reading the file of a queue takes no message out of it (ipc/mqueue.c, `mqueue_read_file`).
+fn queue_size(path: &Path) -> Option<u64> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty()).ok()?;
+    let mut buf = [0; STATUS_MAX];
+    let len = rustix::io::read(&file, &mut buf).ok()?;
+    parse_queue(std::str::from_utf8(buf.get(..len)?).ok()?)
+}
+
+fn parse_queue(status: &str) -> Option<u64> {
+    status.split_ascii_whitespace().find_map(|w| w.strip_prefix("QSIZE:"))?.parse().ok()
+}
+
+fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
+    let minor = |dev: u64| rustix::fs::minor(dev);
+    let by_file: HashMap<(u32, u64), usize> =
+        objects.iter().enumerate().map(|(at, o)| ((minor(o.dev), o.ino), at)).collect();
+    // A descriptor of a queue shows its name, of the others the path, in the holder's own mount namespace.
+    let by_link: HashMap<String, usize> = objects
+        .iter()
+        .enumerate()
+        .map(|(at, o)| (if o.kind == PosixKind::Mq { o.name.clone() } else { o.path.clone() }, at))
+        .collect();
+    let mut denied = Vec::new();
+    for pid in pids() {
+        let Ok(entry) = Entry::open(pid) else { continue };
+        let mut seen: HashMap<usize, (bool, bool)> = HashMap::new();
+        match entry.long_text("maps") {
+            Ok(maps) => {
+                for m in maps.lines().filter_map(parse_map) {
+                    if let Some(at) = by_file.get(&(m.minor, m.ino)) {
+                        seen.entry(*at).or_default().1 = true;
+                    }
+                }
+            }
+            Err(e) if vanished(&e) => continue,
+            Err(_) => {
+                if pid != INIT {
+                    denied.push(pid);
+                }
+                continue;
+            }
+        }
+        if let Ok(table) = Table::of(&entry) {
+            for fd in &table.fds {
+                if let Some(at) = table.link(*fd).ok().and_then(|l| by_link.get(&l).copied()) {
+                    seen.entry(at).or_default().0 = true;
+                }
+            }
+        }
+        if seen.is_empty() {
+            continue;
+        }
+        let Some(stat) = process::stat(&entry, &mut Vec::new()) else { continue };
+        for (at, (open, mapped)) in seen {
+            if let Some(object) = objects.get_mut(at) {
+                object.holders.push(PosixHolder { tgid: pid, start_ns: stat.start_ns, open, mapped });
+            }
+        }
+    }
+    if let Some(first) = denied.first() {
+        objects.iter_mut().for_each(|o| o.complete = false);
+        problems.push(format!(
+            "users of POSIX objects among {} processes not read (first: pid {first}): needs CAP_SYS_PTRACE over them",
+            denied.len()
+        ));
+    }
+}
+
+struct Map<'a> {
+    minor: u32,
+    ino: u64,
+    path: &'a str,
+}
+
+/// `start-end perms offset major:minor inode path` of a mapped file.
+fn parse_map(line: &str) -> Option<Map<'_>> {
+    let mut words = line.splitn(6, ' ');
+    let (device, ino) = (words.nth(3)?, words.next()?);
+    let minor = u32::from_str_radix(device.split_once(':')?.1, 16).ok()?;
+    let ino = ino.parse().ok().filter(|i| *i != 0)?;
+    Some(Map { minor, ino, path: words.next()?.trim_start() })
+}
+
+/// The mount point of the first mount that fits (file system, point).
+/// Source of the fields: proc(5), /proc/PID/mountinfo.
+fn mount_point(mountinfo: &str, fits: impl Fn(&str, &str) -> bool) -> Option<String> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let point = before.split(' ').nth(4)?;
+        let kind = after.split(' ').next()?;
+        fits(kind, point).then(|| point.to_owned())
+    })
+}
+
+/// The minor device number of the mount with this id.
+fn minor_of(mountinfo: &str, id: &str) -> Option<u32> {
+    let line = mountinfo.lines().find(|l| l.split(' ').next() == Some(id))?;
+    line.split(' ').nth(2)?.split_once(':')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTS: &str = "23 28 0:21 / /proc rw,nosuid - proc proc rw\n\
+                          31 28 0:27 / /dev/shm rw shared:4 - tmpfs tmpfs rw\n\
+                          33 28 0:18 / /dev/mqueue rw - mqueue mqueue rw\n\
+                          broken line\n";
+
+    #[test]
+    fn mounts() {
+        assert_eq!(mount_point(MOUNTS, |k, _| k == "mqueue").as_deref(), Some("/dev/mqueue"));
+        assert_eq!(mount_point(MOUNTS, |k, p| k == "tmpfs" && p == SHM_DIR).as_deref(), Some("/dev/shm"));
+        assert_eq!(mount_point(MOUNTS, |k, _| k == "nfs"), None);
+        assert_eq!((minor_of(MOUNTS, "31"), minor_of(MOUNTS, "3")), (Some(27), None));
+    }
+
+    #[test]
+    fn status_of_a_queue() {
+        assert_eq!(parse_queue("QSIZE:129        NOTIFY:2     SIGNO:0     NOTIFY_PID:8260  \n"), Some(129));
+        assert_eq!(parse_queue("QSIZE:x"), None);
+        assert_eq!(parse_queue(""), None);
+    }
+
+    #[test]
+    fn lines_of_maps() {
+        let line = "7f00-7f01 rw-s 00000000 00:1b 42                         /dev/shm/sem.a b";
+        let m = parse_map(line).expect("map");
+        assert_eq!((m.minor, m.ino, m.path), (0x1b, 42, "/dev/shm/sem.a b"));
+        for bad in ["", "7f00-7f01 rw-p 00000000 00:00 0 ", "a b c d e f", "7f00-7f01 rw-p 0 0"] {
+            assert!(parse_map(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_object_has_this_process_as_its_holder() {
+        let name = format!("/ipctrace-test-{}", std::process::id());
+        let path = format!("{SHM_DIR}{name}");
+        let Ok(file) = std::fs::File::create_new(&path) else { return };
+        let (found, _) = posix_objects();
+        std::fs::remove_file(&path).expect("remove");
+        // Not every build machine has a tmpfs there.
+        if let Some(object) = found.iter().find(|o| o.path == path) {
+            assert_eq!((object.kind, object.name.as_str()), (PosixKind::Shm, name.as_str()));
+            assert!(object.holders.iter().any(|h| h.tgid == std::process::id() && h.open && !h.mapped));
+        }
+        drop(file);
+    }
+}

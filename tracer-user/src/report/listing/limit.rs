@@ -1,0 +1,111 @@
+//! The limits on IPC objects, with what is in use of them.
+
+use std::borrow::Cow;
+
+use super::cell::Cell;
+use super::model::{Model, Orphan};
+use super::subject::Subject;
+use super::table::{Column, Kind, Line, Shows, column};
+
+pub(super) struct Limits;
+
+/// One limit.
+#[derive(Clone, Debug)]
+pub(super) struct Limit {
+    name: &'static str,
+    what: &'static str,
+    /// IPC namespace; `None`: of the host.
+    ns: Option<u32>,
+    used: Option<u64>,
+    max: Option<u64>,
+}
+
+impl Kind for Limits {
+    type Row = Limit;
+    const NAME: &'static str = "limits";
+    const ALIAS: &'static str = "limit";
+    const HELP: &'static str = "limits and their use";
+
+    fn columns() -> Vec<Column<Limit>> {
+        vec![
+            column::<Limit>("limit", Shows::Always, "its name", |_, l| Cell::text(l.row.name)),
+            column::<Limit>(
+                "ns",
+                Shows::Foreign,
+                "inode number of its IPC namespace; not known for limits of the host",
+                |_, l| Cell::or_unknown(l.row.ns, |n| Cell::Number(n.into())),
+            ),
+            column::<Limit>(
+                "used",
+                Shows::Always,
+                "in use now; of a limit on one object, the largest there is",
+                |_, l| Cell::or_unknown(l.row.used, Cell::Number),
+            ),
+            column::<Limit>("max", Shows::Always, "the limit", |_, l| Cell::or_unknown(l.row.max, Cell::Number)),
+            column::<Limit>("percent", Shows::Always, "used / max", |_, l| {
+                let share = l.row.used.zip(l.row.max.filter(|m| *m > 0));
+                Cell::or_unknown(share, |(used, max)| {
+                    Cell::Number(u64::try_from(u128::from(used) * 100 / u128::from(max)).unwrap_or(u64::MAX))
+                })
+            }),
+            column::<Limit>("what", Shows::Always, "what it limits", |_, l| Cell::text(l.row.what)),
+        ]
+    }
+
+    fn lines<'a>(model: &Model<'a>) -> Vec<Line<'a, Limit>> {
+        let rows = of_namespaces(model).into_iter().chain(of_the_host(model));
+        rows.map(|row| {
+            let mut subject = Subject::named("limits", row.name);
+            subject.ns = row.ns;
+            let row = Cow::Owned(row);
+            Line { row, subject, users: Vec::new(), orphan: Orphan::No, used_s: 0, uids: [0; 2] }
+        })
+        .collect()
+    }
+}
+
+fn of_namespaces(model: &Model<'_>) -> Vec<Limit> {
+    let inv = &model.facts.inventory;
+    let mut out = Vec::new();
+    for l in &inv.sem_limits {
+        let largest = inv.sem_sets.iter().filter(|s| s.ns == l.ns).map(|s| u64::from(s.nsems)).max().unwrap_or(0);
+        let row = |name, used, max, what| Limit { name, what, ns: Some(l.ns), used, max: Some(max) };
+        out.extend([
+            row("SEMMNI", Some(l.used_sets), l.semmni, "semaphore sets"),
+            row("SEMMNS", Some(l.used_sems), l.semmns, "semaphores in all sets"),
+            row("SEMMSL", Some(largest), l.semmsl, "semaphores of one set"),
+            row("SEMOPM", None, l.semopm, "operations of one semop call"),
+        ]);
+    }
+    for l in &inv.shm_limits {
+        let largest = inv.shm_segments.iter().filter(|s| s.ns == l.ns).map(|s| s.size_bytes).max().unwrap_or(0);
+        let row = |name, used, max, what| Limit { name, what, ns: Some(l.ns), used, max: Some(max) };
+        out.extend([
+            row("SHMMNI", Some(l.used_segments), l.shmmni, "shared memory segments"),
+            row("SHMMAX", Some(largest), l.shmmax, "bytes of one segment"),
+            row("SHMALL", Some(l.used_pages), l.shmall, "pages of all segments"),
+        ]);
+    }
+    for l in &inv.msg_limits {
+        let fullest = inv.msg_queues.iter().filter(|q| q.ns == l.ns).map(|q| q.bytes).max().unwrap_or(0);
+        let row = |name, used, max, what| Limit { name, what, ns: Some(l.ns), used, max: Some(max) };
+        out.extend([
+            row("MSGMNI", Some(l.used_queues), l.msgmni, "message queues"),
+            row("MSGMAX", None, l.msgmax, "bytes of one message"),
+            row("MSGMNB", Some(fullest), l.msgmnb, "bytes of one queue, unless it was given another limit"),
+        ]);
+    }
+    out
+}
+
+fn of_the_host(model: &Model<'_>) -> Vec<Limit> {
+    let s = &model.facts.inventory.system;
+    let threads = model.facts.threads;
+    let row = |name, used, max: u64, what| Limit { name, what, ns: None, used, max: (max > 0).then_some(max) };
+    vec![
+        row("pid_max", threads, s.pid_max, "processes and threads, by their numbers"),
+        row("threads-max", threads, s.threads_max, "threads"),
+        row("pipe-max-size", None, s.pipe_max_size, "bytes of one pipe, set by a user without privileges"),
+        row("pipe-user-pages-soft", None, s.pipe_user_pages_soft, "pipe pages of one user, then new pipes are small"),
+    ]
+}

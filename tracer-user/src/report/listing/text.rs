@@ -1,0 +1,143 @@
+//! Tables for people: aligned columns, one object a line.
+//!
+//! Every value is escaped here; the only control characters written are newlines.
+
+use std::borrow::Cow;
+
+use super::super::escape::escape;
+use super::cell::Cell;
+use super::show::Shown;
+use super::table::Table;
+use super::{kind, table};
+
+/// Columns that are cut keep so many characters.
+const CUT_MIN: usize = 12;
+/// Between columns.
+const GAP: usize = 2;
+
+/// Tables one below the other. With a width, long words and lists are cut so that a line fits where possible.
+pub fn render(tables: &[Table], width: Option<usize>) -> String {
+    let mut out = String::new();
+    for table in tables {
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        // One kind needs no title.
+        if tables.len() > 1 {
+            let help = kind(table.kind).map_or(table.kind, |k| k.help);
+            let help = help.split_once(" (").map_or(help, |(first, _)| first);
+            out.push_str(&format!("{help}: {}\n", table.rows.len()));
+        }
+        if tables.len() == 1 || !table.rows.is_empty() {
+            out.push_str(&one(table, width));
+        }
+    }
+    out
+}
+
+/// One object: its facts, then its tables.
+pub fn render_shown(shown: &Shown, width: Option<usize>) -> String {
+    let mut out = format!("{}\n", escape(&shown.subject.to_string()));
+    let names = shown.facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in &shown.facts {
+        out.push_str(&format!("  {name:<names$}  {}\n", escape(&value.print())));
+    }
+    for table in &shown.tables {
+        out.push_str(&format!("\n{}: {}\n", table.kind, table.rows.len()));
+        if !table.rows.is_empty() {
+            out.push_str(&one(table, width));
+        }
+    }
+    out
+}
+
+fn one(table: &Table, width: Option<usize>) -> String {
+    let heads: Vec<String> = table.heads.iter().map(|h| h.name.to_uppercase()).collect();
+    let printed: Vec<Vec<String>> = table
+        .rows
+        .iter()
+        .map(|r| {
+            r.cells
+                .iter()
+                .map(|c| match escape(&c.print()) {
+                    // An empty cell would shift the columns for whoever cuts lines at spaces.
+                    text if text.is_empty() => "-".to_owned(),
+                    text => text.into_owned(),
+                })
+                .collect()
+        })
+        .collect();
+    let mut columns: Vec<Layout> = heads
+        .iter()
+        .enumerate()
+        .map(|(at, head)| {
+            let cells = || table.rows.iter().filter_map(|r| r.cells.get(at));
+            let widest = printed.iter().filter_map(|r| r.get(at)).map(|t| t.chars().count()).max().unwrap_or(0);
+            Layout {
+                width: widest.max(head.len()),
+                least: if cells().any(Cell::may_be_cut) { head.len().max(CUT_MIN) } else { usize::MAX },
+                right: cells().any(Cell::is_number) && cells().all(|c| c.is_number() || *c == Cell::Unknown),
+            }
+        })
+        .collect();
+    if let Some(width) = width {
+        fit(&mut columns, width);
+    }
+    let mut out = String::new();
+    write_line(&mut out, &columns, &heads);
+    for row in &printed {
+        write_line(&mut out, &columns, row);
+    }
+    out
+}
+
+struct Layout {
+    width: usize,
+    /// It may be cut down to so many characters.
+    least: usize,
+    right: bool,
+}
+
+/// Takes from the widest column that may be cut, until the line fits or nothing more can be cut.
+fn fit(columns: &mut [Layout], width: usize) {
+    loop {
+        let total: usize = columns.iter().map(|c| c.width + GAP).sum::<usize>().saturating_sub(GAP);
+        let Some(over) = total.checked_sub(width).filter(|o| *o > 0) else { return };
+        let Some(widest) = columns.iter_mut().filter(|c| c.width > c.least).max_by_key(|c| c.width) else { return };
+        widest.width = widest.width.saturating_sub(over).max(widest.least);
+    }
+}
+
+fn write_line(out: &mut String, columns: &[Layout], cells: &[String]) {
+    let last = columns.len().saturating_sub(1);
+    for (at, (column, text)) in columns.iter().zip(cells).enumerate() {
+        let length = text.chars().count();
+        let text: Cow<'_, str> = if length > column.width {
+            Cow::Owned(text.chars().take(column.width.saturating_sub(1)).chain(['…']).collect())
+        } else {
+            Cow::Borrowed(text)
+        };
+        let pad = column.width.saturating_sub(length);
+        if column.right {
+            out.extend(std::iter::repeat_n(' ', pad));
+        }
+        out.push_str(&text);
+        if at < last {
+            out.extend(std::iter::repeat_n(' ', GAP + if column.right { 0 } else { pad }));
+        }
+    }
+    out.push('\n');
+}
+
+/// The order in which a row of a table prints its name and what it is used by, for `rm`.
+pub fn summary(table: &Table, row: &table::Row) -> String {
+    let value = |name: &str| table.value(row, name).map(Cell::print);
+    let mut out = row.subject.to_string();
+    for name in ["key", "name", "owner", "nsems", "size", "messages", "nattch", "idle", "orphan", "users", "could-use"]
+    {
+        if let Some(text) = value(name).filter(|t| !t.is_empty()) {
+            out.push_str(&format!("  {name} {text}"));
+        }
+    }
+    escape(&out).into_owned()
+}
