@@ -36,9 +36,10 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
         facts.open = inventory::open_objects(pids);
     }
     if parts.posix {
-        let (objects, problems) = inventory::posix_objects();
-        facts.posix = objects;
-        facts.problems.extend(problems);
+        let found = inventory::posix_objects();
+        facts.posix = found.objects;
+        facts.posix_unlisted = found.unlisted;
+        facts.problems.extend(found.problems);
     }
     facts
 }

@@ -19,26 +19,42 @@ const INIT: u32 = 1;
 /// A status line of a queue: `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
 const STATUS_MAX: usize = 256;
 
+/// The objects of our mount namespace.
+#[derive(Debug, Default)]
+pub struct PosixObjects {
+    pub objects: Vec<PosixObject>,
+    /// Kinds that could not be listed at all.
+    pub unlisted: Vec<PosixKind>,
+    pub problems: Vec<String>,
+}
+
 /// All objects of our mount namespace, and what could not be read.
-pub fn posix_objects() -> (Vec<PosixObject>, Vec<String>) {
+pub fn posix_objects() -> PosixObjects {
     let mut problems = Vec::new();
     let mut out = Vec::new();
+    let mut unlisted = Vec::new();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     match mount_point(&mounts, |kind, _| kind == "mqueue") {
         Some(dir) => list(Path::new(&dir), &mut out, &mut problems, true),
-        None => problems.push(
-            "POSIX message queues not listed: their file system is not mounted (mount -t mqueue none /dev/mqueue)"
-                .into(),
-        ),
+        None => {
+            unlisted.push(PosixKind::Mq);
+            problems.push(
+                "POSIX message queues not listed: their file system is not mounted (mount -t mqueue none /dev/mqueue)"
+                    .into(),
+            );
+        }
     }
     match mount_point(&mounts, |kind, point| matches!(kind, "tmpfs" | "ramfs") && point == SHM_DIR) {
         Some(dir) => list(Path::new(&dir), &mut out, &mut problems, false),
-        None => problems.push(format!("POSIX semaphores and shared memory not listed: {SHM_DIR} is no tmpfs here")),
+        None => {
+            unlisted.extend([PosixKind::Sem, PosixKind::Shm]);
+            problems.push(format!("POSIX semaphores and shared memory not listed: {SHM_DIR} is no tmpfs here"));
+        }
     }
     if !out.is_empty() {
         find_holders(&mut out, &mut problems);
     }
-    (out, problems)
+    PosixObjects { objects: out, unlisted, problems }
 }
 
 /// The files that a process has open or mapped, as /proc tells them: nothing is opened or asked.
@@ -245,7 +261,7 @@ mod tests {
         let name = format!("/ipctrace-test-{}", std::process::id());
         let path = format!("{SHM_DIR}{name}");
         let Ok(file) = std::fs::File::create_new(&path) else { return };
-        let (found, _) = posix_objects();
+        let found = posix_objects().objects;
         std::fs::remove_file(&path).expect("remove");
         // Not every build machine has a tmpfs there.
         if let Some(object) = found.iter().find(|o| o.path == path) {

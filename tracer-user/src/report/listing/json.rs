@@ -20,7 +20,8 @@ pub fn render(model: &Model<'_>, tables: &[Table]) -> io::Result<String> {
     let mut top = Map::new();
     top.insert("schema".into(), SCHEMA.into());
     for table in tables {
-        top.insert(table.kind.into(), rows(model, table).into());
+        let rows = table.collected.then(|| rows(model, table));
+        top.insert(table.kind.into(), rows.into());
     }
     top.insert("problems".into(), model.facts.all_problems().into());
     document(&top, true)

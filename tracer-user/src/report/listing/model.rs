@@ -24,6 +24,8 @@ pub struct Facts {
     pub inventory: Inventory,
     pub open: OpenObjects,
     pub posix: Vec<PosixObject>,
+    /// Kinds of them that could not be listed.
+    pub posix_unlisted: Vec<PosixKind>,
     pub names: Names,
     /// Nanoseconds since 1970 at the inventory's time.
     pub wall_ns: u64,

@@ -26,6 +26,10 @@ macro_rules! kinds {
             fn lines<'a>(model: &Model<'a>) -> Vec<Line<'a, PosixObject>> {
                 lines(model, PosixKind::$kind, $word)
             }
+
+            fn collected(model: &Model<'_>) -> bool {
+                !model.facts.posix_unlisted.contains(&PosixKind::$kind)
+            }
         }
     )* };
 }

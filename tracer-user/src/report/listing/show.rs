@@ -76,7 +76,7 @@ fn users(model: &Model<'_>, users: &[User]) -> Table {
         line(Subject::new("pid", u.pid.into()), cells)
     });
     let names = ["role", "pid", "alive", "comm", "user", "start", "ns-pid", "container", "unit", "exe"];
-    Table { kind: "users", heads: heads(&names), rows: rows.collect() }
+    Table { kind: "users", heads: heads(&names), rows: rows.collect(), collected: true }
 }
 
 fn semaphores(model: &Model<'_>, row: &Row) -> Option<Table> {
@@ -98,7 +98,12 @@ fn semaphores(model: &Model<'_>, row: &Row) -> Option<Table> {
         line(row.subject.clone(), cells)
     });
     let rows = rows.collect();
-    Some(Table { kind: "semaphores", heads: heads(&["num", "value", "ncnt", "zcnt", "last-pid", "last-op"]), rows })
+    Some(Table {
+        kind: "semaphores",
+        heads: heads(&["num", "value", "ncnt", "zcnt", "last-pid", "last-op"]),
+        rows,
+        collected: true,
+    })
 }
 
 fn process(model: &Model<'_>, subject: &Subject) -> Option<Shown> {

@@ -51,6 +51,10 @@ pub(super) trait Kind {
     const HELP: &'static str;
     fn columns() -> Vec<Column<Self::Row>>;
     fn lines<'a>(model: &Model<'a>) -> Vec<Line<'a, Self::Row>>;
+    /// False if nobody can say which objects there are: then there are not none of them.
+    fn collected(_model: &Model<'_>) -> bool {
+        true
+    }
 }
 
 /// What is wanted of a table.
@@ -78,6 +82,8 @@ pub struct Table {
     pub kind: &'static str,
     pub heads: Vec<Head>,
     pub rows: Vec<Row>,
+    /// False if the objects could not be listed.
+    pub collected: bool,
 }
 
 /// A finished row.
@@ -139,7 +145,7 @@ pub(super) fn table<K: Kind>(model: &Model<'_>, query: &Query<'_>) -> Table {
             cells: chosen.iter().map(|c| (c.get)(model, l)).collect(),
         })
         .collect();
-    Table { kind: K::NAME, heads: chosen.iter().map(|c| c.head).collect(), rows }
+    Table { kind: K::NAME, heads: chosen.iter().map(|c| c.head).collect(), rows, collected: K::collected(model) }
 }
 
 fn wanted<R: Clone>(model: &Model<'_>, query: &Query<'_>, line: &Line<'_, R>) -> bool {

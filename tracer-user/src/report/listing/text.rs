@@ -26,7 +26,8 @@ pub fn render(tables: &[Table], width: Option<usize>) -> String {
         if tables.len() > 1 {
             let help = kind(table.kind).map_or(table.kind, |k| k.help);
             let help = help.split_once(" (").map_or(help, |(first, _)| first);
-            out.push_str(&format!("{help}: {}\n", table.rows.len()));
+            let many = if table.collected { table.rows.len().to_string() } else { "not collected".to_owned() };
+            out.push_str(&format!("{help}: {many}\n"));
         }
         if tables.len() == 1 || !table.rows.is_empty() {
             out.push_str(&one(table, width));
