@@ -156,7 +156,7 @@ events! {
     Stall = 20 { obj: ObjRef, state: ObjState, since_ns: u64, until_ns: u64, ret: i64,
         /// Last successful read of the object: by whom and when (0 = not seen).
         reader: u32, fd: i32, reader_start_ns: u64, read_ns: u64,
-        /// Processor time of the last reader's thread during the wait, nanoseconds; [`UNKNOWN`]: not known.
+        /// How long the last reader's thread was running or ready to run during the wait, nanoseconds; [`UNKNOWN`]: not known.
         reader_running_ns: u64, call: u32, _pad: u32, reader_comm: [u8; 16] }
 
     /// A pipe was created; `slots` is its capacity in pages.

@@ -38,6 +38,7 @@ fields! {
     TaskNsproxy = ["task_struct.nsproxy"];
     TaskComm = ["task_struct.comm"];
     TaskRuntime = ["task_struct.se.sum_exec_runtime"];
+    TaskRunDelay = ["task_struct.sched_info.run_delay"];
     SignalLive = ["signal_struct.live"];
     NsproxyIpc = ["nsproxy.ipc_ns"];
     IpcNsInum = ["ipc_namespace.ns.inum"];

@@ -67,7 +67,8 @@ pub struct Blocked {
     pub restart_ns: u64,
     /// Kernel address of the object: key of `LAST_READ`, never shown.
     pub ptr: u64,
-    /// Processor time of the last reader's thread when this wait began; [`crate::event::UNKNOWN`]: not known.
+    /// Time that the last reader's thread had been running or ready to run when this wait began;
+    /// [`crate::event::UNKNOWN`]: not known.
     pub reader_runtime_ns: u64,
     pub reader_tid: u32,
     pub tgid: u32,

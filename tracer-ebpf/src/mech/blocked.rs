@@ -280,8 +280,9 @@ fn tell(call: &Call, known: &Blocked, until_ns: u64) {
     emit::event_with_stack(&call.at(site), stall);
 }
 
-/// The thread that read the object last, and the processor time that it has used so far.
-/// Source: `update_curr`, kernel/sched/fair.c: for a thread that runs on another processor up to a tick old.
+/// The thread that read the object last, and how long it has been running or ready to run in its life.
+/// Source: `update_curr`, kernel/sched/fair.c: for a thread that runs on another processor up to a tick old;
+/// `sched_info_arrive`, kernel/sched/stats.h (0 without CONFIG_SCHED_INFO).
 #[inline(always)]
 fn reader_runtime(ptr: u64, id: u64) -> (u32, u64) {
     // SAFETY: a map value, read in place.
@@ -290,7 +291,8 @@ fn reader_runtime(ptr: u64, id: u64) -> (u32, u64) {
     if reader.id != id || kread::field_or_zero::<u32>(reader.task, Field::TaskPid) != reader.tid {
         return (0, UNKNOWN);
     }
-    (reader.tid, kread::field(reader.task, Field::TaskRuntime).unwrap_or(UNKNOWN))
+    let Some(running) = kread::field::<u64>(reader.task, Field::TaskRuntime) else { return (0, UNKNOWN) };
+    (reader.tid, running + kread::field_or_zero::<u64>(reader.task, Field::TaskRunDelay))
 }
 
 /// A successful read of the object at `ptr`.

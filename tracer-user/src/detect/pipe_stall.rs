@@ -20,9 +20,9 @@ const MAX_READERS: usize = 4;
 const FEW: u64 = 3;
 /// and for less than one part in so many of its life, has nothing to repair.
 const SMALL_SHARE: u64 = 10;
-/// A reader that was on a processor for at least this part of the waits (percent) computes: it is slower than its
-/// writer, and nothing holds it up.
-const COMPUTING: u64 = 80;
+/// A reader that was running or ready to run for at least this part of the waits (percent) is at work: it is slower
+/// than its writer, and nothing holds it up.
+const AT_WORK: u64 = 80;
 /// So many times min-stall in all are too little to tell of a program that is gone (its reader had to start, say).
 const BRIEF: u64 = 3;
 
@@ -49,7 +49,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             let mut readers = readers(world, obj, &summary.procs());
             readers.truncate(MAX_READERS);
             let ids: Vec<ProcId> = readers.iter().map(|r| r.proc).collect();
-            if over_and_brief(world, &summary, &readers) || over_and_computed(world, &summary, &readers) {
+            if over_and_brief(world, &summary, &readers) || over_and_at_work(world, &summary, &readers) {
                 return None;
             }
             let cause = cascade::cause(world, obj, &summary.intervals, &ids, now_ns);
@@ -85,10 +85,10 @@ fn over_and_brief(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
     })
 }
 
-/// Part of the finished waits (percent) in which the reader was on a processor; `None` unless most were observed.
-fn computing(s: &Summary) -> Option<u64> {
+/// Part of the finished waits (percent) in which the reader was running or ready to run; `None` unless most were observed.
+fn at_work(s: &Summary) -> Option<u64> {
     let d = &s.durations;
-    if s.ongoing > 0 || d.observed_ns < d.total_ns / 100 * COMPUTING {
+    if s.ongoing > 0 || d.observed_ns < d.total_ns / 100 * AT_WORK {
         return None;
     }
     Some(d.reader_running_ns.saturating_mul(100) / d.observed_ns.max(1))
@@ -96,9 +96,9 @@ fn computing(s: &Summary) -> Option<u64> {
 
 /// Whether programs that have ended since were held up by nothing but the work of the reader: a batch that took its
 /// time (`tar | xz`).
-fn over_and_computed(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
+fn over_and_at_work(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
     let gone = |id: ProcId| !world.processes.alive(id);
-    computing(s).is_some_and(|percent| percent >= COMPUTING)
+    at_work(s).is_some_and(|percent| percent >= AT_WORK)
         && s.waiting.iter().all(|w| gone(w.proc))
         && readers.iter().all(|r| gone(r.proc))
 }
@@ -121,8 +121,8 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
     let page = world.page_bytes();
     let (slots, used, fill) = (s.state.a, s.state.b, s.state.c);
     let capacity = (slots > 0).then(|| slots.saturating_mul(page));
-    let computing = computing(s).filter(|percent| *percent >= COMPUTING);
-    let severity = match computing {
+    let working = at_work(s).filter(|percent| *percent >= AT_WORK);
+    let severity = match working {
         _ if s.longest_ongoing_ns > CRITICAL_NS => Severity::Critical,
         // Back-pressure by design: who is slow, not an alarm.
         Some(_) => Severity::Info,
@@ -210,9 +210,11 @@ fn blame(world: &World, case: &Case, opening: bool, now_ns: u64) -> String {
         };
     }
     let state = if world.processes.alive(first.proc) { "" } else { ", now gone," };
-    match computing(&case.summary) {
-        Some(percent @ COMPUTING..) => format!("{who}{state} computed {percent} % of that time, it is the slower one"),
-        Some(percent) => format!("{who}{state} paused: it was on a processor for {percent} % of that time"),
+    match at_work(&case.summary) {
+        Some(percent @ AT_WORK..) => {
+            format!("{who}{state} was at work for {percent} % of that time, it is the slower one")
+        }
+        Some(percent) => format!("{who}{state} paused: it was at work for {percent} % of that time"),
         None => format!("{who}{state} read too slowly or paused"),
     }
 }
@@ -260,7 +262,7 @@ fn remedies(d: &mut Draft<'_>, case: &Case, opening: bool, capacity: Option<u64>
             Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
         );
     }
-    if computing(&case.summary).is_some_and(|percent| percent >= COMPUTING) {
+    if at_work(&case.summary).is_some_and(|percent| percent >= AT_WORK) {
         d.remedy("Make the reader faster, or several: a larger pipe bridges bursts, not a slower reader.", None);
     } else if let (Some(capacity), Some(larger)) = (capacity, larger)
         && larger > capacity

@@ -20,7 +20,7 @@ pub struct Durations {
     pub count: u64,
     pub total_ns: u64,
     pub max_ns: u64,
-    /// Of the waits during which the last reader's processor time is known: their sum, and that time.
+    /// Of the waits during which it is known how long the last reader was running or ready to run: their sum, and that time.
     pub observed_ns: u64,
     pub reader_running_ns: u64,
     buckets: BTreeMap<u32, u64>,
@@ -180,7 +180,7 @@ pub(super) struct Ended {
     pub ret: i64,
     pub state: State,
     pub reader: Option<Reader>,
-    /// Processor time of the last reader's thread meanwhile, as far as known.
+    /// How long the last reader's thread was running or ready to run meanwhile, as far as known.
     pub reader_running_ns: Option<u64>,
 }
 
