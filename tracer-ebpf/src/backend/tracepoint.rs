@@ -158,7 +158,7 @@ pub fn exit_semctl(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     let nr: u64 = ctx.arg(1);
-    if filter::may_matter(task::ids().0) {
+    if config().thrice != 0 && filter::may_matter(task::ids().0) {
         thrice::begins(nr as u32);
     }
     if task::lookup_raw(nr as u32) != Syscall::Recvmsg as u8 || !maps::by_tracepoint(Site::FdReceive) {
