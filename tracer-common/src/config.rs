@@ -14,8 +14,7 @@ pub struct Config {
     pub self_tgid: u32,
     /// 1: new children of targets become targets.
     pub follow: u32,
-    /// 1: raw tracepoints have three programs each, because the kernel may skip one.
-    pub thrice: u32,
+    pub _pad: u32,
 }
 
 /// Slots of the map `CALIBRATION`: what is only known after load, most of it measured on the tracer's own calls.

@@ -67,10 +67,6 @@ pub struct Blocked {
     pub restart_ns: u64,
     /// Kernel address of the object: key of `LAST_READ`, never shown.
     pub ptr: u64,
-    /// Time that the last reader's thread had been running or ready to run when this wait began;
-    /// [`crate::event::UNKNOWN`]: not known.
-    pub reader_runtime_ns: u64,
-    pub reader_tid: u32,
     pub tgid: u32,
     pub tid: u32,
     /// [`crate::site::Site`] as u16.
@@ -79,7 +75,6 @@ pub struct Blocked {
     pub call: u8,
     pub _pad: u8,
     pub fd: i32,
-    pub _pad2: u32,
     pub comm: [u8; 16],
 }
 
@@ -117,8 +112,13 @@ pub struct LastRead {
     pub id: u64,
     pub ts_ns: u64,
     pub start_ns: u64,
-    /// Kernel address of its `task_struct`, never shown. It may be another's by now: its tid tells.
-    pub task: u64,
+    /// How long the thread had been running or ready to run in its life, at `ts_ns`.
+    pub running_ns: u64,
+    /// The last long gap between two of its reads: how long, how much of it the thread was running or ready to run,
+    /// and when it ended (0: there was none).
+    pub gap_ns: u64,
+    pub gap_running_ns: u64,
+    pub gap_end_ns: u64,
     pub tgid: u32,
     pub tid: u32,
     pub comm: [u8; 16],
@@ -240,10 +240,10 @@ mod pod {
 }
 
 const _: () = assert!(size_of::<ObjRef>() == 16);
-const _: () = assert!(size_of::<Blocked>() == 16 + 24 + 40 + 24 + 16);
+const _: () = assert!(size_of::<Blocked>() == 16 + 24 + 32 + 8 + 4 + 4 + 16);
 const _: () = assert!(size_of::<RefusedKey>() == 24);
 const _: () = assert!(size_of::<Refused>() == 24 + 40 + 8 + 16);
-const _: () = assert!(size_of::<LastRead>() == 56);
+const _: () = assert!(size_of::<LastRead>() == 80);
 const _: () = assert!(size_of::<SemUseKey>() == 12);
 const _: () = assert!(size_of::<SemHeld>() == 16 * SEM_HELD_MAX);
 const _: () = assert!(size_of::<Receiving>() == 56);

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use tracer_common::event::{Header, Payload};
 use tracer_common::site::Site;
 
-use crate::maps::{self, EVENTS, FAULTS, LOST, LOST_CALLS, STACKS};
+use crate::maps::{self, EVENTS, FAULTS, LOST, STACKS};
 use crate::task;
 
 /// One call of a handler: where it happened, and what the call returned.
@@ -57,20 +57,9 @@ pub fn fault(site: Site) {
     count(&FAULTS, site);
 }
 
-/// The return of a watched call that no program saw; `call` is a [`tracer_common::syscall::Syscall`].
-#[inline(always)]
-pub fn lost_call(call: u8) {
-    add_one(&LOST_CALLS, call as u32);
-}
-
 #[inline(always)]
 fn count(map: &aya_ebpf::maps::PerCpuArray<u64>, site: Site) {
-    add_one(map, site as u32);
-}
-
-#[inline(always)]
-fn add_one(map: &aya_ebpf::maps::PerCpuArray<u64>, index: u32) {
-    if let Some(n) = map.get_ptr_mut(index) {
+    if let Some(n) = map.get_ptr_mut(site as u32) {
         // SAFETY: a pointer into this CPU's slot.
         unsafe { *n += 1 };
     }

@@ -7,13 +7,13 @@ use tracer_common::map::{
     Blocked, ChildStats, FdKey, LastRead, Receiving, Refused, RefusedKey, SLOTS, SemHeld, SemKey, SemUseKey,
 };
 use tracer_common::site::Site;
-use tracer_common::syscall::{MAX_NR, SLOTS as SYSCALL_SLOTS};
+use tracer_common::syscall::MAX_NR;
 
 use crate::resolve::PipeSlots;
 
 /// Written by userspace before load.
 #[unsafe(no_mangle)]
-static CONFIG: Config = Config { min_stall_ns: 0, enabled_sites: 0, all: 0, self_tgid: 0, follow: 0, thrice: 0 };
+static CONFIG: Config = Config { min_stall_ns: 0, enabled_sites: 0, all: 0, self_tgid: 0, follow: 0, _pad: 0 };
 
 /// The run's configuration. Volatile, so that the compiler does not fold the initial value.
 #[inline(always)]
@@ -40,10 +40,6 @@ pub fn by_tracepoint(site: Site) -> bool {
     CALIBRATION.get(calibration::TRACEPOINT_SITES).is_some_and(|sites| sites & site.bit() != 0)
 }
 
-/// What the programs at one tracepoint tell each other, by the low bits of the task's number; see `backend/thrice.rs`.
-#[map]
-pub static HANDLED: Array<u64> = Array::with_max_entries(SLOTS, 0);
-
 /// Events for userspace; the size is set at load.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -51,10 +47,6 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// Records that did not fit, by site.
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
-
-/// Returns of watched calls that no program saw, by [`tracer_common::syscall::Syscall`].
-#[map]
-pub static LOST_CALLS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SYSCALL_SLOTS, 0);
 
 /// Facts that could not be read or stored, by site.
 #[map]

@@ -3,5 +3,4 @@
 pub mod fentry;
 pub mod kprobe;
 pub mod syscall;
-mod thrice;
 pub mod tracepoint;

@@ -9,11 +9,10 @@ use tracer_common::site::Site;
 use tracer_common::syscall::{SLOT_RECEIVED, SLOTS, Syscall};
 
 use super::syscall;
-use super::thrice::{self, Turn, What};
 use crate::emit::Call;
 use crate::filter;
 use crate::kread;
-use crate::maps::{self, CALIBRATION, config};
+use crate::maps::{CALIBRATION, config};
 use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem, signal};
 use crate::resolve;
 use crate::task::{self, Regs};
@@ -28,39 +27,23 @@ static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(SLOTS, 0);
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    returned(&ctx, Turn::First)
-}
-
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn sys_exit_again(ctx: RawTracePointContext) -> i32 {
-    returned(&ctx, Turn::Second)
-}
-
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn sys_exit_last(ctx: RawTracePointContext) -> i32 {
-    returned(&ctx, Turn::Last)
-}
-
-#[inline(always)]
-fn returned(ctx: &RawTracePointContext, turn: Turn) -> i32 {
-    let (tgid, tid) = task::ids();
-    if !filter::may_matter(tgid) {
+    if !filter::may_matter(task::ids().0) {
         return 0;
     }
     let regs = Regs::at(ctx.arg(0));
     let ret: i64 = ctx.arg(1);
     let Some(nr) = regs.nr() else { return 0 };
-    let call = Call::new(ctx, Site::FdFail, ret);
+    let call = Call::new(&ctx, Site::FdFail, ret);
     let failed = (ret == EMFILE || ret == ENFILE) && call.by_tracepoint();
     let which = task::lookup_raw(nr);
-    if (which == 0 && !failed) || task::compat(task::current()) || !thrice::mine(turn, What::Returned, tid) {
+    if (which == 0 && !failed) || task::compat(task::current()) {
         return 0;
     }
     if failed {
         fdpass::failed(&call);
     }
     // SAFETY: an empty slot makes the call fail and the program go on.
-    unsafe { SYS_EXIT.tail_call(ctx, u32::from(which)) };
+    unsafe { SYS_EXIT.tail_call(&ctx, u32::from(which)) };
     0
 }
 
@@ -154,14 +137,11 @@ pub fn exit_semctl(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// A call begins; attached only if the tracepoint backend watches receives, or where programs come twice.
+/// recvmsg begins; attached only if the tracepoint backend watches receives.
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     let nr: u64 = ctx.arg(1);
-    if config().thrice != 0 && filter::may_matter(task::ids().0) {
-        thrice::begins(nr as u32);
-    }
-    if task::lookup_raw(nr as u32) != Syscall::Recvmsg as u8 || !maps::by_tracepoint(Site::FdReceive) {
+    if task::lookup_raw(nr as u32) != Syscall::Recvmsg as u8 {
         return 0;
     }
     let regs = Regs::at(ctx.arg(0));
@@ -185,36 +165,28 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The tracepoints of the life of processes, each with the task that it is about.
-macro_rules! lives {
-    ($([$first:ident, $second:ident, $last:ident] $tracepoint:literal, $what:ident, $site:ident,
-       |$ctx:ident, $call:ident| $task:expr, $body:expr;)*) => { $(
-        lives!(@program $first, First, $tracepoint, $what, $site, $ctx, $call, $task, $body);
-        lives!(@program $second, Second, $tracepoint, $what, $site, $ctx, $call, $task, $body);
-        lives!(@program $last, Last, $tracepoint, $what, $site, $ctx, $call, $task, $body);
-    )* };
-    (@program $name:ident, $turn:ident, $tracepoint:literal, $what:ident, $site:ident,
-     $ctx:ident, $call:ident, $task:expr, $body:expr) => {
-        #[raw_tracepoint(tracepoint = $tracepoint)]
-        pub fn $name($ctx: RawTracePointContext) -> i32 {
-            let $call = Call::new(&$ctx, Site::$site, 0);
-            if thrice::mine(Turn::$turn, What::$what, $task) {
-                $body;
-            }
-            0
-        }
-    };
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    child::forked(&Call::new(&ctx, Site::ProcessFork, 0), ctx.arg(1));
+    0
 }
 
-lives! {
-    [process_fork, process_fork_again, process_fork_last] "sched_process_fork", Forked, ProcessFork,
-        |ctx, call| kread::field_or_zero(ctx.arg(1), Field::TaskPid), child::forked(&call, ctx.arg(1));
-    [process_exec, process_exec_again, process_exec_last] "sched_process_exec", Executed, ProcessExec,
-        |ctx, call| task::ids().1, child::executed(&call, ctx.arg(1));
-    [process_exit, process_exit_again, process_exit_last] "sched_process_exit", Exited, ProcessExit,
-        |ctx, call| task::ids().1, child::exited(&call, ctx.arg(0));
-    [process_free, process_free_again, process_free_last] "sched_process_free", Freed, ProcessFree,
-        |ctx, call| kread::field_or_zero(ctx.arg(0), Field::TaskPid), child::freed(&call, ctx.arg(0));
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    child::executed(&Call::new(&ctx, Site::ProcessExec, 0), ctx.arg(1));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(ctx: RawTracePointContext) -> i32 {
+    child::exited(&Call::new(&ctx, Site::ProcessExit, 0), ctx.arg(0));
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_free")]
+pub fn process_free(ctx: RawTracePointContext) -> i32 {
+    child::freed(&Call::new(&ctx, Site::ProcessFree, 0), ctx.arg(0));
+    0
 }
 
 #[raw_tracepoint(tracepoint = "signal_generate")]

@@ -70,11 +70,11 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
             known.restart_ns = 0;
             return;
         }
-        if known.restart_ns != 0 {
-            interrupted(call, known);
+        // Without its reader: all of this is followed for each way that led here, and 5.10's verifier has seen enough.
+        if known.restart_ns != 0 && has_object(known) {
+            send(&call.returning(EINTR), known, known.restart_ns, None);
         }
     }
-    let (reader_tid, reader_runtime_ns) = reader_runtime(wait.ptr, wait.obj.id);
     let entry = Blocked {
         obj: wait.obj,
         state: wait.state,
@@ -82,15 +82,12 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         start_ns: task::start_ns(prev),
         restart_ns: 0,
         ptr: wait.ptr,
-        reader_runtime_ns,
-        reader_tid,
         tgid,
         tid,
         site: wait.site as u16,
         call: syscall as u8,
         _pad: 0,
         fd: wait.fd,
-        _pad2: 0,
         comm: emit::comm(),
     };
     if BLOCKED.insert(tid, entry, 0).is_err() {
@@ -252,6 +249,16 @@ fn tell(call: &Call, known: &Blocked, until_ns: u64) {
     if until_ns - known.since_ns < config().min_stall_ns {
         return;
     }
+    // SAFETY: a map value, read in place: the BPF stack is small.
+    let reader = unsafe { LAST_READ.get(known.ptr) };
+    send(call, known, until_ns, reader);
+}
+
+#[inline(always)]
+fn send(call: &Call, known: &Blocked, until_ns: u64, reader: Option<&LastRead>) {
+    if until_ns - known.since_ns < config().min_stall_ns {
+        return;
+    }
     let site = Site::from_raw(known.site).unwrap_or(call.site);
     let mut stall = Stall {
         obj: known.obj,
@@ -264,35 +271,27 @@ fn tell(call: &Call, known: &Blocked, until_ns: u64) {
         reader_running_ns: UNKNOWN,
         ..Stall::default()
     };
-    let (reader_tid, runtime_ns) = reader_runtime(known.ptr, known.obj.id);
-    if reader_tid == known.reader_tid && known.reader_runtime_ns != UNKNOWN && runtime_ns != UNKNOWN {
-        stall.reader_running_ns = runtime_ns.wrapping_sub(known.reader_runtime_ns);
-    }
-    // SAFETY: a map value, read in place: the BPF stack is small.
-    if let Some(reader) = unsafe { LAST_READ.get(known.ptr) }
+    if let Some(reader) = reader
         && reader.id == known.obj.id
     {
         stall.reader = reader.tgid;
         stall.reader_start_ns = reader.start_ns;
         stall.read_ns = reader.ts_ns;
         stall.reader_comm = reader.comm;
+        // The wait ended because a read did; what its thread did before that read, it did during the wait.
+        if reader.gap_end_ns >= known.since_ns && reader.gap_ns != 0 {
+            let share = reader.gap_running_ns * 100 / reader.gap_ns;
+            stall.reader_running_ns = (until_ns - known.since_ns) / 100 * share;
+        }
     }
     emit::event_with_stack(&call.at(site), stall);
 }
 
-/// The thread that read the object last, and how long it has been running or ready to run in its life.
-/// Source: `update_curr`, kernel/sched/fair.c: for a thread that runs on another processor up to a tick old;
-/// `sched_info_arrive`, kernel/sched/stats.h (0 without CONFIG_SCHED_INFO).
+/// How long a thread has been running or ready to run in its life; 0 if that cannot be read.
+/// Source: `update_curr`, kernel/sched/fair.c (up to a tick old); `sched_info_arrive`, kernel/sched/stats.h.
 #[inline(always)]
-fn reader_runtime(ptr: u64, id: u64) -> (u32, u64) {
-    // SAFETY: a map value, read in place.
-    let Some(reader) = (unsafe { LAST_READ.get(ptr) }) else { return (0, UNKNOWN) };
-    // The task may be gone and its memory another's: then it has another tid.
-    if reader.id != id || kread::field_or_zero::<u32>(reader.task, Field::TaskPid) != reader.tid {
-        return (0, UNKNOWN);
-    }
-    let Some(running) = kread::field::<u64>(reader.task, Field::TaskRuntime) else { return (0, UNKNOWN) };
-    (reader.tid, running + kread::field_or_zero::<u64>(reader.task, Field::TaskRunDelay))
+fn running_ns(task: u64) -> u64 {
+    kread::field_or_zero::<u64>(task, Field::TaskRuntime) + kread::field_or_zero::<u64>(task, Field::TaskRunDelay)
 }
 
 /// A successful read of the object at `ptr`.
@@ -300,16 +299,34 @@ fn reader_runtime(ptr: u64, id: u64) -> (u32, u64) {
 pub fn drained(call: &Call, ptr: u64, id: u64) {
     let (tgid, tid) = task::ids();
     let now = emit::now_ns();
+    let task = task::current();
+    let running_ns = running_ns(task);
     if let Some(last) = LAST_READ.get_ptr_mut(ptr) {
         // SAFETY: a map value; a torn stamp is overwritten by the next read.
         let last = unsafe { &mut *last };
         if last.tid == tid && last.id == id {
+            if now - last.ts_ns >= config().min_stall_ns / 2 {
+                last.gap_ns = now - last.ts_ns;
+                last.gap_running_ns = running_ns - last.running_ns;
+                last.gap_end_ns = now;
+            }
             last.ts_ns = now;
+            last.running_ns = running_ns;
             return;
         }
     }
-    let task = task::current();
-    let entry = LastRead { id, ts_ns: now, start_ns: task::start_ns(task), task, tgid, tid, comm: emit::comm() };
+    let entry = LastRead {
+        id,
+        ts_ns: now,
+        start_ns: task::start_ns(task),
+        running_ns,
+        gap_ns: 0,
+        gap_running_ns: 0,
+        gap_end_ns: 0,
+        tgid,
+        tid,
+        comm: emit::comm(),
+    };
     if LAST_READ.insert(ptr, entry, 0).is_err() {
         emit::fault(call.site);
     }

@@ -23,9 +23,6 @@ use crate::record::PlanRow;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IPCTRACE_BPF_OBJECT"));
 
-/// Endings of the names of the programs that stand beside another at one tracepoint.
-const BESIDE: [&str; 2] = ["_again", "_last"];
-
 /// What to attach.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -118,7 +115,6 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         btf: kernel_btf.as_ref(),
         attached: HashSet::new(),
         programs: Vec::new(),
-        thrice: options.config.thrice != 0,
         refusals: [None, None],
     };
     let mut plan = Vec::new();
@@ -135,14 +131,11 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         plan.push(row);
     }
     let mut programs = std::mem::take(&mut attacher.programs);
-    // A skipped run of the dispatcher may have been any call's; of three, one sees what the others miss.
-    if options.config.thrice == 0 {
-        let dispatched = SITES.iter().filter(|s| by_tracepoint & s.site.bit() != 0);
-        programs.extend(dispatched.map(|s| (s.site, "sys_exit".to_owned())));
-    }
+    // A skipped run of the dispatcher may have been any call's.
+    let dispatched = SITES.iter().filter(|s| by_tracepoint & s.site.bit() != 0);
+    programs.extend(dispatched.map(|s| (s.site, "sys_exit".to_owned())));
     calibrated.set(calibration::TRACEPOINT_SITES, by_tracepoint, 0).context("cannot write the map CALIBRATION")?;
-    let thrice = options.config.thrice != 0;
-    let slots = if by_tracepoint == 0 { None } else { Some(attach_syscalls(&mut ebpf, by_tracepoint, thrice)?) };
+    let slots = if by_tracepoint == 0 { None } else { Some(attach_syscalls(&mut ebpf, by_tracepoint)?) };
     let partly = SITES
         .iter()
         .filter(|s| !s.unseen.is_empty())
@@ -254,8 +247,6 @@ struct Attacher<'a> {
     /// Programs shared by sites are attached once.
     attached: HashSet<String>,
     programs: Vec<(Site, String)>,
-    /// Raw tracepoints get three programs each.
-    thrice: bool,
     /// A backend that the kernel refuses as a whole is not tried again: reasons for fentry, kprobe.
     refusals: [Option<String>; 2],
 }
@@ -273,10 +264,11 @@ impl Attacher<'_> {
         let mut reasons = Vec::new();
         for (backend, left_out) in self.facts.backends(site) {
             let outcome = left_out.and_then(|()| match (backend, &site.fallback) {
-                (Backend::Tracepoint, Fallback::Tracepoint(name, program)) => self
-                    .raw_tracepoint(site.site, name, program)
-                    .map(|()| vec![format!("raw_tracepoint:{name}")])
-                    .map_err(|e| format!("{e:#}")),
+                (Backend::Tracepoint, Fallback::Tracepoint(name, program)) => {
+                    self.raw_tracepoint(name, program).map_err(|e| format!("{e:#}"))?;
+                    self.programs.push((site.site, (*program).to_owned()));
+                    Ok(vec![format!("raw_tracepoint:{name}")])
+                }
                 (Backend::Tracepoint, Fallback::Syscalls(calls)) => {
                     Ok(calls.iter().map(|c| format!("sys_exit:{}", c.name())).collect())
                 }
@@ -385,25 +377,16 @@ impl Attacher<'_> {
         Ok(true)
     }
 
-    /// Attaches the program of a tracepoint, and those beside it where the kernel may skip one.
-    fn raw_tracepoint(&mut self, site: Site, tracepoint: &str, program: &str) -> Result<()> {
-        let beside = BESIDE.map(|ending| format!("{program}{ending}"));
-        let several = self.thrice && beside.iter().all(|name| self.ebpf.program(name).is_some());
-        let others = beside.iter().filter(|_| several).map(String::as_str);
-        for name in std::iter::once(program).chain(others) {
-            let p: &mut RawTracePoint = program_mut(self.ebpf, name)?.try_into()?;
-            timed(name, || p.load()).map_err(|e| refused_program(name, &e))?;
-            p.attach(tracepoint).with_context(|| format!("cannot attach to the raw tracepoint {tracepoint}"))?;
-        }
-        if !several {
-            self.programs.push((site, program.to_owned()));
-        }
+    fn raw_tracepoint(&mut self, tracepoint: &str, program: &str) -> Result<()> {
+        let p: &mut RawTracePoint = program_mut(self.ebpf, program)?.try_into()?;
+        timed(program, || p.load()).map_err(|e| refused_program(program, &e))?;
+        p.attach(tracepoint).with_context(|| format!("cannot attach to the raw tracepoint {tracepoint}"))?;
         Ok(())
     }
 }
 
 /// The system call backend: one dispatcher, one program a call.
-fn attach_syscalls(ebpf: &mut Ebpf, sites: u64, thrice: bool) -> Result<ProgramArray<MapData>> {
+fn attach_syscalls(ebpf: &mut Ebpf, sites: u64) -> Result<ProgramArray<MapData>> {
     let mut programs = HashSet::new();
     let map = ebpf.take_map("SYS_EXIT").ok_or_else(|| anyhow!("the BPF object lacks the map SYS_EXIT"))?;
     let mut slots: ProgramArray<MapData> = ProgramArray::try_from(map)?;
@@ -425,10 +408,7 @@ fn attach_syscalls(ebpf: &mut Ebpf, sites: u64, thrice: bool) -> Result<ProgramA
             .with_context(|| format!("cannot put {PROGRAM_RECEIVED} into the map SYS_EXIT"))?;
     }
     let mut names = vec![("sys_exit", "sys_exit")];
-    if thrice {
-        names.extend([("sys_exit_again", "sys_exit"), ("sys_exit_last", "sys_exit")]);
-    }
-    if thrice || sites & Site::FdReceive.bit() != 0 {
+    if sites & Site::FdReceive.bit() != 0 {
         names.push(("sys_enter", "sys_enter"));
     }
     for (program, tracepoint) in names {

@@ -33,10 +33,6 @@ pub struct Facts<'a> {
     pub arguments: &'a dyn Fn(&str) -> Option<u32>,
 }
 
-/// From this version on raw tracepoints are preemptible, and the kernel skips a program that a preempted task is in on
-/// the same processor (`__DECLARE_TRACE` guards its calls with SRCU, include/linux/tracepoint.h).
-pub const PREEMPTIBLE_TRACEPOINTS: (u32, u32) = (7, 0);
-
 /// Before 6.1 a kretprobe on a function that sleeps loses returns (few instances on non-preemptible kernels; 59 of 63 do_wait
 /// returns were missed on 5.10).
 const KRETPROBE_SAFE: (u32, u32) = (6, 1);

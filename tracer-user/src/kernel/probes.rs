@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap};
 use tracer_common::map::{Blocked, ChildStats, LastRead, Refused, RefusedKey, SLOT_KEPT, slot};
-use tracer_common::site::{Fallback, SITES, SiteInfo};
+use tracer_common::site::SITES;
 
 use crate::record::{BlockedThread, ChildRow, ReaderRow, RefusedRow, text};
 
@@ -19,7 +19,6 @@ pub const PEER: u32 = 2;
 pub struct Probes {
     events: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
-    lost_calls: PerCpuArray<MapData, u64>,
     faults: PerCpuArray<MapData, u64>,
     targets: HashMap<MapData, u32, u32>,
     target_slots: Array<MapData, u64>,
@@ -41,7 +40,6 @@ impl Probes {
         Ok(Self {
             events: RingBuf::try_from(take("EVENTS")?)?,
             lost: PerCpuArray::try_from(take("LOST")?)?,
-            lost_calls: PerCpuArray::try_from(take("LOST_CALLS")?)?,
             faults: PerCpuArray::try_from(take("FAULTS")?)?,
             targets: HashMap::try_from(take("TARGETS")?)?,
             target_slots: Array::try_from(take("TARGET_SLOTS")?)?,
@@ -75,7 +73,7 @@ impl Probes {
     pub fn newly_lost(&mut self) -> Vec<(u16, u64)> {
         let mut out = Vec::new();
         for site in SITES {
-            let total = sum(&self.lost, site.site as u32) + self.lost_calls_of(site);
+            let total = sum(&self.lost, site.site as u32);
             let before = &mut self.lost_before[site.site as usize];
             if total > *before {
                 out.push((site.site as u16, total - *before));
@@ -83,14 +81,6 @@ impl Probes {
             }
         }
         out
-    }
-
-    /// Returns that no program saw, of the calls by which the tracepoint backend watches this site.
-    fn lost_calls_of(&self, site: &SiteInfo) -> u64 {
-        match site.fallback {
-            Fallback::Syscalls(calls) => calls.iter().map(|call| sum(&self.lost_calls, *call as u32)).sum(),
-            Fallback::AnySyscall | Fallback::Tracepoint(..) => 0,
-        }
     }
 
     /// Facts that the programs could not read or store, by site name.

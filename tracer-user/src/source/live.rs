@@ -21,7 +21,7 @@ use super::scan::{Scan, Wanted};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
-use crate::kernel::plan::{Backend, PREEMPTIBLE_TRACEPOINTS};
+use crate::kernel::plan::Backend;
 use crate::kernel::probes::{PEER, Probes, TARGET};
 use crate::record::{ChildRow, Frame, Holder, Inventory, ObjKey, Record, RefusedRow, Session};
 
@@ -142,7 +142,7 @@ impl Live {
             all: u32::from(all),
             self_tgid: std::process::id(),
             follow: u32::from(options.follow),
-            thrice: u32::from(host.version >= PREEMPTIBLE_TRACEPOINTS),
+            _pad: 0,
         };
         let mut attached = attach::attach(
             &host,
