@@ -114,7 +114,7 @@ pub struct LastRead {
     pub start_ns: u64,
     /// How long the thread had been running or ready to run in its life, at `ts_ns`.
     pub running_ns: u64,
-    /// The last long gap between two of its reads: how long, how much of it the thread was running or ready to run,
+    /// The last long gap before one of its reads: how long, how much of it the thread was running or ready to run,
     /// and when it ended (0: there was none).
     pub gap_ns: u64,
     pub gap_running_ns: u64,

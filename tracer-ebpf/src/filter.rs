@@ -19,7 +19,7 @@ pub fn wanted(tgid: u32) -> bool {
         return true;
     }
     // Most processes are no targets and share their slot with none: no search.
-    if TARGET_SLOTS.get(slot(tgid)).is_none_or(|n| *n == 0) {
+    if !maps::any(&TARGET_SLOTS, slot(tgid)) {
         return false;
     }
     // The flag is read, though it is never 0: two mere "is there" in one condition become an `or` of pointers, which the
@@ -50,10 +50,7 @@ pub fn remove(tgid: u32) {
 
 #[inline(always)]
 fn count(tgid: u32, by: i64) {
-    if let Some(slot) = TARGET_SLOTS.get_ptr_mut(slot(tgid)) {
-        // SAFETY: a map value.
-        unsafe { maps::add(slot, by) };
-    }
+    maps::count(&TARGET_SLOTS, slot(tgid), by);
 }
 
 /// From now on calls of others than targets matter too: they may touch an object that a target uses.
@@ -68,5 +65,5 @@ pub fn others_matter() {
 /// True if a call of this process may matter: it is wanted, or objects that targets use are known.
 #[inline(always)]
 pub fn may_matter(tgid: u32) -> bool {
-    wanted(tgid) || GAUGES.get(maps::OTHERS_MATTER).is_some_and(|on| *on != 0)
+    wanted(tgid) || maps::any(&GAUGES, maps::OTHERS_MATTER)
 }

@@ -8,8 +8,6 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user};
 use tracer_common::field::{ABSENT, COUNT, Field};
 
-use crate::resolve::PipeSlots;
-
 /// Byte offsets by [`Field`]; written by userspace before load.
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; COUNT] = [ABSENT; COUNT];
@@ -62,10 +60,10 @@ pub fn field_or_zero<T: Number>(base: u64, field: Field) -> T {
     }
 }
 
-/// Copies the slots of a pipe of the default capacity; false on a fault.
+/// Copies a value that is too large for the stack; false on a fault.
 #[inline(always)]
-pub fn slots(addr: u64, to: &mut PipeSlots) -> bool {
-    let len = size_of::<PipeSlots>() as u32;
+pub fn into<T>(addr: u64, to: &mut T) -> bool {
+    let len = size_of::<T>() as u32;
     // SAFETY: the helper checks the address and writes the buffer's size.
     unsafe { bpf_probe_read_kernel_raw((&raw mut *to).cast(), len, addr as *const c_void) == 0 }
 }

@@ -34,6 +34,21 @@ pub unsafe fn add(number: *mut u64, by: i64) {
     };
 }
 
+/// Adds to a counter of an array.
+#[inline(always)]
+pub fn count(counters: &Array<u64>, at: u32, by: i64) {
+    if let Some(counter) = counters.get_ptr_mut(at) {
+        // SAFETY: a map value.
+        unsafe { add(counter, by) };
+    }
+}
+
+/// True if a counter of an array is not 0.
+#[inline(always)]
+pub fn any(counters: &Array<u64>, at: u32) -> bool {
+    counters.get(at).is_some_and(|n| *n != 0)
+}
+
 /// True if the tracepoint backend watches this site.
 #[inline(always)]
 pub fn by_tracepoint(site: Site) -> bool {

@@ -241,7 +241,7 @@ fn sum_full(bufs: u64) -> u64 {
     let Some(slots) = PIPE_SLOTS.get_ptr_mut(0) else { return 0 };
     // SAFETY: a map value.
     let slots = unsafe { &mut *slots };
-    if !kread::slots(bufs, slots) {
+    if !kread::into(bufs, slots) {
         return 0;
     }
     let mut sum = 0u64;

@@ -71,7 +71,7 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
             return;
         }
         // Without its reader: all of this is followed for each way that led here, and 5.10's verifier has seen enough.
-        if known.restart_ns != 0 && has_object(known) {
+        if known.restart_ns != 0 && has_object(known) && matters(known, known.restart_ns) {
             send(&call.returning(EINTR), known, known.restart_ns, None);
         }
     }
@@ -99,7 +99,7 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
 /// What is noted of a thread. Most have slept in no watched call and share their slot with none that has: no search.
 #[inline(always)]
 fn noted(tid: u32) -> Option<&'static mut Blocked> {
-    if BLOCKED_SLOTS.get(slot(tid)).is_none_or(|n| *n == 0) {
+    if !maps::any(&BLOCKED_SLOTS, slot(tid)) {
         return None;
     }
     // SAFETY: a map value; only the thread itself writes its own entry.
@@ -115,10 +115,7 @@ fn forget(tid: u32) {
 
 #[inline(always)]
 fn count(tid: u32, by: i64) {
-    if let Some(slot) = BLOCKED_SLOTS.get_ptr_mut(slot(tid)) {
-        // SAFETY: a map value.
-        unsafe { maps::add(slot, by) };
-    }
+    maps::count(&BLOCKED_SLOTS, slot(tid), by);
 }
 
 /// Calls in which a thread can wait to hand something over or to take a lock.
@@ -244,9 +241,15 @@ fn has_object(known: &Blocked) -> bool {
     known.site != Site::FifoOpen as u16
 }
 
+/// Long enough to be told.
+#[inline(always)]
+fn matters(known: &Blocked, until_ns: u64) -> bool {
+    until_ns - known.since_ns >= config().min_stall_ns
+}
+
 #[inline(always)]
 fn tell(call: &Call, known: &Blocked, until_ns: u64) {
-    if until_ns - known.since_ns < config().min_stall_ns {
+    if !matters(known, until_ns) {
         return;
     }
     // SAFETY: a map value, read in place: the BPF stack is small.
@@ -256,9 +259,6 @@ fn tell(call: &Call, known: &Blocked, until_ns: u64) {
 
 #[inline(always)]
 fn send(call: &Call, known: &Blocked, until_ns: u64, reader: Option<&LastRead>) {
-    if until_ns - known.since_ns < config().min_stall_ns {
-        return;
-    }
     let site = Site::from_raw(known.site).unwrap_or(call.site);
     let mut stall = Stall {
         obj: known.obj,
@@ -278,10 +278,17 @@ fn send(call: &Call, known: &Blocked, until_ns: u64, reader: Option<&LastRead>) 
         stall.reader_start_ns = reader.start_ns;
         stall.read_ns = reader.ts_ns;
         stall.reader_comm = reader.comm;
-        // The wait ended because a read did; what its thread did before that read, it did during the wait.
-        if reader.gap_end_ns >= known.since_ns && reader.gap_ns != 0 {
-            let share = reader.gap_running_ns * 100 / reader.gap_ns;
-            stall.reader_running_ns = (until_ns - known.since_ns) / 100 * share;
+        // A read ended the wait. What of the gap before it the reader was at work for certain: what is left if it was at
+        // work in all of the gap that is no wait. A wait of several gaps is taken to be like the last.
+        if reader.gap_end_ns >= known.since_ns {
+            let wait_ns = until_ns - known.since_ns;
+            let other_ns = reader.gap_ns.saturating_sub(wait_ns);
+            let running_ns = reader.gap_running_ns.saturating_sub(other_ns);
+            // Of a far longer gap, nothing left means nothing known.
+            if running_ns != 0 || other_ns <= wait_ns {
+                let percent = (running_ns * 100).checked_div(reader.gap_ns - other_ns).unwrap_or(0);
+                stall.reader_running_ns = wait_ns / 100 * percent;
+            }
         }
     }
     emit::event_with_stack(&call.at(site), stall);
@@ -301,10 +308,14 @@ pub fn drained(call: &Call, ptr: u64, id: u64) {
     let now = emit::now_ns();
     let task = task::current();
     let running_ns = running_ns(task);
+    // Before its first read, the thread's whole life is the gap, if nobody else read meanwhile.
+    let mut gap_end_ns = now;
     if let Some(last) = LAST_READ.get_ptr_mut(ptr) {
         // SAFETY: a map value; a torn stamp is overwritten by the next read.
         let last = unsafe { &mut *last };
-        if last.tid == tid && last.id == id {
+        if last.id == id && last.tid != tid {
+            gap_end_ns = 0;
+        } else if last.id == id {
             if now - last.ts_ns >= config().min_stall_ns / 2 {
                 last.gap_ns = now - last.ts_ns;
                 last.gap_running_ns = running_ns - last.running_ns;
@@ -320,9 +331,9 @@ pub fn drained(call: &Call, ptr: u64, id: u64) {
         ts_ns: now,
         start_ns: task::start_ns(task),
         running_ns,
-        gap_ns: 0,
-        gap_running_ns: 0,
-        gap_end_ns: 0,
+        gap_ns: now - kread::field_or_zero::<u64>(task, Field::TaskStart),
+        gap_running_ns: running_ns,
+        gap_end_ns,
         tgid,
         tid,
         comm: emit::comm(),

@@ -229,18 +229,15 @@ pub fn receive_begins(call: &Call, fd: u32, msg: u64) {
 /// A receive begins, or ceases, to wait for its message.
 #[inline(always)]
 fn count_waiting(by: i64) {
-    if by != 0
-        && let Some(n) = GAUGES.get_ptr_mut(WAITING_RECEIVES)
-    {
-        // SAFETY: a map value.
-        unsafe { maps::add(n, by) };
+    if by != 0 {
+        maps::count(&GAUGES, WAITING_RECEIVES, by);
     }
 }
 
 /// True if a receive waits for its message.
 #[inline(always)]
 pub fn receives_wait() -> bool {
-    GAUGES.get(WAITING_RECEIVES).is_some_and(|n| *n != 0)
+    maps::any(&GAUGES, WAITING_RECEIVES)
 }
 
 /// A thread that waits in recvmsg is switched in: the message that woke it is at the head of the queue.

@@ -4,8 +4,7 @@
 
 use super::draft::{Draft, count, names, sysv_object};
 use super::finding::{Confidence, Finding, Severity};
-use super::orphan::{age_s, bearer, clusters, eta_s, lived, owner_may_live, rate_per_h, removal, severity};
-use super::time::duration;
+use super::orphan::{age_s, bearer, clusters, dead, eta_s, how_old, owner_may_live, rate_per_h, removal, severity};
 use crate::decode::ProcId;
 use crate::record::MsgQueue;
 use crate::world::World;
@@ -34,7 +33,7 @@ enum Why {
 
 fn orphans(world: &World) -> Vec<(Why, Vec<&Queue>)> {
     let mut alike: BTreeMap<_, Vec<&Queue>> = BTreeMap::new();
-    for q in world.msgs.queues() {
+    for q in world.msgs.iter() {
         if let Some(why) = wrong(world, q) {
             let r = &q.row;
             alike.entry((why, q.id.ns, r.cuid, r.qbytes, r.mode, q.baseline)).or_default().push(q);
@@ -60,8 +59,7 @@ fn wrong(world: &World, q: &Queue) -> Option<Why> {
     if !r.waiting.is_empty() {
         return None;
     }
-    // A pid of 0 is a process that is not visible here, and may live.
-    let dead = |pid: u32, at_s: u64| pid != 0 && !lived(world, pid, at_s, q.read_ns);
+    let dead = |pid: u32, at_s: u64| dead(world, pid, at_s, q.read_ns);
     let sender_dead = r.stime == 0 || dead(r.lspid, r.stime);
     let receiver_dead = r.rtime == 0 || dead(r.lrpid, r.rtime);
     let read_s = world.wall_s(q.read_ns)?;
@@ -126,9 +124,7 @@ fn title(
         k if k == queues.len() => " (all full)".to_owned(),
         k => format!(" ({k} of them full)"),
     };
-    let old = age.map_or_else(String::new, |s| {
-        format!(", {} {} old", if one { "it is" } else { "the oldest is" }, duration(s.saturating_mul(1_000_000_000)))
-    });
+    let old = how_old(queues.len(), age);
     let (is, it) = if one { ("is", "it") } else { ("are", "them") };
     match why {
         Why::Abandoned => {

@@ -4,6 +4,7 @@
 
 use super::draft::Draft;
 use super::finding::Severity;
+use super::time::duration;
 use crate::decode::{NsId, ProcId, TICK_NS, Tgid};
 use crate::world::World;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +20,7 @@ const MAX_COMMAND: usize = 100;
 
 /// Whether the process that had this pid at `at_s` (seconds since 1970) lived when the table was read, as far as can
 /// be told: in doubt it did.
-pub(super) fn lived(world: &World, pid: u32, at_s: u64, read_ns: u64) -> bool {
+fn lived(world: &World, pid: u32, at_s: u64, read_ns: u64) -> bool {
     match world.processes.by_pid(Tgid(pid)) {
         // The pid is in use again, so its former bearer was dead by then.
         Some(p) if started_after(world, p.id, at_s) => start_ns(p.id) > read_ns,
@@ -27,6 +28,12 @@ pub(super) fn lived(world: &World, pid: u32, at_s: u64, read_ns: u64) -> bool {
         // The process table is read before the objects: one that is younger than that may be missing there.
         None => world.wall_s(read_ns).is_none_or(|read_s| at_s >= read_s),
     }
+}
+
+/// Whether the process that had this pid at `at_s` was certainly dead; a pid of 0 is one that is not visible here, and
+/// may live.
+pub(super) fn dead(world: &World, pid: u32, at_s: u64, read_ns: u64) -> bool {
+    pid != 0 && !lived(world, pid, at_s, read_ns)
 }
 
 /// The process that had this pid at `at_s`; one that is not known if the pid is somebody else's now.
@@ -65,6 +72,14 @@ pub(super) fn owner_may_live(world: &World, ns: NsId, uid: u32, made_s: u64) -> 
 pub(super) fn age_s(world: &World, since_s: u64, now_ns: u64) -> Option<u64> {
     let (boot_s, now_s) = (world.wall_s(0)?, world.wall_s(now_ns)?);
     (since_s >= boot_s).then(|| now_s.saturating_sub(since_s))
+}
+
+/// How a title ends: the age of the only, or of the oldest of `n` objects; empty if it is not known.
+pub(super) fn how_old(n: usize, age_s: Option<u64>) -> String {
+    age_s.map_or_else(String::new, |s| {
+        let which = if n == 1 { "it is" } else { "the oldest is" };
+        format!(", {which} {} old", duration(s.saturating_mul(1_000_000_000)))
+    })
 }
 
 /// Parts a list of (key, creation in seconds) into what belongs together: all private objects, and keyed ones made in

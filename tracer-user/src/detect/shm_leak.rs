@@ -4,8 +4,7 @@
 
 use super::draft::{Draft, count, names, sysv_object};
 use super::finding::{Confidence, Finding};
-use super::orphan::{age_s, bearer, clusters, eta_s, lived, rate_per_h, removal, severity};
-use super::time::duration;
+use super::orphan::{age_s, bearer, clusters, dead, eta_s, how_old, rate_per_h, removal, severity};
 use crate::decode::ProcId;
 use crate::world::World;
 use crate::world::shm::Segment;
@@ -18,7 +17,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
 /// Segments left behind, by owner and shape; oldest first.
 fn orphans(world: &World) -> Vec<Vec<&Segment>> {
     let mut alike: BTreeMap<_, Vec<&Segment>> = BTreeMap::new();
-    for s in world.shms.segments().filter(|s| is_orphan(world, s)) {
+    for s in world.shms.iter().filter(|s| is_orphan(world, s)) {
         let r = &s.row;
         alike.entry((s.id.ns, r.cuid, r.size_bytes, r.mode, s.baseline)).or_default().push(s);
     }
@@ -39,8 +38,7 @@ fn is_orphan(world: &World, s: &Segment) -> bool {
     if r.dest || r.nattch > 0 {
         return false;
     }
-    // A pid of 0 is a process that is not visible here, and may live.
-    let dead = |pid: u32, at_s: u64| pid != 0 && !lived(world, pid, at_s, s.read_ns);
+    let dead = |pid: u32, at_s: u64| dead(world, pid, at_s, s.read_ns);
     let used_s = r.atime.max(r.dtime);
     dead(r.cpid, r.ctime) && (used_s == 0 || dead(r.lpid, used_s))
 }
@@ -77,10 +75,7 @@ fn tell(world: &World, segments: &[&Segment], now_ns: u64) -> Option<Finding> {
         d.process("peer", *p, None);
     }
     let age = age_s(world, oldest, now_ns);
-    let old = age.map_or_else(String::new, |s| {
-        let which = if n == 1 { "it is" } else { "the oldest is" };
-        format!(", {which} {} old", duration(s.saturating_mul(1_000_000_000)))
-    });
+    let old = how_old(segments.len(), age);
     let each = if n == 1 { "" } else { " each" };
     let private = if segments.iter().all(|s| s.row.key == 0) { " (IPC_PRIVATE)" } else { "" };
     let who = match creators.as_slice() {

@@ -18,6 +18,7 @@ pub mod shm;
 pub mod stall;
 #[cfg(test)]
 mod storm;
+pub mod sysv;
 
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
 use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits, text};

@@ -38,6 +38,11 @@ impl Cell {
         value.map_or(Self::Unknown, make)
     }
 
+    /// A process named by the kernel's table; 0 stands for one that is not visible here, or for none.
+    pub fn pid(pid: u32) -> Self {
+        Self::or_unknown((pid != 0).then_some(pid), |p| Self::Number(p.into()))
+    }
+
     /// For people.
     pub fn print(&self) -> String {
         match self {

@@ -25,8 +25,8 @@ impl Kind for Msg {
             column::<MsgQueue>("qbytes", Shows::Always, "bytes that the queue may hold", |_, l| {
                 Cell::Number(l.row.qbytes)
             }),
-            column::<MsgQueue>("lspid", Shows::Always, "process that sent last", |_, l| pid(l.row.lspid)),
-            column::<MsgQueue>("lrpid", Shows::Always, "process that received last", |_, l| pid(l.row.lrpid)),
+            column::<MsgQueue>("lspid", Shows::Always, "process that sent last", |_, l| Cell::pid(l.row.lspid)),
+            column::<MsgQueue>("lrpid", Shows::Always, "process that received last", |_, l| Cell::pid(l.row.lrpid)),
             column::<MsgQueue>("stime", Shows::OnRequest, "last send", |_, l| Cell::Time(l.row.stime)),
             column::<MsgQueue>("rtime", Shows::OnRequest, "last receive", |_, l| Cell::Time(l.row.rtime)),
             column::<MsgQueue>("ctime", Shows::Always, "creation, or last change", |_, l| Cell::Time(l.row.ctime)),
@@ -42,12 +42,8 @@ impl Kind for Msg {
     }
 }
 
-/// 0 stands for a process that is not visible here, or for none.
-fn pid(pid: u32) -> Cell {
-    Cell::or_unknown((pid != 0).then_some(pid), |p| Cell::Number(p.into()))
-}
-
 fn line<'a>(model: &Model<'a>, row: &'a MsgQueue) -> Line<'a, MsgQueue> {
+    let used_s = row.stime.max(row.rtime).max(row.ctime);
     let mut users = Vec::new();
     if row.lspid != 0 {
         users.push(model.user_at("last-sender", row.lspid, row.stime));
@@ -56,22 +52,18 @@ fn line<'a>(model: &Model<'a>, row: &'a MsgQueue) -> Line<'a, MsgQueue> {
         users.push(model.user_at("last-receiver", row.lrpid, row.rtime));
     }
     users.extend(row.waiting.iter().map(|p| model.user("waiting", *p, None)));
-    let orphan = orphan(model, row, &users);
+    let orphan = orphan(model, row, &users, used_s);
     let subject = Subject::sysv("msg", row.ns, row.id);
-    let used_s = row.stime.max(row.rtime).max(row.ctime);
     Line { row: Cow::Borrowed(row), subject, users, orphan, used_s, uids: [row.uid, row.cuid] }
 }
 
 /// The kernel keeps no creator of a queue, and who waits at it is known only from the system calls of processes.
-fn orphan(model: &Model<'_>, row: &MsgQueue, users: &[User]) -> Orphan {
+fn orphan(model: &Model<'_>, row: &MsgQueue, users: &[User], used_s: u64) -> Orphan {
     match users {
         _ if users.iter().any(User::alive) => Orphan::No,
         [] if row.stime != 0 || row.rtime != 0 => Orphan::Unknown,
         // Somebody who could not be asked may wait.
         _ if !row.waiting_complete => Orphan::Maybe,
-        _ => {
-            let used_s = row.stime.max(row.rtime).max(row.ctime);
-            model.abandoned(row.ns, [row.uid, row.cuid], used_s, !users.is_empty())
-        }
+        _ => model.abandoned(row.ns, [row.uid, row.cuid], used_s, !users.is_empty()),
     }
 }

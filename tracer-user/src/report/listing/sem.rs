@@ -58,13 +58,13 @@ fn line<'a>(model: &Model<'a>, row: &'a SemSetRow) -> Line<'a, SemSetRow> {
             users.push(model.user_at("last-op", v.pid, used_s));
         }
     }
-    let orphan = orphan(model, row, &users);
+    let orphan = orphan(model, row, &users, used_s);
     let subject = Subject::sysv("sem", row.ns, row.id);
     Line { row: Cow::Borrowed(row), subject, users, orphan, used_s, uids: [row.uid, row.cuid] }
 }
 
 /// The kernel keeps no creator of a set: only the last operations and the waiters can tell.
-fn orphan(model: &Model<'_>, row: &SemSetRow, users: &[User]) -> Orphan {
+fn orphan(model: &Model<'_>, row: &SemSetRow, users: &[User], used_s: u64) -> Orphan {
     let unread = row.values.is_empty() && row.nsems != 0;
     let waits = row.values.iter().any(|v| v.ncnt > 0 || v.zcnt > 0);
     match users {
@@ -72,7 +72,7 @@ fn orphan(model: &Model<'_>, row: &SemSetRow, users: &[User]) -> Orphan {
         _ if waits || users.iter().any(User::alive) => Orphan::No,
         // An operation by a process that is not visible here leaves a time, but no pid.
         [] if row.otime != 0 => Orphan::Unknown,
-        _ => model.abandoned(row.ns, [row.uid, row.cuid], row.otime.max(row.ctime), !users.is_empty()),
+        _ => model.abandoned(row.ns, [row.uid, row.cuid], used_s, !users.is_empty()),
     }
 }
 

@@ -33,9 +33,9 @@ impl Kind for Shm {
                     Cell::List(words.iter().filter(|(is, _)| *is).map(|(_, w)| Cell::text(*w)).collect())
                 },
             ),
-            column::<ShmSegment>("cpid", Shows::Always, "process that created it", |_, l| pid(l.row.cpid)),
+            column::<ShmSegment>("cpid", Shows::Always, "process that created it", |_, l| Cell::pid(l.row.cpid)),
             column::<ShmSegment>("lpid", Shows::Always, "process that attached or detached last", |_, l| {
-                pid(l.row.lpid)
+                Cell::pid(l.row.lpid)
             }),
             column::<ShmSegment>("atime", Shows::OnRequest, "last attachment", |_, l| Cell::Time(l.row.atime)),
             column::<ShmSegment>("dtime", Shows::OnRequest, "last detachment", |_, l| Cell::Time(l.row.dtime)),
@@ -52,13 +52,9 @@ impl Kind for Shm {
     }
 }
 
-/// 0 stands for a process that is not visible here, or for none.
-fn pid(pid: u32) -> Cell {
-    Cell::or_unknown((pid != 0).then_some(pid), |p| Cell::Number(p.into()))
-}
-
 fn line<'a>(model: &Model<'a>, row: &'a ShmSegment) -> Line<'a, ShmSegment> {
     let touched_s = row.atime.max(row.dtime);
+    let used_s = touched_s.max(row.ctime);
     let mut users = Vec::new();
     if row.cpid != 0 {
         // IPC_SET moves ctime on, so that a reused pid may be taken for the creator: that only keeps an object.
@@ -68,19 +64,15 @@ fn line<'a>(model: &Model<'a>, row: &'a ShmSegment) -> Line<'a, ShmSegment> {
     if row.lpid != 0 {
         users.push(model.user_at("last-op", row.lpid, touched_s));
     }
-    let orphan = orphan(model, row, &users);
+    let orphan = orphan(model, row, &users, used_s);
     let subject = Subject::sysv("shm", row.ns, row.id);
-    let used_s = touched_s.max(row.ctime);
     Line { row: Cow::Borrowed(row), subject, users, orphan, used_s, uids: [row.uid, row.cuid] }
 }
 
-fn orphan(model: &Model<'_>, row: &ShmSegment, users: &[User]) -> Orphan {
+fn orphan(model: &Model<'_>, row: &ShmSegment, users: &[User], used_s: u64) -> Orphan {
     match row.cpid {
         _ if row.nattch > 0 || row.dest || users.iter().any(User::alive) => Orphan::No,
         0 => Orphan::Unknown,
-        _ => {
-            let used_s = row.atime.max(row.dtime).max(row.ctime);
-            model.abandoned(row.ns, [row.uid, row.cuid], used_s, true)
-        }
+        _ => model.abandoned(row.ns, [row.uid, row.cuid], used_s, true),
     }
 }
