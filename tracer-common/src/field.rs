@@ -39,6 +39,8 @@ fields! {
     TaskComm = ["task_struct.comm"];
     TaskRuntime = ["task_struct.se.sum_exec_runtime"];
     TaskRunDelay = ["task_struct.sched_info.run_delay"];
+    TaskLastArrival = ["task_struct.sched_info.last_arrival"];
+    TaskRealCred = ["task_struct.real_cred"];
     SignalLive = ["signal_struct.live"];
     NsproxyIpc = ["nsproxy.ipc_ns"];
     IpcNsInum = ["ipc_namespace.ns.inum"];
@@ -48,6 +50,7 @@ fields! {
     FilePrivate = ["file.private_data"];
     FileInode = ["file.f_inode"];
     FileOp = ["file.f_op"];
+    FileCred = ["file.f_cred"];
     FileDentry = ["file.f_path.dentry"];
     DentryName = ["dentry.d_name.name"];
     InodeMode = ["inode.i_mode"];
@@ -63,6 +66,8 @@ fields! {
     PipeMaxUsage = ["pipe_inode_info.max_usage"];
     PipeBufs = ["pipe_inode_info.bufs"];
     PipeRingSize = ["pipe_inode_info.ring_size"];
+    PipeReaders = ["pipe_inode_info.readers"];
+    PipeWriters = ["pipe_inode_info.writers"];
     PipeBufferLen = ["pipe_buffer.len"];
     EventfdCount = ["eventfd_ctx.count"];
     EventfdId = ["eventfd_ctx.id"];

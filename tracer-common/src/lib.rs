@@ -9,5 +9,6 @@ pub mod config;
 pub mod event;
 pub mod field;
 pub mod map;
+pub mod row;
 pub mod site;
 pub mod syscall;

@@ -47,7 +47,7 @@ pub struct ObjRef {
 pub struct ObjState {
     /// Pipe: capacity in bytes (slots * page size is userspace's business): `max_usage` slots. Eventfd: counter.
     pub a: u64,
-    /// Pipe: used slots. Sem: semaphore number waited for.
+    /// Pipe: used slots. Sem: semaphore number waited for; [`crate::event::UNKNOWN`] until userspace has read it.
     pub b: u64,
     /// Pipe: bytes in the used slots (at most the first 16 are summed).
     pub c: u64,
@@ -66,6 +66,7 @@ pub struct Blocked {
     /// Not 0: the call was interrupted then and may be restarted; the thread is not asleep.
     pub restart_ns: u64,
     /// Kernel address of the object: key of `LAST_READ`, never shown.
+    /// Of a semaphore whose number is not known: user address of the operations that its thread waits with.
     pub ptr: u64,
     pub tgid: u32,
     pub tid: u32,
@@ -73,7 +74,8 @@ pub struct Blocked {
     pub site: u16,
     /// [`crate::syscall::Syscall`] as u8.
     pub call: u8,
-    pub _pad: u8,
+    /// 1: it was asleep before it was watched, and `since_ns` is an estimate.
+    pub estimated: u8,
     pub fd: i32,
     pub comm: [u8; 16],
 }

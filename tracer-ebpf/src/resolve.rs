@@ -63,7 +63,13 @@ pub enum Target {
 /// Address of the current task's descriptor table owner (`files_struct`).
 #[inline(always)]
 pub fn files() -> Option<u64> {
-    match kread::field::<u64>(task::current(), Field::TaskFiles) {
+    files_of(task::current())
+}
+
+/// Address of a task's descriptor table owner.
+#[inline(always)]
+pub fn files_of(task: u64) -> Option<u64> {
+    match kread::field::<u64>(task, Field::TaskFiles) {
         Some(0) | None => None,
         some => some,
     }
@@ -72,7 +78,13 @@ pub fn files() -> Option<u64> {
 /// The file behind descriptor `fd` of the current task.
 #[inline(always)]
 pub fn file(fd: u32) -> Option<File> {
-    let fdt: u64 = kread::field(files()?, Field::FilesFdt)?;
+    file_of(task::current(), fd)
+}
+
+/// The file behind descriptor `fd` of a task.
+#[inline(always)]
+pub fn file_of(task: u64, fd: u32) -> Option<File> {
+    let fdt: u64 = kread::field(files_of(task)?, Field::FilesFdt)?;
     let max: u32 = kread::field(fdt, Field::FdtableMaxFds)?;
     if fd >= max {
         return None;
@@ -118,6 +130,18 @@ impl File {
     fn is_eventfd(self) -> bool {
         let Some(fops) = CALIBRATION.get(EVENTFD_FOPS) else { return false };
         *fops != 0 && self.operations() == Some(*fops)
+    }
+
+    /// The pipe (`struct pipe_inode_info`) behind a file that is one.
+    #[inline(always)]
+    pub fn pipe(self) -> Option<u64> {
+        kread::field(self.inode()?, Field::InodePipe)
+    }
+
+    /// What its kind keeps there; 0 if it cannot be read.
+    #[inline(always)]
+    pub fn private(self) -> u64 {
+        kread::field_or_zero(self.0.get(), Field::FilePrivate)
     }
 
     /// The unix socket (`struct sock`) behind the file.

@@ -59,7 +59,12 @@ impl Regs {
     /// Registers of the current task; `None` for kernel threads, io_uring workers and 32-bit calls.
     #[inline(always)]
     pub fn current() -> Option<Self> {
-        let task = current();
+        Self::of(current())
+    }
+
+    /// Registers of a task that is the current one, or asleep in a call.
+    #[inline(always)]
+    pub fn of(task: u64) -> Option<Self> {
         let flags: u32 = kread::field(task, Field::TaskFlags)?;
         if flags & (PF_KTHREAD | PF_IO_WORKER) != 0 || compat(task) {
             return None;
@@ -135,7 +140,13 @@ pub fn start_ns(task: u64) -> u64 {
 /// Inode number of the current task's IPC namespace; 0 if unknown.
 #[inline(always)]
 pub fn ipc_ns() -> u32 {
-    kread::field::<u64>(current(), Field::TaskNsproxy)
+    ipc_ns_of(current())
+}
+
+/// Inode number of a task's IPC namespace; 0 if unknown.
+#[inline(always)]
+pub fn ipc_ns_of(task: u64) -> u32 {
+    kread::field::<u64>(task, Field::TaskNsproxy)
         .and_then(|p| kread::field::<u64>(p, Field::NsproxyIpc))
         .and_then(ns_inum)
         .unwrap_or(0)

@@ -131,6 +131,9 @@ pub struct BlockedThread {
     pub comm: String,
     pub call: u8,
     pub fd: i32,
+    /// It was asleep before it was watched; `since_ns` is an estimate from the scheduler's stamps.
+    #[serde(default)]
+    pub estimated: bool,
     pub reader: Option<ReaderRow>,
 }
 
@@ -216,9 +219,30 @@ pub struct Inventory {
     pub msg_queues: Vec<MsgQueue>,
     #[serde(default)]
     pub msg_limits: Vec<MsgLimitRow>,
+    /// Descriptors of the processes looked at that another living process opened; `None` if that could not be read.
+    #[serde(default)]
+    pub passed: Option<Vec<PassedRow>>,
     pub system: SystemLimits,
     /// What could not be read, each a sentence.
     pub problems: Vec<String>,
+}
+
+/// Descriptors of one process, of one object, that another living process opened. What came by fork and is still open
+/// at the same number where it came from is left out, so these were received, or their former holders closed them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedRow {
+    pub tgid: u32,
+    pub start_ns: u64,
+    pub opener: u32,
+    pub opener_start_ns: u64,
+    /// The opener is a parent, or a parent's parent, of the process: some may have come by fork.
+    pub from_ancestor: bool,
+    pub obj: ObjKey,
+    /// How many descriptors, and the lowest.
+    pub fds: u32,
+    pub fd: u32,
+    /// What the lowest one's link says; `None` if it was not read.
+    pub link: Option<String>,
 }
 
 /// One line of the process table.

@@ -3,6 +3,7 @@
 //! Nothing is stamped for a call that does not sleep.
 //! Waiting for input is not noted, only waiting to hand something over or to take a lock.
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use tracer_common::event::{Stall, UNKNOWN};
 use tracer_common::field::Field;
 use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, kind, slot};
@@ -55,7 +56,8 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
     if !hands_over(syscall) {
         return;
     }
-    let Some(wait) = waits_for(regs, syscall) else { return };
+    let wait = if is_semop(syscall) { sem_wait(sem::waits_for(regs)) } else { waits_for(prev, regs, syscall) };
+    let Some(wait) = wait else { return };
     if config().enabled_sites & wait.site.bit() == 0 {
         return;
     }
@@ -86,7 +88,7 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         tid,
         site: wait.site as u16,
         call: syscall as u8,
-        _pad: 0,
+        estimated: 0,
         fd: wait.fd,
         comm: emit::comm(),
     };
@@ -94,6 +96,65 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         return emit::fault(call.site);
     }
     count(tid, fresh);
+}
+
+/// A thread that may have been asleep in a watched call before it was watched. Its switch was not seen, so that only the
+/// scheduler's stamp of its last arrival on a processor tells, nearly, since when.
+#[inline(always)]
+pub fn found(task: u64) {
+    let tgid: u32 = kread::field_or_zero(task, Field::TaskTgid);
+    let tid: u32 = kread::field_or_zero(task, Field::TaskPid);
+    if tid == 0 || !filter::wanted(tgid) || !asleep(task) {
+        return;
+    }
+    let Some(arrived_ns) = kread::field::<u64>(task, Field::TaskLastArrival) else { return };
+    let Some(regs) = Regs::of(task) else { return };
+    let Some(nr) = regs.nr() else { return };
+    let syscall = task::lookup(nr);
+    if !hands_over(syscall) {
+        return;
+    }
+    let wait = if is_semop(syscall) { sem_wait(sem::found(task, regs)) } else { waits_for(task, regs, syscall) };
+    let Some(wait) = wait else { return };
+    if config().enabled_sites & wait.site.bit() == 0 {
+        return;
+    }
+    // The scheduler's clock is not the boot clock; what it shows now, its stamp of the current task tells: that one
+    // arrived a moment ago.
+    let scheduler_now_ns: u64 = kread::field_or_zero(task::current(), Field::TaskLastArrival);
+    let slept_ns = scheduler_now_ns.saturating_sub(arrived_ns);
+    let began_ns: u64 = kread::field_or_zero(task, Field::TaskStart);
+    let mut entry = Blocked {
+        obj: wait.obj,
+        state: wait.state,
+        since_ns: emit::now_ns().saturating_sub(slept_ns).max(began_ns),
+        start_ns: task::start_ns(task),
+        restart_ns: 0,
+        ptr: if is_semop(syscall) { regs.arg(1).unwrap_or(0) } else { wait.ptr },
+        tgid,
+        tid,
+        site: wait.site as u16,
+        call: syscall as u8,
+        estimated: 1,
+        fd: wait.fd,
+        comm: [0; 16],
+    };
+    if let Some(comm) = kread::address(task, Field::TaskComm) {
+        kread::string(comm, &mut entry.comm);
+    }
+    if BLOCKED.insert(tid, entry, u64::from(BPF_NOEXIST)).is_err() {
+        return;
+    }
+    count(tid, 1);
+    // It may have woken up meanwhile, and have ended its call before the entry was there.
+    if !asleep(task) || kread::field::<u64>(task, Field::TaskLastArrival) != Some(arrived_ns) {
+        forget(tid);
+    }
+}
+
+#[inline(always)]
+fn asleep(task: u64) -> bool {
+    kread::field_or_zero::<u32>(task, Field::TaskState) & TASK_INTERRUPTIBLE != 0
 }
 
 /// What is noted of a thread. Most have slept in no watched call and share their slot with none that has: no search.
@@ -139,29 +200,37 @@ fn hands_over(call: Syscall) -> bool {
 }
 
 #[inline(always)]
-fn waits_for(regs: Regs, call: Syscall) -> Option<Wait> {
+fn is_semop(call: Syscall) -> bool {
+    matches!(call, Syscall::Semop | Syscall::Semtimedop)
+}
+
+#[inline(always)]
+fn sem_wait(what: Option<(ObjRef, ObjState)>) -> Option<Wait> {
+    let (obj, state) = what?;
+    Some(Wait { site: Site::SemOp, obj, state, ptr: 0, fd: -1 })
+}
+
+/// What a task waits for in a call other than semop.
+#[inline(always)]
+fn waits_for(task: u64, regs: Regs, call: Syscall) -> Option<Wait> {
     match call {
-        Syscall::Semop | Syscall::Semtimedop => {
-            let (obj, state) = sem::waits_for(regs)?;
-            Some(Wait { site: Site::SemOp, obj, state, ptr: 0, fd: -1 })
-        }
         Syscall::Open | Syscall::Openat | Syscall::Openat2 => {
             // The file is not known before open returns.
             let obj = ObjRef { kind: kind::PIPE, ns: 0, id: 0 };
             Some(Wait { site: Site::FifoOpen, obj, state: ObjState::default(), ptr: 0, fd: -1 })
         }
-        Syscall::Splice => writes_to(regs.arg(2)? as u32, Site::PipeSplice),
-        Syscall::Tee => writes_to(regs.arg(1)? as u32, Site::PipeSplice),
-        Syscall::Vmsplice | Syscall::Sendfile => writes_to(regs.arg(0)? as u32, Site::PipeSplice),
-        _ => writes_to(regs.arg(0)? as u32, Site::PipeWrite),
+        Syscall::Splice => writes_to(task, regs.arg(2)? as u32, Site::PipeSplice),
+        Syscall::Tee => writes_to(task, regs.arg(1)? as u32, Site::PipeSplice),
+        Syscall::Vmsplice | Syscall::Sendfile => writes_to(task, regs.arg(0)? as u32, Site::PipeSplice),
+        _ => writes_to(task, regs.arg(0)? as u32, Site::PipeWrite),
     }
 }
 
 /// The pipe or eventfd that the call writes to. A splice may also sleep because its source is empty:
 /// only a full pipe makes it a wait to hand over.
 #[inline(always)]
-fn writes_to(fd: u32, site: Site) -> Option<Wait> {
-    match resolve::file(fd)?.target()? {
+fn writes_to(task: u64, fd: u32, site: Site) -> Option<Wait> {
+    match resolve::file_of(task, fd)?.target()? {
         Target::Pipe { inode, pipe } => {
             let state = resolve::pipe_state(pipe);
             if state.b < state.a {
@@ -268,6 +337,7 @@ fn send(call: &Call, known: &Blocked, until_ns: u64, reader: Option<&LastRead>) 
         ret: call.ret,
         fd: known.fd,
         call: known.call as u32,
+        estimated: known.estimated as u32,
         reader_running_ns: UNKNOWN,
         ..Stall::default()
     };

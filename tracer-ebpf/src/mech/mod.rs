@@ -4,6 +4,7 @@ pub mod blocked;
 pub mod child;
 pub mod eventfd;
 pub mod fdpass;
+pub mod open;
 pub mod pipe;
 pub mod refused;
 pub mod sem;

@@ -1,6 +1,6 @@
 //! SysV semaphores: created, refused, removed, set, used, and held at exit.
 
-use tracer_common::event::{SemCreate, SemFail, SemFirstUse, SemHeldAtExit, SemRemove, SemSet};
+use tracer_common::event::{SemCreate, SemFail, SemFirstUse, SemHeldAtExit, SemRemove, SemSet, UNKNOWN};
 use tracer_common::field::Field;
 use tracer_common::map::{ObjRef, ObjState, SEM_HELD_MAX, SemKey, SemUseKey, kind};
 
@@ -232,6 +232,14 @@ pub fn waits_for(regs: Regs) -> Option<(ObjRef, ObjState)> {
     let op: Sembuf = kread::user(regs.arg(1)?)?;
     let state = ObjState { a: u64::from(op.op == 0), b: op.num as u64, c: op.op as i64 as u64 };
     Some((ObjRef { kind: kind::SEM, ns: task::ipc_ns(), id: id as u64 }, state))
+}
+
+/// The set that a thread found asleep waits at. Its operations lie in its own memory, which cannot be read from here.
+#[inline(always)]
+pub fn found(task: u64, regs: Regs) -> Option<(ObjRef, ObjState)> {
+    let id = regs.arg(0)? as u32;
+    let state = ObjState { b: UNKNOWN, ..ObjState::default() };
+    Some((ObjRef { kind: kind::SEM, ns: task::ipc_ns_of(task), id: id as u64 }, state))
 }
 
 #[inline(always)]

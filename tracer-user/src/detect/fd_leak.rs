@@ -4,6 +4,7 @@
 //! A pool is no leak: it is filled once, mostly with different files, and stays level while others come and go.
 
 use super::draft::{Draft, count, name, names, process_object};
+use super::fd_kept;
 use super::finding::{Confidence, Finding, Severity};
 use super::time::duration;
 use crate::decode::ProcId;
@@ -30,9 +31,11 @@ const OUTLIVED: u64 = 4;
 const LEVEL_NS: u64 = 5_000_000_000;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
-    let mut all: Vec<(ProcId, &Receiver)> = world.fds.receivers().collect();
-    all.sort_by_key(|(id, _)| *id);
-    all.into_iter().filter_map(|(id, r)| told(world, id, r, now_ns)).collect()
+    let receivers = world.fds.receivers().map(|(id, _)| id);
+    let all: BTreeSet<ProcId> = receivers.chain(world.passed.iter().map(|(id, _)| id)).collect();
+    // What was seen to be received tells more than what was there.
+    let seen = |id: ProcId| world.fds.receiver(id).and_then(|r| told(world, id, r, now_ns));
+    all.into_iter().filter_map(|id| seen(id).or_else(|| fd_kept::told(world, id))).collect()
 }
 
 /// Why it is a leak.

@@ -11,6 +11,7 @@ mod eventfd_overflow;
 mod eventfd_stall;
 mod fd_exhausted;
 mod fd_inherited;
+mod fd_kept;
 mod fd_leak;
 mod fd_truncated;
 mod msg_leak;

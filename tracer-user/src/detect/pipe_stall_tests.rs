@@ -1,6 +1,6 @@
 //! Tables of `pipe-stall`: records in, findings out.
 
-use super::super::finding::Severity;
+use super::super::finding::{Origin, Severity};
 use crate::world::fixture::{P, START, Stream, number, pipe, role};
 
 const YES: P = P(300, "yes");
@@ -40,6 +40,22 @@ fn an_endless_stall_names_the_holder_that_waits_for_its_child() {
     assert_eq!((number(f, "ongoing"), number(f, "max_ms")), (Some(1.0), Some(4_100.0)));
     assert!(f.title.contains("waits in wait4"), "{}", f.title);
     assert_eq!(s.of("pipe-stall", 12_000)[0].severity, Severity::Critical);
+}
+
+#[test]
+fn a_thread_found_asleep_is_of_the_baseline_and_its_time_an_estimate() {
+    let mut s = Stream::new();
+    s.found_asleep(2_000, &[(YES, pipe(8), 0, None)]);
+    let [f] = &s.of("pipe-stall", 3_000)[..] else { unreachable!() };
+    assert_eq!((f.origin, number(f, "began_before_start")), (Origin::Baseline, Some(1.0)));
+    assert!(f.title.contains("blocked about 3 s in write"), "{}", f.title);
+    // With one that was seen from its beginning, it is not only that.
+    s.stall(2_900, PV, pipe(8), 500, None);
+    let [f] = &s.of("pipe-stall", 3_000)[..] else { unreachable!() };
+    assert_eq!(
+        (f.origin, number(f, "began_before_start"), number(f, "stalls")),
+        (Origin::Observed, Some(1.0), Some(2.0))
+    );
 }
 
 #[test]

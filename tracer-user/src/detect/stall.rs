@@ -29,6 +29,8 @@ pub(super) struct Summary {
     pub durations: Durations,
     pub ongoing: u64,
     pub longest_ongoing_ns: u64,
+    /// That length is an estimate.
+    pub about: bool,
     pub first_ns: u64,
     pub last_ns: u64,
     pub state: State,
@@ -59,7 +61,11 @@ impl Summary {
             .ms("p99_ms", self.durations.percentile_ns(99))
             .evidence("ongoing", self.ongoing)
             .evidence("min_stall_ms", milliseconds(min_stall_ns))
+            .origin(self.durations.estimated == self.durations.count)
             .seen(self.first_ns, self.last_ns);
+        if self.durations.estimated > 0 {
+            draft.evidence("began_before_start", self.durations.estimated);
+        }
     }
 
     /// "is blocked 8.2 s in write" or "waited 10 times, 5.0 s in all, 510 ms at most, in write".
@@ -71,7 +77,8 @@ impl Summary {
             let earlier = if before > 0 { format!(" (and {before} times before)") } else { String::new() };
             let verb = if self.ongoing > 1 { "threads are" } else { "is" };
             let who = if self.ongoing > 1 { format!("{} ", self.ongoing) } else { String::new() };
-            return format!("{who}{verb} blocked {} in {call}{earlier}", duration(self.longest_ongoing_ns));
+            let about = if self.about { "about " } else { "" };
+            return format!("{who}{verb} blocked {about}{} in {call}{earlier}", duration(self.longest_ongoing_ns));
         }
         if d.count == 1 {
             return format!("waited {} in {call}", duration(d.max_ns));
@@ -125,7 +132,7 @@ pub(super) fn summary(
         }
         intervals.extend(o.intervals.iter().filter(|i| wanted(i.waiter.part)).copied());
     }
-    let (mut ongoing, mut longest_ongoing_ns) = (0, 0);
+    let (mut ongoing, mut longest_ongoing_ns, mut about) = (0, 0, false);
     for o in world.stalls.ongoing_at(obj).into_iter().filter(|o| wanted(o.waiter.part)) {
         let until_ns = now_ns.max(o.seen_ns);
         let ns = until_ns.saturating_sub(o.since_ns);
@@ -133,9 +140,11 @@ pub(super) fn summary(
             continue;
         }
         durations.add(ns);
+        durations.estimated += u64::from(o.estimated);
         ongoing += 1;
         if longest_ongoing_ns < ns {
             longest_ongoing_ns = ns;
+            about = o.estimated;
             state = o.state;
         }
         first_ns = first_ns.min(o.since_ns);
@@ -159,7 +168,7 @@ pub(super) fn summary(
     }
     let mut waiting: Vec<Waiting> = waiting.into_values().collect();
     waiting.sort_by_key(|w| (std::cmp::Reverse((w.ongoing_ns, w.total_ns)), w.proc));
-    Some(Summary { durations, ongoing, longest_ongoing_ns, first_ns, last_ns, state, waiting, intervals })
+    Some(Summary { durations, ongoing, longest_ongoing_ns, about, first_ns, last_ns, state, waiting, intervals })
 }
 
 /// A process that should read.

@@ -71,6 +71,13 @@ impl Entry {
         Ok(())
     }
 
+    /// Memory of the process at `addr`; nothing of it stops.
+    pub(super) fn memory(&self, addr: u64, buf: &mut [u8]) -> io::Result<()> {
+        let file = rustix::fs::openat(&self.dir, "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let got = rustix::io::pread(&file, &mut *buf, addr)?;
+        if got < buf.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
     /// What a link says; nothing is opened.
     pub(super) fn link(&self, name: &str) -> io::Result<String> {
         let target = rustix::fs::readlinkat(&self.dir, name, Vec::with_capacity(128))?;

@@ -12,6 +12,7 @@ mod limits;
 mod module;
 mod msg;
 mod open;
+mod passed;
 mod pipe;
 mod posix;
 mod process;
@@ -29,9 +30,11 @@ pub use fd::{fd_table, holders_of};
 pub use limits::{fork_limits, threads};
 pub use module::{Module, locate, modules};
 pub use open::open_objects;
+pub use passed::Files;
 pub use pipe::pipe_users;
 pub use posix::{files_of, posix_objects};
 pub use process::{pids_by_comm, process};
+pub use sem::{SemOp, sem_op};
 pub use sysv::{own_namespace, within};
 pub use user::names;
 
@@ -81,6 +84,26 @@ pub fn read(scope: &Scope) -> Inventory {
     let namespaces = ipc_namespaces(&inv.processes, wanted.as_ref());
     sysv::read(&namespaces, &mut inv);
     inv
+}
+
+/// Adds to an inventory of this scope what its processes have open that others opened.
+pub fn read_passed(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
+    let wanted = match scope {
+        Scope::All => None,
+        Scope::Pids(pids) => Some(descendants(&inv.processes, pids)),
+    };
+    let me = std::process::id();
+    let is_wanted = |pid: u32| pid != me && wanted.as_ref().is_none_or(|w| w.contains(&pid));
+    let mut gatherer = passed::Gatherer::default();
+    if let Err(e) = files(&mut |row| gatherer.add(&row, is_wanted(row.tgid))) {
+        inv.problems.push(format!("descriptors received before the start: open files not read to their end: {e}"));
+    }
+    if gatherer.left_out > 0 {
+        inv.problems.push(format!("{} open descriptors not looked at: too many", gatherer.left_out));
+    }
+    let mut rows = gatherer.rows(&inv.processes);
+    passed::read_links(&mut rows);
+    inv.passed = Some(rows);
 }
 
 /// IPC namespaces of the wanted processes, each with its members.

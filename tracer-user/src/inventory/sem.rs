@@ -5,6 +5,7 @@
 
 use std::io;
 
+use super::entry::Entry;
 use crate::record::{Inventory, SemLimitRow, SemSetRow, SemValue};
 
 /// Sets with more semaphores get no values.
@@ -48,6 +49,24 @@ pub(super) fn read_here(ns: u32, out: &mut Inventory) {
             "values of {skipped} semaphore sets not read: more than {VALUES_PER_NAMESPACE} semaphores in IPC namespace {ns}"
         ));
     }
+}
+
+/// What a thread waits for at a semaphore: the first operation of its semop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SemOp {
+    pub num: u16,
+    pub op: i16,
+}
+
+/// Reads the operation (`struct sembuf`, include/uapi/linux/sem.h) from the memory of a thread that sleeps in semop.
+///
+/// # Errors
+/// The thread is gone, or its memory may not be read.
+pub fn sem_op(tid: u32, addr: u64) -> io::Result<SemOp> {
+    let mut bytes = [0; 4];
+    Entry::open(tid)?.memory(addr, &mut bytes)?;
+    let [a, b, c, d] = bytes;
+    Ok(SemOp { num: u16::from_ne_bytes([a, b]), op: i16::from_ne_bytes([c, d]) })
 }
 
 /// key semid perms nsems uid gid cuid cgid otime ctime; perms is octal (ipc/sem.c, `sysvipc_sem_proc_show`).

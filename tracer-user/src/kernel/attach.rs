@@ -18,6 +18,7 @@ use tracer_common::syscall::{PROGRAM_RECEIVED, SLOT_RECEIVED, SYSCALLS, Syscall}
 
 use super::btf::Btf;
 use super::host::{Host, HostError, has_kprobes};
+use super::iter;
 use super::plan::{Backend, Facts, program};
 use crate::record::PlanRow;
 
@@ -38,6 +39,8 @@ pub struct Attached {
     pub plan: Vec<PlanRow>,
     /// What cannot be seen, one sentence each.
     pub unseen: Vec<String>,
+    /// The kernel has taken the programs of [`super::iter`].
+    pub iterators: bool,
     /// The dispatcher's slots are emptied when the last user-held descriptor of their map closes.
     _slots: Option<ProgramArray<MapData>>,
     /// Programs with the site that they belong to.
@@ -142,7 +145,13 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         .filter(|s| by_tracepoint & s.site.bit() != 0 || s.site == Site::Blocked)
         .map(|s| format!("{}: {}", s.name, s.unseen));
     unseen.extend(partly);
-    Ok(Attached { ebpf, plan, unseen, _slots: slots, programs })
+    let iterators = kernel_btf.as_ref().map_or_else(|| Err(anyhow!("no BTF")), |btf| iter::load(&mut ebpf, btf));
+    if let Err(e) = &iterators {
+        unseen.push(format!(
+            "threads asleep and descriptors received since before the start: the kernel refuses BPF iterators ({e:#})"
+        ));
+    }
+    Ok(Attached { ebpf, plan, unseen, iterators: iterators.is_ok(), _slots: slots, programs })
 }
 
 /// Byte offsets of all fields on this kernel.
@@ -229,7 +238,7 @@ fn calibrate(ebpf: &mut Ebpf) -> Result<Array<MapData, u64>> {
 }
 
 /// Loads a program; how long the verifier took is told to whoever asks for debug messages.
-fn timed<T>(program: &str, load: impl FnOnce() -> T) -> T {
+pub(super) fn timed<T>(program: &str, load: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
     let loaded = load();
     tracing::debug!(program, ms = begun.elapsed().as_millis(), "loaded");
@@ -441,7 +450,7 @@ fn refused_program(program: &str, e: &ProgramError) -> anyhow::Error {
 }
 
 /// The error in one line: of the verifier's log, thousands of lines long, what it ended with.
-fn reason(e: &ProgramError) -> String {
+pub(super) fn reason(e: &ProgramError) -> String {
     let whole = if let ProgramError::LoadError { io_error, verifier_log } = e {
         format!("the program is refused: {}", ending(io_error, verifier_log))
     } else if let ProgramError::SyscallError(inner) = e {

@@ -3,5 +3,6 @@
 pub mod attach;
 pub mod btf;
 pub mod host;
+pub mod iter;
 pub mod plan;
 pub mod probes;

@@ -4,12 +4,16 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{Result, anyhow};
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf, StackTraceMap};
-use tracer_common::map::{Blocked, ChildStats, LastRead, Refused, RefusedKey, SLOT_KEPT, slot};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, StackTraceMap};
+use tracer_common::event::UNKNOWN;
+use tracer_common::map::{Blocked, ChildStats, LastRead, ObjState, Refused, RefusedKey, SLOT_KEPT, kind, slot};
 use tracer_common::site::SITES;
 
+use crate::inventory::SemOp;
 use crate::record::{BlockedThread, ChildRow, ReaderRow, RefusedRow, text};
 
+/// include/uapi/linux/bpf.h: update an entry that exists.
+const BPF_EXIST: u64 = 2;
 /// A target of the user.
 pub const TARGET: u32 = 1;
 /// The other end of a target's object.
@@ -105,9 +109,37 @@ impl Probes {
                 comm: text(&b.comm),
                 call: b.call,
                 fd: b.fd,
+                estimated: b.estimated != 0,
                 reader: self.reader(b.ptr, b.obj.id),
             })
             .collect()
+    }
+
+    /// Threads found asleep at a semaphore of which only the set is known: (tid, address of their first `struct sembuf`).
+    pub fn at_unknown_semaphores(&self) -> Vec<(u32, u64)> {
+        let unknown = |b: &Blocked| b.obj.kind == kind::SEM && b.state.b == UNKNOWN;
+        self.blocked.iter().filter_map(Result::ok).filter(|(_, b)| unknown(b)).map(|(tid, b)| (tid, b.ptr)).collect()
+    }
+
+    /// Fills in what such a thread waits for, unless its wait has ended meanwhile; with `None` it is forgotten.
+    ///
+    /// # Errors
+    /// The map's, other than that the thread is not there any more.
+    pub fn at_semaphore(&mut self, tid: u32, op: Option<SemOp>) -> Result<()> {
+        let Ok(mut entry) = self.blocked.get(&tid, 0) else { return Ok(()) };
+        let done = match op {
+            Some(op) => {
+                entry.state = ObjState { a: u64::from(op.op == 0), b: op.num.into(), c: i64::from(op.op) as u64 };
+                entry.ptr = 0;
+                self.blocked.insert(tid, entry, BPF_EXIST)
+            }
+            // Its slot stays counted: that costs a search now and then.
+            None => self.blocked.remove(&tid),
+        };
+        match done {
+            Err(e) if !matches!(e, MapError::KeyNotFound) && self.blocked.get(&tid, 0).is_ok() => Err(e.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Non-blocking calls that were refused.

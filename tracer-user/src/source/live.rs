@@ -17,13 +17,14 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
-use super::scan::{Scan, Wanted};
+use super::scan::{Look, Scan, Wanted};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
+use crate::kernel::iter;
 use crate::kernel::plan::Backend;
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ChildRow, Frame, Holder, Inventory, ObjKey, Record, RefusedRow, Session};
+use crate::record::{ChildRow, Frame, Holder, ObjKey, Record, RefusedRow, Session};
 
 /// Shortest wait that is a stall, if nothing else is said.
 pub const MIN_STALL: Duration = Duration::from_millis(100);
@@ -208,12 +209,44 @@ impl Live {
 
     /// Gives out the session and what exists now. Probes are on already, so nothing falls in between.
     pub fn baseline(&mut self, sink: &mut Sink<'_>) {
+        self.find_asleep();
+        let look = self.look();
         sink(Record::Session(self.session.clone()));
-        sink(Record::Baseline(self.inventory()));
+        sink(Record::Baseline(look.read()));
     }
 
-    fn inventory(&self) -> Inventory {
-        inventory::read(&self.scope())
+    /// Notes the targets' threads that have been asleep since before they were watched.
+    fn find_asleep(&mut self) {
+        if !self.attached.iterators {
+            return;
+        }
+        // The program takes the time at which this thread got its processor for the scheduler's time of now.
+        std::thread::sleep(Duration::from_millis(1));
+        if let Err(e) = iter::find_asleep(&mut self.attached.ebpf) {
+            tracing::warn!("threads asleep since before the start are not seen: {e:#}");
+            return;
+        }
+        for (tid, addr) in self.maps.at_unknown_semaphores() {
+            let op =
+                inventory::sem_op(tid, addr).inspect_err(|e| tracing::debug!(tid, "its semop cannot be read: {e}"));
+            if let Err(e) = self.maps.at_semaphore(tid, op.ok()) {
+                tracing::warn!("thread {tid}, asleep since before the start, cannot be watched: {e:#}");
+            }
+        }
+    }
+
+    /// A look at what exists now.
+    fn look(&mut self) -> Look {
+        let mut files = None;
+        if self.attached.iterators && self.watches(Mechanism::Fdpass) {
+            let told = |e: &anyhow::Error| tracing::warn!("open files are not read: {e:#}");
+            files = iter::files(&mut self.attached.ebpf).inspect_err(told).ok();
+        }
+        Look { scope: self.scope(), files }
+    }
+
+    fn watches(&self, mechanism: Mechanism) -> bool {
+        self.options.only.is_empty() || self.options.only.contains(&mechanism)
     }
 
     fn scope(&self) -> Scope {
@@ -385,12 +418,16 @@ impl Live {
 
     fn follow_cgroup(&mut self) {
         let Target::Cgroup(path) = &self.options.target else { return };
+        let known = self.session.target_pids.len();
         if let Ok(pids) = inventory::cgroup_pids(path) {
             for pid in pids {
                 if self.maps.add(pid, TARGET).is_ok() && !self.session.target_pids.contains(&pid) {
                     self.session.target_pids.push(pid);
                 }
             }
+        }
+        if self.session.target_pids.len() > known {
+            self.find_asleep();
         }
     }
 
@@ -430,7 +467,7 @@ impl Live {
 
     /// What the records since the last scan make worth reading; one scan for all.
     fn wanted(&mut self) -> Wanted {
-        let inventory = std::mem::take(&mut self.pending.baseline_due).then(|| self.scope());
+        let inventory = std::mem::take(&mut self.pending.baseline_due).then(|| self.look());
         let p = &mut self.pending;
         let mut objects: Vec<ObjKey> = std::mem::take(&mut p.lookups).into_iter().collect();
         objects.truncate(LOOKUPS_MAX);
@@ -459,6 +496,7 @@ impl Live {
             return;
         }
         let peers = &mut self.pending.peers;
+        let known = peers.len();
         for h in holders {
             if peers.len() < PEERS_MAX && !self.session.target_pids.contains(&h.tgid) && peers.insert(h.tgid) {
                 // A full filter is no reason to end: the targets are in it.
@@ -466,6 +504,9 @@ impl Live {
                     tracing::warn!("the other end of a target's object, pid {}, cannot be watched: {e:#}", h.tgid);
                 }
             }
+        }
+        if peers.len() > known {
+            self.find_asleep();
         }
     }
 
@@ -482,7 +523,7 @@ impl Live {
         }
         self.collect();
         self.release(u64::MAX, sink);
-        let closing = self.inventory();
+        let closing = self.look().read();
         // Who used a semaphore last may hold it: what does that process do?
         let users: BTreeSet<u32> = closing
             .sem_sets

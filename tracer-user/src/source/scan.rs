@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::inventory::{self, Scope};
-use crate::record::{ObjKey, Record};
+use crate::kernel::iter::Files;
+use crate::record::{Inventory, ObjKey, Record};
 
 /// Holders of one object whose state is read.
 const HOLDERS_TOLD: usize = 8;
@@ -17,13 +18,31 @@ const HOLDERS_TOLD: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     /// The whole baseline, of this scope.
-    pub(super) inventory: Option<Scope>,
+    pub(super) inventory: Option<Look>,
     /// Users whose pipes are counted.
     pub(super) users: BTreeSet<u32>,
     /// Objects whose holders are looked up.
     pub(super) objects: Vec<ObjKey>,
     /// Of these objects it is read too what their holders do: somebody waits for them.
     pub(super) waited_for: BTreeSet<ObjKey>,
+}
+
+/// A look at what exists.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) scope: Scope,
+    /// All open files, where the kernel tells.
+    pub(super) files: Option<Files>,
+}
+
+impl Look {
+    pub(super) fn read(self) -> Inventory {
+        let mut inv = inventory::read(&self.scope);
+        if let Some(mut files) = self.files {
+            inventory::read_passed(&mut inv, &self.scope, &mut |see| files.each(see));
+        }
+        inv
+    }
 }
 
 impl Wanted {
@@ -34,7 +53,7 @@ impl Wanted {
     /// Reads it; each record has the time at which its reading began.
     fn read(self) -> Vec<Record> {
         let mut out = Vec::new();
-        out.extend(self.inventory.map(|scope| Record::Baseline(inventory::read(&scope))));
+        out.extend(self.inventory.map(|look| Record::Baseline(look.read())));
         for uid in self.users {
             let ts_ns = inventory::boot_ns();
             let (processes, soft_pages) = inventory::pipe_users(uid);
@@ -105,7 +124,7 @@ mod tests {
         let obj = ObjKey { kind: kind::PIPE, ns: 0, id: ino };
         let before_ns = inventory::boot_ns();
         let wanted = Wanted {
-            inventory: Some(Scope::Pids(vec![child.id()])),
+            inventory: Some(Look { scope: Scope::Pids(vec![child.id()]), files: None }),
             users: BTreeSet::from([rustix::process::getuid().as_raw()]),
             objects: vec![obj],
             waited_for: BTreeSet::from([obj]),

@@ -201,6 +201,15 @@ impl Stream {
 
     /// A snapshot of waiting threads: (process, object, since ms, last reader and when it read).
     pub(crate) fn blocked(&mut self, at: u64, waits: &[Wait]) -> &mut Self {
+        self.snapshot(at, waits, false)
+    }
+
+    /// The same of threads that were asleep before they were watched.
+    pub(crate) fn found_asleep(&mut self, at: u64, waits: &[Wait]) -> &mut Self {
+        self.snapshot(at, waits, true)
+    }
+
+    fn snapshot(&mut self, at: u64, waits: &[Wait], estimated: bool) -> &mut Self {
         let threads = waits
             .iter()
             .map(|(p, obj, since, reader)| BlockedThread {
@@ -213,6 +222,7 @@ impl Stream {
                 comm: p.1.to_owned(),
                 call: if obj.kind == kind::SEM { Syscall::Semtimedop } else { Syscall::Write } as u8,
                 fd: 1,
+                estimated,
                 reader: reader.map(|(r, t)| reader_row(r, t)),
             })
             .collect();

@@ -10,6 +10,7 @@ pub mod fdpass;
 pub(crate) mod fixture;
 pub mod loss;
 pub mod msg;
+pub mod passed;
 pub mod pipe;
 pub mod process;
 pub mod refused;
@@ -61,6 +62,7 @@ pub struct World {
     pub msgs: msg::Msgs,
     pub pipes: pipe::Pipes,
     pub fds: fdpass::FdPass,
+    pub passed: passed::Passed,
     pub eventfds: eventfd::Eventfds,
     pub children: child::Children,
     pub stalls: Stalls,
@@ -115,6 +117,7 @@ impl World {
             ("message queues", self.msgs.dropped),
             ("pipes", self.pipes.dropped),
             ("received descriptors or their senders", self.fds.dropped),
+            ("rows of descriptors that others opened", self.passed.dropped),
             ("eventfds", self.eventfds.dropped),
             ("ended children", self.children.dropped),
             ("waits", self.stalls.dropped),
@@ -247,6 +250,7 @@ impl World {
                 self.processes.exited(proc, at);
                 self.children.exited(proc, parent, at);
                 self.fds.exited(proc);
+                self.passed.exited(proc);
                 self.stalls.exited(proc);
             }
             Body::ForkFail(e) => self.processes.fork_failed(proc, at, e.errno.abs()),
@@ -273,6 +277,22 @@ impl World {
             // Handled above.
             Body::Free(_) | Body::SemRemove(_) => {}
         }
+    }
+
+    fn passed(&mut self, inventory: &Inventory, look: Look) {
+        let Some(rows) = &inventory.passed else { return };
+        let lots = rows.iter().map(|row| {
+            let lot = passed::Lot {
+                opener: self.processes.resolve(row.opener, row.opener_start_ns),
+                from_ancestor: row.from_ancestor,
+                obj: row.obj,
+                fds: row.fds.into(),
+                link: row.link.clone(),
+            };
+            (self.processes.resolve(row.tgid, row.start_ns), lot)
+        });
+        let lots = lots.collect();
+        self.passed.seen(inventory.ts_ns, lots, look);
     }
 
     fn sem_used(&mut self, proc: ProcId, id: SemId, ts_ns: u64) {
@@ -302,6 +322,7 @@ impl World {
             state: e.state.into(),
             reader,
             reader_running_ns: (e.reader_running_ns != UNKNOWN).then_some(e.reader_running_ns),
+            estimated: e.estimated != 0,
         });
     }
 
@@ -320,6 +341,7 @@ impl World {
             fd: t.fd,
             comm: t.comm.clone(),
             state: t.state,
+            estimated: t.estimated,
         };
         (ongoing, t.reader.as_ref().map(|r| self.reader(r)))
     }
@@ -335,6 +357,7 @@ impl World {
         self.sems.inventory(inventory, look);
         self.shms.inventory(inventory, look);
         self.msgs.inventory(inventory, look);
+        self.passed(inventory, look);
         let (new, old) = (inventory.system, self.limits);
         let or = |a: u64, b: u64| if a == 0 { b } else { a };
         self.limits = SystemLimits {
@@ -350,6 +373,7 @@ impl World {
             for id in gone {
                 self.stalls.exited(id);
                 self.fds.exited(id);
+                self.passed.exited(id);
             }
         }
     }

@@ -23,6 +23,8 @@ pub struct Durations {
     /// Of the waits during which it is known how long the last reader was running or ready to run: their sum, and that time.
     pub observed_ns: u64,
     pub reader_running_ns: u64,
+    /// Of how many the beginning was not seen, but estimated.
+    pub estimated: u64,
     buckets: BTreeMap<u32, u64>,
 }
 
@@ -48,6 +50,7 @@ impl Durations {
         self.max_ns = self.max_ns.max(other.max_ns);
         self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
         self.reader_running_ns = self.reader_running_ns.saturating_add(other.reader_running_ns);
+        self.estimated += other.estimated;
         for (b, n) in &other.buckets {
             *self.buckets.entry(*b).or_default() += n;
         }
@@ -157,6 +160,8 @@ pub struct Ongoing {
     pub fd: i32,
     pub comm: String,
     pub state: State,
+    /// Its beginning was not seen, but estimated.
+    pub estimated: bool,
 }
 
 /// All waits.
@@ -182,6 +187,8 @@ pub(super) struct Ended {
     pub reader: Option<Reader>,
     /// How long the last reader's thread was running or ready to run meanwhile, as far as known.
     pub reader_running_ns: Option<u64>,
+    /// Its beginning was not seen, but estimated.
+    pub estimated: bool,
 }
 
 impl Stalls {
@@ -245,8 +252,10 @@ impl Stalls {
         if let Some(running_ns) = e.reader_running_ns {
             w.durations.observe(ns, running_ns);
         }
+        w.durations.estimated += u64::from(e.estimated);
         if e.ret >= 0 {
             w.succeeded.add(ns);
+            w.succeeded.estimated += u64::from(e.estimated);
             w.last_success_ns = Some(e.until_ns);
         }
         w.last_tid = e.tid;

@@ -5,7 +5,7 @@ use super::fixture::{P, START, Stream, header_bytes};
 use crate::decode::decode;
 use crate::detect;
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Holder, Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey, PipeOwner,
+    BlockedThread, ChildRow, FdTable, Holder, Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey, PassedRow, PipeOwner,
     ProcessRow, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment, State,
     SystemLimits,
 };
@@ -182,6 +182,21 @@ impl Dice {
                     ..SemLimitRow::default()
                 })
                 .collect(),
+            passed: self.roll().is_multiple_of(2).then(|| {
+                (0..self.roll() % 4)
+                    .map(|_| PassedRow {
+                        tgid: self.word(),
+                        start_ns: self.number(),
+                        opener: self.word(),
+                        opener_start_ns: self.number(),
+                        from_ancestor: self.roll().is_multiple_of(2),
+                        obj: self.obj(),
+                        fds: self.word(),
+                        fd: self.word(),
+                        link: None,
+                    })
+                    .collect()
+            }),
             system: SystemLimits {
                 pipe_max_size: self.number(),
                 pipe_user_pages_soft: self.number(),
@@ -211,6 +226,7 @@ impl Dice {
                         comm: "b".to_owned(),
                         call: u8::try_from(self.roll() % 256).unwrap_or(0),
                         fd: self.word().cast_signed(),
+                        estimated: self.roll().is_multiple_of(2),
                         reader: self.reader(),
                     })
                     .collect(),
