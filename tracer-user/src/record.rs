@@ -529,7 +529,8 @@ pub struct PipeOwner {
 /// A limit with its use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitRow {
-    /// `RLIMIT_NPROC`, `pids.max`, `pid_max`, `threads-max`.
+    /// `RLIMIT_NPROC`, `pids.max`, `pid_max`, `threads-max`; in listings also `RLIMIT_NOFILE`, `RLIMIT_SIGPENDING`,
+    /// `file-max`.
     pub name: String,
     pub used: u64,
     pub max: u64,

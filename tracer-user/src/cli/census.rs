@@ -28,6 +28,8 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
         own_ns: inventory::own_namespace(),
         own_pid: std::process::id(),
         threads: inventory::threads(),
+        open_files: inventory::open_files(),
+        asked: pids.iter().map(|pid| (*pid, inventory::process_limits(*pid))).collect(),
         names: Names { users, groups },
         inventory: inventory::read(&Scope::All),
         ..Facts::default()

@@ -1,9 +1,10 @@
-//! Why a fork may fail with EAGAIN: the limits that apply to a process, each with its use.
+//! The limits that apply to a process, each with its use; among them those that make a fork fail with EAGAIN.
 //!
 //! Source: kernel/fork.c, `copy_process`, and kernel/cgroup/pids.c, `pids_can_fork`.
 
 use super::cgroup::{self, Hierarchy};
 use super::entry::{Entry, field, pids};
+use super::fd::Table;
 use super::{number, process};
 use crate::record::LimitRow;
 
@@ -28,6 +29,37 @@ pub fn fork_limits(pid: u32) -> Vec<LimitRow> {
         }
     }
     out
+}
+
+/// The limits on what a process may hold, its user's and its cgroup's among them. Unlimited ones are left out.
+pub fn process_limits(pid: u32) -> Vec<LimitRow> {
+    let Ok(entry) = Entry::open(pid) else { return Vec::new() };
+    let mut out = Vec::new();
+    let text = entry.text("limits").unwrap_or_default();
+    let files = process::soft_limit(&text, "Max open files").filter(|m| *m != u64::MAX);
+    if let (Some(max), Ok(table)) = (files, Table::of(&entry)) {
+        out.push(LimitRow { name: "RLIMIT_NOFILE".into(), used: table.fds.len() as u64, max });
+    }
+    let status = entry.text("status").unwrap_or_default();
+    out.extend(field(&status, "SigQ").and_then(pending_signals));
+    out.extend(nproc(&entry));
+    out.extend(pids_max(&entry));
+    out
+}
+
+/// `SigQ` of /proc/PID/status: signals queued for its real user, and RLIMIT_SIGPENDING (fs/proc/array.c, `task_sig`).
+fn pending_signals(text: &str) -> Option<LimitRow> {
+    let (used, max) = text.split_once('/')?;
+    let max = max.parse().ok().filter(|m| *m != u64::MAX)?;
+    Some(LimitRow { name: "RLIMIT_SIGPENDING".into(), used: used.parse().ok()?, max })
+}
+
+/// Open files of the host and their limit, of /proc/sys/fs/file-nr (fs/file_table.c, `proc_nr_files`).
+pub fn open_files() -> Option<LimitRow> {
+    let text = std::fs::read_to_string("/proc/sys/fs/file-nr").ok()?;
+    let mut words = text.split_whitespace();
+    let used = words.next()?.parse().ok()?;
+    Some(LimitRow { name: "file-max".into(), used, max: words.nth(1)?.parse().ok()? })
 }
 
 fn nproc(entry: &Entry) -> Option<LimitRow> {
@@ -91,6 +123,19 @@ mod tests {
     fn threads_of_the_system() {
         assert_eq!(threads_in_use("0.20 0.18 0.12 1/80 11206\n"), Some(80));
         assert_eq!(threads_in_use(""), None);
+    }
+
+    #[test]
+    fn own_descriptors_and_signals() {
+        let rows = process_limits(std::process::id());
+        let files = rows.iter().find(|r| r.name == "RLIMIT_NOFILE").expect("limit");
+        assert!(files.used >= 3 && files.used < files.max, "{files:?}");
+        assert!(open_files().expect("file-nr").used >= files.used);
+        let row = |used, max| Some(LimitRow { name: "RLIMIT_SIGPENDING".into(), used, max });
+        for (text, want) in [("3/96365", row(3, 96_365)), ("3/18446744073709551615", None), ("3", None), ("/", None)] {
+            assert_eq!(pending_signals(text), want, "{text}");
+        }
+        assert_eq!(process_limits(u32::MAX), []);
     }
 
     #[test]

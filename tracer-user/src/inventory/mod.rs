@@ -27,7 +27,7 @@ use crate::record::{Inventory, ProcessRow, SystemLimits};
 
 pub use cgroup::{CgroupError, cgroup_pids};
 pub use fd::{fd_table, holders_of};
-pub use limits::{fork_limits, threads};
+pub use limits::{fork_limits, open_files, process_limits, threads};
 pub use module::{Module, locate, modules};
 pub use open::open_objects;
 pub use passed::Files;

@@ -11,6 +11,8 @@ use crate::detect::time::{seconds, wall_rfc3339};
 pub enum Cell {
     /// Not collected: `null`, never 0.
     Unknown,
+    /// There is none here, and cannot be: `-`, `null`.
+    None,
     Text(String),
     Number(u64),
     Signed(i64),
@@ -43,10 +45,21 @@ impl Cell {
         Self::or_unknown((pid != 0).then_some(pid), |p| Self::Number(p.into()))
     }
 
+    /// The value, or none.
+    pub fn or_none<T>(value: Option<T>, make: impl FnOnce(T) -> Self) -> Self {
+        value.map_or(Self::None, make)
+    }
+
+    /// Whether there is nothing to compare.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Unknown | Self::None)
+    }
+
     /// For people.
     pub fn print(&self) -> String {
         match self {
             Self::Unknown => "?".into(),
+            Self::None => "-".into(),
             Self::Text(t) => t.clone(),
             Self::Number(n) | Self::Counter(n) => n.to_string(),
             Self::Signed(n) => n.to_string(),
@@ -65,7 +78,7 @@ impl Cell {
     /// For programs.
     pub fn json(&self) -> Value {
         match self {
-            Self::Unknown | Self::Time(0) => Value::Null,
+            Self::Unknown | Self::None | Self::Time(0) => Value::Null,
             Self::Text(t) => t.as_str().into(),
             Self::Number(n) | Self::Seconds(n) => (*n).into(),
             Self::Signed(n) => (*n).into(),
@@ -91,9 +104,7 @@ impl Cell {
     /// The order of `--sort`: what is not known comes last; lists by their length, then their elements.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
-            (Self::Unknown, Self::Unknown) => Ordering::Equal,
-            (Self::Unknown, _) => Ordering::Greater,
-            (_, Self::Unknown) => Ordering::Less,
+            _ if self.is_absent() || other.is_absent() => self.is_absent().cmp(&other.is_absent()),
             (Self::List(a), Self::List(b)) => {
                 let elements = || a.iter().zip(b).map(|(x, y)| x.order(y)).find(|o| o.is_ne());
                 a.len().cmp(&b.len()).then_with(|| elements().unwrap_or(Ordering::Equal))
@@ -110,7 +121,7 @@ impl Cell {
             Self::Flag(f) => i128::from(*f),
             Self::Mode(m) => i128::from(*m),
             Self::Key(k) => i128::from(k.cast_unsigned()),
-            Self::Unknown | Self::Text(_) | Self::List(_) => i128::MAX,
+            Self::Unknown | Self::None | Self::Text(_) | Self::List(_) => i128::MAX,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::cell::Cell;
 use super::subject::Subject;
 use crate::detect::draft::{container, unit};
-use crate::record::{Inventory, OpenObjects, PosixKind, PosixObject, ProcessRow};
+use crate::record::{Inventory, LimitRow, OpenObjects, PosixKind, PosixObject, ProcessRow};
 
 /// An object whose users are dead, but that others could use, must not have been used for so long: a server may
 /// be about to start its next worker.
@@ -35,6 +35,10 @@ pub struct Facts {
     pub own_ns: Option<u32>,
     /// Threads of the system, if it could be read.
     pub threads: Option<u64>,
+    /// Open files of the system and their limit.
+    pub open_files: Option<LimitRow>,
+    /// The processes that were asked for, with their limits.
+    pub asked: Vec<(u32, Vec<LimitRow>)>,
     /// What could not be read, each a sentence; the inventory's own problems are beside.
     pub problems: Vec<String>,
 }

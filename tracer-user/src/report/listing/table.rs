@@ -117,10 +117,11 @@ pub(super) fn table<K: Kind>(model: &Model<'_>, query: &Query<'_>) -> Table {
         && let Some(column) = columns.iter().find(|c| c.head.name == name)
     {
         let mut keyed: Vec<_> = lines.into_iter().map(|l| ((column.get)(model, &l), l)).collect();
-        keyed.sort_by(|(a, _), (b, _)| {
-            let unknown = matches!(a, Cell::Unknown) || matches!(b, Cell::Unknown);
-            if reversed && !unknown { b.order(a) } else { a.order(b) }
-        });
+        keyed.sort_by(
+            |(a, _), (b, _)| {
+                if reversed && !a.is_absent() && !b.is_absent() { b.order(a) } else { a.order(b) }
+            },
+        );
         lines = keyed.into_iter().map(|(_, l)| l).collect();
     }
     let chosen: Vec<&Column<K::Row>> = match query.columns {
@@ -160,7 +161,7 @@ fn foreign(model: &Model<'_>, cell: &Cell) -> bool {
     match cell {
         Cell::Number(ns) => model.facts.own_ns.is_some_and(|own| u64::from(own) != *ns),
         Cell::List(all) => !all.is_empty(),
-        Cell::Unknown => false,
+        Cell::Unknown | Cell::None => false,
         Cell::Text(_)
         | Cell::Signed(_)
         | Cell::Counter(_)
