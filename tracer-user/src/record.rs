@@ -439,8 +439,20 @@ pub struct OpenObject {
     pub id: u64,
     /// An eventfd's value; `None` if its fdinfo could not be read.
     pub counter: Option<u64>,
+    /// What a pipe holds; `None` if the kernel was not asked, or does not tell.
+    pub fill: Option<PipeFill>,
     /// One row a process.
     pub holders: Vec<Holder>,
+}
+
+/// Capacity and contents of a pipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PipeFill {
+    pub capacity_bytes: u64,
+    /// Beyond the first 16 slots an extrapolation from their mean.
+    pub bytes: u64,
+    pub slots: u64,
+    pub slots_used: u64,
 }
 
 /// Which kind of POSIX object a name stands for.

@@ -234,3 +234,23 @@ fn rm_refuses_what_is_used_and_removes_what_is_not() {
         assert_eq!(count(), Some(0));
     });
 }
+
+#[test]
+fn what_a_pipe_holds() {
+    use std::os::fd::AsRawFd;
+    let (reader, writer) = rustix::pipe::pipe().expect("pipe");
+    rustix::pipe::fcntl_setpipe_size(&writer, 131_072).expect("F_SETPIPE_SZ");
+    rustix::io::write(&writer, &[7; 5_000]).expect("write");
+    let all = listed(&["pipe", "-p", &std::process::id().to_string()]);
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", reader.as_raw_fd())).expect("link");
+    let pipes = all["pipe"].as_array().expect("array");
+    let is_it = |p: &&Value| link.to_string_lossy() == format!("pipe:[{}]", p["inode"]);
+    let row = pipes.iter().find(is_it).expect("our pipe");
+    let problems = all["problems"].to_string();
+    if problems.contains("contents of pipes not read") {
+        eprintln!("skipped: {problems}");
+        assert_eq!((&row["capacity"], &row["fill"]), (&Value::Null, &Value::Null));
+        return;
+    }
+    assert_eq!((&row["capacity"], &row["fill"], &row["slots"]), (&131_072.into(), &5_000.into(), &"2/32".into()));
+}

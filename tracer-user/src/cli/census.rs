@@ -1,6 +1,14 @@
 //! Reads what `ls`, `show` and `rm` need of what exists now.
 
+use std::collections::HashMap;
+
+use anyhow::Result;
+use tracer_common::map::{ObjState, kind};
+
 use crate::inventory::{self, Scope};
+use crate::kernel::host::Host;
+use crate::kernel::iter;
+use crate::record::{OpenObject, PipeFill};
 use crate::report::listing::{Facts, Names};
 
 /// Which of the expensive parts are wanted.
@@ -20,6 +28,23 @@ impl Parts {
     }
 }
 
+/// Asks the kernel what these pipes hold, by a BPF iterator: to open them, as one must otherwise, is to take part in them.
+fn fill_pipes(pipes: &mut [OpenObject]) -> Result<()> {
+    let page = rustix::param::page_size() as u64;
+    let mut found = HashMap::new();
+    let (_programs, mut files) = iter::files_alone(&Host::read())?;
+    files.each(&mut |row| {
+        if row.obj.kind == kind::PIPE && row.obj.ns == 0 {
+            let ObjState { a: slots, b: slots_used, c: bytes } = row.state;
+            found.insert(row.obj.id, PipeFill { capacity_bytes: slots * page, bytes, slots, slots_used });
+        }
+    })?;
+    for pipe in pipes {
+        pipe.fill = found.get(&pipe.id).copied();
+    }
+    Ok(())
+}
+
 /// Reads it; of descriptor tables only those of `pids`, if there are any.
 pub fn read(parts: Parts, pids: &[u32]) -> Facts {
     let (users, groups) = inventory::names();
@@ -36,6 +61,11 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
     };
     if parts.open {
         facts.open = inventory::open_objects(pids);
+        if !facts.open.pipes.is_empty()
+            && let Err(e) = fill_pipes(&mut facts.open.pipes)
+        {
+            facts.problems.push(format!("capacity and contents of pipes not read: {e:#}"));
+        }
     }
     if parts.posix {
         let found = inventory::posix_objects();

@@ -88,18 +88,7 @@ fn recursion_misses(fd: RawFd) -> u64 {
 /// # Errors
 /// [`HostError`] (inside) if the kernel refuses BPF altogether; other errors name the program and the kernel's answer.
 pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
-    host.check()?;
-    raise_memlock();
-    let bytes = host.btf.as_deref().unwrap_or_default();
-    let btf = Btf::parse(bytes)
-        .map_err(|e| HostError::Unsupported(format!("the kernel's type information is damaged: {e}")))?;
-    let offsets = offsets(&btf);
-    let mut ebpf = EbpfLoader::new()
-        .override_global("CONFIG", &options.config, true)
-        .override_global("OFFSETS", &offsets, true)
-        .map_max_entries("EVENTS", options.ring_bytes)
-        .load(OBJECT)
-        .map_err(refused)?;
+    let (mut ebpf, btf) = load(host, &options.config, &[("EVENTS", options.ring_bytes)])?;
     syscall_numbers(&mut ebpf, &host.arch)?;
     let mut calibrated = calibrate(&mut ebpf)?;
 
@@ -152,6 +141,25 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         ));
     }
     Ok(Attached { ebpf, plan, unseen, iterators: iterators.is_ok(), _slots: slots, programs })
+}
+
+/// Makes the maps, of these sizes where they are named; no program is in the kernel yet.
+///
+/// # Errors
+/// As [`attach`].
+pub(super) fn load<'h>(host: &'h Host, config: &Config, sizes: &[(&str, u32)]) -> Result<(Ebpf, Btf<'h>)> {
+    host.check()?;
+    raise_memlock();
+    let bytes = host.btf.as_deref().unwrap_or_default();
+    let btf = Btf::parse(bytes)
+        .map_err(|e| HostError::Unsupported(format!("the kernel's type information is damaged: {e}")))?;
+    let offsets = offsets(&btf);
+    let mut loader = EbpfLoader::new();
+    loader.override_global("CONFIG", config, true).override_global("OFFSETS", &offsets, true);
+    for (map, entries) in sizes {
+        loader.map_max_entries(map, *entries);
+    }
+    Ok((loader.load(OBJECT).map_err(refused)?, btf))
 }
 
 /// Byte offsets of all fields on this kernel.

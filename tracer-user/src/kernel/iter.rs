@@ -8,10 +8,12 @@ use std::io::{self, Read};
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
 use aya::programs::Iter;
+use tracer_common::config::Config;
 use tracer_common::event::read;
 use tracer_common::row::{FILE_ROW_LEN, FileRow};
 
-use super::attach::{reason, timed};
+use super::attach::{self, reason, timed};
+use super::host::Host;
 
 /// Bytes of rows read at once.
 const CHUNK: usize = 256 * 1024;
@@ -25,11 +27,8 @@ const FILES: &str = "iter_files";
 /// # Errors
 /// The kernel's answer, if it refuses iterators.
 pub(super) fn load(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<()> {
-    for (name, over) in [(ASLEEP, "task"), (FILES, "task_file")] {
-        let program = program(ebpf, name)?;
-        timed(name, || program.load(over, btf)).map_err(|e| anyhow!("{}", reason(&e)))?;
-    }
-    Ok(())
+    load_one(ebpf, ASLEEP, "task", btf)?;
+    load_one(ebpf, FILES, "task_file", btf)
 }
 
 /// Puts threads of the filter that are asleep in a watched call into the map `BLOCKED`, unless they are there.
@@ -48,6 +47,22 @@ pub fn find_asleep(ebpf: &mut Ebpf) -> Result<()> {
 /// The kernel's answer, if it refuses iterators.
 pub fn files(ebpf: &mut Ebpf) -> Result<Files> {
     open(ebpf, FILES).map(Files)
+}
+
+/// The same without anything attached. The programs must be kept until the rows are read.
+///
+/// # Errors
+/// [`super::host::HostError`] (inside) where privileges or kernel features are missing.
+pub fn files_alone(host: &Host) -> Result<(Ebpf, Files)> {
+    let (mut ebpf, _) = attach::load(host, &Config::default(), &[])?;
+    load_one(&mut ebpf, FILES, "task_file", &aya::Btf::from_sys_fs()?)?;
+    let files = files(&mut ebpf)?;
+    Ok((ebpf, files))
+}
+
+fn load_one(ebpf: &mut Ebpf, name: &str, over: &str, btf: &aya::Btf) -> Result<()> {
+    let program = program(ebpf, name)?;
+    timed(name, || program.load(over, btf)).map_err(|e| anyhow!("{}", reason(&e)))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter> {

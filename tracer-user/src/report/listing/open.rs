@@ -30,12 +30,15 @@ impl Kind for Pipe {
             }),
             column::<OpenObject>(
                 "capacity",
-                Shows::OnRequest,
-                "bytes that it holds; not known without opening it",
-                |_, _| Cell::Unknown,
+                Shows::Always,
+                "bytes that it can hold; read by a BPF iterator, which needs root",
+                |_, l| Cell::or_unknown(l.row.fill, |f| Cell::Number(f.capacity_bytes)),
             ),
-            column::<OpenObject>("fill", Shows::OnRequest, "bytes in it; not known without opening it", |_, _| {
-                Cell::Unknown
+            column::<OpenObject>("fill", Shows::Always, "bytes in it", |_, l| {
+                Cell::or_unknown(l.row.fill, |f| Cell::Number(f.bytes))
+            }),
+            column::<OpenObject>("slots", Shows::OnRequest, "slots in use; a pipe is full when all are", |_, l| {
+                Cell::or_unknown(l.row.fill, |f| Cell::text(format!("{}/{}", f.slots_used, f.slots)))
             }),
         ];
         out.extend(users());

@@ -273,7 +273,7 @@ fn json_types_are_the_contract() {
         reads: Some(true),
         writes: None,
     };
-    let object = OpenObject { id: 8812, counter: Some(u64::MAX - 1), holders: vec![holder] };
+    let object = OpenObject { id: 8812, counter: Some(u64::MAX - 1), fill: None, holders: vec![holder] };
     facts.open = OpenObjects { pipes: vec![object.clone()], eventfds: vec![object], problems: vec![] };
     let model = Model::new(&facts);
     let all = Query { everything: true, ..Query::default() };
