@@ -62,6 +62,9 @@ pub struct Expected {
     /// The value of `evidence.cause`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// The finding's origin: `baseline` if it was there before tracing began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// The value of `limit.name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,

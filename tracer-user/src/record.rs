@@ -199,7 +199,7 @@ pub struct Holder {
     pub start_ns: u64,
     pub comm: String,
     pub fd: u32,
-    /// From fdinfo flags: O_RDONLY or O_RDWR; `None` if it could not be read.
+    /// Opened with O_RDONLY or O_RDWR; `None` if it could not be read.
     pub reads: Option<bool>,
     pub writes: Option<bool>,
 }

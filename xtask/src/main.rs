@@ -54,6 +54,9 @@ enum Command {
     /// Do one workload of the bench
     #[command(hide = true)]
     Work { work: Option<bench::workload::Work> },
+    /// Be a crowd for the bench
+    #[command(hide = true)]
+    Crowd { crowd: bench::crowd::Crowd },
     /// Record the traces of the replay test in a VM, with their reports
     Fixtures(fixtures::Options),
     /// Check the rules of this repository that no compiler checks
@@ -79,6 +82,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Demo { incident } => return suite::demo(&machine, incident.as_deref()),
         Command::Bench(options) => return bench::run(&machine, &options),
         Command::Work { work } => bench::workload::serve(work)?,
+        Command::Crowd { crowd } => bench::crowd::serve(crowd)?,
         Command::Tidy => return tidy::run(&machine),
         Command::Fixtures(options) => return fixtures::run(&machine, &options),
         Command::Vm(options) => return matrix::run(&machine, &options),

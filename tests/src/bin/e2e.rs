@@ -39,6 +39,9 @@ struct Arguments {
     /// One session for each case, which watches only its processes; no fault tests
     #[arg(long, conflicts_with = "alone")]
     by_pid: bool,
+    /// Only the session that attaches when the incidents are complete; no fault tests
+    #[arg(long, conflicts_with_all = ["alone", "by_pid"])]
+    late: bool,
     /// Keep reports, traces and truths in this new directory
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -84,6 +87,7 @@ fn run(arguments: Arguments) -> Result<bool> {
         filters: arguments.filter,
         alone: arguments.alone,
         by_pid: arguments.by_pid,
+        late: arguments.late,
         directory,
     };
     let tally = e2e::run(&settings)?;

@@ -1,6 +1,7 @@
 //! Incidents played together under one session: they hold until the session has ended, so they do not disturb each other.
+//! A second session attaches while they still hold: it must find from the tables what the first one saw happening.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use serde_json::Value;
 
 use super::session::{Running, Watch, incident, replay};
 use super::verdict::{judge, replay_difference};
-use super::{Outcome, Settings, Tally};
+use super::{Outcome, Settings, Tally, late};
 use crate::incident::{ALL, Variant};
 use crate::truth::Truth;
 
@@ -29,6 +30,7 @@ const BY_PID: &[&str] = &[
 ];
 
 /// One way of playing one incident.
+#[derive(Clone)]
 struct Planned {
     /// `incident` or `incident/label`.
     case: String,
@@ -40,12 +42,15 @@ struct Planned {
 enum Played {
     Complete {
         truth: Box<Truth>,
-        #[expect(dead_code, reason = "the incident is held until this is dropped")]
+        /// The incident is held until this is dropped.
         held: Running,
     },
     Skipped(String),
     Broken(String),
 }
+
+/// Incidents that were played and hold, by their full names.
+type Held = BTreeMap<String, Played>;
 
 impl Planned {
     fn full_name(&self) -> String {
@@ -75,7 +80,16 @@ fn plan() -> Vec<Planned> {
 
 pub(super) fn names() -> Vec<String> {
     let all = plan().into_iter().map(|planned| planned.full_name());
-    all.chain(BY_PID.iter().map(|name| format!("by-pid/{name}"))).collect()
+    let late = plan().into_iter().filter(takes_part_late).map(|planned| format!("{LATE}{}", planned.full_name()));
+    all.chain(late).chain(BY_PID.iter().map(|name| format!("by-pid/{name}"))).collect()
+}
+
+/// Before the name of a case whose session attaches when it is complete.
+const LATE: &str = "late/";
+
+/// Healthy twins always do: what they leave must not look like a leak either.
+fn takes_part_late(planned: &Planned) -> bool {
+    planned.variant == Variant::Fixed.name() || late::row(&planned.full_name()).is_some()
 }
 
 pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
@@ -86,12 +100,25 @@ pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
         }
         return Ok(());
     }
+    let late: Vec<Planned> = plan()
+        .into_iter()
+        .filter(takes_part_late)
+        .filter(|planned| settings.wants(&format!("{LATE}{}", planned.full_name())))
+        .collect();
+    if settings.late {
+        afterwards(settings, tally, "late", &late, Held::new());
+        return Ok(());
+    }
     if settings.alone {
         for planned in wanted {
-            together(settings, tally, &planned.file_name(), vec![planned]);
+            let name = planned.file_name();
+            let held = together(settings, tally, &name, std::slice::from_ref(&planned));
+            let late: Vec<Planned> = late.iter().filter(|l| l.full_name() == planned.full_name()).cloned().collect();
+            afterwards(settings, tally, &format!("late-{name}"), &late, held);
         }
-    } else if !wanted.is_empty() {
-        together(settings, tally, "all", wanted);
+    } else {
+        let held = if wanted.is_empty() { Held::new() } else { together(settings, tally, "all", &wanted) };
+        afterwards(settings, tally, "late", &late, held);
     }
     let by_pid: Vec<Planned> = plan()
         .into_iter()
@@ -104,14 +131,46 @@ pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// One session over everything that happens on the machine.
-fn together(settings: &Settings, tally: &mut Tally, name: &str, cases: Vec<Planned>) {
+/// One session over everything that happens on the machine; afterwards the incidents still hold.
+fn together(settings: &Settings, tally: &mut Tally, name: &str, cases: &[Planned]) -> Held {
     let session = match Watch::start(settings, name, &["--all"]) {
         Ok(session) => session,
-        Err(error) => return fail_all(tally, "", &cases, &format!("{error:#}")),
+        Err(error) => {
+            fail_all(tally, "", cases, &format!("{error:#}"));
+            return Held::new();
+        }
     };
-    let played = play(settings, &cases);
-    conclude(settings, tally, name, "", session, &cases, played);
+    let played = play(settings, cases);
+    conclude(settings, tally, name, "", session, cases, &played);
+    cases.iter().map(Planned::full_name).zip(played).collect()
+}
+
+/// One session that begins when the incidents are complete; those that do not hold yet are played first.
+fn afterwards(settings: &Settings, tally: &mut Tally, name: &str, cases: &[Planned], mut held: Held) {
+    // The others would only be in the way.
+    held.retain(|name, _| cases.iter().any(|planned| planned.full_name() == *name));
+    if cases.is_empty() {
+        return;
+    }
+    let missing: Vec<Planned> = cases.iter().filter(|c| !held.contains_key(&c.full_name())).cloned().collect();
+    held.extend(missing.iter().map(Planned::full_name).zip(play(settings, &missing)));
+    let never = || Played::Broken("was not played".to_owned());
+    let played: Vec<Played> = cases
+        .iter()
+        .map(|planned| match held.remove(&planned.full_name()).unwrap_or_else(never) {
+            Played::Complete { mut truth, held } => {
+                if let Some(row) = late::row(&planned.full_name()) {
+                    row.apply(&mut truth);
+                }
+                Played::Complete { truth, held }
+            }
+            other @ (Played::Skipped(_) | Played::Broken(_)) => other,
+        })
+        .collect();
+    match Watch::start(settings, name, &["--all"]) {
+        Ok(session) => conclude(settings, tally, name, LATE, session, cases, &played),
+        Err(error) => fail_all(tally, LATE, cases, &format!("{error:#}")),
+    }
 }
 
 /// One session that watches only the processes of these incidents, from before they begin.
@@ -135,14 +194,14 @@ fn attached(settings: &Settings, tally: &mut Tally, name: &str, cases: Vec<Plann
         Err(error) => return fail_all(tally, prefix, &cases, &format!("{error:#}")),
     };
     let limit = settings.scaled(60);
-    let played = prepared
+    let played: Vec<Played> = prepared
         .into_iter()
         .map(|(mut running, _)| match running.say("\n") {
             Ok(()) => completed(running, limit),
             Err(error) => Played::Broken(format!("{error:#}")),
         })
         .collect();
-    conclude(settings, tally, name, prefix, session, &cases, played);
+    conclude(settings, tally, name, prefix, session, &cases, &played);
 }
 
 /// Waits for what becomes of one incident.
@@ -217,7 +276,7 @@ fn conclude(
     prefix: &str,
     session: Watch,
     cases: &[Planned],
-    played: Vec<Played>,
+    played: &[Played],
 ) {
     sleep(settings.settle());
     let truths: Vec<&Truth> = played
@@ -239,7 +298,7 @@ fn conclude(
     };
     let findings = report["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
     let lost = report["loss"]["events"].as_u64().unwrap_or(0);
-    for (planned, played) in cases.iter().zip(&played) {
+    for (planned, played) in cases.iter().zip(played) {
         let outcome = match played {
             Played::Complete { truth, .. } => {
                 let problems = judge(truth, findings, settings.time_scale, lost);
@@ -256,7 +315,6 @@ fn conclude(
         };
         tally.add(&format!("{prefix}{}", planned.case), planned.variant, &outcome);
     }
-    drop(played);
     tally.add("replay", name, &Outcome::of(replayed(settings, &trace, &report)));
 }
 

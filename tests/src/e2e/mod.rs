@@ -2,6 +2,7 @@
 
 mod batch;
 mod fault;
+mod late;
 mod outcome;
 mod session;
 mod verdict;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub alone: bool,
     /// Each case by its pid, in a session of its own, and nothing else: traces to keep as fixtures.
     pub by_pid: bool,
+    /// Attach only when the incidents are complete, and nothing else.
+    pub late: bool,
     /// Where reports, traces and truths of this run are written.
     pub directory: PathBuf,
 }
@@ -64,7 +67,7 @@ pub fn run(settings: &Settings) -> Result<Tally> {
     ensure!(rustix::process::geteuid().is_root(), "the end-to-end suite must run as root");
     let mut tally = Tally::new(settings);
     batch::run(settings, &mut tally).context("cannot run the incidents")?;
-    if !settings.by_pid {
+    if !settings.by_pid && !settings.late {
         fault::run(settings, &mut tally).context("cannot run the fault tests")?;
     }
     Ok(tally)

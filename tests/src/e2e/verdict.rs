@@ -67,6 +67,7 @@ fn differences(expected: &Expected, finding: &Value, time_scale: f64, lost: u64)
     };
     text("object.kind", &expected.object_kind, &finding["object"]["kind"]);
     text("cause", &expected.cause, &evidence["cause"]);
+    text("origin", &expected.origin, &finding["origin"]);
     text("limit.name", &expected.limit, &finding["limit"]["name"]);
 
     let ids = ids_of(finding);
@@ -224,6 +225,17 @@ mod tests {
         check(&[finding(), finding()], 1.0, &["twice pipe-stall"]);
         check(&[finding(), with("/code", json!("fd-leak"))], 1.0, &["false fd-leak"]);
         check(&[finding(), with("/code", json!("deadlock"))], 1.0, &[]);
+    }
+
+    #[test]
+    fn a_late_finding_says_that_it_is_from_before() {
+        let mut truth = truth();
+        truth.expect[0].origin = Some("baseline".to_owned());
+        for (origin, problems) in [("baseline", 0), ("observed", 1)] {
+            let mut finding = finding();
+            finding["origin"] = json!(origin);
+            assert_eq!(judge(&truth, &[finding], 1.0, 0).len(), problems, "{origin}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A blocking write waits at a full eventfd until the reader comes: after 400 ms, or (healthy) 5 ms; two rounds.
+//! A blocking write waits at a full eventfd until the reader comes: after 400 ms, never, or (healthy) after 5 ms; two rounds.
 
 use std::os::fd::AsRawFd;
 use std::thread::sleep;
@@ -9,7 +9,7 @@ use rustix::event::EventfdFlags;
 
 use super::Options;
 use super::counter::{FULL, read, shared, write};
-use crate::stage::Stage;
+use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
 
 const ROUNDS: u64 = 2;
@@ -19,6 +19,7 @@ const ROUND: usize = 1;
 const DONE: usize = 2;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
+    let endless = options.bug() && options.endless;
     let pause = Duration::from_millis(if options.bug() { 400 } else { 5 });
     let (counter, counter_of_reader, id) = shared(EventfdFlags::empty())?;
     let reader = stage.spawn(&[counter.as_raw_fd()], move || {
@@ -26,6 +27,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         for round in 1..=ROUNDS {
             stage.await_slot(ROUND, round)?;
             stage.wait_until_blocked(stage.value(WRITER) as i32, libc::SYS_write)?;
+            if endless {
+                stage.reach(DONE, 1);
+                stage.idle();
+            }
             sleep(pause);
             read(&counter_of_reader)?;
         }
@@ -47,7 +52,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     stage.await_slot(DONE, 1)?;
     let truth = if options.bug() {
         let expected = Expected::new("eventfd-stall").kind("eventfd").ids([&id]).pids([writer]).role("reader", reader);
-        Truth::one(stage.stalls().expect(expected))
+        Truth::one(if endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "eventfd-stall")
     };

@@ -61,10 +61,10 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     Ok(truth.role("pidfd_getfd", [taker]).role("owner", [owner]))
 }
 
-/// Asks with an fd number that cannot be: only the error tells.
+/// Asks with an fd number that is beyond every limit: only the error tells.
 fn has_no_pidfd_getfd() -> bool {
     let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
-    let taken = own.and_then(|own| pidfd_getfd(own, -1, PidfdGetfdFlags::empty()));
+    let taken = own.and_then(|own| pidfd_getfd(own, std::os::fd::RawFd::MAX, PidfdGetfdFlags::empty()));
     matches!(taken, Err(rustix::io::Errno::NOSYS))
 }
 

@@ -97,6 +97,9 @@ pub struct Options {
     /// fd-leak: failed requests lie between good ones rather than after them
     #[arg(long)]
     pub interleave: bool,
+    /// sem-stall, pipe-stall, eventfd-stall: the first wait does not end
+    #[arg(long)]
+    pub endless: bool,
 }
 
 impl Options {
@@ -142,6 +145,9 @@ const fn fixed(label: &'static str, args: &'static [&'static str]) -> Case {
     Case { variant: Variant::Fixed, label, args }
 }
 
+/// A wait that ends, one that does not, and the healthy twin.
+const STALLS: &[Case] = &[bug("", &[]), bug("endless", &["--endless"]), fixed("", &[])];
+
 const TWINS: &[Case] = &[bug("", &[]), fixed("", &[])];
 
 /// The table of incidents.
@@ -168,7 +174,7 @@ pub const ALL: &[Incident] = &[
         name: "sem-stall",
         about: "a lock is held for 400 ms, three times",
         play: sem_stall::play,
-        cases: TWINS,
+        cases: STALLS,
     },
     Incident {
         name: "shm-leak",
@@ -216,7 +222,7 @@ pub const ALL: &[Incident] = &[
         name: "pipe-stall",
         about: "a consumer pauses for 500 ms three times, its producer blocks",
         play: pipe_stall::play,
-        cases: TWINS,
+        cases: STALLS,
     },
     Incident {
         name: "pipe-full",
@@ -268,7 +274,7 @@ pub const ALL: &[Incident] = &[
         name: "eventfd-stall",
         about: "a blocking write waits 400 ms at a full eventfd, twice",
         play: eventfd_stall::play,
-        cases: TWINS,
+        cases: STALLS,
     },
     Incident {
         name: "eventfd-semaphore",

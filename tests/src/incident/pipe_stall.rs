@@ -1,4 +1,4 @@
-//! A consumer pauses for 500 ms three times. In a pipe of 64 KiB the producer blocks; in one of 1 MiB it does not.
+//! A consumer pauses for 500 ms three times, or for ever. In a pipe of 64 KiB the producer blocks; in one of 1 MiB it does not.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::sleep;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
 use super::Options;
-use crate::stage::Stage;
+use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
 
 const PAUSES: u64 = 3;
@@ -25,6 +25,7 @@ const DONE: usize = 2;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
+    let endless = bug && options.endless;
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     let inode = rustix::fs::fstat(&reader)?.st_ino;
     if !bug {
@@ -32,7 +33,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     }
     let capacity = fcntl_getpipe_size(&writer)?;
 
-    let consumer = stage.spawn(&[writer.as_raw_fd()], move || consume(stage, &reader, bug))?;
+    let consumer = stage.spawn(&[writer.as_raw_fd()], move || consume(stage, &reader, bug, endless))?;
     let producer = stage.spawn(&[], move || {
         while stage.value(STOP) == 0 {
             stage.timed(|| rustix::io::write(&writer, &LINES)).context("cannot write")?;
@@ -53,14 +54,14 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .pids([producer])
             .role("reader", consumer)
             .exact("capacity_bytes", capacity);
-        Truth::one(stage.stalls().expect(expected))
+        Truth::one(if endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "pipe-stall")
     };
     Ok(truth.role("writer", [producer]).role("reader", [consumer]).fact("inode", inode))
 }
 
-fn consume(stage: Stage, reader: &OwnedFd, until_blocked: bool) -> Result<()> {
+fn consume(stage: Stage, reader: &OwnedFd, until_blocked: bool, endless: bool) -> Result<()> {
     let mut buffer = [0; 65536];
     stage.await_slot(PRODUCER, 1)?;
     for _ in 0..PAUSES {
@@ -75,6 +76,10 @@ fn consume(stage: Stage, reader: &OwnedFd, until_blocked: bool) -> Result<()> {
         }
         if until_blocked {
             stage.wait_until_blocked(stage.value(PRODUCER) as i32, libc::SYS_write)?;
+        }
+        if endless {
+            stage.reach(DONE, 1);
+            stage.idle();
         }
         sleep(PAUSE);
     }

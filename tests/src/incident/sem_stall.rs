@@ -1,4 +1,4 @@
-//! A holder keeps a lock for 400 ms while another waits, three times; the healthy holder keeps it for 5 ms.
+//! A holder keeps a lock for 400 ms while another waits, three times, or for ever; the healthy holder keeps it for 5 ms.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Options;
 use crate::call::SemSet;
-use crate::stage::Stage;
+use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
 
 const ROUNDS: u64 = 3;
@@ -16,6 +16,7 @@ const HELD: usize = 0;
 const DONE: usize = 1;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
+    let endless = options.bug() && options.endless;
     let hold = Duration::from_millis(if options.bug() { 400 } else { 5 });
     let lock = SemSet::create(libc::IPC_PRIVATE, 1).context("cannot create a semaphore set")?;
     stage.own_sem(lock.0);
@@ -26,6 +27,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             lock.op(-1, 0).context("cannot take the lock")?;
             stage.reach(HELD, round);
             stage.wait_for("the waiter to block", || Ok(lock.waiting()? == 1))?;
+            if endless {
+                stage.reach(DONE, ROUNDS);
+                stage.busy();
+            }
             sleep(hold);
             lock.op(1, 0).context("cannot release the lock")?;
             stage.await_slot(DONE, round)?;
@@ -45,7 +50,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
 
     let truth = if options.bug() {
         let expected = Expected::new("sem-stall").kind("sem").ids([lock.0]).pids([waiter]).role("holder", holder);
-        Truth::one(stage.stalls().expect(expected))
+        Truth::one(if endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "sem-stall")
     };

@@ -198,6 +198,13 @@ impl Stage {
         }
     }
 
+    /// Does something that is no waiting for input until the end of the workload.
+    pub fn busy(self) -> ! {
+        loop {
+            std::thread::sleep(STEP);
+        }
+    }
+
     /// A semaphore set to be removed at the end.
     pub fn own_sem(self, id: i32) {
         self.shared.sems.push(shared::listed(id));

@@ -150,6 +150,11 @@ impl Stalls {
         )
     }
 
+    /// The finding's numbers while one wait, the only one, still lasts.
+    pub fn lasting(expected: Expected) -> Expected {
+        expected.exact("stalls", 1).exact("ongoing", 1)
+    }
+
     /// In a healthy twin a loaded machine may still make a call wait; then the finding would be right.
     pub fn allow(&self, truth: Truth, code: &str) -> Truth {
         if self.count() == 0 {

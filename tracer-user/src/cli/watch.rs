@@ -1,6 +1,6 @@
 //! `watch`: attach, wait, report.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -100,7 +100,9 @@ impl Session {
 
     /// Reads the baseline and says `ready`.
     pub fn begin(&mut self, live: &mut Live) {
+        let started = Instant::now();
         live.baseline(&mut |r| self.take(r));
+        tracing::debug!("baseline_us={}", started.elapsed().as_micros());
         eprintln!("ready");
     }
 

@@ -56,6 +56,29 @@ const INPUT: &[&str] = &[
     "io_uring_enter",
 ];
 
+/// Calls in which a process that sleeps waits to hand something over or to take a lock.
+const HANDS_OVER: &[&str] = &[
+    "write",
+    "writev",
+    "pwritev2",
+    "sendto",
+    "sendmsg",
+    "sendmmsg",
+    "sendfile64",
+    "splice",
+    "tee",
+    "vmsplice",
+    "semop",
+    "semtimedop",
+    "msgsnd",
+    "mq_timedsend",
+    "flock",
+    "connect",
+    "open",
+    "openat",
+    "openat2",
+];
+
 /// The name of call `nr` on `arch` (as uname spells it); `None` if it is none of the known ones.
 pub(super) fn name(arch: &str, nr: i64) -> Option<&'static str> {
     let arm = arch == "aarch64";
@@ -72,9 +95,29 @@ pub(super) fn waits_for_input(name: &str) -> bool {
     INPUT.contains(&name)
 }
 
+/// Whether a process that sleeps in this call cannot go on until somebody takes or releases something.
+pub(super) fn hands_over(name: &str) -> bool {
+    HANDS_OVER.contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_waits_for_input_or_hands_over_or_neither() {
+        assert!(HANDS_OVER.iter().all(|name| !waits_for_input(name)));
+        for (name, input, over) in [("read", true, false), ("write", false, true), ("nanosleep", false, false)] {
+            assert_eq!((waits_for_input(name), hands_over(name)), (input, over), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_name_is_a_call_of_the_table() {
+        let known = |name: &str| (0..500).any(|nr| super::name("x86_64", nr) == Some(name));
+        let unknown: Vec<_> = INPUT.iter().chain(HANDS_OVER).filter(|name| !known(name)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
 
     #[test]
     fn names() {

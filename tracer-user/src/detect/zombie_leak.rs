@@ -100,7 +100,9 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
 }
 
 /// Why the parent does not reap: the contract's word, and the sentence.
-fn cause(world: &World, parent: ProcId, totals: Option<&ChildRow>) -> (&'static str, String) {
+///
+/// `before`: all of it happened before tracing began, so what the parent did at each end is not known.
+fn cause(world: &World, parent: ProcId, totals: Option<&ChildRow>, before: bool) -> (&'static str, String) {
     let p = world.processes.get(parent);
     let (any, one) = totals.map_or((0, 0), |t| (t.waits_any, t.waits_one));
     let coalesced = totals.map_or(0, |t| t.sigchld_coalesced);
@@ -142,6 +144,16 @@ fn cause(world: &World, parent: ProcId, totals: Option<&ChildRow>) -> (&'static 
         let whom = last.map(|p| format!(" (last for {p})")).unwrap_or_default();
         return ("waits-for-others", format!("it waits only for other children{whom}"));
     }
+    if before && totals.is_none() {
+        if let Some(call) = waits.filter(|call| syscall::hands_over(call)) {
+            return ("parent-blocked", format!("it sleeps in {call}"));
+        }
+        // A handler has run, and may have waited: once for each signal, for others, or not at all.
+        if p.and_then(|p| p.sigchld_caught) == Some(true) {
+            let told = "it handles SIGCHLD, but its handler left them behind before tracing began";
+            return ("unknown", told.to_owned());
+        }
+    }
     if any == 0 && one == 0 {
         let seen = if totals.is_some() { "it has not called wait" } else { "it was not seen to call wait" };
         return ("never-waits", seen.to_owned());
@@ -159,14 +171,14 @@ fn told(world: &World, g: &Group<'_>, now_ns: u64) -> Option<Finding> {
     let habits = world.children.parent(g.parent);
     let totals = habits.and_then(|h| h.totals.as_ref());
     let n = g.zombies.len();
-    let (cause, why) = cause(world, g.parent, totals);
+    let baseline = g.zombies.iter().all(|z| z.baseline);
+    let (cause, why) = cause(world, g.parent, totals, baseline);
     let severity = match n {
         CRITICAL.. => Severity::Critical,
         1 => Severity::Info,
         _ => Severity::Warning,
     };
     let mut d = Draft::new(world, "zombie-leak", severity);
-    let baseline = g.zombies.iter().all(|z| z.baseline);
     let confirmed = g.zombies.iter().all(|z| z.confirmed);
     d.origin(baseline).confidence(if confirmed { Confidence::Certain } else { Confidence::Likely });
     if !confirmed {
@@ -226,6 +238,10 @@ fn remedies(d: &mut Draft<'_>, parent: ProcId, cause: &str) {
         }
         "one-wait-per-signal" => (
             "Loop in the SIGCHLD handler, because one signal may stand for many ends: while (waitpid(-1, NULL, WNOHANG) > 0).",
+            None,
+        ),
+        "unknown" => (
+            "Let what handles SIGCHLD reap in a loop, because one signal may stand for many ends: while (waitpid(-1, NULL, WNOHANG) > 0).",
             None,
         ),
         _ => (

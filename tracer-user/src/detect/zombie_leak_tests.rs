@@ -92,6 +92,32 @@ fn causes() {
 }
 
 #[test]
+fn causes_of_zombies_from_before() {
+    type Fill = fn(&mut ProcessRow);
+    let cases: &[(&str, Fill)] = &[
+        ("never-waits", |p| p.sigchld_caught = Some(false)),
+        // What its handler did is not known; that it did not reap them all is.
+        ("unknown", |p| p.sigchld_caught = Some(true)),
+        ("sigchld-blocked", |p| (p.sigchld_caught, p.sigchld_blocked) = (Some(true), Some(true))),
+        ("waits-for-others", |p| p.syscall = Some(61)),
+        ("parent-blocked", |p| p.syscall = Some(1)),
+        ("never-waits", |p| p.syscall = Some(0)),
+        ("parent-blocked", |p| p.state = 'T'),
+        ("init-does-not-reap", |p| (p.ns_pid, p.pid_ns) = (Some(1), Some(77))),
+    ];
+    for (number, (cause, fill)) in cases.iter().enumerate() {
+        let mut parent = PARENT.row('S');
+        fill(&mut parent);
+        let mut rows = zombies(0..20);
+        rows.push(parent);
+        let mut s = Stream::new();
+        s.baseline(10, rows.clone()).closing(2_000, rows);
+        let found = s.of("zombie-leak", 2_000);
+        assert_eq!(one(&found).evidence["cause"], *cause, "case {number}: {found:#?}");
+    }
+}
+
+#[test]
 fn healthy_parents() {
     type Fill = fn(&mut Stream);
     let cases: &[(&str, bool, u64, Fill)] = &[

@@ -84,6 +84,12 @@ impl Entry {
         Ok(target.to_string_lossy().into_owned())
     }
 
+    /// The mode of a link itself; what it leads to is not asked.
+    pub(super) fn link_mode(&self, name: &str) -> io::Result<Mode> {
+        let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Mode::from_raw_mode(stat.st_mode))
+    }
+
     /// A directory whose entries' names are numbers (`fd`, `task`): its handle, and the numbers in ascending order.
     pub(super) fn numbers(&self, name: &str) -> io::Result<(Self, Vec<u32>)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -23,7 +23,7 @@ mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::record::{Inventory, ProcessRow, SystemLimits};
+use crate::record::{Inventory, ProcessRow, SemSetRow, SystemLimits};
 
 pub use cgroup::{CgroupError, cgroup_pids};
 pub use fd::{fd_table, holders_of};
@@ -60,7 +60,8 @@ pub fn wall_ns() -> u64 {
 ///
 /// The inventory's time is that of its beginning: what ended later is reported by an event of a later time.
 /// Executable, namespaces, cgroup and limit are filled in for the scope and for the parents of zombies, the system call
-/// for the parents of zombies and the processes of a scope that is not all; in other rows they are `None`.
+/// for the parents of zombies, for whom others wait at a semaphore, and for the processes of a scope that is not all;
+/// in other rows they are `None`.
 pub fn read(scope: &Scope) -> Inventory {
     let mut inv = Inventory { ts_ns: boot_ns(), system: system_limits(), ..Inventory::default() };
     let mut denied = BTreeSet::new();
@@ -83,6 +84,11 @@ pub fn read(scope: &Scope) -> Inventory {
     }
     let namespaces = ipc_namespaces(&inv.processes, wanted.as_ref());
     sysv::read(&namespaces, &mut inv);
+    // What they do, for whom others wait: a holder that waits for input is idle, not slow.
+    let holders = waited_for(&inv.sem_sets);
+    for row in inv.processes.iter_mut().filter(|r| r.syscall.is_none() && holders.contains(&r.tgid)) {
+        process::detail(row, &mut BTreeSet::new());
+    }
     inv
 }
 
@@ -137,6 +143,11 @@ fn zombie_parents(rows: &[ProcessRow]) -> BTreeSet<u32> {
     rows.iter().filter(|r| r.state == 'Z').map(|r| r.ppid).collect()
 }
 
+/// Those who operated last on a semaphore that others wait for.
+fn waited_for(sets: &[SemSetRow]) -> BTreeSet<u32> {
+    sets.iter().flat_map(|set| &set.values).filter(|value| value.ncnt > 0).map(|value| value.pid).collect()
+}
+
 fn system_limits() -> SystemLimits {
     SystemLimits {
         pid_max: number("/proc/sys/kernel/pid_max"),
@@ -161,6 +172,7 @@ fn clock_ns(clock: libc::clockid_t) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::SemValue;
 
     fn row(tgid: u32, ppid: u32, state: char) -> ProcessRow {
         ProcessRow { tgid, ppid, state, ..ProcessRow::default() }
@@ -176,6 +188,13 @@ mod tests {
     #[test]
     fn parents_of_zombies() {
         assert_eq!(zombie_parents(&[row(1, 0, 'S'), row(2, 1, 'Z'), row(3, 2, 'R')]), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn whom_others_wait_for_at_a_semaphore() {
+        let value = |pid, ncnt| SemValue { value: 0, pid, ncnt, zcnt: 0 };
+        let set = SemSetRow { values: vec![value(7, 0), value(8, 2)], ..SemSetRow::default() };
+        assert_eq!(waited_for(&[set]), BTreeSet::from([8]));
     }
 
     #[test]

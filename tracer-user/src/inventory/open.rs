@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::entry::{Entry, field, pids, vanished};
-use super::fd::{Link, Table, access, eventfd_id};
+use super::fd::{Link, Table, eventfd_id};
 use super::process;
 use crate::record::{Holder, OpenObject, OpenObjects};
 
@@ -54,7 +54,8 @@ pub fn open_objects(only: &[u32]) -> OpenObjects {
                 who = process::stat(&entry, &mut Vec::new());
             }
             let Some(stat) = &who else { break };
-            let access = table.info(fd).ok().and_then(|i| access(&i));
+            // An eventfd is always open for both (fs/eventfd.c, `do_eventfd`).
+            let access = if counter.is_some() { Some((true, true)) } else { table.access(fd) };
             let object = objects.entry(id).or_insert_with(|| OpenObject { id, ..OpenObject::default() });
             object.counter = counter.or(object.counter);
             add(object, pid, stat, fd, access);
@@ -77,13 +78,18 @@ pub fn open_objects(only: &[u32]) -> OpenObjects {
 /// One row a process: what its descriptors allow together.
 fn add(object: &mut OpenObject, pid: u32, stat: &process::Stat, fd: u32, access: Option<(bool, bool)>) {
     let (reads, writes) = (access.map(|a| a.0), access.map(|a| a.1));
-    if let Some(row) = object.holders.iter_mut().find(|h| h.tgid == pid) {
+    // Processes come one after the other: a row of this one can only be the last, however many share the object.
+    if let Some(row) = object.holders.last_mut().filter(|h| h.tgid == pid) {
         let either = |a: Option<bool>, b: Option<bool>| {
             if a == Some(true) || b == Some(true) { Some(true) } else { a.and(b) }
         };
         row.reads = either(row.reads, reads);
         row.writes = either(row.writes, writes);
         return;
+    }
+    // Most objects have one holder; a vector makes room for four.
+    if object.holders.is_empty() {
+        object.holders.reserve_exact(1);
     }
     object.holders.push(Holder { tgid: pid, start_ns: stat.start_ns, comm: stat.comm.clone(), fd, reads, writes });
 }
@@ -113,6 +119,11 @@ mod tests {
         let id = eventfd_id(&info).expect("eventfd-id");
         assert_eq!(found.eventfds.iter().find(|e| e.id == id).and_then(|e| e.counter), Some(7));
         drop(writer);
+        let ends: Vec<_> = open_objects(&[me]).pipes.into_iter().filter(|p| p.id == pipe.id).collect();
+        assert_eq!(
+            ends[0].holders.iter().map(|h| (h.reads, h.writes)).collect::<Vec<_>>(),
+            [(Some(true), Some(false))]
+        );
         assert!(open_objects(&[u32::MAX]).pipes.is_empty());
     }
 

@@ -3,7 +3,11 @@
 //! Each workload runs untraced and under each tracer in turn, several rounds, and the medians are
 //! compared: slow-down is t / t_untraced - 1. All work is pinned to one processor; spread over two,
 //! the second hides the cost.
+//!
+//! The other scenario is what it costs to read what exists, on a machine with many processes.
 
+mod baseline;
+pub(crate) mod crowd;
 mod table;
 mod tracer;
 pub(crate) mod workload;
@@ -12,6 +16,7 @@ use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use crate::build;
 use crate::machine::Machine;
@@ -20,12 +25,24 @@ use table::{Cell, Row};
 use tracer::Mode;
 use workload::{Running, Work};
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scenario {
+    /// The slow-down of traced work
+    Tracing,
+    /// Reading what exists among many processes, descriptors and semaphore sets
+    Baseline,
+}
+
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Rounds; the median of each mode is taken
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
+    /// Only this scenario [default: both]
+    #[arg(long, value_enum)]
+    scenario: Option<Scenario>,
     /// Only these workloads [default: all]
     #[arg(long, value_enum)]
     work: Vec<Work>,
@@ -45,7 +62,8 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
     if !machine.is_root {
         return again_as_root(machine, options.built);
     }
-    let works = chosen(&options.work, &Work::ALL);
+    let wants = |scenario| options.scenario.is_none_or(|only| only == scenario);
+    let works = if wants(Scenario::Tracing) { chosen(&options.work, &Work::ALL) } else { Vec::new() };
     let mut modes = vec![Mode::Untraced];
     modes.extend(chosen(&options.mode, &Mode::ALL).into_iter().filter(|m| *m != Mode::Untraced));
     let log_dir = machine.target().join("bench");
@@ -59,9 +77,12 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
         eprint!("{}", table::text(std::slice::from_ref(&row)));
         rows.push(row);
     }
+    let found = wants(Scenario::Baseline).then(|| baseline::measure(machine, &log_dir, options.runs)).transpose()?;
     let file = log_dir.join("bench.json");
-    fs::write(&file, table::json(&rows)).with_context(|| format!("cannot write {file:?}"))?;
+    let all = json!({ "rows": table::json(&rows), "baseline": found.as_ref().map(baseline::Baseline::json) });
+    fs::write(&file, format!("{all:#}\n")).with_context(|| format!("cannot write {file:?}"))?;
     print!("{}", table::text(&rows));
+    print!("{}", found.as_ref().map(baseline::Baseline::text).unwrap_or_default());
     eprintln!("all times: {}", file.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure: measurements in, text out.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::tracer::Mode;
 
@@ -99,9 +99,8 @@ pub(super) fn text(rows: &[Row]) -> String {
 }
 
 /// Every time of every run.
-pub(super) fn json(rows: &[Row]) -> String {
-    let rows: Vec<_> = rows
-        .iter()
+pub(super) fn json(rows: &[Row]) -> Vec<Value> {
+    rows.iter()
         .map(|row| {
             let cells: Vec<_> = row
                 .cells
@@ -118,8 +117,7 @@ pub(super) fn json(rows: &[Row]) -> String {
                 .collect();
             json!({ "work": row.work, "modes": cells })
         })
-        .collect();
-    format!("{:#}\n", json!({ "rows": rows }))
+        .collect()
 }
 
 #[cfg(test)]

@@ -53,10 +53,15 @@ pub(crate) struct Running {
 impl Running {
     /// Starts the process and waits until it is ready. Without work it only waits.
     pub(crate) fn start(work: Option<Work>) -> Result<Self> {
+        let name = work.map(Work::name);
+        Self::start_command(std::iter::once("work").chain(name))
+    }
+
+    /// Starts another hidden command of this program, and waits until it is ready.
+    pub(crate) fn start_command<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut child = Command::new(own)
-            .arg("work")
-            .args(work.map(Work::name))
+            .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -76,8 +81,13 @@ impl Running {
 
     /// Lets it work; returns the nanoseconds that it took. It lives on until it is dropped.
     pub(crate) fn go(&mut self) -> Result<u64> {
+        self.say("go")
+    }
+
+    /// Hands it a line; returns the nanoseconds that it took to do what the line says.
+    pub(crate) fn say(&mut self, line: &str) -> Result<u64> {
         let input = self.input.as_mut().context("a workload without input")?;
-        input.write_all(b"go\n").context("a workload ended early")?;
+        input.write_all(format!("{line}\n").as_bytes()).context("a workload ended early")?;
         let line = self.line()?;
         line.parse().with_context(|| format!("a workload said `{line}` instead of its time"))
     }
@@ -269,7 +279,7 @@ fn pin_to_one_processor() -> Result<()> {
 }
 
 /// Ctrl-C ends the bench; the workload then sees its input close and removes what it made.
-fn ignore_interrupts() {
+pub(super) fn ignore_interrupts() {
     // SAFETY: SIG_IGN installs no handler of ours, and no thread runs yet.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
 }

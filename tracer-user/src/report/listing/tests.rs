@@ -261,6 +261,23 @@ fn lines_are_aligned_and_cut_to_the_width() {
 }
 
 #[test]
+fn an_object_with_many_users_does_not_widen_the_lines_of_others() {
+    let holder =
+        |tgid| Holder { tgid, start_ns: 0, comm: String::new(), fd: 1, reads: Some(false), writes: Some(true) };
+    let held_by = |id, pids: std::ops::Range<u32>| OpenObject {
+        id,
+        holders: pids.map(holder).collect(),
+        ..OpenObject::default()
+    };
+    let mut facts = facts(Vec::new());
+    facts.open.pipes = vec![held_by(7, 1..2), held_by(8, 1..5_000), held_by(9, 1..2)];
+    let text = text::render(&[list(&facts, "pipe", &Query::default())], None);
+    let lengths: Vec<usize> = text.lines().map(str::len).collect();
+    assert!(matches!(lengths[..], [_, short, long, last] if short < 200 && last < 200 && long > 20_000), "{lengths:?}");
+    assert!(text.contains("4999(dead)"), "nothing is cut where there is no terminal");
+}
+
+#[test]
 fn json_types_are_the_contract() {
     let mut facts = facts(vec![process(10, "worker", 500)]);
     let row = SemSetRow { key: -1, otime: 0, ..set(32768, 100, &[(5, 10, 0)]) };

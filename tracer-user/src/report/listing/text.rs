@@ -12,6 +12,8 @@ use super::{kind, table};
 
 /// Columns that are cut keep so many characters.
 const CUT_MIN: usize = 12;
+/// Without a width, a longer word or list makes its own line longer, not all others: a pipe may have thousands of users.
+const PAD_MAX: usize = 60;
 /// Between columns.
 const GAP: usize = 2;
 
@@ -54,26 +56,13 @@ pub fn render_shown(shown: &Shown, width: Option<usize>) -> String {
 
 fn one(table: &Table, width: Option<usize>) -> String {
     let heads: Vec<String> = table.heads.iter().map(|h| h.name.to_uppercase()).collect();
-    let printed: Vec<Vec<String>> = table
-        .rows
-        .iter()
-        .map(|r| {
-            r.cells
-                .iter()
-                .map(|c| match escape(&c.print()) {
-                    // An empty cell would shift the columns for whoever cuts lines at spaces.
-                    text if text.is_empty() => "-".to_owned(),
-                    text => text.into_owned(),
-                })
-                .collect()
-        })
-        .collect();
     let mut columns: Vec<Layout> = heads
         .iter()
         .enumerate()
         .map(|(at, head)| {
             let cells = || table.rows.iter().filter_map(|r| r.cells.get(at));
-            let widest = printed.iter().filter_map(|r| r.get(at)).map(|t| t.chars().count()).max().unwrap_or(0);
+            // Printed twice rather than kept: there may be as many rows as a host has pipes.
+            let widest = cells().map(|c| printed(c).chars().count()).max().unwrap_or(0);
             Layout {
                 width: widest.max(head.len()),
                 least: if cells().any(Cell::may_be_cut) { head.len().max(CUT_MIN) } else { usize::MAX },
@@ -81,15 +70,25 @@ fn one(table: &Table, width: Option<usize>) -> String {
             }
         })
         .collect();
-    if let Some(width) = width {
-        fit(&mut columns, width);
+    match width {
+        Some(width) => fit(&mut columns, width),
+        None => columns.iter_mut().filter(|c| c.least != usize::MAX).for_each(|c| c.width = c.width.min(PAD_MAX)),
     }
     let mut out = String::new();
-    write_line(&mut out, &columns, &heads);
-    for row in &printed {
-        write_line(&mut out, &columns, row);
+    write_line(&mut out, &columns, &heads, width.is_some());
+    for row in &table.rows {
+        let cells: Vec<String> = row.cells.iter().map(printed).collect();
+        write_line(&mut out, &columns, &cells, width.is_some());
     }
     out
+}
+
+fn printed(cell: &Cell) -> String {
+    match escape(&cell.print()) {
+        // An empty cell would shift the columns for whoever cuts lines at spaces.
+        text if text.is_empty() => "-".to_owned(),
+        text => text.into_owned(),
+    }
 }
 
 struct Layout {
@@ -109,11 +108,11 @@ fn fit(columns: &mut [Layout], width: usize) {
     }
 }
 
-fn write_line(out: &mut String, columns: &[Layout], cells: &[String]) {
+fn write_line(out: &mut String, columns: &[Layout], cells: &[String], cuts: bool) {
     let last = columns.len().saturating_sub(1);
     for (at, (column, text)) in columns.iter().zip(cells).enumerate() {
         let length = text.chars().count();
-        let text: Cow<'_, str> = if length > column.width {
+        let text: Cow<'_, str> = if cuts && length > column.width {
             Cow::Owned(text.chars().take(column.width.saturating_sub(1)).chain(['…']).collect())
         } else {
             Cow::Borrowed(text)

@@ -1,0 +1,100 @@
+//! What a session must find that attaches when the incidents are complete: the same, less what only watching shows.
+//! Pure.
+
+use serde_json::Value;
+
+use crate::truth::Truth;
+
+/// One case with a bug whose traces stay in the kernel's tables.
+///
+/// A bug that is not in the table leaves nothing behind, or nothing that can be told from the tables yet.
+pub(super) struct Late {
+    /// Its full name.
+    case: &'static str,
+    /// Evidence about the time before: it must be null, for it was not collected.
+    before: &'static [&'static str],
+    /// The cause that the tables alone show, where it is another than the watched one.
+    cause: Option<&'static str>,
+    /// The processes that the finding lists beside those with a role are known.
+    names_all: bool,
+}
+
+const fn same(case: &'static str) -> Late {
+    Late { case, before: &[], cause: None, names_all: true }
+}
+
+/// A parent's habits are counted from the beginning of the trace.
+const fn zombies(case: &'static str) -> Late {
+    let before = &["exits", "sigchld_generated", "sigchld_coalesced", "waits", "reaped"];
+    Late { before, ..same(case) }
+}
+
+const LATE: &[Late] = &[
+    same("sem-leak/bug"),
+    same("sem-leak/keyed/bug"),
+    same("shm-leak/bug"),
+    same("msg-leak/bug"),
+    zombies("zombie-leak/never-waits/bug"),
+    zombies("zombie-leak/sigchld-blocked/bug"),
+    zombies("zombie-leak/waits-for-others/bug"),
+    zombies("zombie-leak/parent-blocked/bug"),
+    zombies("zombie-leak/init-does-not-reap/bug"),
+    // It has a handler; what that did at each signal is over.
+    Late { cause: Some("unknown"), ..zombies("zombie-leak/one-wait-per-signal/bug") },
+    // The kernel counts the waiters, but a thread that sleeps already is not known.
+    Late { names_all: false, ..same("sem-orphaned-lock/bug") },
+];
+
+/// What is to be found of this case.
+pub(super) fn row(full_name: &str) -> Option<&'static Late> {
+    LATE.iter().find(|late| late.case == full_name)
+}
+
+impl Late {
+    /// Makes the truth of a watched incident that of one found afterwards.
+    pub(super) fn apply(&self, truth: &mut Truth) {
+        for expected in &mut truth.expect {
+            expected.origin = Some("baseline".to_owned());
+            for name in self.before {
+                expected.evidence.insert((*name).to_owned(), Value::Null);
+            }
+            if let Some(cause) = self.cause {
+                expected.cause = Some(cause.to_owned());
+            }
+            if !self.names_all {
+                expected.pids.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incident::{ALL, Variant};
+    use crate::truth::Expected;
+
+    #[test]
+    fn each_row_is_a_case_with_the_bug() {
+        for late in LATE {
+            let is_it = ALL.iter().any(|incident| {
+                incident.cases.iter().filter(|case| case.variant == Variant::Bug).any(|case| {
+                    let label = if case.label.is_empty() { String::new() } else { format!("/{}", case.label) };
+                    late.case == format!("{}{label}/bug", incident.name)
+                })
+            });
+            assert!(is_it, "{} is no case", late.case);
+        }
+    }
+
+    #[test]
+    fn numbers_of_the_time_before_must_be_null() {
+        let watched =
+            Expected::new("zombie-leak").exact("exits", 50).exact("unreaped", 45).cause("one-wait-per-signal");
+        let mut truth = Truth::one(watched);
+        row("zombie-leak/one-wait-per-signal/bug").unwrap().apply(&mut truth);
+        let expected = &truth.expect[0];
+        assert_eq!((&expected.evidence["exits"], &expected.evidence["unreaped"]), (&Value::Null, &45.into()));
+        assert_eq!((expected.cause.as_deref(), expected.origin.as_deref()), (Some("unknown"), Some("baseline")));
+    }
+}
