@@ -11,12 +11,15 @@ mod fd;
 mod limits;
 mod module;
 mod msg;
+mod namespace;
 mod open;
 mod pipe;
 mod posix;
 mod process;
 mod sem;
 mod shm;
+mod sock_diag;
+mod socket;
 mod sysv;
 mod user;
 

@@ -11,6 +11,8 @@ use crate::detect::time::{seconds, wall_rfc3339};
 pub enum Cell {
     /// Not collected: `null`, never 0.
     Unknown,
+    /// It is known that there is none: `-`, `null`.
+    Nothing,
     Text(String),
     Number(u64),
     Signed(i64),
@@ -52,7 +54,7 @@ impl Cell {
             Self::Signed(n) => n.to_string(),
             Self::Flag(f) => if *f { "yes" } else { "no" }.into(),
             Self::Mode(_) | Self::Key(_) => self.json().as_str().unwrap_or_default().to_owned(),
-            Self::Time(0) => "-".into(),
+            Self::Time(0) | Self::Nothing => "-".into(),
             // Without the milliseconds, which the kernel does not keep.
             Self::Time(s) => wall(*s).replace(".000Z", "Z"),
             #[allow(clippy::cast_precision_loss)] // a length of time for people
@@ -65,7 +67,7 @@ impl Cell {
     /// For programs.
     pub fn json(&self) -> Value {
         match self {
-            Self::Unknown | Self::Time(0) => Value::Null,
+            Self::Unknown | Self::Nothing | Self::Time(0) => Value::Null,
             Self::Text(t) => t.as_str().into(),
             Self::Number(n) | Self::Seconds(n) => (*n).into(),
             Self::Signed(n) => (*n).into(),
@@ -76,6 +78,11 @@ impl Cell {
             Self::Time(s) => wall(*s).into(),
             Self::List(all) => all.iter().map(Self::json).collect(),
         }
+    }
+
+    /// Whether it says nothing about how its column is aligned.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Unknown | Self::Nothing)
     }
 
     /// Whether columns of it are aligned to the right.
@@ -98,6 +105,9 @@ impl Cell {
                 let elements = || a.iter().zip(b).map(|(x, y)| x.order(y)).find(|o| o.is_ne());
                 a.len().cmp(&b.len()).then_with(|| elements().unwrap_or(Ordering::Equal))
             }
+            (Self::Nothing, Self::Nothing) => Ordering::Equal,
+            (Self::Nothing, _) => Ordering::Less,
+            (_, Self::Nothing) => Ordering::Greater,
             (Self::Text(a), Self::Text(b)) => a.cmp(b),
             _ => self.number().cmp(&other.number()),
         }
@@ -110,7 +120,7 @@ impl Cell {
             Self::Flag(f) => i128::from(*f),
             Self::Mode(m) => i128::from(*m),
             Self::Key(k) => i128::from(k.cast_unsigned()),
-            Self::Unknown | Self::Text(_) | Self::List(_) => i128::MAX,
+            Self::Unknown | Self::Nothing | Self::Text(_) | Self::List(_) => i128::MAX,
         }
     }
 }

@@ -77,7 +77,7 @@ fn one(table: &Table, width: Option<usize>) -> String {
             Layout {
                 width: widest.max(head.len()),
                 least: if cells().any(Cell::may_be_cut) { head.len().max(CUT_MIN) } else { usize::MAX },
-                right: cells().any(Cell::is_number) && cells().all(|c| c.is_number() || *c == Cell::Unknown),
+                right: cells().any(Cell::is_number) && cells().all(|c| c.is_number() || c.is_absent()),
             }
         })
         .collect();
