@@ -512,11 +512,21 @@ pub struct PosixObject {
     pub mode: u32,
     /// Seconds since 1970, last change.
     pub mtime: u64,
-    /// Bytes in a message queue now; `None` if it could not be read, or is no queue.
-    pub queued_bytes: Option<u64>,
+    /// `None` if it could not be read, or is no queue.
+    pub queue: Option<PosixQueue>,
     pub holders: Vec<PosixHolder>,
     /// Whether all descriptors and mappings could be read.
     pub complete: bool,
+}
+
+/// What is in a POSIX message queue, and what it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PosixQueue {
+    pub bytes: u64,
+    /// Process that is told of a message (mq_notify); 0 = none, or not visible.
+    pub notify_pid: u32,
+    /// Messages now and at most, and the bytes of one at most; `None` if mq_getattr failed.
+    pub attributes: Option<[u64; 3]>,
 }
 
 /// A process with a POSIX object open or mapped.

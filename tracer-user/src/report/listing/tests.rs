@@ -169,7 +169,7 @@ fn posix(name: &str, holders: Vec<PosixHolder>, complete: bool) -> PosixObject {
         gid: 7,
         mode: 0o600,
         mtime: NOW_S,
-        queued_bytes: None,
+        queue: None,
         holders,
         complete,
     }
