@@ -429,6 +429,10 @@ pub struct OpenObjects {
     pub pipes: Vec<OpenObject>,
     /// By id.
     pub eventfds: Vec<OpenObject>,
+    /// By inode; `None` if they were not asked for, or could not be listed.
+    pub sockets: Option<Vec<UnixSocket>>,
+    /// Whether the tables of all processes of the host could be read.
+    pub complete: bool,
     /// What could not be read, each a sentence.
     pub problems: Vec<String>,
 }
@@ -453,6 +457,70 @@ pub struct PipeFill {
     pub bytes: u64,
     pub slots: u64,
     pub slots_used: u64,
+}
+
+/// A socket of AF_UNIX. What the kernel did not tell is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Unique on the host: all sockets are files of one file system (net/socket.c, `sock_mnt`).
+    pub ino: u64,
+    /// Inode of the network namespace.
+    pub net_ns: u32,
+    /// `SOCK_STREAM`, `SOCK_DGRAM`, `SOCK_SEQPACKET`.
+    pub kind: u8,
+    pub state: SocketState,
+    /// The name that it is bound to.
+    pub name: Option<SocketName>,
+    pub peer: Peer,
+    /// Bytes received and not read, of datagrams those of the first; of a listener the connections not accepted.
+    pub recv_queue: Option<u64>,
+    /// Memory of what it sent and nobody received, in bytes; of a listener the most connections in its queue.
+    pub send_queue: Option<u64>,
+    /// Of a listener: the sockets whose connections are not accepted yet.
+    pub pending: Option<Vec<u64>>,
+    /// Kernel memory charged to it, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// What may be charged to it before a sender waits (SO_SNDBUF, doubled by the kernel), in bytes.
+    pub sndbuf_bytes: Option<u64>,
+    /// Directions that are shut down: 1 receiving, 2 sending.
+    pub shutdown: Option<u8>,
+    /// Effective user at its creation.
+    pub uid: Option<u32>,
+    /// Descriptors in its queue that nobody received yet.
+    pub fds_in_flight: Option<u64>,
+    /// One row a process.
+    pub holders: Vec<Holder>,
+}
+
+/// `sk_state` of a unix socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SocketState {
+    Established,
+    Listen,
+    #[default]
+    Unconnected,
+    Other(u8),
+}
+
+/// What a unix socket is bound to; bytes that are no UTF-8 are replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketName {
+    Path(String),
+    /// Without its leading zero byte; other zero bytes stay.
+    Abstract(String),
+}
+
+/// The other end of a unix socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Peer {
+    #[default]
+    Unknown,
+    /// It is not connected.
+    None,
+    /// It has no file: the connection is not accepted yet, or the other end is closed.
+    Fileless,
+    /// The other end's inode.
+    Socket(u64),
 }
 
 /// Which kind of POSIX object a name stands for.
@@ -480,11 +548,21 @@ pub struct PosixObject {
     pub mode: u32,
     /// Seconds since 1970, last change.
     pub mtime: u64,
-    /// Bytes in a message queue now; `None` if it could not be read, or is no queue.
-    pub queued_bytes: Option<u64>,
+    /// `None` if it could not be read, or is no queue.
+    pub queue: Option<PosixQueue>,
     pub holders: Vec<PosixHolder>,
     /// Whether all descriptors and mappings could be read.
     pub complete: bool,
+}
+
+/// What is in a POSIX message queue, and what it takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PosixQueue {
+    pub bytes: u64,
+    /// Process that is told of a message (mq_notify); 0 = none, or not visible.
+    pub notify_pid: u32,
+    /// Messages now and at most, and the bytes of one at most; `None` if mq_getattr failed.
+    pub attributes: Option<[u64; 3]>,
 }
 
 /// A process with a POSIX object open or mapped.

@@ -30,7 +30,7 @@ pub enum Command {
     Run(Run),
     /// Report on a saved trace
     Report(Replay),
-    /// List what exists now: System V and POSIX objects, pipes, eventfds, zombies (needs no eBPF)
+    /// List what exists now: System V and POSIX objects, pipes, eventfds, unix sockets, zombies (needs no eBPF)
     Ls(Ls),
     /// Show everything about one object, or what a process uses
     Show(Show),
@@ -181,7 +181,7 @@ pub enum Namespace {
 /// `show`
 #[derive(Debug, Args)]
 pub struct Show {
-    /// sem:32768, shm:655370@NAMESPACE, msg:0, mq:/name, posix-sem:/name, posix-shm:/name, pipe:8812, eventfd:41, pid:4121
+    /// sem:32768, shm:655370@NAMESPACE, msg:0, mq:/name, posix-sem:/name, posix-shm:/name, pipe:8812, eventfd:41, socket:9913, pid:4121
     pub object: Subject,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

@@ -14,8 +14,10 @@ use crate::report::listing::{Facts, Names};
 /// Which of the expensive parts are wanted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parts {
-    /// Descriptor tables: pipes and eventfds.
+    /// Descriptor tables: pipes, eventfds and sockets.
     pub open: bool,
+    /// The tables of unix sockets.
+    pub sockets: bool,
     /// POSIX objects.
     pub posix: bool,
 }
@@ -24,7 +26,8 @@ impl Parts {
     /// What these kinds are made from.
     pub fn of(kinds: &[&str]) -> Self {
         let any = |wanted: &[&str]| kinds.iter().any(|k| wanted.contains(k));
-        Self { open: any(&["pipe", "eventfd"]), posix: any(&["mq", "posix-sem", "posix-shm"]) }
+        let sockets = any(&["socket"]);
+        Self { open: sockets || any(&["pipe", "eventfd"]), sockets, posix: any(&["mq", "posix-sem", "posix-shm"]) }
     }
 }
 
@@ -45,7 +48,7 @@ fn fill_pipes(pipes: &mut [OpenObject]) -> Result<()> {
     Ok(())
 }
 
-/// Reads it; of descriptor tables only those of `pids`, if there are any.
+/// Reads it; of descriptor tables only those of `pids`, if there are any and no sockets are wanted.
 pub fn read(parts: Parts, pids: &[u32]) -> Facts {
     let (users, groups) = inventory::names();
     let mut facts = Facts {
@@ -60,7 +63,7 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
         ..Facts::default()
     };
     if parts.open {
-        facts.open = inventory::open_objects(pids);
+        facts.open = inventory::open_objects(pids, parts.sockets);
         if !facts.open.pipes.is_empty()
             && let Err(e) = fill_pipes(&mut facts.open.pipes)
         {

@@ -11,6 +11,7 @@ mod fd;
 mod limits;
 mod module;
 mod msg;
+mod namespace;
 mod open;
 mod passed;
 mod pipe;
@@ -18,6 +19,8 @@ mod posix;
 mod process;
 mod sem;
 mod shm;
+mod sock_diag;
+mod socket;
 mod sysv;
 mod user;
 

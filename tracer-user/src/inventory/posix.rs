@@ -4,13 +4,14 @@
 //! Holders are found by device and inode number in maps, and by name in descriptors.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::entry::{Entry, field, pids, vanished};
 use super::fd::Table;
 use super::process;
-use crate::record::{FileRef, PosixHolder, PosixKind, PosixObject};
+use crate::record::{FileRef, PosixHolder, PosixKind, PosixObject, PosixQueue};
 
 /// Where the C library keeps semaphores and shared memory.
 const SHM_DIR: &str = "/dev/shm";
@@ -112,7 +113,7 @@ fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queu
             gid: meta.gid(),
             mode: meta.mode() & 0o7777,
             mtime: u64::try_from(meta.mtime()).unwrap_or(0),
-            queued_bytes: if queues { queue_size(&path) } else { None },
+            queue: if queues { queue(&path) } else { None },
             holders: Vec::new(),
             complete: true,
         });
@@ -120,18 +121,34 @@ fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queu
     out.sort_by(|a, b| a.path.cmp(&b.path));
 }
 
-/// Bytes in a queue. Reading the file of a queue takes no message out of it (ipc/mqueue.c, `mqueue_read_file`).
-fn queue_size(path: &Path) -> Option<u64> {
+/// What is in a queue. Reading its file takes no message out of it (ipc/mqueue.c, `mqueue_read_file`).
+fn queue(path: &Path) -> Option<PosixQueue> {
     use rustix::fs::{CWD, Mode, OFlags, openat};
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::empty()).ok()?;
     let mut buf = [0; STATUS_MAX];
     let len = rustix::io::read(&file, &mut buf).ok()?;
-    parse_queue(std::str::from_utf8(buf.get(..len)?).ok()?)
+    let status = std::str::from_utf8(buf.get(..len)?).ok()?;
+    Some(PosixQueue { attributes: attributes(file.as_fd()), ..parse_queue(status)? })
 }
 
-fn parse_queue(status: &str) -> Option<u64> {
-    status.split_ascii_whitespace().find_map(|w| w.strip_prefix("QSIZE:"))?.parse().ok()
+/// Messages now and at most, and the bytes of one at most.
+fn attributes(queue: BorrowedFd<'_>) -> Option<[u64; 3]> {
+    let mut found = std::mem::MaybeUninit::<libc::mq_attr>::zeroed();
+    // SAFETY: a descriptor that lives as long as the call, and room for one mq_attr.
+    if unsafe { libc::mq_getattr(queue.as_raw_fd(), found.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: zeroed is a valid mq_attr, and the call wrote one.
+    let found = unsafe { found.assume_init() };
+    let [now, most, bytes] = [found.mq_curmsgs, found.mq_maxmsg, found.mq_msgsize].map(u64::try_from);
+    Some([now.ok()?, most.ok()?, bytes.ok()?])
+}
+
+fn parse_queue(status: &str) -> Option<PosixQueue> {
+    let word = |name| status.split_ascii_whitespace().find_map(|w| w.strip_prefix(name));
+    let notify_pid = word("NOTIFY_PID:").and_then(|p| p.parse().ok()).unwrap_or(0);
+    Some(PosixQueue { bytes: word("QSIZE:")?.parse().ok()?, notify_pid, attributes: None })
 }
 
 fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
@@ -166,7 +183,9 @@ fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
         }
         if let Ok(table) = Table::of(&entry) {
             for fd in &table.fds {
-                if let Some(at) = table.link(*fd).ok().and_then(|l| by_link.get(&l).copied()) {
+                if let Some(at) = table.link(*fd).ok().and_then(|l| by_link.get(&l).copied())
+                    && objects.get(at).is_some_and(|o| is_it(o, &entry, &table, *fd))
+                {
                     seen.entry(at).or_default().0 = true;
                 }
             }
@@ -188,6 +207,20 @@ fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
             denied.len()
         ));
     }
+}
+
+/// Whether a descriptor whose link is the object's name may be the object itself, and not one of the same name in
+/// another namespace, or a file at the root.
+fn is_it(object: &PosixObject, entry: &Entry, table: &Table, fd: u32) -> bool {
+    let Ok(info) = table.info(fd) else { return true };
+    // 5.14 and later.
+    let same_inode = field(&info, "ino").and_then(|i| i.parse::<u64>().ok()).is_none_or(|ino| ino == object.ino);
+    // Descriptors of queues have a mount of the kernel's own, which is in no table.
+    let minor = || {
+        let mounts = entry.long_text("mountinfo").ok()?;
+        minor_of(&mounts, field(&info, "mnt_id")?)
+    };
+    same_inode && minor().is_none_or(|m| m == rustix::fs::minor(object.dev))
 }
 
 struct Map<'a> {
@@ -212,8 +245,15 @@ fn mount_point(mountinfo: &str, fits: impl Fn(&str, &str) -> bool) -> Option<Str
         let (before, after) = line.split_once(" - ")?;
         let point = before.split(' ').nth(4)?;
         let kind = after.split(' ').next()?;
-        fits(kind, point).then(|| point.to_owned())
+        fits(kind, point).then(|| unescaped(point))
     })
+}
+
+/// Space, tab, newline and backslash are written as three octal digits (fs/proc_namespace.c, `show_mountinfo`).
+fn unescaped(point: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(point.to_owned(), |text, (code, plain)| text.replace(code, plain))
 }
 
 /// The minor device number of the mount with this id.
@@ -236,12 +276,14 @@ mod tests {
         assert_eq!(mount_point(MOUNTS, |k, _| k == "mqueue").as_deref(), Some("/dev/mqueue"));
         assert_eq!(mount_point(MOUNTS, |k, p| k == "tmpfs" && p == SHM_DIR).as_deref(), Some("/dev/shm"));
         assert_eq!(mount_point(MOUNTS, |k, _| k == "nfs"), None);
+        assert_eq!(unescaped("/a\\040b\\134040\\012"), "/a b\\040\n");
         assert_eq!((minor_of(MOUNTS, "31"), minor_of(MOUNTS, "3")), (Some(27), None));
     }
 
     #[test]
     fn status_of_a_queue() {
-        assert_eq!(parse_queue("QSIZE:129        NOTIFY:2     SIGNO:0     NOTIFY_PID:8260  \n"), Some(129));
+        let told = parse_queue("QSIZE:129        NOTIFY:2     SIGNO:0     NOTIFY_PID:8260  \n").expect("queue");
+        assert_eq!(told, PosixQueue { bytes: 129, notify_pid: 8260, attributes: None });
         assert_eq!(parse_queue("QSIZE:x"), None);
         assert_eq!(parse_queue(""), None);
     }

@@ -1,14 +1,10 @@
 //! The SysV objects of each IPC namespace: enters it, and has sets, segments and queues read there.
-//!
-//! The calling thread stays where it is: another namespace is entered by a thread of its own that ends afterwards.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::thread::LinkNameSpaceType;
-
-use super::entry::{Entry, bracketed, vanished};
+use super::entry::Entry;
+use super::namespace::{self, Kind};
 use super::{msg, sem, shm};
 use crate::record::Inventory;
 
@@ -55,13 +51,12 @@ fn merge(inv: &mut Inventory, found: Inventory) {
 
 /// The IPC namespace of the calling thread.
 pub fn own_namespace() -> Option<u32> {
-    let link = std::fs::read_link("/proc/thread-self/ns/ipc").ok()?;
-    bracketed(link.to_str()?, "ipc").and_then(|n| u32::try_from(n).ok())
+    namespace::own(Kind::Ipc)
 }
 
 /// The IPC namespace of a process or thread.
 pub(super) fn namespace_of(entry: &Entry, name: &str) -> Option<u32> {
-    entry.link(name).ok().and_then(|l| bracketed(&l, "ipc")).and_then(|n| u32::try_from(n).ok())
+    entry.link(name).ok().and_then(|l| Kind::Ipc.parse(&l))
 }
 
 /// Reads a namespace through the first of its members that still lives.
@@ -83,32 +78,7 @@ pub fn within<T: Send + 'static>(
     members: &[u32],
     act: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<Option<T>> {
-    if own_namespace() == Some(ns) {
-        return Ok(Some(act()));
-    }
-    let Some(fd) = open_namespace(ns, members)? else { return Ok(None) };
-    let thread = std::thread::Builder::new().name("ipc-namespace".into()).spawn(move || -> io::Result<T> {
-        rustix::thread::move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
-        Ok(act())
-    })?;
-    match thread.join() {
-        Ok(result) => result.map(Some),
-        Err(_) => Err(io::Error::other("the thread inside died")),
-    }
-}
-
-fn open_namespace(ns: u32, members: &[u32]) -> io::Result<Option<OwnedFd>> {
-    for pid in members {
-        let opened = Entry::open(*pid).and_then(|e| e.namespace("ns/ipc"));
-        match opened {
-            // The pid may be another process by now: the handle itself says which namespace it is.
-            Ok(fd) if rustix::fs::fstat(&fd)?.st_ino == u64::from(ns) => return Ok(Some(fd)),
-            Ok(_) => {}
-            Err(e) if vanished(&e) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(None)
+    namespace::within(Kind::Ipc, ns, members, act)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use crate::detect::time::{seconds, wall_rfc3339};
 pub enum Cell {
     /// Not collected: `null`, never 0.
     Unknown,
-    /// There is none here, and cannot be: `-`, `null`.
-    None,
+    /// It is known that there is none: `-`, `null`.
+    Nothing,
     Text(String),
     Number(u64),
     Signed(i64),
@@ -47,25 +47,19 @@ impl Cell {
 
     /// The value, or none.
     pub fn or_none<T>(value: Option<T>, make: impl FnOnce(T) -> Self) -> Self {
-        value.map_or(Self::None, make)
-    }
-
-    /// Whether there is nothing to compare.
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Self::Unknown | Self::None)
+        value.map_or(Self::Nothing, make)
     }
 
     /// For people.
     pub fn print(&self) -> String {
         match self {
             Self::Unknown => "?".into(),
-            Self::None => "-".into(),
             Self::Text(t) => t.clone(),
             Self::Number(n) | Self::Counter(n) => n.to_string(),
             Self::Signed(n) => n.to_string(),
             Self::Flag(f) => if *f { "yes" } else { "no" }.into(),
             Self::Mode(_) | Self::Key(_) => self.json().as_str().unwrap_or_default().to_owned(),
-            Self::Time(0) => "-".into(),
+            Self::Time(0) | Self::Nothing => "-".into(),
             // Without the milliseconds, which the kernel does not keep.
             Self::Time(s) => wall(*s).replace(".000Z", "Z"),
             #[allow(clippy::cast_precision_loss)] // a length of time for people
@@ -78,7 +72,7 @@ impl Cell {
     /// For programs.
     pub fn json(&self) -> Value {
         match self {
-            Self::Unknown | Self::None | Self::Time(0) => Value::Null,
+            Self::Unknown | Self::Nothing | Self::Time(0) => Value::Null,
             Self::Text(t) => t.as_str().into(),
             Self::Number(n) | Self::Seconds(n) => (*n).into(),
             Self::Signed(n) => (*n).into(),
@@ -91,6 +85,11 @@ impl Cell {
         }
     }
 
+    /// Whether there is no value: it says nothing about how its column is aligned, and is not compared.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Unknown | Self::Nothing)
+    }
+
     /// Whether columns of it are aligned to the right.
     pub(super) fn is_number(&self) -> bool {
         matches!(self, Self::Number(_) | Self::Signed(_) | Self::Counter(_) | Self::Seconds(_))
@@ -101,7 +100,7 @@ impl Cell {
         matches!(self, Self::Text(_) | Self::List(_))
     }
 
-    /// The order of `--sort`: what is not known comes last; lists by their length, then their elements.
+    /// The order of `--sort`: what is not known, or is not there, comes last; lists by their length, then their elements.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
             _ if self.is_absent() || other.is_absent() => self.is_absent().cmp(&other.is_absent()),
@@ -121,7 +120,7 @@ impl Cell {
             Self::Flag(f) => i128::from(*f),
             Self::Mode(m) => i128::from(*m),
             Self::Key(k) => i128::from(k.cast_unsigned()),
-            Self::Unknown | Self::None | Self::Text(_) | Self::List(_) => i128::MAX,
+            Self::Unknown | Self::Nothing | Self::Text(_) | Self::List(_) => i128::MAX,
         }
     }
 }

@@ -16,6 +16,7 @@ mod posix;
 mod sem;
 mod shm;
 mod show;
+mod socket;
 mod subject;
 mod table;
 pub mod text;
@@ -57,6 +58,7 @@ pub const KINDS: &[Entry] = &[
     entry::<posix::PosixShm>(),
     entry::<open::Pipe>(),
     entry::<open::Eventfd>(),
+    entry::<socket::Socket>(),
     entry::<zombie::Zombie>(),
     LIMITS,
 ];

@@ -89,6 +89,11 @@ impl User {
     pub fn alive(&self) -> bool {
         self.process.is_some()
     }
+
+    /// Whether it has the object itself, and not only the other end of it.
+    pub(super) fn holds(&self) -> bool {
+        !matches!(self.role, "peer" | "listener" | "client")
+    }
 }
 
 /// The facts, with an index.

@@ -43,9 +43,7 @@ kinds! {
 fn columns(kind: PosixKind) -> Vec<Column<PosixObject>> {
     let mut out = vec![column::<PosixObject>("name", Shows::Always, "its name", |_, l| Cell::text(l.row.name.clone()))];
     if kind == PosixKind::Mq {
-        out.push(column::<PosixObject>("qsize", Shows::Always, "bytes in the queue", |_, l| {
-            Cell::or_unknown(l.row.queued_bytes, Cell::Number)
-        }));
+        out.extend(queue());
     } else {
         out.push(column::<PosixObject>("size", Shows::Always, "bytes", |_, l| Cell::Number(l.row.size_bytes)));
     }
@@ -71,6 +69,29 @@ fn columns(kind: PosixKind) -> Vec<Column<PosixObject>> {
     out.extend(leftover());
     out.extend(users());
     out
+}
+
+/// What only queues have.
+fn queue() -> Vec<Column<PosixObject>> {
+    /// One of the three numbers of mq_getattr.
+    fn attribute(row: &PosixObject, which: usize) -> Cell {
+        let numbers = row.queue.and_then(|q| q.attributes);
+        Cell::or_unknown(numbers.and_then(|n| n.get(which).copied()), Cell::Number)
+    }
+    vec![
+        column::<PosixObject>("qsize", Shows::Always, "bytes in the queue", |_, l| {
+            Cell::or_unknown(l.row.queue, |q| Cell::Number(q.bytes))
+        }),
+        column::<PosixObject>("messages", Shows::Always, "messages in the queue", |_, l| attribute(&l.row, 0)),
+        column::<PosixObject>("max", Shows::Always, "messages that it takes", |_, l| attribute(&l.row, 1)),
+        column::<PosixObject>("max-size", Shows::OnRequest, "bytes that one message may have", |_, l| {
+            attribute(&l.row, 2)
+        }),
+        column::<PosixObject>("notify", Shows::OnRequest, "process that asked to be told of a message", |_, l| {
+            let pid = l.row.queue.map(|q| q.notify_pid);
+            Cell::or_unknown(pid, |p| if p == 0 { Cell::Nothing } else { Cell::Number(p.into()) })
+        }),
+    ]
 }
 
 fn pids(row: &PosixObject, does: fn(&crate::record::PosixHolder) -> bool) -> Cell {

@@ -151,7 +151,7 @@ pub(super) fn table<K: Kind>(model: &Model<'_>, query: &Query<'_>) -> Table {
 
 fn wanted<R: Clone>(model: &Model<'_>, query: &Query<'_>, line: &Line<'_, R>) -> bool {
     (!query.orphans || line.orphan >= Orphan::Maybe)
-        && (query.pids.is_empty() || line.users.iter().any(|u| u.alive() && query.pids.contains(&u.pid)))
+        && (query.pids.is_empty() || line.users.iter().any(|u| u.alive() && u.holds() && query.pids.contains(&u.pid)))
         && query.ns.is_none_or(|ns| line.subject.ns.is_none_or(|own| own == ns))
         && query.subject.is_none_or(|s| s.means(&line.subject, model.facts.own_ns))
 }
@@ -161,7 +161,7 @@ fn foreign(model: &Model<'_>, cell: &Cell) -> bool {
     match cell {
         Cell::Number(ns) => model.facts.own_ns.is_some_and(|own| u64::from(own) != *ns),
         Cell::List(all) => !all.is_empty(),
-        Cell::Unknown | Cell::None => false,
+        Cell::Unknown | Cell::Nothing => false,
         Cell::Text(_)
         | Cell::Signed(_)
         | Cell::Counter(_)

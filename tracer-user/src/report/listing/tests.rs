@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::record::{
-    Holder, Inventory, MsgQueue, OpenObject, OpenObjects, PosixHolder, PosixKind, PosixObject, ProcessRow, SemLimitRow,
-    SemSetRow, SemValue, ShmSegment,
+    Holder, Inventory, MsgQueue, OpenObject, OpenObjects, Peer, PosixHolder, PosixKind, PosixObject, ProcessRow,
+    SemLimitRow, SemSetRow, SemValue, ShmSegment, SocketState, UnixSocket,
 };
 
 const NS: u32 = 4_026_531_839;
@@ -169,7 +169,7 @@ fn posix(name: &str, holders: Vec<PosixHolder>, complete: bool) -> PosixObject {
         gid: 7,
         mode: 0o600,
         mtime: NOW_S,
-        queued_bytes: None,
+        queue: None,
         holders,
         complete,
     }
@@ -184,6 +184,82 @@ fn posix_names() {
     let orphans: Vec<Orphan> = table.rows.iter().map(|r| r.orphan).collect();
     assert_eq!(orphans, [Orphan::No, Orphan::Likely, Orphan::Maybe]);
     assert!(list(&facts, "mq", &Query::default()).rows.is_empty());
+}
+
+/// A stream socket that is established, held by this process.
+fn socket(ino: u64, holder: Option<&ProcessRow>) -> UnixSocket {
+    let held = |p: &ProcessRow| Holder {
+        tgid: p.tgid,
+        start_ns: p.start_ns,
+        comm: p.comm.clone(),
+        fd: 3,
+        reads: None,
+        writes: None,
+    };
+    UnixSocket {
+        ino,
+        kind: 1,
+        state: SocketState::Established,
+        shutdown: Some(0),
+        holders: holder.map(held).into_iter().collect(),
+        ..UnixSocket::default()
+    }
+}
+
+#[test]
+fn ends_of_sockets() {
+    let (server, client) = (process(10, "server", 500), process(11, "client", 400));
+    let mut facts = facts(vec![server.clone(), client.clone()]);
+    facts.open.complete = true;
+    facts.open.sockets = Some(vec![
+        UnixSocket { peer: Peer::Socket(2), ..socket(1, Some(&server)) },
+        UnixSocket { peer: Peer::Socket(1), ..socket(2, Some(&client)) },
+        UnixSocket {
+            peer: Peer::None,
+            state: SocketState::Listen,
+            pending: Some(vec![4, 99]),
+            ..socket(3, Some(&server))
+        },
+        // It shut itself down while it waits.
+        UnixSocket { peer: Peer::Fileless, shutdown: Some(3), ..socket(4, Some(&client)) },
+        UnixSocket { peer: Peer::Fileless, ..socket(5, Some(&client)) },
+        UnixSocket { peer: Peer::Fileless, shutdown: Some(3), ..socket(6, Some(&client)) },
+        UnixSocket { peer: Peer::Fileless, kind: 2, ..socket(7, Some(&client)) },
+        UnixSocket { peer: Peer::Socket(98), state: SocketState::Other(2), ..socket(8, None) },
+    ]);
+    let table = list(&facts, "sockets", &Query { everything: true, ..Query::default() });
+    let rows: Vec<String> = table
+        .rows
+        .iter()
+        .map(|r| {
+            let columns = ["inode", "state", "peer", "holders", "peers", "listener", "clients", "orphan"];
+            columns.map(|c| table.value(r, c).expect("column").print()).join(" ")
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            "1 established 2 10 11 - - no",
+            "2 established 1 11 10 - - no",
+            "3 listen - 10 11 - 4, 99 no",
+            "4 queued - 11 10 3 - no",
+            "5 queued - 11 - - - no",
+            "6 closed - 11 - - - no",
+            "7 closed - 11 - - - no",
+            "8 2 98 - - - - maybe",
+        ]
+    );
+    let inodes = |query: &Query<'_>| {
+        let rows = list(&facts, "socket", query).rows;
+        rows.into_iter().map(|r| r.subject.to_string().replace("socket:", "")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(inodes(&Query { pids: &[10], ..Query::default() }), "1 3", "the other end is not used");
+    assert_eq!(inodes(&Query { orphans: true, ..Query::default() }), "8");
+    assert_eq!(inodes(&Query { sort: Some(("peer", false)), ..Query::default() }), "2 1 8 3 4 5 6 7");
+    facts.open.complete = false;
+    assert_eq!(list(&facts, "socket", &Query::default()).rows[7].orphan, Orphan::Unknown);
+    facts.open.sockets = None;
+    assert!(!list(&facts, "socket", &Query::default()).collected);
 }
 
 #[test]
@@ -291,7 +367,7 @@ fn json_types_are_the_contract() {
         writes: None,
     };
     let object = OpenObject { id: 8812, counter: Some(u64::MAX - 1), fill: None, holders: vec![holder] };
-    facts.open = OpenObjects { pipes: vec![object.clone()], eventfds: vec![object], problems: vec![] };
+    facts.open = OpenObjects { pipes: vec![object.clone()], eventfds: vec![object], ..OpenObjects::default() };
     let model = Model::new(&facts);
     let all = Query { everything: true, ..Query::default() };
     let tables: Vec<Table> = ["sem", "pipe", "eventfd"].iter().map(|k| list(&facts, k, &all)).collect();
