@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::Settings;
 use crate::call;
+use crate::incident::Skip;
 
 /// A running program.
 #[derive(Debug)]
@@ -236,9 +237,17 @@ pub(super) fn incident(settings: &Settings, args: &[&str]) -> Result<Running> {
 }
 
 /// Starts an incident and waits until it is complete.
+///
+/// # Errors
+/// A [`Skip`] if this machine cannot play it.
 pub(super) fn complete_incident(settings: &Settings, args: &[&str]) -> Result<(Running, crate::truth::Truth)> {
     let running = incident(settings, args)?;
-    let truth = running.wait_printed("READY ", settings.scaled(60)).with_context(|| format!("incident {args:?}"))?;
+    let truth = running.wait_printed("READY ", settings.scaled(60));
+    // It ends after it has said this, so the wait is over at once.
+    if let Some(reason) = running.printed("SKIP ") {
+        return Err(Skip(reason).into());
+    }
+    let truth = truth.with_context(|| format!("incident {args:?}"))?;
     Ok((running, serde_json::from_str(&truth)?))
 }
 

@@ -6,13 +6,16 @@ mod counter;
 mod eventfd_overflow;
 mod eventfd_semaphore;
 mod eventfd_stall;
+mod fd_crowd;
 mod fd_doors;
 mod fd_exhausted;
 mod fd_inherited;
 mod fd_leak;
 mod fd_truncated;
 mod fifo_stall;
+mod fork_storm;
 mod msg_leak;
+mod ns_twins;
 mod passing;
 mod pid_exhausted;
 mod pipe_full;
@@ -282,11 +285,24 @@ pub const ALL: &[Incident] = &[
         play: eventfd_semaphore::play,
         cases: TWINS,
     },
-    // Not an incident: the load of the fault tests.
+    // Not incidents: what the fault tests play.
     Incident {
         name: "sem-storm",
         about: "creates and removes semaphore sets as fast as it can",
         play: sem_storm::play,
         cases: &[],
     },
+    Incident {
+        name: "fork-storm",
+        about: "processes come and go as fast as they can, until it is ended",
+        play: fork_storm::play,
+        cases: &[],
+    },
+    Incident {
+        name: "ns-twins",
+        about: "two containers leak a semaphore set of the same id, a third uses its own",
+        play: ns_twins::play,
+        cases: &[],
+    },
+    Incident { name: "fd-crowd", about: "a process with 100,000 open descriptors", play: fd_crowd::play, cases: &[] },
 ];

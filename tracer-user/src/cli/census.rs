@@ -62,6 +62,7 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
         inventory: inventory::read(&Scope::All),
         ..Facts::default()
     };
+    facts.hidden = inventory::hides_others(&facts.inventory.processes);
     if parts.open {
         facts.open = inventory::open_objects(pids, parts.sockets);
         if !facts.open.pipes.is_empty()

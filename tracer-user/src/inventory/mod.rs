@@ -85,6 +85,13 @@ pub fn read(scope: &Scope) -> Inventory {
             "{n} of {all} processes show no details (first: pid {first}): needs CAP_SYS_PTRACE over them"
         ));
     }
+    if hides_others(&inv.processes) {
+        inv.problems.push(
+            "the processes of others are hidden (/proc is mounted with hidepid): needs CAP_SYS_PTRACE, or the group of \
+             its gid option"
+                .to_owned(),
+        );
+    }
     let namespaces = ipc_namespaces(&inv.processes, wanted.as_ref());
     sysv::read(&namespaces, &mut inv);
     // What they do, for whom others wait: a holder that waits for input is idle, not slow.
@@ -113,6 +120,11 @@ pub fn read_passed(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     let mut rows = gatherer.rows(&inv.processes);
     passed::read_links(&mut rows);
     inv.passed = Some(rows);
+}
+
+/// Whether /proc leaves out processes (proc(5), hidepid): the first one is always there.
+pub fn hides_others(rows: &[ProcessRow]) -> bool {
+    !rows.iter().any(|r| r.tgid == 1)
 }
 
 /// IPC namespaces of the wanted processes, each with its members.
@@ -191,6 +203,12 @@ mod tests {
     #[test]
     fn parents_of_zombies() {
         assert_eq!(zombie_parents(&[row(1, 0, 'S'), row(2, 1, 'Z'), row(3, 2, 'R')]), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn without_the_first_process_others_are_hidden() {
+        assert!(!hides_others(&[row(1, 0, 'S'), row(9, 1, 'S')]));
+        assert!(hides_others(&[row(9, 1, 'S')]));
     }
 
     #[test]

@@ -162,7 +162,12 @@ fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
         .map(|(at, o)| (if o.kind == PosixKind::Mq { o.name.clone() } else { o.path.clone() }, at))
         .collect();
     let mut denied = Vec::new();
-    for pid in pids() {
+    let all = pids();
+    if !all.contains(&INIT) {
+        // With hidepid there may be users that are not even listed; the inventory tells that.
+        objects.iter_mut().for_each(|o| o.complete = false);
+    }
+    for pid in all {
         let Ok(entry) = Entry::open(pid) else { continue };
         let mut seen: HashMap<usize, (bool, bool)> = HashMap::new();
         match entry.long_text("maps") {

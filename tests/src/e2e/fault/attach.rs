@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
@@ -28,6 +29,17 @@ pub(super) fn no_such_pid(settings: &Settings) -> Result<()> {
 }
 
 pub(super) fn not_root(settings: &Settings) -> Result<()> {
+    let (_directory, copy) = copy_of_tool(settings)?;
+    let mut command = Command::new(&copy);
+    command.args(["watch", "--all"]).current_dir("/").uid(NOBODY).gid(NOBODY);
+    let ended = Running::start(&mut command)?.wait(settings.scaled(20))?;
+    ended.exited(4)?;
+    ensure!(ended.stderr.contains("CAP_"), "the message names no capability: {}", ended.stderr);
+    Ok(())
+}
+
+/// The program where everybody may run it, as long as the directory lives.
+pub(super) fn copy_of_tool(settings: &Settings) -> Result<(tempfile::TempDir, PathBuf)> {
     // The build directory may be closed to others.
     let directory = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir()?;
     let copy = directory.path().join("ipctrace");
@@ -35,12 +47,7 @@ pub(super) fn not_root(settings: &Settings) -> Result<()> {
     let copied = Command::new("cp").arg(&settings.tool).arg(&copy).status().context("cannot run cp")?;
     ensure!(copied.success(), "cannot copy ipctrace: {copied}");
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755))?;
-    let mut command = Command::new(&copy);
-    command.args(["watch", "--all"]).current_dir("/").uid(NOBODY).gid(NOBODY);
-    let ended = Running::start(&mut command)?.wait(settings.scaled(20))?;
-    ended.exited(4)?;
-    ensure!(ended.stderr.contains("CAP_"), "the message names no capability: {}", ended.stderr);
-    Ok(())
+    Ok((directory, copy))
 }
 
 pub(super) fn target_exits(settings: &Settings) -> Result<()> {

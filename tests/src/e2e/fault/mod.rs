@@ -4,6 +4,7 @@ mod attach;
 mod ending;
 mod files;
 mod running;
+mod tables;
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc;
@@ -11,6 +12,7 @@ use std::sync::mpsc;
 use anyhow::Result;
 
 use super::{Outcome, Settings, Tally};
+use crate::incident::Skip;
 
 /// One fault test.
 struct Fault {
@@ -48,6 +50,10 @@ const FAULTS: &[Fault] = &[
     native("run-not-found", running::not_found),
     native("run-not-executable", running::not_executable),
     native("run-fail-on", running::fail_on),
+    everywhere("namespaces", tables::namespaces),
+    everywhere("fork-storm", tables::fork_storm),
+    everywhere("hidepid", tables::hidepid),
+    everywhere("many-fds", tables::many_fds),
 ];
 
 /// How many run at the same time.
@@ -71,9 +77,15 @@ pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
             let (sender, next, wanted) = (sender.clone(), &next, &wanted);
             scope.spawn(move || {
                 while let Some(fault) = wanted.get(next.fetch_add(1, SeqCst)) {
-                    let problems = (fault.check)(settings).err().map(|error| format!("{error:#}"));
+                    let outcome = match (fault.check)(settings) {
+                        Ok(()) => Outcome::Passed,
+                        Err(error) => match error.downcast_ref::<Skip>() {
+                            Some(Skip(reason)) => Outcome::Skipped(reason.clone()),
+                            None => Outcome::Failed(vec![format!("{error:#}")]),
+                        },
+                    };
                     // The receiver lives as long as this scope.
-                    let _ = sender.send((full_name(fault), Outcome::of(problems.into_iter().collect())));
+                    let _ = sender.send((full_name(fault), outcome));
                 }
             });
         }

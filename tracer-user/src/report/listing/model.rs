@@ -33,6 +33,8 @@ pub struct Facts {
     pub own_pid: u32,
     /// Our own IPC namespace.
     pub own_ns: Option<u32>,
+    /// Processes of other users are not in the table.
+    pub hidden: bool,
     /// Threads of the system, if it could be read.
     pub threads: Option<u64>,
     /// Open files of the system and their limit.
@@ -174,6 +176,9 @@ impl<'a> Model<'a> {
     /// How sure it is that nobody comes back to a System V object that nobody uses now.
     /// `used`: whether the kernel names somebody who used it, who is dead.
     pub(super) fn abandoned(&self, ns: u32, uids: [u32; 2], used_s: u64, used: bool) -> Orphan {
+        if self.facts.hidden {
+            return Orphan::Maybe;
+        }
         if self.could_use(ns, uids, used_s) == 0 {
             return Orphan::Likely;
         }

@@ -123,6 +123,14 @@ fn orphaned_sets() {
 }
 
 #[test]
+fn nothing_is_surely_left_over_where_processes_are_hidden() {
+    let mut facts = facts(Vec::new());
+    facts.inventory.sem_sets = vec![set(1, 100, &[(0, 9, 0)])];
+    facts.hidden = true;
+    assert_eq!(orphan_of(&facts, "sem"), Orphan::Maybe);
+}
+
+#[test]
 fn orphaned_segments_and_queues() {
     let shm = ShmSegment { ns: NS, cpid: 9, ctime: NOW_S - 100, ..ShmSegment::default() };
     for (what, row, want) in [
