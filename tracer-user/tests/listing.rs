@@ -1,38 +1,26 @@
-//! `ls`, `rm` and `mk` beside /proc/sysvipc and ipcs, on random objects in an IPC namespace of their own; and queues
-//! of POSIX in a file system of their own.
+//! `ls`, `rm` and `mk` beside /proc/sysvipc and ipcs, on random objects in an IPC namespace of their own.
 //!
 //! A thread enters the namespace; the programs that it starts are in it, too. Its end removes all objects.
 #![allow(clippy::expect_used, clippy::panic)] // tests
 
-use std::collections::BTreeMap;
-use std::ffi::CString;
-use std::process::{Command, Output, Stdio};
+mod program;
 
-use rustix::thread::UnshareFlags;
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use program::{ipctrace, text};
 use serde_json::Value;
 
 /// Runs `test` in a new IPC namespace; without the privilege it says so.
 fn in_a_namespace(test: fn()) {
-    in_namespaces(UnshareFlags::NEWIPC, test);
-}
-
-fn in_namespaces(which: UnshareFlags, test: fn()) {
     let thread = std::thread::spawn(move || {
-        // SAFETY: only the namespaces of this thread change.
-        match unsafe { rustix::thread::unshare_unsafe(which) } {
+        // SAFETY: only the IPC namespace of this thread changes.
+        match unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) } {
             Ok(()) => test(),
-            Err(e) => eprintln!("skipped: no namespaces of its own: {e}; needs CAP_SYS_ADMIN"),
+            Err(e) => eprintln!("skipped: no IPC namespace of its own: {e}; needs CAP_SYS_ADMIN"),
         }
     });
     thread.join().expect("test");
-}
-
-fn ipctrace(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ipctrace")).args(words).stdin(Stdio::null()).output().expect("run")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn listed(words: &[&str]) -> Value {
@@ -260,66 +248,4 @@ fn what_a_pipe_holds() {
         return;
     }
     assert_eq!((&row["capacity"], &row["fill"], &row["slots"]), (&131_072.into(), &5_000.into(), &"2/32".into()));
-}
-
-/// Mounts in our mount namespace only, which nobody else sees and which ends with this thread.
-fn mount(kind: Option<&str>, point: &str, flags: libc::c_ulong) {
-    let (kind, point) = (kind.map(|k| CString::new(k).expect("kind")), CString::new(point).expect("point"));
-    let kind = kind.as_ref().map_or(std::ptr::null(), |k| k.as_ptr());
-    // SAFETY: strings that end with zero bytes, and no data.
-    let done = unsafe { libc::mount(c"none".as_ptr(), point.as_ptr(), kind, flags, std::ptr::null()) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-}
-
-/// So that the folder can be removed, whatever happens.
-struct Mounted(CString);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // SAFETY: a string that ends with a zero byte.
-        unsafe { libc::umount2(self.0.as_ptr(), libc::MNT_DETACH) };
-    }
-}
-
-#[test]
-fn posix_queues() {
-    in_namespaces(UnshareFlags::NEWIPC | UnshareFlags::NEWNS, || {
-        mount(None, "/", libc::MS_REC | libc::MS_PRIVATE);
-        let dir = tempfile::Builder::new().prefix("mq dir").tempdir().expect("dir");
-        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mounts");
-        let there = mounts.lines().find(|l| l.contains(" - mqueue ")).and_then(|l| l.split(' ').nth(4));
-        let point = there.unwrap_or_else(|| dir.path().to_str().expect("UTF-8"));
-        mount(Some("mqueue"), point, 0);
-        let _mounted = Mounted(CString::new(point).expect("point"));
-
-        assert_eq!(ipctrace(&["mk", "mq", "left"]).status.code(), Some(0));
-        // SAFETY: zero is a valid mq_attr.
-        let mut wanted: libc::mq_attr = unsafe { std::mem::zeroed() };
-        (wanted.mq_maxmsg, wanted.mq_msgsize) = (5, 100);
-        // SAFETY: a name that ends with a zero byte, a mode and attributes.
-        let queue = unsafe {
-            libc::mq_open(c"/used".as_ptr(), libc::O_CREAT | libc::O_RDWR | libc::O_CLOEXEC, 0o640, &raw mut wanted)
-        };
-        assert!(queue >= 0, "{}", std::io::Error::last_os_error());
-        for text in [c"one", c"three"] {
-            // SAFETY: so many bytes are there.
-            assert_eq!(unsafe { libc::mq_send(queue, text.as_ptr(), text.count_bytes(), 1) }, 0);
-        }
-        let all = listed(&["mq"]);
-        let me = std::process::id();
-        let row = |name: &str| all["mq"].as_array().and_then(|r| r.iter().find(|r| r["name"] == name)).expect("row");
-        let of = |name: &str| {
-            let names = ["qsize", "messages", "max", "max_size", "orphan", "open", "notify"];
-            names.map(|n| row(name)[n].to_string()).join(" ")
-        };
-        assert_eq!(of("/used"), format!("8 2 5 100 \"no\" [{me}] null"));
-        assert!(of("/left").starts_with("0 0 ") && of("/left").ends_with(" \"likely\" [] null"), "{}", of("/left"));
-        assert_eq!(ipctrace(&["rm", "--yes", "mq:/used"]).status.code(), Some(1), "it is in use");
-        let dry = text(&ipctrace(&["rm", "--orphans", "--only", "mq", "--dry-run"]).stdout);
-        assert!(dry.contains("left") && !dry.contains("used"), "{dry}");
-        // SAFETY: opened above.
-        unsafe { libc::mq_close(queue) };
-        assert_eq!(ipctrace(&["rm", "--yes", "mq:/used", "mq:left"]).status.code(), Some(0));
-        assert_eq!(listed(&["mq"])["mq"], Value::Array(Vec::new()));
-    });
 }

@@ -3,22 +3,16 @@
 //! One test only: programs that another test starts would hold copies of the sockets until they exec.
 #![allow(clippy::expect_used, clippy::panic)] // tests
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Command, Output, Stdio};
+mod program;
 
+use std::os::fd::{AsFd, BorrowedFd};
+
+use program::{ipctrace, text};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind,
     connect, listen, sendmsg, socket_with, socketpair,
 };
 use serde_json::{Value, json};
-
-fn ipctrace(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ipctrace")).args(words).stdin(Stdio::null()).output().expect("run")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 /// A socketpair with two descriptors in flight, and a listener with a connection that nobody accepted.
 #[test]

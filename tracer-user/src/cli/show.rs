@@ -1,13 +1,14 @@
 //! `show`: everything about one object, or what a process uses.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use super::args::{Format, Show};
 use super::census::{self, Parts};
 use super::{Fail, exit, output};
 use crate::inventory;
-use crate::record::FileRef;
-use crate::report::listing::{self, Id, KINDS, Model, Query, Subject, Table, kind};
+use crate::report::listing::{self, Id, KINDS, Model, Query, Subject, Surroundings, kind};
 
 /// Runs the command.
 ///
@@ -23,8 +24,8 @@ pub fn main(args: &Show) -> Result<u8> {
     };
     let facts = census::read(parts, &pids);
     let model = Model::new(&facts);
-    let files = files_of_users(&model, subject);
-    let Some(shown) = listing::show(&model, subject, &files) else {
+    let around = surroundings(&model, subject, &pids);
+    let Some(shown) = listing::show(&model, subject, &around) else {
         output::problems(&facts.all_problems());
         let message =
             format!("{subject} does not exist, or cannot be seen from here; `ipctrace ls` lists what there is");
@@ -41,10 +42,15 @@ pub fn main(args: &Show) -> Result<u8> {
     Ok(0)
 }
 
-/// The files among which the one of the key may be.
-fn files_of_users(model: &Model<'_>, subject: &Subject) -> Vec<FileRef> {
+/// The files among which the one of the key may be, and the packages of the programs; `pids` are those of a process.
+fn surroundings(model: &Model<'_>, subject: &Subject, pids: &[u32]) -> Surroundings {
     let query = Query { subject: Some(subject), ..Query::default() };
-    let table: Option<Table> = kind(subject.kind).map(|k| (k.table)(model, &query));
-    let rows = table.iter().flat_map(|t| &t.rows);
-    rows.flat_map(|r| &r.users).filter(|u| u.alive()).flat_map(|u| inventory::files_of(u.pid)).collect()
+    let table = kind(subject.kind).map(|k| (k.table)(model, &query));
+    let users = table.iter().flat_map(|t| &t.rows).flat_map(|r| &r.users).filter(|u| u.alive()).map(|u| u.pid);
+    let users: BTreeSet<u32> = users.collect();
+    let programs: Vec<u32> = users.iter().chain(pids).copied().collect();
+    Surroundings {
+        files: users.into_iter().flat_map(inventory::files_of).collect(),
+        packages: inventory::packages(&programs),
+    }
 }

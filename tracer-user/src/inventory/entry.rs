@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Statx, StatxFlags};
 
 /// Longest file of /proc that is read; maps of a huge process are the largest.
 const FILE_MAX: usize = 64 << 20;
@@ -88,6 +88,12 @@ impl Entry {
     pub(super) fn link_mode(&self, name: &str) -> io::Result<Mode> {
         let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Mode::from_raw_mode(stat.st_mode))
+    }
+
+    /// What a link leads to. The caller knows that it answers without a network.
+    pub(super) fn stat(&self, name: &str) -> io::Result<Statx> {
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        Ok(rustix::fs::statx(&self.dir, name, flags, StatxFlags::INO)?)
     }
 
     /// A directory whose entries' names are numbers (`fd`, `task`): its handle, and the numbers in ascending order.

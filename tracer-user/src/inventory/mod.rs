@@ -3,16 +3,19 @@
 //! Every reader returns values and, beside them, what could not be read; none of them fails as a whole.
 //! It must not open or stat a file that belongs to somebody else: only entries of /proc are read, links only by
 //! readlink, so that no pipe gets another reader and no network file system is asked.
+//! The one exception are working directories and programs on local file systems, for `show` (`file.rs`).
 //! A process that vanishes during a scan is normal and no problem.
 
 mod cgroup;
 mod entry;
 mod fd;
+mod file;
 mod limits;
 mod module;
 mod msg;
 mod namespace;
 mod open;
+mod package;
 mod passed;
 mod pipe;
 mod posix;
@@ -30,12 +33,14 @@ use crate::record::{Inventory, ProcessRow, SemSetRow, SystemLimits};
 
 pub use cgroup::{CgroupError, cgroup_pids};
 pub use fd::{fd_table, holders_of};
+pub use file::files_of;
 pub use limits::{fork_limits, open_files, process_limits, threads};
 pub use module::{Module, locate, modules};
 pub use open::open_objects;
+pub use package::packages;
 pub use passed::Files;
 pub use pipe::pipe_users;
-pub use posix::{files_of, posix_objects};
+pub use posix::posix_objects;
 pub use process::{pids_by_comm, process};
 pub use sem::{SemOp, sem_op};
 pub use sysv::{own_namespace, within};

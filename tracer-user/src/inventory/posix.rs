@@ -10,8 +10,9 @@ use std::path::Path;
 
 use super::entry::{Entry, field, pids, vanished};
 use super::fd::Table;
+use super::file::{minor_of, parse_map, unescaped};
 use super::process;
-use crate::record::{FileRef, PosixHolder, PosixKind, PosixObject, PosixQueue};
+use crate::record::{PosixHolder, PosixKind, PosixObject, PosixQueue};
 
 /// Where the C library keeps semaphores and shared memory.
 const SHM_DIR: &str = "/dev/shm";
@@ -56,29 +57,6 @@ pub fn posix_objects() -> PosixObjects {
         find_holders(&mut out, &mut problems);
     }
     PosixObjects { objects: out, unlisted, problems }
-}
-
-/// The files that a process has open or mapped, as /proc tells them: nothing is opened or asked.
-pub fn files_of(pid: u32) -> Vec<FileRef> {
-    let Ok(entry) = Entry::open(pid) else { return Vec::new() };
-    let mut out: Vec<FileRef> = Vec::new();
-    for m in entry.long_text("maps").unwrap_or_default().lines().filter_map(parse_map) {
-        if out.last().is_none_or(|l| l.ino != m.ino) {
-            out.push(FileRef { path: m.path.to_owned(), dev_minor: m.minor, ino: m.ino });
-        }
-    }
-    let mounts = entry.long_text("mountinfo").unwrap_or_default();
-    let Ok(table) = Table::of(&entry) else { return out };
-    for fd in &table.fds {
-        let (Ok(path), Ok(info)) = (table.link(*fd), table.info(*fd)) else { continue };
-        // The inode number is there from 5.14 on.
-        let ino = field(&info, "ino").and_then(|i| i.parse().ok());
-        let minor = field(&info, "mnt_id").and_then(|id| minor_of(&mounts, id));
-        if let (true, Some(ino), Some(dev_minor)) = (path.starts_with('/'), ino, minor) {
-            out.push(FileRef { path, dev_minor, ino });
-        }
-    }
-    out
 }
 
 fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queues: bool) {
@@ -228,21 +206,6 @@ fn is_it(object: &PosixObject, entry: &Entry, table: &Table, fd: u32) -> bool {
     same_inode && minor().is_none_or(|m| m == rustix::fs::minor(object.dev))
 }
 
-struct Map<'a> {
-    minor: u32,
-    ino: u64,
-    path: &'a str,
-}
-
-/// `start-end perms offset major:minor inode path` of a mapped file.
-fn parse_map(line: &str) -> Option<Map<'_>> {
-    let mut words = line.splitn(6, ' ');
-    let (device, ino) = (words.nth(3)?, words.next()?);
-    let minor = u32::from_str_radix(device.split_once(':')?.1, 16).ok()?;
-    let ino = ino.parse().ok().filter(|i| *i != 0)?;
-    Some(Map { minor, ino, path: words.next()?.trim_start() })
-}
-
 /// The mount point of the first mount that fits (file system, point).
 /// Source of the fields: proc(5), /proc/PID/mountinfo.
 fn mount_point(mountinfo: &str, fits: impl Fn(&str, &str) -> bool) -> Option<String> {
@@ -252,19 +215,6 @@ fn mount_point(mountinfo: &str, fits: impl Fn(&str, &str) -> bool) -> Option<Str
         let kind = after.split(' ').next()?;
         fits(kind, point).then(|| unescaped(point))
     })
-}
-
-/// Space, tab, newline and backslash are written as three octal digits (fs/proc_namespace.c, `show_mountinfo`).
-fn unescaped(point: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(point.to_owned(), |text, (code, plain)| text.replace(code, plain))
-}
-
-/// The minor device number of the mount with this id.
-fn minor_of(mountinfo: &str, id: &str) -> Option<u32> {
-    let line = mountinfo.lines().find(|l| l.split(' ').next() == Some(id))?;
-    line.split(' ').nth(2)?.split_once(':')?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -281,8 +231,6 @@ mod tests {
         assert_eq!(mount_point(MOUNTS, |k, _| k == "mqueue").as_deref(), Some("/dev/mqueue"));
         assert_eq!(mount_point(MOUNTS, |k, p| k == "tmpfs" && p == SHM_DIR).as_deref(), Some("/dev/shm"));
         assert_eq!(mount_point(MOUNTS, |k, _| k == "nfs"), None);
-        assert_eq!(unescaped("/a\\040b\\134040\\012"), "/a b\\040\n");
-        assert_eq!((minor_of(MOUNTS, "31"), minor_of(MOUNTS, "3")), (Some(27), None));
     }
 
     #[test]
@@ -291,16 +239,6 @@ mod tests {
         assert_eq!(told, PosixQueue { bytes: 129, notify_pid: 8260, attributes: None });
         assert_eq!(parse_queue("QSIZE:x"), None);
         assert_eq!(parse_queue(""), None);
-    }
-
-    #[test]
-    fn lines_of_maps() {
-        let line = "7f00-7f01 rw-s 00000000 00:1b 42                         /dev/shm/sem.a b";
-        let m = parse_map(line).expect("map");
-        assert_eq!((m.minor, m.ino, m.path), (0x1b, 42, "/dev/shm/sem.a b"));
-        for bad in ["", "7f00-7f01 rw-p 00000000 00:00 0 ", "a b c d e f", "7f00-7f01 rw-p 0 0"] {
-            assert!(parse_map(bad).is_none(), "{bad}");
-        }
     }
 
     #[test]

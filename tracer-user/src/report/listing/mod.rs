@@ -28,7 +28,7 @@ mod tests;
 pub use cell::Cell;
 pub use ftok::{Key, hint};
 pub use model::{Facts, Model, Names, Orphan, User};
-pub use show::{Shown, show};
+pub use show::{Shown, Surroundings, show};
 pub use subject::{Id, Subject};
 pub use table::{Head, Query, Row, Shows, Table};
 

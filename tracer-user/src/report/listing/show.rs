@@ -1,5 +1,7 @@
 //! Everything about one object, or about one process: the model of `show`.
 
+use std::collections::BTreeMap;
+
 use super::cell::Cell;
 use super::ftok::{Key, hint};
 use super::model::{Model, User};
@@ -18,10 +20,19 @@ pub struct Shown {
     pub tables: Vec<Table>,
 }
 
-/// What there is to know of `subject`; `files` are those that its users have open or mapped. `None`: no such object.
-pub fn show(model: &Model<'_>, subject: &Subject, files: &[FileRef]) -> Option<Shown> {
+/// What only `show` reads, for its object.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// What the living users have open or mapped, their working directories and programs.
+    pub files: Vec<FileRef>,
+    /// The packages of programs by pid: `None` if no package has it; without an entry it is not known.
+    pub packages: BTreeMap<u32, Option<String>>,
+}
+
+/// What there is to know of `subject`. `None`: no such object.
+pub fn show(model: &Model<'_>, subject: &Subject, around: &Surroundings) -> Option<Shown> {
     if subject.kind == "pid" {
-        return process(model, subject);
+        return process(model, subject, around);
     }
     let query = Query { everything: true, subject: Some(subject), ..Query::default() };
     let table = (kind(subject.kind)?.table)(model, &query);
@@ -30,9 +41,9 @@ pub fn show(model: &Model<'_>, subject: &Subject, files: &[FileRef]) -> Option<S
         table.heads.iter().map(|h| h.name).zip(row.cells.iter().cloned()).collect();
     facts.retain(|(name, _)| !matches!(*name, "users" | "container" | "unit" | "values" | "last-pids"));
     if let Some(Cell::Key(key)) = table.value(row, "key") {
-        facts.extend(origin(*key, files));
+        facts.extend(origin(*key, &around.files));
     }
-    let mut tables = vec![users(model, &row.users)];
+    let mut tables = vec![users(model, &row.users, around)];
     tables.extend(semaphores(model, row));
     Some(Shown { subject: row.subject.clone(), facts, tables })
 }
@@ -57,7 +68,16 @@ fn line(subject: Subject, cells: Vec<Cell>) -> Row {
     Row { subject, orphan: super::Orphan::No, users: Vec::new(), used_s: 0, cells }
 }
 
-fn users(model: &Model<'_>, users: &[User]) -> Table {
+/// The package of a process's program.
+fn package(pid: u32, around: &Surroundings) -> Cell {
+    match around.packages.get(&pid) {
+        Some(Some(name)) => Cell::text(name.clone()),
+        Some(None) => Cell::Nothing,
+        None => Cell::Unknown,
+    }
+}
+
+fn users(model: &Model<'_>, users: &[User], around: &Surroundings) -> Table {
     let rows = users.iter().map(|u| {
         let p = model.process(u);
         let text = |t: Option<String>| Cell::or_unknown(t, Cell::Text);
@@ -71,11 +91,12 @@ fn users(model: &Model<'_>, users: &[User]) -> Table {
             Cell::or_unknown(p.and_then(|p| p.ns_pid), |n| Cell::Number(n.into())),
             text(p.and_then(Model::container_of)),
             text(p.and_then(Model::unit_of)),
+            if u.alive() { package(u.pid, around) } else { Cell::Unknown },
             text(p.and_then(|p| p.exe.clone())),
         ];
         line(Subject::new("pid", u.pid.into()), cells)
     });
-    let names = ["role", "pid", "alive", "comm", "user", "start", "ns-pid", "container", "unit", "exe"];
+    let names = ["role", "pid", "alive", "comm", "user", "start", "ns-pid", "container", "unit", "package", "exe"];
     Table { kind: "users", heads: heads(&names), rows: rows.collect(), collected: true }
 }
 
@@ -106,16 +127,16 @@ fn semaphores(model: &Model<'_>, row: &Row) -> Option<Table> {
     })
 }
 
-fn process(model: &Model<'_>, subject: &Subject) -> Option<Shown> {
+fn process(model: &Model<'_>, subject: &Subject, around: &Surroundings) -> Option<Shown> {
     let Id::Number(pid) = subject.id else { return None };
     let p = model.facts.inventory.processes.iter().find(|p| u64::from(p.tgid) == pid)?;
     let pids = [p.tgid];
     let query = Query { pids: &pids, ..Query::default() };
     let tables = KINDS.iter().map(|k| (k.table)(model, &query)).filter(|t| !t.rows.is_empty()).collect();
-    Some(Shown { subject: subject.clone(), facts: facts_of(model, p), tables })
+    Some(Shown { subject: subject.clone(), facts: facts_of(model, p, around), tables })
 }
 
-fn facts_of(model: &Model<'_>, p: &ProcessRow) -> Vec<(&'static str, Cell)> {
+fn facts_of(model: &Model<'_>, p: &ProcessRow, around: &Surroundings) -> Vec<(&'static str, Cell)> {
     let number = |n: Option<u32>| Cell::or_unknown(n, |n| Cell::Number(n.into()));
     let text = |t: Option<String>| Cell::or_unknown(t, Cell::Text);
     vec![
@@ -126,6 +147,7 @@ fn facts_of(model: &Model<'_>, p: &ProcessRow) -> Vec<(&'static str, Cell)> {
         ("user", model.owner(p.uid)),
         ("start", Cell::Time(model.started_s(p))),
         ("exe", text(p.exe.clone())),
+        ("package", package(p.tgid, around)),
         // Only told if it is in another pid namespace.
         ("ns-pid", number(p.ns_pid)),
         ("ipc-ns", number(p.ipc_ns)),

@@ -311,7 +311,7 @@ fn hostile_names_reach_no_terminal() {
     let model = Model::new(&facts);
     let tables: Vec<Table> =
         ["sem", "posix-sem"].iter().map(|k| list(&facts, k, &Query { everything: true, ..Query::default() })).collect();
-    let shown = show(&model, &"sem:1".parse().expect("subject"), &[]).expect("shown");
+    let shown = show(&model, &"sem:1".parse().expect("subject"), &Surroundings::default()).expect("shown");
     for text in [
         text::render(&tables, None),
         text::render(&tables, Some(60)),
