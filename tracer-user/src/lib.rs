@@ -11,6 +11,7 @@ pub mod decode;
 pub mod detect;
 pub mod inventory;
 pub mod kernel;
+pub mod listed;
 pub mod object;
 pub mod record;
 pub mod report;

@@ -8,7 +8,7 @@ use tracer_common::map::{ObjState, kind};
 use crate::inventory::{self, Scope};
 use crate::kernel::host::Host;
 use crate::kernel::iter;
-use crate::record::{OpenObject, PipeFill};
+use crate::listed::{OpenObject, PipeFill};
 use crate::report::listing::{Facts, Names};
 
 /// Which of the expensive parts are wanted.

@@ -5,7 +5,7 @@
 
 use super::entry::{Entry, field};
 use super::fd::Table;
-use crate::record::FileRef;
+use crate::listed::FileRef;
 
 /// File systems that answer without a network or another process.
 const LOCAL: [&str; 15] = [

@@ -8,7 +8,8 @@ use super::entry::{Entry, field, pids, vanished};
 use super::fd::{Link, Table, eventfd_id};
 use super::process;
 use super::socket::{self, Namespaces};
-use crate::record::{Holder, OpenObject, OpenObjects, UnixSocket};
+use crate::listed::{OpenObject, OpenObjects, UnixSocket};
+use crate::record::Holder;
 
 /// Inode of the first pid namespace, which sees all processes (`PROC_PID_INIT_INO` of include/linux/proc_ns.h).
 const FIRST_PID_NS: &str = "pid:[4026531836]";

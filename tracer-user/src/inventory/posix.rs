@@ -12,7 +12,7 @@ use super::entry::{Entry, field, pids, vanished};
 use super::fd::Table;
 use super::file::{minor_of, parse_map, unescaped};
 use super::process;
-use crate::record::{PosixHolder, PosixKind, PosixObject, PosixQueue};
+use crate::listed::{PosixHolder, PosixKind, PosixObject, PosixQueue};
 
 /// Where the C library keeps semaphores and shared memory.
 const SHM_DIR: &str = "/dev/shm";

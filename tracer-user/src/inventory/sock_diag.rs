@@ -13,7 +13,8 @@ use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use crate::record::{Peer, SocketName, SocketState, UnixSocket, text};
+use crate::listed::{Peer, SocketName, SocketState, UnixSocket};
+use crate::record::text;
 
 /// `SOCK_DIAG_BY_FAMILY` of include/uapi/linux/sock_diag.h.
 const BY_FAMILY: u16 = 20;

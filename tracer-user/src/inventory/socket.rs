@@ -9,7 +9,7 @@ use std::io;
 use super::entry::{Entry, pids, vanished};
 use super::namespace::{self, Kind};
 use super::sock_diag::{ALL_BUT_CLIENTS, ANY_STATE, CLIENTS, Dump, LISTENING};
-use crate::record::{SocketName, SocketState, UnixSocket};
+use crate::listed::{SocketName, SocketState, UnixSocket};
 
 /// `__SO_ACCEPTCON` of include/linux/net.h, in the flags of /proc/net/unix.
 const ACCEPTING: u32 = 1 << 16;
@@ -161,7 +161,7 @@ mod tests {
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
     use super::*;
-    use crate::record::Peer;
+    use crate::listed::Peer;
 
     #[test]
     fn lines_of_proc() {

@@ -30,7 +30,7 @@ pub(super) const RULES: [Rule; 8] = [
 /// The rooms of the analyst, which hold the model: data in, data out.
 const PURE_ROOMS: [&str; 5] = ["analyst", "decode", "world", "detect", "report"];
 /// Of `crate::`, what a pure room may name: the other pure rooms, and the records they read.
-const PURE_NEIGHBOURS: [&str; 5] = ["decode", "world", "detect", "report", "record"];
+const PURE_NEIGHBOURS: [&str; 6] = ["decode", "world", "detect", "report", "record", "listed"];
 /// The room whose files may write into a writer that they are given, but open none themselves.
 const WRITING_ROOM: &str = "report";
 const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];

@@ -6,7 +6,8 @@ use super::cell::Cell;
 use super::model::{Model, Orphan, User};
 use super::subject::Subject;
 use super::table::{Column, Kind, Line, Shows, column, users};
-use crate::record::{Holder, OpenObject};
+use crate::listed::OpenObject;
+use crate::record::Holder;
 
 pub(super) struct Pipe;
 

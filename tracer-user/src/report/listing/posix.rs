@@ -6,7 +6,7 @@ use super::cell::Cell;
 use super::model::{Model, Orphan, User};
 use super::subject::Subject;
 use super::table::{Column, Kind, Line, Shows, column, leftover, users};
-use crate::record::{PosixKind, PosixObject};
+use crate::listed::{PosixKind, PosixObject};
 
 /// The three kinds differ in their words only.
 macro_rules! kinds {
@@ -94,7 +94,7 @@ fn queue() -> Vec<Column<PosixObject>> {
     ]
 }
 
-fn pids(row: &PosixObject, does: fn(&crate::record::PosixHolder) -> bool) -> Cell {
+fn pids(row: &PosixObject, does: fn(&crate::listed::PosixHolder) -> bool) -> Cell {
     Cell::List(row.holders.iter().filter(|h| does(h)).map(|h| Cell::Number(h.tgid.into())).collect())
 }
 

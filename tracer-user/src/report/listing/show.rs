@@ -8,7 +8,8 @@ use super::model::{Model, User};
 use super::subject::{Id, Subject};
 use super::table::{Query, Row, Table};
 use super::{Head, KINDS, Shows, kind};
-use crate::record::{FileRef, ProcessRow};
+use crate::listed::FileRef;
+use crate::record::ProcessRow;
 
 /// One object with its surroundings.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use super::cell::Cell;
 use super::model::{Model, Orphan, User};
 use super::subject::Subject;
 use super::table::{Column, Kind, Line, Shows, column, users};
-use crate::record::{Peer, SocketName, SocketState, UnixSocket};
+use crate::listed::{Peer, SocketName, SocketState, UnixSocket};
 
 pub(super) struct Socket;
 

@@ -3,10 +3,8 @@
 use serde_json::Value;
 
 use super::*;
-use crate::record::{
-    Holder, Inventory, MsgQueue, OpenObject, OpenObjects, Peer, PosixHolder, PosixKind, PosixObject, ProcessRow,
-    SemLimitRow, SemSetRow, SemValue, ShmSegment, SocketState, UnixSocket,
-};
+use crate::listed::{OpenObject, OpenObjects, Peer, PosixHolder, PosixKind, PosixObject, SocketState, UnixSocket};
+use crate::record::{Holder, Inventory, MsgQueue, ProcessRow, SemLimitRow, SemSetRow, SemValue, ShmSegment};
 
 const NS: u32 = 4_026_531_839;
 /// Boot clock and calendar of the inventory.
