@@ -1,5 +1,6 @@
 //! A finding in the making: looks names and times up in the world, so that detectors only say what they found.
 
+use super::cgroup;
 use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack, StackFrame};
 use super::time::{milliseconds, rfc3339};
 use crate::decode::{NsId, ProcId, SemId, StackId, TICK_NS, Tid};
@@ -200,24 +201,10 @@ fn described(world: &World, role: &str, id: ProcId, tid: Option<Tid>) -> Process
         // Only processes that are gone are forgotten.
         alive: Some(p.is_some_and(|p| p.alive())),
         ns_pid: p.and_then(|p| p.ns_pid),
-        container: cgroup.and_then(container),
-        unit: cgroup.and_then(unit),
+        container: cgroup.and_then(cgroup::container),
+        pod: cgroup.and_then(cgroup::pod),
+        unit: cgroup.and_then(cgroup::unit),
     }
-}
-
-/// The container id in a cgroup path: the last part with 64 hexadecimal digits, cut to 12 as tools print it.
-pub(crate) fn container(cgroup: &str) -> Option<String> {
-    cgroup.rsplit('/').find_map(|part| {
-        let bare = part.strip_suffix(".scope").unwrap_or(part);
-        let id = bare.rsplit(['-', ':']).next().unwrap_or(bare);
-        let hex = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
-        hex.then(|| id.chars().take(12).collect())
-    })
-}
-
-/// The systemd unit in a cgroup path.
-pub(crate) fn unit(cgroup: &str) -> Option<String> {
-    cgroup.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope")).map(str::to_owned)
 }
 
 /// `comm (pid)`, or `process pid` without a name.
@@ -282,24 +269,4 @@ pub(super) fn sysv_object(kind: &str, ns: NsId, id: i32, key: Option<i32>) -> Ob
 /// The object part for a process.
 pub(super) fn process_object(id: ProcId) -> Object {
     Object { kind: "process".to_owned(), id: id.pid().to_string(), key: None, name: None, ns: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cgroups() {
-        let id = "0123456789abcdef".repeat(4);
-        for (path, wanted, of) in [
-            (format!("/system.slice/docker-{id}.scope"), Some("0123456789ab"), Some(format!("docker-{id}.scope"))),
-            (format!("/docker/{id}"), Some("0123456789ab"), None),
-            (format!("/kubepods/pod1/cri-containerd:{id}"), Some("0123456789ab"), None),
-            ("/system.slice/nginx.service".to_owned(), None, Some("nginx.service".to_owned())),
-            ("/".to_owned(), None, None),
-        ] {
-            assert_eq!(container(&path).as_deref(), wanted, "{path}");
-            assert_eq!(unit(&path), of, "{path}");
-        }
-    }
 }

@@ -79,6 +79,7 @@ pub struct Process {
     pub alive: Option<bool>,
     pub ns_pid: Option<u32>,
     pub container: Option<String>,
+    pub pod: Option<String>,
     pub unit: Option<String>,
 }
 

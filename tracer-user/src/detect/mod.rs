@@ -6,6 +6,7 @@ pub mod finding;
 pub mod time;
 
 mod cascade;
+pub(crate) mod cgroup;
 pub(crate) mod draft;
 mod eventfd_overflow;
 mod eventfd_stall;

@@ -87,6 +87,7 @@ pub(super) fn process(p: &Process) -> String {
     let mut more = Vec::new();
     more.extend(p.ns_pid.map(|n| format!("pid {n} in its namespace")));
     more.extend(p.container.as_ref().map(|c| format!("container {c}")));
+    more.extend(p.pod.as_ref().map(|c| format!("pod {c}")));
     more.extend(p.unit.clone());
     more.extend(p.start.as_ref().map(|s| format!("since {s}")));
     more.extend(p.alive.filter(|a| !a).map(|_| "dead".to_owned()));

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::escape::escape;
 use super::model::Report;
 use super::phrase::{LIST_MAX, confidence, evidence, limit, object, origin, place, process, seen};
-use crate::detect::finding::{Confidence, Finding, Process, Severity, Stack};
+use crate::detect::finding::{Confidence, Finding, Origin, Process, Severity, Stack};
 use crate::detect::time::seconds;
 
 /// Narrower terminals get lines of this width.
@@ -154,6 +154,9 @@ fn detail(page: &mut Page, n: usize, f: &Finding) {
     page.named("sure", &format!("{}, {}", confidence(f.confidence), origin(f.origin)));
     if let Some(seen) = seen(f) {
         page.named("seen", &seen);
+    }
+    if f.stacks.is_empty() && f.origin == Origin::Baseline {
+        page.named("stack", "none: it was there before tracing began");
     }
     for stack in &f.stacks {
         frames(page, stack);

@@ -93,6 +93,7 @@ fn user(model: &Model<'_>, user: &User) -> Value {
         "exe": p.and_then(|p| p.exe.as_deref()),
         "ns_pid": p.and_then(|p| p.ns_pid),
         "container": p.and_then(Model::container_of),
+        "pod": p.and_then(Model::pod_of),
         "unit": p.and_then(Model::unit_of),
     })
 }

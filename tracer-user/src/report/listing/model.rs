@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::cell::Cell;
 use super::subject::Subject;
-use crate::detect::draft::{container, unit};
+use crate::detect::cgroup;
 use crate::listed::{OpenObjects, PosixKind, PosixObject};
 use crate::record::{Inventory, LimitRow, ProcessRow};
 
@@ -204,11 +204,16 @@ impl<'a> Model<'a> {
     }
 
     pub(super) fn container_of(p: &ProcessRow) -> Option<String> {
-        p.cgroup.as_deref().and_then(container)
+        p.cgroup.as_deref().and_then(cgroup::container)
+    }
+
+    /// Uid of a process's pod, if it is in one.
+    pub(super) fn pod_of(p: &ProcessRow) -> Option<String> {
+        p.cgroup.as_deref().and_then(cgroup::pod)
     }
 
     pub(super) fn unit_of(p: &ProcessRow) -> Option<String> {
-        p.cgroup.as_deref().and_then(unit)
+        p.cgroup.as_deref().and_then(cgroup::unit)
     }
 
     /// Whether a POSIX object is the one that a subject names.

@@ -40,7 +40,7 @@ pub fn show(model: &Model<'_>, subject: &Subject, around: &Surroundings) -> Opti
     let row = table.rows.first()?;
     let mut facts: Vec<(&'static str, Cell)> =
         table.heads.iter().map(|h| h.name).zip(row.cells.iter().cloned()).collect();
-    facts.retain(|(name, _)| !matches!(*name, "users" | "container" | "unit" | "values" | "last-pids"));
+    facts.retain(|(name, _)| !matches!(*name, "users" | "container" | "pod" | "unit" | "values" | "last-pids"));
     if let Some(Cell::Key(key)) = table.value(row, "key") {
         facts.extend(origin(*key, &around.files));
     }
@@ -91,13 +91,15 @@ fn users(model: &Model<'_>, users: &[User], around: &Surroundings) -> Table {
             Cell::or_unknown(p, |p| Cell::Time(model.started_s(p))),
             Cell::or_unknown(p.and_then(|p| p.ns_pid), |n| Cell::Number(n.into())),
             text(p.and_then(Model::container_of)),
+            text(p.and_then(Model::pod_of)),
             text(p.and_then(Model::unit_of)),
             if u.alive() { package(u.pid, around) } else { Cell::Unknown },
             text(p.and_then(|p| p.exe.clone())),
         ];
         line(Subject::new("pid", u.pid.into()), cells)
     });
-    let names = ["role", "pid", "alive", "comm", "user", "start", "ns-pid", "container", "unit", "package", "exe"];
+    let names =
+        ["role", "pid", "alive", "comm", "user", "start", "ns-pid", "container", "pod", "unit", "package", "exe"];
     Table { kind: "users", heads: heads(&names), rows: rows.collect(), collected: true }
 }
 
@@ -154,6 +156,7 @@ fn facts_of(model: &Model<'_>, p: &ProcessRow, around: &Surroundings) -> Vec<(&'
         ("ipc-ns", number(p.ipc_ns)),
         ("pid-ns", number(p.pid_ns)),
         ("container", text(Model::container_of(p))),
+        ("pod", text(Model::pod_of(p))),
         ("unit", text(Model::unit_of(p))),
         ("cgroup", text(p.cgroup.clone())),
         ("syscall", Cell::or_unknown(p.syscall, Cell::Signed)),

@@ -193,9 +193,12 @@ pub(super) fn users<R: Clone>() -> Vec<Column<R>> {
         column(
             "container",
             Shows::Foreign,
-            "containers of its living users (12 digits, from the cgroup path)",
+            "containers of its living users (12 digits or the name, from the cgroup path)",
             |m, l| distinct(l.users.iter().filter_map(|u| m.process(u)).filter_map(Model::container_of)),
         ),
+        column("pod", Shows::Foreign, "pods of its living users (from the cgroup path)", |m, l| {
+            distinct(l.users.iter().filter_map(|u| m.process(u)).filter_map(Model::pod_of))
+        }),
         column("unit", Shows::Foreign, "systemd units of its living users (from the cgroup path)", |m, l| {
             distinct(l.users.iter().filter_map(|u| m.process(u)).filter_map(Model::unit_of))
         }),
