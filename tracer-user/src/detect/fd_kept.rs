@@ -3,6 +3,7 @@
 //! Who sent them, and when, no table of the kernel tells; who opened them, it does.
 
 use super::draft::{Draft, count, name, names, process_object};
+use super::fd_leak::identifies;
 use super::finding::{Confidence, Finding, Severity};
 use crate::decode::ProcId;
 use crate::record::ObjKey;
@@ -43,11 +44,6 @@ fn sums<'a>(lots: impl Iterator<Item = &'a Lot>) -> BTreeMap<ObjKey, u64> {
         *n = n.saturating_add(l.fds);
     }
     out
-}
-
-/// Whether two descriptors of this object are the same thing twice (all anonymous inodes share one inode).
-fn identifies(obj: ObjKey) -> bool {
-    obj.kind != kind::ANON && obj.kind != kind::NONE
 }
 
 fn total(lots: &[&Lot]) -> u64 {

@@ -58,6 +58,13 @@ fn what_is_told_and_what_is_not() {
 }
 
 #[test]
+fn a_device_is_another_thing_at_each_open() {
+    let queues = |fds| PassedRow { obj: ObjKey { kind: kind::DEVICE, ns: 1, id: 9 }, ..row(fds, 9, false) };
+    assert_eq!(session(1_024, &[queues(64)], &[queues(64)]).findings(2_500), []);
+    assert_eq!(session(64, &[queues(40)], &[queues(40)]).findings(2_500).len(), 1, "but room is room");
+}
+
+#[test]
 fn who_and_what_and_how_sure() {
     let found = session(64, &[row(59, 9, true)], &[row(60, 9, true)]).findings(2_500);
     let [f] = found.as_slice() else { unreachable!("{found:#?}") };

@@ -115,9 +115,10 @@ fn most_alike(r: &Receiver) -> (usize, usize) {
     (n, messages)
 }
 
-/// Whether two descriptors with this object are the same thing twice (all anonymous inodes share one inode).
-fn identifies(obj: ObjKey) -> bool {
-    obj.kind != kind::ANON && obj.kind != kind::NONE
+/// Whether two descriptors with this object are the same thing twice. All anonymous inodes share one inode, and many a
+/// device is another thing at each open: a terminal (/dev/ptmx), a network queue (/dev/net/tun), a graphics client.
+pub(super) fn identifies(obj: ObjKey) -> bool {
+    !matches!(obj.kind, kind::ANON | kind::NONE | kind::DEVICE)
 }
 
 /// Whether they came over time: in at least three quarters of a span of at least two seconds.

@@ -40,9 +40,14 @@ impl Cell {
         value.map_or(Self::Unknown, make)
     }
 
-    /// A process named by the kernel's table; 0 stands for one that is not visible here, or for none.
-    pub fn pid(pid: u32) -> Self {
-        Self::or_unknown((pid != 0).then_some(pid), |p| Self::Number(p.into()))
+    /// A process named by the kernel's table; 0 stands for one that is not visible here, or, if nobody `ever` did what
+    /// it is named for, for none.
+    pub fn pid(pid: u32, ever: bool) -> Self {
+        match pid {
+            0 if ever => Self::Unknown,
+            0 => Self::Nothing,
+            p => Self::Number(p.into()),
+        }
     }
 
     /// The value, or none.

@@ -25,8 +25,12 @@ impl Kind for Msg {
             column::<MsgQueue>("qbytes", Shows::Always, "bytes that the queue may hold", |_, l| {
                 Cell::Number(l.row.qbytes)
             }),
-            column::<MsgQueue>("lspid", Shows::Always, "process that sent last", |_, l| Cell::pid(l.row.lspid)),
-            column::<MsgQueue>("lrpid", Shows::Always, "process that received last", |_, l| Cell::pid(l.row.lrpid)),
+            column::<MsgQueue>("lspid", Shows::Always, "process that sent last", |_, l| {
+                Cell::pid(l.row.lspid, l.row.stime != 0)
+            }),
+            column::<MsgQueue>("lrpid", Shows::Always, "process that received last", |_, l| {
+                Cell::pid(l.row.lrpid, l.row.rtime != 0)
+            }),
             column::<MsgQueue>("stime", Shows::OnRequest, "last send", |_, l| Cell::Time(l.row.stime)),
             column::<MsgQueue>("rtime", Shows::OnRequest, "last receive", |_, l| Cell::Time(l.row.rtime)),
             column::<MsgQueue>("ctime", Shows::Always, "creation, or last change", |_, l| Cell::Time(l.row.ctime)),

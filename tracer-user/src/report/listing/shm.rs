@@ -33,9 +33,9 @@ impl Kind for Shm {
                     Cell::List(words.iter().filter(|(is, _)| *is).map(|(_, w)| Cell::text(*w)).collect())
                 },
             ),
-            column::<ShmSegment>("cpid", Shows::Always, "process that created it", |_, l| Cell::pid(l.row.cpid)),
+            column::<ShmSegment>("cpid", Shows::Always, "process that created it", |_, l| Cell::pid(l.row.cpid, true)),
             column::<ShmSegment>("lpid", Shows::Always, "process that attached or detached last", |_, l| {
-                Cell::pid(l.row.lpid)
+                Cell::pid(l.row.lpid, l.row.atime.max(l.row.dtime) != 0)
             }),
             column::<ShmSegment>("atime", Shows::OnRequest, "last attachment", |_, l| Cell::Time(l.row.atime)),
             column::<ShmSegment>("dtime", Shows::OnRequest, "last detachment", |_, l| Cell::Time(l.row.dtime)),
