@@ -253,6 +253,13 @@ pub fn kill(pid: i32, signal: c_int) -> Result<()> {
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
+/// Queues a signal with a value.
+pub fn queue(pid: i32, signal: c_int, value: usize) -> Result<()> {
+    let value = libc::sigval { sival_ptr: value as *mut libc::c_void };
+    // SAFETY: the value is a number for the receiver, nobody follows it.
+    check(unsafe { libc::sigqueue(pid, signal, value) }).map(drop)
+}
+
 /// Installs a handler; `flags` are those of `struct sigaction`.
 pub fn on_signal(signal: c_int, handler: extern "C" fn(c_int), flags: c_int) -> Result<()> {
     set_action(signal, handler as *const () as libc::sighandler_t, flags)

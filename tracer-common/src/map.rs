@@ -14,6 +14,10 @@ pub mod kind {
     pub const CHILD: u32 = 9;
     pub const SHM: u32 = 10;
     pub const MSG: u32 = 11;
+    /// A signal that could not be queued: `ns` is its number, `id` the process that it was for.
+    pub const SIGNAL: u32 = 20;
+    /// A signal that was queued without its information (the value of sigqueue).
+    pub const SIGNAL_INFO: u32 = 21;
 }
 
 /// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`, which count the entries of a hash map by the low bits of their
@@ -35,13 +39,14 @@ pub const fn slot(pid: u32) -> u32 {
 pub struct ObjRef {
     /// One of [`kind`].
     pub kind: u32,
-    /// IPC namespace inode for SysV objects, device for files, else 0.
+    /// IPC namespace inode for SysV objects, device for files, number of a signal, else 0.
     pub ns: u32,
-    /// SysV id, inode number (pipe, socket, file) or eventfd id.
+    /// SysV id, inode number (pipe, socket, file), eventfd id, or the process that a signal was for.
     pub id: u64,
 }
 
 /// State of an object when somebody had to wait for it or was refused.
+/// Of a signal: start of the process that it was for, nanoseconds of the boot clock, and 1 if the kernel itself sent it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObjState {

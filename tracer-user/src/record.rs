@@ -266,6 +266,12 @@ pub struct ProcessRow {
     pub sigchld_blocked: Option<bool>,
     pub sigchld_ignored: Option<bool>,
     pub sigchld_caught: Option<bool>,
+    /// Signals that its main thread has blocked, bit 0 is signal 1 (SigBlk).
+    #[serde(default)]
+    pub signals_blocked: Option<u64>,
+    /// Signals queued for its real user, and RLIMIT_SIGPENDING (SigQ).
+    #[serde(default)]
+    pub signals_queued: Option<(u64, u64)>,
     /// Number of the system call its main thread sleeps in (/proc/PID/syscall), if any.
     pub syscall: Option<i64>,
     pub nofile_soft: Option<u64>,

@@ -27,6 +27,7 @@ mod sem_orphaned_lock;
 mod sem_stall;
 mod sem_storm;
 mod shm_leak;
+mod signal_queue_full;
 mod zombie_leak;
 
 use anyhow::Result;
@@ -283,6 +284,12 @@ pub const ALL: &[Incident] = &[
         name: "eventfd-semaphore",
         about: "an EFD_SEMAPHORE reader takes one at a time and falls behind",
         play: eventfd_semaphore::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "signal-queue-full",
+        about: "real-time signals are queued for a process that has blocked them",
+        play: signal_queue_full::play,
         cases: TWINS,
     },
     // Not incidents: what the fault tests play.

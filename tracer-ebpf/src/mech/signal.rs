@@ -1,12 +1,15 @@
-//! SIGCHLD of ended children: queued, coalesced, ignored, delivered. Counted by parent, no events.
+//! SIGCHLD of ended children: queued, coalesced, ignored, delivered. And signals that found the queue full.
+//! Counted, no events.
 
 use tracer_common::field::Field;
+use tracer_common::map::{ObjRef, ObjState, kind};
 
 use crate::emit::Call;
 use crate::filter;
 use crate::kread;
 use crate::maps::add;
 use crate::mech::child::stats;
+use crate::mech::refused;
 use crate::task;
 
 const SIGCHLD: i32 = 17;
@@ -18,10 +21,16 @@ const SI_CODE: u64 = 8;
 const QUEUED: i32 = 0;
 const IGNORED: i32 = 1;
 const COALESCED: i32 = 2;
+/// TRACE_SIGNAL_OVERFLOW_FAIL, _LOSE_INFO: no room below RLIMIT_SIGPENDING (`__send_signal_locked`, kernel/signal.c).
+const NO_ROOM: i32 = 3;
+const WITHOUT_INFO: i32 = 4;
 
 /// A signal was generated for `target`.
 #[inline(always)]
 pub fn generated(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
+    if result == NO_ROOM || result == WITHOUT_INFO {
+        return not_queued(call, sig, info, target, result);
+    }
     // Values 0 and 1 stand for "no information" (SEND_SIG_NOINFO, SEND_SIG_PRIV).
     if sig != SIGCHLD || info <= 1 {
         return;
@@ -44,6 +53,20 @@ pub fn generated(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
             _ => {}
         }
     }
+}
+
+#[inline(always)]
+fn not_queued(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
+    let tgid: u32 = kread::field_or_zero(target, Field::TaskTgid);
+    if !filter::wanted(tgid) && !filter::wanted(task::ids().0) {
+        return;
+    }
+    let code: i32 = kread::kernel(info + SI_CODE).unwrap_or(0);
+    let kind = if result == NO_ROOM { kind::SIGNAL } else { kind::SIGNAL_INFO };
+    let obj = ObjRef { kind, ns: sig as u32, id: u64::from(tgid) };
+    // A positive code is the kernel's own (include/uapi/asm-generic/siginfo.h): whoever runs now did not send it.
+    let state = ObjState { a: task::start_ns(target), b: u64::from(code > 0), c: 0 };
+    refused::count(call, obj, state, 0, -1);
 }
 
 /// A signal reaches the current task's handler.

@@ -26,6 +26,7 @@ mod sem_leak;
 mod sem_orphaned_lock;
 mod sem_stall;
 mod shm_leak;
+mod signal_queue_full;
 mod stall;
 mod syscall;
 mod zombie_leak;
@@ -136,6 +137,12 @@ pub const DETECTORS: &[Detector] = &[
         mechanism: Mechanism::Child,
         what: "fork failed with EAGAIN because a limit on processes was reached.",
         judge: pid_exhausted::judge,
+    },
+    Detector {
+        code: "signal-queue-full",
+        mechanism: Mechanism::Signal,
+        what: "Signals were dropped, or lost what was sent with them, because the queue of pending signals is full.",
+        judge: signal_queue_full::judge,
     },
     Detector {
         code: "eventfd-overflow",

@@ -41,17 +41,12 @@ pub fn process_limits(pid: u32) -> Vec<LimitRow> {
         out.push(LimitRow { name: "RLIMIT_NOFILE".into(), used: table.fds.len() as u64, max });
     }
     let status = entry.text("status").unwrap_or_default();
-    out.extend(field(&status, "SigQ").and_then(pending_signals));
+    if let Some((used, max)) = field(&status, "SigQ").and_then(process::queued_signals).filter(|q| q.1 != u64::MAX) {
+        out.push(LimitRow { name: "RLIMIT_SIGPENDING".into(), used, max });
+    }
     out.extend(nproc(&entry));
     out.extend(pids_max(&entry));
     out
-}
-
-/// `SigQ` of /proc/PID/status: signals queued for its real user, and RLIMIT_SIGPENDING (fs/proc/array.c, `task_sig`).
-fn pending_signals(text: &str) -> Option<LimitRow> {
-    let (used, max) = text.split_once('/')?;
-    let max = max.parse().ok().filter(|m| *m != u64::MAX)?;
-    Some(LimitRow { name: "RLIMIT_SIGPENDING".into(), used: used.parse().ok()?, max })
 }
 
 /// Open files of the host and their limit, of /proc/sys/fs/file-nr (fs/file_table.c, `proc_nr_files`).
@@ -131,10 +126,6 @@ mod tests {
         let files = rows.iter().find(|r| r.name == "RLIMIT_NOFILE").expect("limit");
         assert!(files.used >= 3 && files.used < files.max, "{files:?}");
         assert!(open_files().expect("file-nr").used >= files.used);
-        let row = |used, max| Some(LimitRow { name: "RLIMIT_SIGPENDING".into(), used, max });
-        for (text, want) in [("3/96365", row(3, 96_365)), ("3/18446744073709551615", None), ("3", None), ("/", None)] {
-            assert_eq!(pending_signals(text), want, "{text}");
-        }
         assert_eq!(process_limits(u32::MAX), []);
     }
 

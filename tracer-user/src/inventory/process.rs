@@ -158,9 +158,17 @@ fn apply_status(row: &mut ProcessRow, status: &str) {
     row.sigchld_blocked = has_sigchld("SigBlk");
     row.sigchld_ignored = has_sigchld("SigIgn");
     row.sigchld_caught = has_sigchld("SigCgt");
+    row.signals_blocked = field(status, "SigBlk").and_then(|m| u64::from_str_radix(m, 16).ok());
+    row.signals_queued = field(status, "SigQ").and_then(queued_signals);
     // One number a pid namespace, ours first, its own last.
     row.ns_pid =
         field(status, "NSpid").unwrap_or_default().split_whitespace().skip(1).last().and_then(|p| p.parse().ok());
+}
+
+/// `SigQ`: signals queued for the real user, and RLIMIT_SIGPENDING (fs/proc/array.c, `task_sig`).
+pub(super) fn queued_signals(text: &str) -> Option<(u64, u64)> {
+    let (used, max) = text.split_once('/')?;
+    Some((used.parse().ok()?, max.parse().ok()?))
 }
 
 /// Source of the field numbers: proc(5), /proc/PID/stat.
@@ -232,6 +240,15 @@ mod tests {
         );
         apply_status(&mut row, "NSpid:\t4121\n");
         assert_eq!((row.ns_pid, row.sigchld_blocked), (None, None));
+    }
+
+    #[test]
+    fn signal_queues() {
+        for (text, want) in
+            [("3/96365", Some((3, 96_365))), ("3/18446744073709551615", Some((3, u64::MAX))), ("3", None), ("/", None)]
+        {
+            assert_eq!(queued_signals(text), want, "{text}");
+        }
     }
 
     #[test]

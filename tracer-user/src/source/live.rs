@@ -448,7 +448,11 @@ impl Live {
 
         let refused: Vec<_> =
             self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
-        p.lookups.extend(refused.iter().map(|r| r.obj).filter(|o| o.kind != kind::SEM));
+        p.lookups.extend(refused.iter().map(|r| r.obj).filter(|o| has_holders(o.kind)));
+        // How many signals are queued now, and whether they are blocked.
+        let targets: BTreeSet<u64> = refused.iter().filter(|r| is_signal(r.obj.kind)).map(|r| r.obj.id).collect();
+        let rows = targets.into_iter().filter_map(|pid| inventory::process(u32::try_from(pid).ok()?));
+        rows.for_each(|row| sink(Record::Process { ts_ns: now, row }));
         p.refused.extend(refused.iter().map(|r| ((r.obj, r.tgid), r.clone())));
         if !refused.is_empty() {
             sink(Record::Refused { ts_ns: now, rows: refused });
@@ -539,6 +543,15 @@ impl Live {
         sink(Record::End { ts_ns: inventory::boot_ns() });
         Ok(())
     }
+}
+
+/// Whether processes have such an object open.
+fn has_holders(kind: u32) -> bool {
+    kind != kind::SEM && !is_signal(kind)
+}
+
+fn is_signal(kind: u32) -> bool {
+    matches!(kind, kind::SIGNAL | kind::SIGNAL_INFO)
 }
 
 /// Processes and signals carry the other mechanisms: identities, ends, parents.

@@ -26,6 +26,10 @@ pub struct Process {
     pub ipc_ns: Option<NsId>,
     pub pid_ns: Option<NsId>,
     pub sigchld_blocked: Option<bool>,
+    /// Signals that its main thread has blocked, bit 0 is signal 1.
+    pub signals_blocked: Option<u64>,
+    /// Signals queued for its user, and RLIMIT_SIGPENDING.
+    pub signals_queued: Option<(u64, u64)>,
     pub sigchld_ignored: Option<bool>,
     pub sigchld_caught: Option<bool>,
     /// State letter and sleeping system call when /proc was read last.
@@ -268,6 +272,8 @@ impl Processes {
         p.ipc_ns = row.ipc_ns.map(NsId).or(p.ipc_ns);
         p.pid_ns = row.pid_ns.map(NsId).or(p.pid_ns);
         p.sigchld_blocked = row.sigchld_blocked.or(p.sigchld_blocked);
+        p.signals_blocked = row.signals_blocked.or(p.signals_blocked);
+        p.signals_queued = row.signals_queued.or(p.signals_queued);
         p.sigchld_ignored = row.sigchld_ignored.or(p.sigchld_ignored);
         p.sigchld_caught = row.sigchld_caught.or(p.sigchld_caught);
         p.state = Some(row.state);
