@@ -165,7 +165,7 @@ sites! {
     PipeResize, "pipe_resize", Pipe, &[&[exit("sys_fcntl", "sys_fcntl")]],
         Syscalls(&[S::Fcntl]), false, "";
     FifoOpen, "fifo_open", Pipe, &[&[entry("fifo_open", "fifo_begin")], &[exit("fifo_open", "fifo_open")]],
-        Syscalls(&[S::Open, S::Openat, S::Openat2]), true, "opens through io_uring";
+        Syscalls(&[S::Open, S::Openat]), true, "opens through io_uring, and by openat2";
     FdReceive, "fd_receive", Fdpass, &[&[entry("scm_detach_fds", "fd_detach")], &[exit("scm_detach_fds", "fd_detached")],
         &[exit_args("scm_recv_one_fd", "fd_receive4", 4), exit_args("__receive_fd", "fd_receive", 3),
           exit_args("__receive_fd", "fd_receive4", 4), exit_args("receive_fd", "fd_receive", 3)],

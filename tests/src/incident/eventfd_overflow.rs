@@ -12,6 +12,8 @@ use crate::stage::Stage;
 use crate::truth::Truth;
 
 const EMPTY_READS: usize = 100;
+/// Times that the healthy counter is full and drained.
+const ROUNDS: u64 = 10;
 
 const TURN: usize = 0;
 const DONE: usize = 1;
@@ -33,13 +35,12 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         if bug {
             stage.idle() // an edge-triggered loop that does not read what it is woken for
         }
-        let mut next = 3;
-        loop {
-            stage.await_slot(TURN, next)?;
+        for round in 0..ROUNDS {
+            stage.await_slot(TURN, 3 + 2 * round)?;
             read(&counter_of_reader)?;
-            stage.reach(TURN, next + 1);
-            next += 2;
+            stage.reach(TURN, 4 + 2 * round);
         }
+        stage.idle()
     })?;
     let writer = stage.spawn(&[], move || {
         write(&counter, 1)?;
@@ -49,7 +50,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             write(&counter, FULL)?;
             overflow(stage, &counter)?;
         } else {
-            for round in 0..10 {
+            for round in 0..ROUNDS {
                 write(&counter, FULL)?;
                 stage.reach(TURN, 3 + 2 * round);
                 stage.await_slot(TURN, 4 + 2 * round)?;

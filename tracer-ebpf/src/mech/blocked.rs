@@ -24,6 +24,9 @@ const TASK_INTERRUPTIBLE: u32 = 1;
 const RESTART_FIRST: i64 = -516;
 const RESTART_LAST: i64 = -512;
 const EINTR: i64 = -4;
+/// include/uapi/asm-generic/fcntl.h
+const O_ACCMODE: u64 = 3;
+const O_WRONLY: u64 = 1;
 /// An interrupted call that sleeps again on the same object within this time was restarted.
 const RESTART_WINDOW_NS: u64 = 50_000_000;
 
@@ -195,7 +198,6 @@ fn hands_over(call: Syscall) -> bool {
             | Syscall::Semtimedop
             | Syscall::Open
             | Syscall::Openat
-            | Syscall::Openat2
     )
 }
 
@@ -214,7 +216,11 @@ fn sem_wait(what: Option<(ObjRef, ObjState)>) -> Option<Wait> {
 #[inline(always)]
 fn waits_for(task: u64, regs: Regs, call: Syscall) -> Option<Wait> {
     match call {
-        Syscall::Open | Syscall::Openat | Syscall::Openat2 => {
+        Syscall::Open | Syscall::Openat => {
+            // Who opens for reading waits for input, as an idle reader does.
+            if regs.arg(if call == Syscall::Open { 1 } else { 2 })? & O_ACCMODE != O_WRONLY {
+                return None;
+            }
             // The file is not known before open returns.
             let obj = ObjRef { kind: kind::PIPE, ns: 0, id: 0 };
             Some(Wait { site: Site::FifoOpen, obj, state: ObjState::default(), ptr: 0, fd: -1 })
