@@ -75,11 +75,14 @@ impl Segment {
 #[derive(Clone, Copy, Debug)]
 pub struct Queue(pub i32);
 
+/// Bytes of each message.
+pub const MESSAGE_BYTES: usize = 1024;
+
 /// A type and the text of a message, as msgsnd takes it.
 #[repr(C)]
 struct Message {
     kind: libc::c_long,
-    text: [u8; 1024],
+    text: [u8; MESSAGE_BYTES],
 }
 
 impl Queue {
@@ -91,14 +94,23 @@ impl Queue {
 
     /// Sends 1024 bytes; `flags` are those of msgsnd(2).
     pub fn send(self, flags: c_int) -> Result<()> {
-        let message = Message { kind: 1, text: [0; 1024] };
+        let message = Message { kind: 1, text: [0; MESSAGE_BYTES] };
         // SAFETY: a type and as many bytes as the size says lie at the address.
         check(unsafe { libc::msgsnd(self.0, (&raw const message).cast(), message.text.len(), flags) }).map(drop)
     }
 
+    /// How many such messages it takes.
+    pub fn capacity(self) -> Result<u64> {
+        // SAFETY: an all-zero msqid_ds is valid: it holds integers only.
+        let mut queue: libc::msqid_ds = unsafe { zeroed() };
+        // SAFETY: IPC_STAT writes one msqid_ds to the given address.
+        check(unsafe { libc::msgctl(self.0, libc::IPC_STAT, &raw mut queue) })?;
+        Ok(queue.msg_qbytes / MESSAGE_BYTES as u64)
+    }
+
     /// Takes one message; waits for one if there is none.
     pub fn receive(self) -> Result<()> {
-        let mut message = Message { kind: 0, text: [0; 1024] };
+        let mut message = Message { kind: 0, text: [0; MESSAGE_BYTES] };
         // SAFETY: a type and as many bytes as the size says fit at the address.
         let got = unsafe { libc::msgrcv(self.0, (&raw mut message).cast(), message.text.len(), 0, 0) };
         if got < 0 { Err(Error::last_os_error()) } else { Ok(()) }

@@ -150,6 +150,13 @@ events! {
     SemHeldAtExit = 14 { id: i32, ns: u32, num: u32, net: i32 }
     /// SETVAL or SETALL: the values were set anew.
     SemSet = 15 { id: i32, ns: u32, num: u32, value: u32, all: u32, _pad: u32 }
+    /// A queue or segment may have been created, by its kind of object: certain if `exact` is 1, else the call returned it
+    /// and it may be old. `size`: bytes of a segment.
+    SysvCreate = 16 { kind: u32, id: i32, key: i32, flags: u32, ns: u32, exact: u32, size: u64 }
+    /// msgget or shmget failed with ENOSPC or ENOMEM.
+    SysvFail = 17 { kind: u32, errno: i32, key: i32, flags: u32, ns: u32, _pad: u32, size: u64 }
+    /// A queue or segment was removed (or its namespace ended: then `ns_end` is 1 and the header means nothing).
+    SysvRemove = 18 { kind: u32, id: i32, ns: u32, ns_end: u32 }
 
     /// A wait of at least min-stall ended (or the thread died in it).
     /// An interrupted call that was restarted is one wait; `until_ns` may lie before the record's time.

@@ -51,6 +51,7 @@ pub struct ObjRef {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObjState {
     /// Pipe: capacity in bytes (slots * page size is userspace's business): `max_usage` slots. Eventfd: counter.
+    /// Message queue: bytes of the message that did not fit.
     pub a: u64,
     /// Pipe: used slots. Sem: semaphore number waited for; [`crate::event::UNKNOWN`] until userspace has read it.
     pub b: u64,
@@ -70,7 +71,7 @@ pub struct Blocked {
     pub start_ns: u64,
     /// Not 0: the call was interrupted then and may be restarted; the thread is not asleep.
     pub restart_ns: u64,
-    /// Kernel address of the object: key of `LAST_READ`, never shown.
+    /// Kernel address of the object, or what stands for it: key of `LAST_READ`, never shown.
     /// Of a semaphore whose number is not known: user address of the operations that its thread waits with.
     pub ptr: u64,
     pub tgid: u32,

@@ -201,6 +201,18 @@ sites! {
     SignalGenerate, "signal_generate", Signal, &[], Tracepoint("signal_generate", "signal_generate"), false, "";
     SignalDeliver, "signal_deliver", Signal, &[], Tracepoint("signal_deliver", "signal_deliver"), false, "";
     Blocked, "blocked", Child, &[], Tracepoint("sched_switch", "sched_switch"), false, "io_uring workers and 32-bit programs";
+    ShmCreate, "shm_create", Shm, &[&[exit("newseg", "shm_create")]],
+        Syscalls(&[S::Shmget]), true, "shmget cannot tell create from open: a segment unknown before counts as created";
+    ShmRemove, "shm_remove", Shm, &[&[entry("shm_destroy", "shm_remove")]],
+        Syscalls(&[S::Shmctl]), false, "segments removed by the end of their IPC namespace; one that is still attached counts as gone when it is marked";
+    MsgCreate, "msg_create", Msg, &[&[exit("newque", "msg_create")]],
+        Syscalls(&[S::Msgget]), true, "msgget cannot tell create from open: a queue unknown before counts as created";
+    MsgRemove, "msg_remove", Msg, &[&[entry("freeque", "msg_remove")]],
+        Syscalls(&[S::Msgctl]), false, "queues removed by the end of their IPC namespace";
+    MsgSend, "msg_send", Msg, &[&[exit("do_msgsnd", "msg_send")], &[again("do_msgsnd", "msg_wait_end", 0)]],
+        Syscalls(&[S::Msgsnd]), true, "";
+    MsgReceive, "msg_receive", Msg, &[&[exit("do_msgrcv", "msg_receive")]],
+        Syscalls(&[S::Msgrcv]), true, "";
 }
 
 const _: () = assert!(SITES.len() <= 64);

@@ -67,6 +67,12 @@ syscalls! {
     CloseRange = "close_range", 436, 436, "exit_close_range";
     Openat2 = "openat2", 437, 437, "exit_open";
     PidfdGetfd = "pidfd_getfd", 438, 438, "exit_getfd";
+    Shmget = "shmget", 29, 194, "exit_shmget";
+    Shmctl = "shmctl", 31, 195, "exit_shmctl";
+    Msgget = "msgget", 68, 186, "exit_msgget";
+    Msgsnd = "msgsnd", 69, 189, "exit_msgsnd";
+    Msgrcv = "msgrcv", 70, 188, "exit_msgrcv";
+    Msgctl = "msgctl", 71, 187, "exit_msgctl";
 }
 
 /// Highest system call number looked up; the map `SYSCALLS` has this many slots.

@@ -44,20 +44,20 @@ pub fn kernel<T>(addr: u64) -> Option<T> {
 #[inline(always)]
 pub fn field_or_zero<T: Number>(base: u64, field: Field) -> T {
     match offset(field) {
-        Some(off) => {
-            let mut value = T::default();
-            // SAFETY: the helper checks the address, writes size_of::<T>() bytes, zeroes on a fault.
-            unsafe {
-                bpf_probe_read_kernel_raw(
-                    (&raw mut value).cast(),
-                    size_of::<T>() as u32,
-                    (base + off) as *const c_void,
-                );
-            }
-            value
-        }
+        Some(off) => kernel_or_zero(base + off),
         None => T::default(),
     }
+}
+
+/// Value at a kernel address; 0 where it cannot be read, without a branch.
+#[inline(always)]
+pub fn kernel_or_zero<T: Number>(addr: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: the helper checks the address, writes size_of::<T>() bytes, zeroes on a fault.
+    unsafe {
+        bpf_probe_read_kernel_raw((&raw mut value).cast(), size_of::<T>() as u32, addr as *const c_void);
+    }
+    value
 }
 
 /// Copies a value that is too large for the stack; false on a fault.

@@ -101,6 +101,12 @@ impl Regs {
     pub fn arg(self, n: usize) -> Option<u64> {
         kread::kernel(self.0 + ARGS[n])
     }
+
+    /// The same without a branch for the verifier: 0 where it cannot be read.
+    #[inline(always)]
+    pub fn arg_or_zero(self, n: usize) -> u64 {
+        kread::kernel_or_zero(self.0 + ARGS[n])
+    }
 }
 
 /// The watched call with this number.
@@ -146,10 +152,9 @@ pub fn ipc_ns() -> u32 {
 /// Inode number of a task's IPC namespace; 0 if unknown.
 #[inline(always)]
 pub fn ipc_ns_of(task: u64) -> u32 {
-    kread::field::<u64>(task, Field::TaskNsproxy)
-        .and_then(|p| kread::field::<u64>(p, Field::NsproxyIpc))
-        .and_then(ns_inum)
-        .unwrap_or(0)
+    let nsproxy: u64 = kread::field_or_zero(task, Field::TaskNsproxy);
+    let ns: u64 = kread::field_or_zero(nsproxy, Field::NsproxyIpc);
+    kread::field_or_zero(ns, Field::IpcNsInum)
 }
 
 /// Inode number of an IPC namespace.

@@ -50,6 +50,7 @@ impl Analyst {
             | Record::Process { .. }
             | Record::ForkLimits { .. }
             | Record::PipeUser { .. }
+            | Record::Queues { .. }
             | Record::Stack { .. } => {}
         }
         let Some(world) = &mut self.world else { return };

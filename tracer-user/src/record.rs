@@ -38,6 +38,8 @@ pub enum Record {
     ForkLimits { ts_ns: u64, tgid: u32, limits: Vec<LimitRow> },
     /// Pipe pages charged to a user: by process, counted from /proc.
     PipeUser { ts_ns: u64, uid: u32, processes: Vec<PipeOwner>, soft_pages: u64 },
+    /// Message queues that somebody waits at or was refused by; who waits is not read.
+    Queues { ts_ns: u64, rows: Vec<MsgQueue> },
     /// Addresses of a user stack, innermost first.
     Stack { id: i32, frames: Vec<Frame> },
     /// Last record.

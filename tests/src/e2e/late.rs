@@ -48,6 +48,7 @@ const LATE: &[Late] = &[
     same("sem-stall/endless/bug"),
     same("pipe-stall/endless/bug"),
     same("eventfd-stall/endless/bug"),
+    same("msg-stall/endless/bug"),
     passed("fd-leak/bug"),
     passed("fd-leak/interleaved/bug"),
 ];

@@ -6,6 +6,7 @@ mod counter;
 mod eventfd_overflow;
 mod eventfd_semaphore;
 mod eventfd_stall;
+mod exhaustion;
 mod fd_crowd;
 mod fd_doors;
 mod fd_exhausted;
@@ -14,7 +15,10 @@ mod fd_leak;
 mod fd_truncated;
 mod fifo_stall;
 mod fork_storm;
+mod msg_exhausted;
+mod msg_full;
 mod msg_leak;
+mod msg_stall;
 mod ns_twins;
 mod passing;
 mod pid_exhausted;
@@ -26,6 +30,7 @@ mod sem_leak;
 mod sem_orphaned_lock;
 mod sem_stall;
 mod sem_storm;
+mod shm_exhausted;
 mod shm_leak;
 mod signal_queue_full;
 mod zombie_leak;
@@ -79,6 +84,8 @@ pub enum Fix {
 pub enum Limit {
     Semmni,
     Semmns,
+    Shmmni,
+    Shmall,
 }
 
 /// How an incident is to be played; most options concern one incident only.
@@ -92,7 +99,7 @@ pub struct Options {
     /// zombie-leak, fixed: how they are reaped
     #[arg(long, value_enum, default_value = "loop")]
     pub fix: Fix,
-    /// sem-exhausted: which limit is reached
+    /// sem-exhausted, shm-exhausted: which limit is reached
     #[arg(long, value_enum, default_value = "semmni")]
     pub limit: Limit,
     /// sem-leak: sets with keys rather than IPC_PRIVATE
@@ -101,7 +108,7 @@ pub struct Options {
     /// fd-leak: failed requests lie between good ones rather than after them
     #[arg(long)]
     pub interleave: bool,
-    /// sem-stall, pipe-stall, eventfd-stall: the first wait does not end
+    /// sem-stall, pipe-stall, eventfd-stall, msg-stall: the first wait does not end
     #[arg(long)]
     pub endless: bool,
 }
@@ -291,6 +298,30 @@ pub const ALL: &[Incident] = &[
         about: "real-time signals are queued for a process that has blocked them",
         play: signal_queue_full::play,
         cases: TWINS,
+    },
+    Incident {
+        name: "msg-stall",
+        about: "a receiver pauses for 400 ms three times, its sender waits at the full queue",
+        play: msg_stall::play,
+        cases: STALLS,
+    },
+    Incident {
+        name: "msg-full",
+        about: "sends with IPC_NOWAIT get EAGAIN while the receiver sleeps",
+        play: msg_full::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "msg-exhausted",
+        about: "msgget fails with ENOSPC at MSGMNI, in an IPC namespace of its own",
+        play: msg_exhausted::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "shm-exhausted",
+        about: "shmget fails with ENOSPC at SHMMNI or SHMALL, in an IPC namespace of its own",
+        play: shm_exhausted::play,
+        cases: &[bug("shmmni", &["--limit", "shmmni"]), bug("shmall", &["--limit", "shmall"]), fixed("", &[])],
     },
     // Not incidents: what the fault tests play.
     Incident {

@@ -21,8 +21,8 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let creator = stage.spawn(&[], move || {
         call::unshare(libc::CLONE_NEWIPC).context("cannot make an IPC namespace; run as root")?;
         let (semmns, semmni) = match limit {
-            Limit::Semmni => (32_000, SETS),
             Limit::Semmns => (SETS * SEMS_A_SET, 128),
+            Limit::Semmni | Limit::Shmmni | Limit::Shmall => (32_000, SETS),
         };
         std::fs::write("/proc/sys/kernel/sem", format!("250 {semmns} 100 {semmni}"))
             .context("cannot set the limits of the namespace in /proc/sys/kernel/sem")?;
@@ -39,8 +39,8 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         return Ok(Truth::default().role("creator", [creator]));
     }
     let (used, name) = match limit {
-        Limit::Semmni => (stage.value(MADE), "SEMMNI"),
         Limit::Semmns => (stage.value(MADE) * SEMS_A_SET, "SEMMNS"),
+        Limit::Semmni | Limit::Shmmni | Limit::Shmall => (stage.value(MADE), "SEMMNI"),
     };
     let expected = Expected::new("sem-exhausted")
         .pids([creator])

@@ -5,13 +5,13 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{fentry, fexit};
 use aya_ebpf::programs::{FEntryContext, FExitContext};
 use tracer_common::field::Field;
-use tracer_common::map::ObjRef;
+use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
 
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem};
+use crate::mech::{blocked, child, eventfd, fdpass, msg, pipe, sem, sysv};
 use crate::resolve::File;
 use crate::task::Regs;
 
@@ -58,6 +58,11 @@ exits! {
         |ctx, call| pipe::written(&call, File::at(pointer(&ctx, 0)));
     fexit_eventfd_read, 2, EventfdRead, |ctx, call| pipe::read(&call, || file_of(&ctx, 0));
     fexit_fork_fail, 4, ChildForkFail, |ctx, call| child::fork_failed(&call);
+    fexit_shm_create, 2, ShmCreate, |ctx, call| sysv::created(&call, kind::SHM, true);
+    fexit_msg_create, 2, MsgCreate, |ctx, call| sysv::created(&call, kind::MSG, true);
+    fexit_msg_send, 5, MsgSend, |ctx, call| if let Some(regs) = Regs::current() { msg::sent(&call, regs) };
+    fexit_msg_wait_end, 5, MsgSend, |ctx, call| blocked::ended(&call, ObjRef::default());
+    fexit_msg_receive, 6, MsgReceive, |ctx, call| if let Some(regs) = Regs::current() { msg::received(&call, regs) };
 }
 
 #[fexit]
@@ -82,6 +87,18 @@ pub fn fentry_fd_detach(ctx: FEntryContext) -> i32 {
 pub fn fentry_sem_remove(ctx: FEntryContext) -> i32 {
     let call = Call::new(&ctx, Site::SemRemove, 0);
     sem::freed(&call, pointer(&ctx, 0), pointer(&ctx, 1));
+    0
+}
+
+#[fentry]
+pub fn fentry_shm_remove(ctx: FEntryContext) -> i32 {
+    sysv::freed(&Call::new(&ctx, Site::ShmRemove, 0), kind::SHM, pointer(&ctx, 0), pointer(&ctx, 1));
+    0
+}
+
+#[fentry]
+pub fn fentry_msg_remove(ctx: FEntryContext) -> i32 {
+    sysv::freed(&Call::new(&ctx, Site::MsgRemove, 0), kind::MSG, pointer(&ctx, 0), pointer(&ctx, 1));
     0
 }
 

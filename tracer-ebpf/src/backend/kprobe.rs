@@ -2,12 +2,13 @@
 
 use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use tracer_common::map::kind;
 use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
 use super::syscall;
 use crate::emit::Call;
-use crate::mech::{child, eventfd, fdpass, pipe, sem};
+use crate::mech::{child, eventfd, fdpass, msg, pipe, sem, sysv};
 use crate::resolve::{self, File};
 use crate::task::Regs;
 
@@ -42,6 +43,10 @@ returns! {
     kretprobe_eventfd_write, EventfdWrite, |call| pipe::written(&call, None);
     kretprobe_eventfd_read, EventfdRead, |call| pipe::read(&call, own_file);
     kretprobe_fork_fail, ChildForkFail, |call| child::fork_failed(&call);
+    kretprobe_shm_create, ShmCreate, |call| sysv::created(&call, kind::SHM, true);
+    kretprobe_msg_create, MsgCreate, |call| sysv::created(&call, kind::MSG, true);
+    kretprobe_msg_send, MsgSend, |call| if let Some(regs) = Regs::current() { msg::sent(&call, regs) };
+    kretprobe_msg_receive, MsgReceive, |call| if let Some(regs) = Regs::current() { msg::received(&call, regs) };
 }
 
 #[kprobe]
@@ -56,6 +61,22 @@ pub fn kprobe_fd_detach(ctx: ProbeContext) -> u32 {
 pub fn kprobe_sem_remove(ctx: ProbeContext) -> u32 {
     if let (Some(ns), Some(perm)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
         sem::freed(&Call::new(&ctx, Site::SemRemove, 0), ns, perm);
+    }
+    0
+}
+
+#[kprobe]
+pub fn kprobe_shm_remove(ctx: ProbeContext) -> u32 {
+    if let (Some(ns), Some(perm)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+        sysv::freed(&Call::new(&ctx, Site::ShmRemove, 0), kind::SHM, ns, perm);
+    }
+    0
+}
+
+#[kprobe]
+pub fn kprobe_msg_remove(ctx: ProbeContext) -> u32 {
+    if let (Some(ns), Some(perm)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) {
+        sysv::freed(&Call::new(&ctx, Site::MsgRemove, 0), kind::MSG, ns, perm);
     }
     0
 }

@@ -5,6 +5,7 @@ use aya_ebpf::maps::ProgramArray;
 use aya_ebpf::programs::RawTracePointContext;
 use tracer_common::config::calibration::{EVENTFD_FOPS, OWN_EVENTFD, REGS_FROM_STACK};
 use tracer_common::field::Field;
+use tracer_common::map::kind;
 use tracer_common::site::Site;
 use tracer_common::syscall::{SLOT_RECEIVED, SLOTS, Syscall};
 
@@ -13,7 +14,7 @@ use crate::emit::Call;
 use crate::filter;
 use crate::kread;
 use crate::maps::{CALIBRATION, config};
-use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem, signal};
+use crate::mech::{blocked, child, eventfd, fdpass, msg, pipe, sem, signal, sysv};
 use crate::resolve;
 use crate::task::{self, Regs};
 
@@ -74,6 +75,12 @@ returns! {
     exit_splice, PipeSplice, |call, regs| syscall::spliced(call, regs, regs.call());
     exit_wait, ChildWait, |call, regs| child::waited(&call, regs);
     exit_getfd, FdGetfd, |call, regs| fdpass::got(&call, regs);
+    exit_shmget, ShmCreate, |call, _regs| sysv::created(&call, kind::SHM, false);
+    exit_shmctl, ShmRemove, |call, regs| sysv::controlled(&call, kind::SHM, regs);
+    exit_msgget, MsgCreate, |call, _regs| sysv::created(&call, kind::MSG, false);
+    exit_msgctl, MsgRemove, |call, regs| sysv::controlled(&call, kind::MSG, regs);
+    exit_msgsnd, MsgSend, |call, regs| msg::sent(&call, regs);
+    exit_msgrcv, MsgReceive, |call, regs| msg::received(&call, regs);
 }
 
 #[raw_tracepoint(tracepoint = "sys_exit")]

@@ -14,7 +14,7 @@ use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
 use crate::maps::{self, BLOCKED, BLOCKED_SLOTS, LAST_READ, config};
-use crate::mech::sem;
+use crate::mech::{msg, sem};
 use crate::resolve::{self, Target};
 use crate::task::{self, Regs};
 
@@ -198,6 +198,7 @@ fn hands_over(call: Syscall) -> bool {
             | Syscall::Semtimedop
             | Syscall::Open
             | Syscall::Openat
+            | Syscall::Msgsnd
     )
 }
 
@@ -228,6 +229,10 @@ fn waits_for(task: u64, regs: Regs, call: Syscall) -> Option<Wait> {
         Syscall::Splice => writes_to(task, regs.arg(2)? as u32, Site::PipeSplice),
         Syscall::Tee => writes_to(task, regs.arg(1)? as u32, Site::PipeSplice),
         Syscall::Vmsplice | Syscall::Sendfile => writes_to(task, regs.arg(0)? as u32, Site::PipeSplice),
+        Syscall::Msgsnd => {
+            let obj = msg::queue(task, regs);
+            Some(Wait { site: Site::MsgSend, obj, state: msg::state(regs), ptr: msg::key(obj), fd: -1 })
+        }
         _ => writes_to(task, regs.arg(0)? as u32, Site::PipeWrite),
     }
 }

@@ -7,8 +7,8 @@ mod id;
 pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TICK_NS, Tgid, Tid};
 
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, Record,
-    RefusedRow, text,
+    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner, ProcessRow,
+    Record, RefusedRow, text,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
 use tracer_common::site::Site;
@@ -61,6 +61,10 @@ pub enum Event<'a> {
         uid: u32,
         processes: &'a [PipeOwner],
         soft_pages: u64,
+    },
+    Queues {
+        ts_ns: u64,
+        rows: &'a [MsgQueue],
     },
     Stack {
         id: StackId,
@@ -116,6 +120,7 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
         Record::PipeUser { ts_ns, uid, processes, soft_pages } => {
             Event::PipeUser { ts_ns: *ts_ns, uid: *uid, processes, soft_pages: *soft_pages }
         }
+        Record::Queues { ts_ns, rows } => Event::Queues { ts_ns: *ts_ns, rows },
         Record::Stack { id, frames } => Event::Stack { id: StackId(*id), frames },
         Record::End { ts_ns } => Event::End { ts_ns: *ts_ns },
     }))

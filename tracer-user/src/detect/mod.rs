@@ -10,21 +10,27 @@ pub(crate) mod cgroup;
 pub(crate) mod draft;
 mod eventfd_overflow;
 mod eventfd_stall;
+mod exhausted;
 mod fd_exhausted;
 mod fd_inherited;
 mod fd_kept;
 mod fd_leak;
 mod fd_truncated;
+mod msg_exhausted;
+mod msg_full;
 mod msg_leak;
+mod msg_stall;
 mod orphan;
 mod pid_exhausted;
 mod pipe_full;
 mod pipe_shrunk;
 mod pipe_stall;
+mod queue;
 mod sem_exhausted;
 mod sem_leak;
 mod sem_orphaned_lock;
 mod sem_stall;
+mod shm_exhausted;
 mod shm_leak;
 mod signal_queue_full;
 mod stall;
@@ -155,6 +161,30 @@ pub const DETECTORS: &[Detector] = &[
         mechanism: Mechanism::Eventfd,
         what: "A blocking write to an eventfd waited long because its counter is full.",
         judge: eventfd_stall::judge,
+    },
+    Detector {
+        code: "msg-stall",
+        mechanism: Mechanism::Msg,
+        what: "A sender waited long because a message queue was full and nobody received from it.",
+        judge: msg_stall::judge,
+    },
+    Detector {
+        code: "msg-full",
+        mechanism: Mechanism::Msg,
+        what: "Non-blocking sends to a message queue were refused while nobody received from it.",
+        judge: msg_full::judge,
+    },
+    Detector {
+        code: "msg-exhausted",
+        mechanism: Mechanism::Msg,
+        what: "msgget failed with ENOSPC, or the limit on message queues will be reached soon.",
+        judge: msg_exhausted::judge,
+    },
+    Detector {
+        code: "shm-exhausted",
+        mechanism: Mechanism::Shm,
+        what: "shmget failed with ENOSPC, or a limit on shared memory will be reached soon.",
+        judge: shm_exhausted::judge,
     },
 ];
 

@@ -1,10 +1,13 @@
 //! `msg-leak`: message queues that nobody living has used, or that are full and that nobody empties any more.
 //!
-//! Rests on the kernel's tables alone. They have the last sender and receiver of a queue, never its creator.
+//! Rests on the kernel's tables, which have the last sender and receiver of a queue, never its creator; of a queue that
+//! was made while tracing the creation was seen.
 
 use super::draft::{Draft, count, names, sysv_object};
 use super::finding::{Confidence, Finding, Severity};
-use super::orphan::{age_s, bearer, clusters, dead, eta_s, how_old, owner_may_live, rate_per_h, removal, severity};
+use super::orphan::{
+    age_s, bearer, clusters, creation_stacks, dead, eta_s, how_old, owner_may_live, rate_per_h, removal, severity,
+};
 use crate::decode::ProcId;
 use crate::record::MsgQueue;
 use crate::world::World;
@@ -59,12 +62,15 @@ fn wrong(world: &World, q: &Queue) -> Option<Why> {
     if !r.waiting.is_empty() {
         return None;
     }
+    // A creator that lives may come back to it, though others have used it since.
+    let owned = world.msgs.creation(q.id).is_some_and(|c| world.processes.alive(c.by));
     let dead = |pid: u32, at_s: u64| dead(world, pid, at_s, q.read_ns);
     let sender_dead = r.stime == 0 || dead(r.lspid, r.stime);
     let receiver_dead = r.rtime == 0 || dead(r.lrpid, r.rtime);
     let read_s = world.wall_s(q.read_ns)?;
     let left = r.stime != 0 && r.rtime <= r.stime && read_s.saturating_sub(r.stime) >= LEFT_S;
     match (sender_dead, receiver_dead) {
+        (true, true) if owned => None,
         (true, true) if r.stime == 0 && r.rtime == 0 => r.waiting_complete.then_some(Why::Unused),
         (true, true) => Some(Why::Abandoned),
         (true, false) => (full(r) && left && r.lrpid != 0 && r.waiting_complete).then_some(Why::Unread),
@@ -110,6 +116,7 @@ fn title(
     age: Option<u64>,
     senders: &[ProcId],
     receivers: &[ProcId],
+    creators: &[ProcId],
 ) -> String {
     let one = queues.len() == 1;
     let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
@@ -126,6 +133,10 @@ fn title(
     };
     let old = how_old(queues.len(), age);
     let (is, it) = if one { ("is", "it") } else { ("are", "them") };
+    let origin = match creators {
+        [] => format!("who created {it} is not recorded"),
+        some => format!("created by {}", names(world, some)),
+    };
     match why {
         Why::Abandoned => {
             let mut last = Vec::new();
@@ -137,17 +148,17 @@ fn title(
             }
             let all_dead = if senders.len() + receivers.len() == 1 { "dead now" } else { "all dead now" };
             format!(
-                "{what}{fill} {is} used by no living process: last {}, {all_dead} (who created {it} is not recorded){old}",
+                "{what}{fill} {is} used by no living process: last {}, {all_dead} ({origin}){old}",
                 last.join(" and ")
             )
         }
         Why::Unread => format!(
-            "{what}{fill} that nobody empties: the last sender {} is dead, and the last receiver {} takes nothing (who created {it} is not recorded){old}",
+            "{what}{fill} that nobody empties: the last sender {} is dead, and the last receiver {} takes nothing ({origin}){old}",
             names(world, senders),
             names(world, receivers),
         ),
         Why::Unused => {
-            format!("nobody ever sent to or received from {what} (who created {it} is not recorded){old}")
+            format!("nobody ever sent to or received from {what} ({origin}){old}")
         }
     }
 }
@@ -175,7 +186,14 @@ fn tell(world: &World, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Findi
     for p in &receivers {
         d.process("receiver", *p, None);
     }
-    d.title(title(world, why, queues, age, &senders, &receivers));
+    let mut creators: Vec<ProcId> = queues.iter().filter_map(|q| world.msgs.creation(q.id)).map(|c| c.by).collect();
+    creators.sort_unstable();
+    creators.dedup();
+    for c in &creators {
+        d.subject("creator", *c, None);
+    }
+    creation_stacks(&mut d, queues.iter().filter_map(|q| world.msgs.creation(q.id)));
+    d.title(title(world, why, queues, age, &senders, &receivers, &creators));
     let rate = rate_per_h(queues.len(), newest.saturating_sub(oldest), age);
     let sum = |of: fn(&MsgQueue) -> u64| queues.iter().fold(0_u64, |sum, q| sum.saturating_add(of(&q.row)));
     d.evidence("instances", n)
@@ -185,7 +203,7 @@ fn tell(world: &World, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Findi
         .evidence("messages", sum(|r| r.messages))
         .evidence("queued_bytes", sum(|r| r.bytes))
         .evidence("full", queues.iter().filter(|q| full(&q.row)).count())
-        .pids(senders.into_iter().chain(receivers));
+        .pids(senders.into_iter().chain(receivers).chain(creators));
     if let Some(l) = limits {
         let eta = eta_s(queues.len(), l.used_queues, l.msgmni, rate);
         d.limit("MSGMNI", Some(l.used_queues), Some(l.msgmni), eta);

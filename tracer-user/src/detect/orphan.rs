@@ -1,13 +1,14 @@
 //! What `shm-leak` and `msg-leak` share: whether those who used a SysV object are dead, and what belongs together.
 //!
-//! The tables name processes by bare pids and times by whole seconds.
+//! The tables name processes by bare pids and times by whole seconds; of an object made while tracing the creation was seen.
 
 use super::draft::Draft;
 use super::finding::Severity;
 use super::time::duration;
 use crate::decode::{NsId, ProcId, TICK_NS, Tgid};
 use crate::world::World;
-use std::collections::{BTreeMap, HashMap};
+use crate::world::usage::Creation;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Keyed objects of one owner made within so many seconds of each other belong together.
 const BURST_S: u64 = 10;
@@ -15,6 +16,8 @@ const BURST_S: u64 = 10;
 const TREND: usize = 8;
 /// Share of a limit, in percent, from which on a leak is critical.
 const CRITICAL_PERCENT: u64 = 80;
+/// Stacks shown of those that created the objects of one finding.
+const MAX_CREATION_STACKS: usize = 3;
 /// Objects named in one command.
 const MAX_COMMAND: usize = 100;
 
@@ -72,6 +75,19 @@ pub(super) fn owner_may_live(world: &World, ns: NsId, uid: u32, made_s: u64) -> 
 pub(super) fn age_s(world: &World, since_s: u64, now_ns: u64) -> Option<u64> {
     let (boot_s, now_s) = (world.wall_s(0)?, world.wall_s(now_ns)?);
     (since_s >= boot_s).then(|| now_s.saturating_sub(since_s))
+}
+
+/// Adds the stacks at which objects were created, as far as that was seen; a few different ones are enough.
+pub(super) fn creation_stacks<'a>(d: &mut Draft<'_>, creations: impl Iterator<Item = &'a Creation>) {
+    let mut shown = BTreeSet::new();
+    for c in creations {
+        if let Some(stack) = c.stack
+            && shown.len() < MAX_CREATION_STACKS
+            && shown.insert(stack)
+        {
+            d.stack("creator", c.by, Some(stack));
+        }
+    }
 }
 
 /// How a title ends: the age of the only, or of the oldest of `n` objects; empty if it is not known.

@@ -5,7 +5,8 @@ use super::finding::{Confidence, Finding, Severity};
 use super::time::duration;
 use crate::decode::{ProcId, Tgid};
 use crate::world::World;
-use crate::world::sem::{Creation, SemSet};
+use crate::world::sem::SemSet;
+use crate::world::usage::Creation;
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::site::Site;
 

@@ -1,10 +1,11 @@
 //! `shm-leak`: segments that nobody has attached, whose creator and last user are dead.
 //!
-//! Rests on the kernel's tables alone: whoever used a segment before its last user is not known.
+//! Rests on the kernel's tables, and on the creation where that was seen: whoever used a segment before its last user is
+//! not known.
 
 use super::draft::{Draft, count, names, sysv_object};
 use super::finding::{Confidence, Finding};
-use super::orphan::{age_s, bearer, clusters, dead, eta_s, how_old, rate_per_h, removal, severity};
+use super::orphan::{age_s, bearer, clusters, creation_stacks, dead, eta_s, how_old, rate_per_h, removal, severity};
 use crate::decode::ProcId;
 use crate::world::World;
 use crate::world::shm::Segment;
@@ -40,13 +41,22 @@ fn is_orphan(world: &World, s: &Segment) -> bool {
     }
     let dead = |pid: u32, at_s: u64| dead(world, pid, at_s, s.read_ns);
     let used_s = r.atime.max(r.dtime);
-    dead(r.cpid, r.ctime) && (used_s == 0 || dead(r.lpid, used_s))
+    let creator_dead = match world.shms.creation(s.id) {
+        Some(c) => !world.processes.alive(c.by),
+        None => dead(r.cpid, r.ctime),
+    };
+    creator_dead && (used_s == 0 || dead(r.lpid, used_s))
+}
+
+/// The process that created it, as it was seen, else as the table tells.
+fn creator(world: &World, s: &Segment) -> ProcId {
+    world.shms.creation(s.id).map_or_else(|| bearer(world, s.row.cpid, s.row.ctime), |c| c.by)
 }
 
 fn tell(world: &World, segments: &[&Segment], now_ns: u64) -> Option<Finding> {
     let first = segments.first()?;
     let (oldest, newest) = (first.row.ctime, segments.last()?.row.ctime);
-    let mut creators: Vec<ProcId> = segments.iter().map(|s| bearer(world, s.row.cpid, s.row.ctime)).collect();
+    let mut creators: Vec<ProcId> = segments.iter().map(|s| creator(world, s)).collect();
     let last_users: Vec<ProcId> = segments
         .iter()
         .filter(|s| s.row.lpid != 0 && s.row.lpid != s.row.cpid)
@@ -71,6 +81,7 @@ fn tell(world: &World, segments: &[&Segment], now_ns: u64) -> Option<Finding> {
     for c in &creators {
         d.subject("creator", *c, None);
     }
+    creation_stacks(&mut d, segments.iter().filter_map(|s| world.shms.creation(s.id)));
     for p in &last_users {
         d.process("peer", *p, None);
     }

@@ -36,6 +36,7 @@ pub use fd::{fd_table, holders_of};
 pub use file::files_of;
 pub use limits::{fork_limits, open_files, process_limits, threads};
 pub use module::{Module, locate, modules};
+pub use msg::queues;
 pub use open::open_objects;
 pub use package::packages;
 pub use passed::Files;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::entry::{Entry, vanished};
-use super::sysv::namespace_of;
+use super::sysv::{namespace_of, within};
 use crate::record::{Inventory, MsgLimitRow, MsgQueue};
 
 /// Threads that are asked what they wait for, at most.
@@ -81,8 +81,56 @@ fn parse_queue(line: &str, ns: u32) -> Option<MsgQueue> {
     })
 }
 
+/// Reads these queues, each given as (namespace, id) with a process in that namespace; who waits at them is not looked
+/// for. Queues that are gone, or in namespaces that may not be entered, are left out.
+pub fn queues(wanted: &BTreeMap<(u32, i32), u32>) -> Vec<MsgQueue> {
+    let mut by_ns: BTreeMap<u32, (Vec<u32>, Vec<i32>)> = BTreeMap::new();
+    for ((ns, id), member) in wanted {
+        let (members, ids) = by_ns.entry(*ns).or_default();
+        members.push(*member);
+        ids.push(*id);
+    }
+    let mut out = Vec::new();
+    for (ns, (members, ids)) in by_ns {
+        let read = move || ids.iter().filter_map(|id| Some(row(ns, *id, &stat(*id).ok()??))).collect();
+        let rows: Vec<MsgQueue> = within(ns, &members, read).ok().flatten().unwrap_or_default();
+        out.extend(rows);
+    }
+    out
+}
+
+fn row(ns: u32, id: i32, queue: &libc::msqid_ds) -> MsgQueue {
+    let pid = |p: libc::pid_t| u32::try_from(p).unwrap_or(0);
+    let seconds = |t: libc::time_t| u64::try_from(t).unwrap_or(0);
+    MsgQueue {
+        ns,
+        id,
+        key: queue.msg_perm.__key,
+        bytes: queue.__msg_cbytes,
+        messages: queue.msg_qnum,
+        qbytes: queue.msg_qbytes,
+        lspid: pid(queue.msg_lspid),
+        lrpid: pid(queue.msg_lrpid),
+        uid: queue.msg_perm.uid,
+        gid: queue.msg_perm.gid,
+        cuid: queue.msg_perm.cuid,
+        cgid: queue.msg_perm.cgid,
+        mode: u32::from(queue.msg_perm.mode) & 0o777,
+        stime: seconds(queue.msg_stime),
+        rtime: seconds(queue.msg_rtime),
+        ctime: seconds(queue.msg_ctime),
+        waiting: Vec::new(),
+        waiting_complete: false,
+    }
+}
+
 /// The bytes that a queue takes; `None` if it is gone. The file of queues does not tell them.
 fn capacity(id: i32) -> io::Result<Option<u64>> {
+    Ok(stat(id)?.map(|queue| queue.msg_qbytes))
+}
+
+/// MSG_STAT_ANY of one queue of the calling thread's namespace; `None` if it is gone.
+fn stat(id: i32) -> io::Result<Option<libc::msqid_ds>> {
     let mut refused = None;
     for bits in INDEX_BITS {
         let index = id & ((1 << bits) - 1);
@@ -91,7 +139,7 @@ fn capacity(id: i32) -> io::Result<Option<u64>> {
         // SAFETY: MSG_STAT_ANY writes one `msqid_ds` to the given address.
         let r = unsafe { libc::msgctl(index, MSG_STAT_ANY, &raw mut queue) };
         if r == id {
-            return Ok(Some(queue.msg_qbytes));
+            return Ok(Some(queue));
         }
         if r < 0 {
             let e = io::Error::last_os_error();
@@ -224,7 +272,7 @@ mod tests {
     /// A message as msgsnd takes it: a type and 8 bytes.
     type Message = [libc::c_long; 2];
 
-    fn row(id: i32) -> MsgQueue {
+    fn told(id: i32) -> MsgQueue {
         let inv = read(&Scope::Pids(vec![std::process::id()]));
         let limits = inv.msg_limits.first().expect("limits");
         assert!(limits.msgmni > 0 && limits.msgmax > 0 && limits.msgmnb > 0 && limits.used_queues >= 1);
@@ -274,16 +322,28 @@ mod tests {
     fn a_queue_with_a_message() {
         let me = std::process::id();
         let queue = Queue::new();
-        let new = row(queue.0);
+        let new = told(queue.0);
         assert_eq!((new.lspid, new.lrpid, new.stime, new.rtime, new.messages), (0, 0, 0, 0, 0));
         assert!(new.qbytes > 0 && new.mode == 0o600 && new.ctime > 0);
         let message: Message = [1, 0];
         // SAFETY: a type and 8 bytes lie at the address.
         assert_eq!(unsafe { libc::msgsnd(queue.0, (&raw const message).cast(), 8, libc::IPC_NOWAIT) }, 0);
-        let sent = row(queue.0);
+        let sent = told(queue.0);
         assert_eq!((sent.lspid, sent.lrpid, sent.messages, sent.bytes, sent.rtime), (me, 0, 1, 8, 0));
         assert!(sent.stime >= new.ctime);
-        assert_eq!(row(queue.0), sent, "reading must not change a queue");
+        assert_eq!(told(queue.0), sent, "reading must not change a queue");
+    }
+
+    #[test]
+    fn single_queues_are_read_as_the_table_tells_them() {
+        let (queue, gone) = (Queue::new(), Queue::new().0);
+        let message: Message = [1, 0];
+        // SAFETY: a type and 8 bytes lie at the address.
+        assert_eq!(unsafe { libc::msgsnd(queue.0, (&raw const message).cast(), 8, libc::IPC_NOWAIT) }, 0);
+        let table = told(queue.0);
+        let me = std::process::id();
+        let got = queues(&BTreeMap::from([((table.ns, queue.0), me), ((table.ns, gone), me), ((1, 5), u32::MAX)]));
+        assert_eq!(got, [MsgQueue { waiting_complete: false, ..table }]);
     }
 
     #[test]
@@ -298,7 +358,7 @@ mod tests {
         let me = std::process::id();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         loop {
-            let seen = row(id);
+            let seen = told(id);
             if seen.waiting == [me] {
                 break;
             }

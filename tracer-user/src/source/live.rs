@@ -2,7 +2,7 @@
 //!
 //! All of it runs on one thread, and nothing in the loop may take long: what does is a [`Scan`].
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::kernel::host::Host;
 use crate::kernel::iter;
 use crate::kernel::plan::Backend;
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ChildRow, Frame, Holder, ObjKey, Record, RefusedRow, Session};
+use crate::record::{ChildRow, Frame, ObjKey, Record, RefusedRow, Session};
 
 /// Shortest wait that is a stall, if nothing else is said.
 pub const MIN_STALL: Duration = Duration::from_millis(100);
@@ -113,6 +113,8 @@ struct Pending {
     receivers: BTreeSet<u32>,
     /// Objects whose holders matter, and whether that was asked.
     lookups: BTreeSet<ObjKey>,
+    /// Message queues that matter, by namespace and id, each with a process in that namespace.
+    queues: BTreeMap<(u32, i32), u32>,
     shrunk_users: BTreeSet<u32>,
     shrunk_pipes: BTreeSet<ObjKey>,
     /// Records were lost since the last baseline began.
@@ -121,6 +123,15 @@ struct Pending {
     children: HashMap<u32, ChildRow>,
     refused: HashMap<(ObjKey, u32), RefusedRow>,
     peers: HashSet<u32>,
+}
+
+impl Pending {
+    /// Notes a message queue to be read; `tgid` is in its namespace. Other objects are left alone.
+    fn look_at_queue(&mut self, obj: ObjKey, tgid: u32) {
+        if obj.kind == kind::MSG && self.queues.len() < LOOKUPS_MAX {
+            self.queues.insert((obj.ns, i32::try_from(obj.id).unwrap_or(-1)), tgid);
+        }
+    }
 }
 
 type Sink<'a> = dyn FnMut(Record) + 'a;
@@ -345,7 +356,7 @@ impl Live {
                 p.receivers.remove(&header.tgid);
                 return out;
             }
-            Body::Free(_) | Body::SemRemove(_) => return out,
+            Body::Free(_) | Body::SemRemove(_) | Body::SysvRemove(_) => return out,
             Body::Exec(_) => {
                 p.described.remove(&(header.tgid, tick_of(header.start_ns)));
                 if p.receivers.contains(&header.tgid) {
@@ -356,6 +367,7 @@ impl Live {
             Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) => {
                 p.receivers.insert(header.tgid);
             }
+            Body::Stall(s) if s.obj.kind == kind::MSG => p.look_at_queue(s.obj.into(), header.tgid),
             Body::Stall(s) if s.obj.kind != kind::SEM && s.obj.id != 0 => {
                 p.lookups.insert(s.obj.into());
             }
@@ -381,7 +393,9 @@ impl Live {
             | Body::FdDup(_)
             | Body::FdSend(_)
             | Body::FdFlags(_)
-            | Body::EventfdCreate(_) => {}
+            | Body::EventfdCreate(_)
+            | Body::SysvCreate(_)
+            | Body::SysvFail(_) => {}
         }
         if p.described.insert((header.tgid, tick_of(header.start_ns)))
             && let Some(row) = inventory::process(header.tgid)
@@ -433,11 +447,12 @@ impl Live {
 
     fn counters(&mut self, now: u64, sink: &mut Sink<'_>) {
         let threads = self.maps.blocked(now, self.session.min_stall_ns);
-        let threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || t.obj.kind == kind::SEM).collect();
+        let threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || is_sysv(t.obj)).collect();
         let p = &mut self.pending;
-        self.waited_for = threads.iter().filter(|t| t.obj.kind != kind::SEM).map(|t| t.obj).collect();
+        self.waited_for = threads.iter().map(|t| t.obj).filter(|obj| !is_sysv(*obj)).collect();
         p.lookups.extend(self.waited_for.iter().copied());
         for t in &threads {
+            p.look_at_queue(t.obj, t.tgid);
             if p.described.insert((t.tgid, tick_of(t.start_ns)))
                 && let Some(row) = inventory::process(t.tgid)
             {
@@ -448,7 +463,10 @@ impl Live {
 
         let refused: Vec<_> =
             self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
-        p.lookups.extend(refused.iter().map(|r| r.obj).filter(|o| has_holders(o.kind)));
+        p.lookups.extend(refused.iter().map(|r| r.obj).filter(|obj| has_holders(*obj)));
+        for r in &refused {
+            p.look_at_queue(r.obj, r.tgid);
+        }
         // How many signals are queued now, and whether they are blocked.
         let targets: BTreeSet<u64> = refused.iter().filter(|r| is_signal(r.obj.kind)).map(|r| r.obj.id).collect();
         let rows = targets.into_iter().filter_map(|pid| inventory::process(u32::try_from(pid).ok()?));
@@ -479,7 +497,8 @@ impl Live {
         let room = LOOKUPS_MAX - objects.len();
         objects.extend(p.shrunk_pipes.iter().rev().take(room));
         let users = std::mem::take(&mut p.shrunk_users);
-        Wanted { inventory, users, objects, waited_for: self.waited_for.clone() }
+        let queues = std::mem::take(&mut p.queues);
+        Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues }
     }
 
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.
@@ -489,23 +508,26 @@ impl Live {
                 if holders.is_empty() {
                     self.pending.shrunk_pipes.remove(obj);
                 }
-                self.add_peers(holders);
+                self.add_peers(holders.iter().map(|h| h.tgid));
+            }
+            if let Record::Queues { rows, .. } = &record {
+                self.add_peers(rows.iter().map(|q| q.lrpid).filter(|pid| *pid != 0));
             }
             sink(record);
         }
     }
 
-    fn add_peers(&mut self, holders: &[Holder]) {
+    fn add_peers(&mut self, tgids: impl Iterator<Item = u32>) {
         if self.options.target == Target::All {
             return;
         }
         let peers = &mut self.pending.peers;
         let known = peers.len();
-        for h in holders {
-            if peers.len() < PEERS_MAX && !self.session.target_pids.contains(&h.tgid) && peers.insert(h.tgid) {
+        for tgid in tgids {
+            if peers.len() < PEERS_MAX && !self.session.target_pids.contains(&tgid) && peers.insert(tgid) {
                 // A full filter is no reason to end: the targets are in it.
-                if let Err(e) = self.maps.add(h.tgid, PEER) {
-                    tracing::warn!("the other end of a target's object, pid {}, cannot be watched: {e:#}", h.tgid);
+                if let Err(e) = self.maps.add(tgid, PEER) {
+                    tracing::warn!("the other end of a target's object, pid {tgid}, cannot be watched: {e:#}");
                 }
             }
         }
@@ -546,8 +568,8 @@ impl Live {
 }
 
 /// Whether processes have such an object open.
-fn has_holders(kind: u32) -> bool {
-    kind != kind::SEM && !is_signal(kind)
+fn has_holders(obj: ObjKey) -> bool {
+    !is_sysv(obj) && !is_signal(obj.kind)
 }
 
 fn is_signal(kind: u32) -> bool {
@@ -557,6 +579,11 @@ fn is_signal(kind: u32) -> bool {
 /// Processes and signals carry the other mechanisms: identities, ends, parents.
 fn always(mechanism: Mechanism) -> bool {
     matches!(mechanism, Mechanism::Child)
+}
+
+/// SysV objects are known by their ids, which may be 0, and have no descriptors.
+fn is_sysv(obj: ObjKey) -> bool {
+    matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG)
 }
 
 /// What is not seen of mechanisms that no site watches.

@@ -2,7 +2,7 @@
 //!
 //! It must not touch the probes' maps, nor decide what is worth reading.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -25,6 +25,8 @@ pub(super) struct Wanted {
     pub(super) objects: Vec<ObjKey>,
     /// Of these objects it is read too what their holders do: somebody waits for them.
     pub(super) waited_for: BTreeSet<ObjKey>,
+    /// Message queues that are read, by namespace and id, each with a process in that namespace.
+    pub(super) queues: BTreeMap<(u32, i32), u32>,
 }
 
 /// A look at what exists.
@@ -47,7 +49,7 @@ impl Look {
 
 impl Wanted {
     pub(super) fn is_empty(&self) -> bool {
-        self.inventory.is_none() && self.users.is_empty() && self.objects.is_empty()
+        self.inventory.is_none() && self.users.is_empty() && self.objects.is_empty() && self.queues.is_empty()
     }
 
     /// Reads it; each record has the time at which its reading began.
@@ -58,6 +60,15 @@ impl Wanted {
             let ts_ns = inventory::boot_ns();
             let (processes, soft_pages) = inventory::pipe_users(uid);
             out.push(Record::PipeUser { ts_ns, uid, processes, soft_pages });
+        }
+        if !self.queues.is_empty() {
+            let ts_ns = inventory::boot_ns();
+            let rows = inventory::queues(&self.queues);
+            // What the last receivers do while somebody waits.
+            let receivers: BTreeSet<u32> = rows.iter().map(|q| q.lrpid).filter(|pid| *pid != 0).collect();
+            let told = receivers.into_iter().filter_map(inventory::process);
+            out.extend(told.map(|row| Record::Process { ts_ns: inventory::boot_ns(), row }));
+            out.push(Record::Queues { ts_ns, rows });
         }
         if self.objects.is_empty() {
             return out;
@@ -128,6 +139,7 @@ mod tests {
             users: BTreeSet::from([rustix::process::getuid().as_raw()]),
             objects: vec![obj],
             waited_for: BTreeSet::from([obj]),
+            queues: BTreeMap::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let found = runtime.block_on(async {

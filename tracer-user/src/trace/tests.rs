@@ -43,6 +43,7 @@ fn samples() -> Vec<Record> {
         Record::Process { ts_ns: 1, row },
         Record::ForkLimits { ts_ns: 1, tgid: 2, limits: vec![LimitRow { name: "pid_max".into(), used: 1, max: 2 }] },
         Record::PipeUser { ts_ns: 1, uid: 0, processes: vec![], soft_pages: 16384 },
+        Record::Queues { ts_ns: 1, rows: vec![MsgQueue { qbytes: u64::MAX, ..MsgQueue::default() }] },
         Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }] },
         Record::Closing(inventory),
         Record::End { ts_ns: 9 },

@@ -20,6 +20,7 @@ pub mod stall;
 #[cfg(test)]
 mod storm;
 pub mod sysv;
+pub mod usage;
 
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
 use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits, text};
@@ -60,6 +61,7 @@ pub struct World {
     pub sems: sem::Sems,
     pub shms: shm::Shms,
     pub msgs: msg::Msgs,
+    pub queues: msg::Looks,
     pub pipes: pipe::Pipes,
     pub fds: fdpass::FdPass,
     pub passed: passed::Passed,
@@ -87,6 +89,8 @@ impl World {
             tick_ns: session.start_ns,
             processes: Processes::new(session),
             sems: sem::Sems::new(session.start_ns, session.wall_ns),
+            shms: shm::Shms::new(session),
+            msgs: msg::Msgs::new(session),
             ..Self::default()
         }
     }
@@ -114,7 +118,7 @@ impl World {
             ("processes that ended", self.processes.dropped),
             ("semaphore sets", self.sems.dropped),
             ("shared memory segments", self.shms.dropped),
-            ("message queues", self.msgs.dropped),
+            ("message queues", self.msgs.dropped + self.queues.dropped),
             ("pipes", self.pipes.dropped),
             ("received descriptors or their senders", self.fds.dropped),
             ("rows of descriptors that others opened", self.passed.dropped),
@@ -205,6 +209,10 @@ impl World {
                 }
                 self.pipes.user_seen(*ts_ns, *uid, processes, *soft_pages);
             }
+            Event::Queues { ts_ns, rows } => {
+                self.advance(*ts_ns);
+                self.queues.seen(*ts_ns, rows);
+            }
             Event::Stack { id, frames } => {
                 if self.stacks.len() >= MAX_STACKS && !self.stacks.contains_key(id) {
                     self.stacks_dropped += 1;
@@ -229,6 +237,14 @@ impl World {
         }
         if let Body::SemRemove(e) = body {
             self.sems.removed(*e);
+            return;
+        }
+        if let Body::SysvRemove(e) = body {
+            match e.kind {
+                kind::SHM => self.shms.removed(e),
+                kind::MSG => self.msgs.removed(e),
+                _ => {}
+            }
             return;
         }
         let proc = self.processes.seen(context);
@@ -274,8 +290,18 @@ impl World {
             Body::FdFail(e) => self.fds.failed(proc, at, *e),
             Body::FdFlags(e) => self.fds.flagged(*e),
             Body::EventfdCreate(e) => self.eventfds.created(proc, context, *e),
+            Body::SysvCreate(e) => match e.kind {
+                kind::SHM => self.shms.created(proc, context, e),
+                kind::MSG => self.msgs.created(proc, context, e),
+                _ => {}
+            },
+            Body::SysvFail(e) => match e.kind {
+                kind::SHM => self.shms.failed(proc, context, e),
+                kind::MSG => self.msgs.failed(proc, context, e),
+                _ => {}
+            },
             // Handled above.
-            Body::Free(_) | Body::SemRemove(_) => {}
+            Body::Free(_) | Body::SemRemove(_) | Body::SysvRemove(_) => {}
         }
     }
 
@@ -382,6 +408,11 @@ impl World {
 /// The set that an object key of kind SEM names.
 pub fn sem_id(obj: ObjKey) -> SemId {
     SemId::new(obj.ns, i32::try_from(obj.id).unwrap_or(-1))
+}
+
+/// The queue that an object key of kind MSG names.
+pub fn msg_id(obj: ObjKey) -> crate::decode::MsgId {
+    crate::decode::MsgId::new(obj.ns, i32::try_from(obj.id).unwrap_or(-1))
 }
 
 /// The object key of a set.

@@ -1,7 +1,8 @@
 //! SysV semaphore sets: their lives, their users, what the dead took with them, and the limits of each namespace.
 
 use super::Look;
-use crate::decode::{Context, NsId, ProcId, SemId, StackId};
+use super::usage::{Creation, Limits, Usage};
+use crate::decode::{Context, NsId, ProcId, SemId};
 use crate::record::{Inventory, SemLimitRow, SemSetRow};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use tracer_common::event::{SemCreate, SemFail, SemHeldAtExit, SemRemove, SemSet as SemSetEvent};
@@ -14,23 +15,8 @@ const MAX_USERS: usize = 256;
 const MAX_NUMBERS: usize = 64;
 /// Creators whose sets are counted.
 const MAX_CREATORS: usize = 16_384;
-/// Processes remembered of those that semget failed for, by namespace.
-const MAX_FAILED: usize = 256;
 /// `IPC_CREAT` of semget(2).
 const IPC_CREAT: u32 = 0o1000;
-const ENOSPC: i32 = 28;
-
-/// How a set came to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Creation {
-    pub ts_ns: u64,
-    /// The kernel said that it created the set; else semget returned a set that was not known.
-    pub exact: bool,
-    pub by: ProcId,
-    pub comm: String,
-    pub uid: u32,
-    pub stack: Option<StackId>,
-}
 
 /// A decrement that a dead process never gave back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,54 +83,12 @@ impl SemSet {
     }
 }
 
-/// semget that failed with ENOSPC in one namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NoSpace {
-    pub failed: u64,
-    pub first_ns: u64,
-    pub last_ns: u64,
-    /// Semaphores that the last failing call asked for.
-    pub wanted_sems: u32,
-    /// Change of use since the start, when it failed last.
-    pub sets_net: i64,
-    pub sems_net: i64,
-    pub by: BTreeMap<ProcId, u64>,
-}
+/// Use of one IPC namespace: sets, and semaphores.
+pub type NsUse = Usage<SemLimitRow>;
 
-/// Use of one IPC namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NsUse {
-    row: Option<SemLimitRow>,
-    /// Changes seen until `row` was read.
-    row_sets_net: i64,
-    row_sems_net: i64,
-    /// Changes seen since the start.
-    pub sets_net: i64,
-    pub sems_net: i64,
-    pub created: u64,
-    pub removed: u64,
-    pub no_space: Option<NoSpace>,
-}
-
-impl NsUse {
-    /// The limits, if they were read.
-    pub fn limits(&self) -> Option<&SemLimitRow> {
-        self.row.as_ref()
-    }
-
-    /// Sets and semaphores in use when the change since the start was (`sets_net`, `sems_net`).
-    pub fn used_at(&self, sets_net: i64, sems_net: i64) -> Option<(u64, u64)> {
-        let row = self.row?;
-        let at = |used: u64, delta: i64| used.saturating_add_signed(delta);
-        Some((
-            at(row.used_sets, sets_net.saturating_sub(self.row_sets_net)),
-            at(row.used_sems, sems_net.saturating_sub(self.row_sems_net)),
-        ))
-    }
-
-    /// Sets and semaphores in use now.
-    pub fn used_now(&self) -> Option<(u64, u64)> {
-        self.used_at(self.sets_net, self.sems_net)
+impl Limits for SemLimitRow {
+    fn used(&self) -> (u64, u64) {
+        (self.used_sets, self.used_sems)
     }
 }
 
@@ -201,37 +145,15 @@ impl Sems {
             let mut set = SemSet::new(id);
             set.key = Some(e.key);
             set.nsems = Some(e.nsems);
-            set.created = Some(Creation {
-                ts_ns: context.ts_ns,
-                exact: e.exact != 0,
-                by: proc,
-                comm: context.comm.clone(),
-                uid: context.uid,
-                stack: context.stack,
-            });
+            set.created = Some(Creation::new(proc, context, e.exact != 0));
             self.sets.insert(id, set);
         }
         count(&mut self.created_by, proc);
-        let ns = self.namespaces.entry(id.ns).or_default();
-        ns.created += 1;
-        ns.sets_net += 1;
-        ns.sems_net += i64::from(e.nsems);
+        self.namespaces.entry(id.ns).or_default().made(u64::from(e.nsems));
     }
 
     pub(super) fn failed(&mut self, proc: ProcId, context: &Context, e: SemFail) {
-        if e.errno.abs() != ENOSPC {
-            return;
-        }
-        let ns = self.namespaces.entry(NsId(e.ns)).or_default();
-        let (sets_net, sems_net) = (ns.sets_net, ns.sems_net);
-        let f = ns.no_space.get_or_insert_with(|| NoSpace { first_ns: context.ts_ns, ..NoSpace::default() });
-        f.failed += 1;
-        f.last_ns = context.ts_ns;
-        f.wanted_sems = e.nsems;
-        (f.sets_net, f.sems_net) = (sets_net, sems_net);
-        if f.by.len() < MAX_FAILED || f.by.contains_key(&proc) {
-            *f.by.entry(proc).or_default() += 1;
-        }
+        self.namespaces.entry(NsId(e.ns)).or_default().failed(proc, context.ts_ns, e.errno, u64::from(e.nsems));
     }
 
     pub(super) fn removed(&mut self, e: SemRemove) {
@@ -241,10 +163,7 @@ impl Sems {
     }
 
     fn count_removed(&mut self, old: &SemSet) {
-        let ns = self.namespaces.entry(old.id.ns).or_default();
-        ns.removed += 1;
-        ns.sets_net -= 1;
-        ns.sems_net -= i64::from(old.nsems.unwrap_or(0));
+        self.namespaces.entry(old.id.ns).or_default().gone(u64::from(old.nsems.unwrap_or(0)));
         if let Some(c) = &old.created {
             count(&mut self.removed_of, c.by);
         }
@@ -316,9 +235,7 @@ impl Sems {
                 set.used_ns = set.used_ns.max(Some(c.ts_ns));
                 uncount(&mut self.created_by, c.by);
                 if let Some(ns) = self.namespaces.get_mut(&id.ns) {
-                    ns.created = ns.created.saturating_sub(1);
-                    ns.sets_net -= 1;
-                    ns.sems_net -= i64::from(row.nsems);
+                    ns.unmade(u64::from(row.nsems));
                 }
             }
             let Some(set) = self.sets.get_mut(&id) else { continue };
@@ -346,9 +263,7 @@ impl Sems {
             }
         }
         for row in &inventory.sem_limits {
-            let ns = self.namespaces.entry(NsId(row.ns)).or_default();
-            ns.row = Some(*row);
-            (ns.row_sets_net, ns.row_sems_net) = (ns.sets_net, ns.sems_net);
+            self.namespaces.entry(NsId(row.ns)).or_default().read(*row);
         }
     }
 

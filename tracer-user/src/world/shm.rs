@@ -1,13 +1,20 @@
 //! SysV shared memory segments.
 
 use super::sysv::{Object, Objects, Row};
-use crate::decode::{NsId, ShmId};
+use super::usage::Limits;
+use crate::decode::{NsId, ProcId, ShmId};
 use crate::record::{Inventory, ShmLimitRow, ShmSegment};
 
 /// One segment that exists.
 pub type Segment = Object<ShmSegment>;
 /// All segments.
 pub type Shms = Objects<ShmSegment>;
+
+impl Limits for ShmLimitRow {
+    fn used(&self) -> (u64, u64) {
+        (self.used_segments, self.used_pages)
+    }
+}
 
 impl Row for ShmSegment {
     type Id = ShmId;
@@ -25,6 +32,10 @@ impl Row for ShmSegment {
         ShmId::new(self.ns, self.id)
     }
 
+    fn id_of(ns: u32, id: i32) -> ShmId {
+        ShmId::new(ns, id)
+    }
+
     fn ns_of(id: ShmId) -> NsId {
         id.ns
     }
@@ -37,5 +48,14 @@ impl Row for ShmSegment {
     fn same(&self, later: &Self) -> bool {
         let fixed = |r: &Self| (r.cpid, r.cuid, r.cgid, r.size_bytes);
         fixed(self) == fixed(later)
+    }
+
+    /// The table has the creator; 0 is one that is not visible here.
+    fn made_by(&self, by: ProcId, _made_s: Option<u64>) -> bool {
+        self.cpid == 0 || self.cpid == by.pid()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
     }
 }

@@ -1,0 +1,23 @@
+//! A program creates queues until msgget fails with ENOSPC, in an IPC namespace of its own with a small MSGMNI.
+
+use anyhow::Result;
+
+use super::Options;
+use super::exhaustion::{self, Kind, OBJECTS};
+use crate::call::Queue;
+use crate::stage::Stage;
+use crate::truth::Truth;
+
+const KIND: Kind = Kind {
+    code: "msg-exhausted",
+    limit: "MSGMNI",
+    sysctls: &[("msgmni", OBJECTS)],
+    create: |removes| {
+        let queue = Queue::create()?;
+        if removes { queue.remove() } else { Ok(()) }
+    },
+};
+
+pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
+    exhaustion::play(stage, options.bug(), KIND)
+}
