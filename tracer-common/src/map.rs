@@ -14,6 +14,7 @@ pub mod kind {
     pub const CHILD: u32 = 9;
     pub const SHM: u32 = 10;
     pub const MSG: u32 = 11;
+    pub const MQ: u32 = 12;
 }
 
 /// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`, which count the entries of a hash map by the low bits of their
@@ -35,9 +36,9 @@ pub const fn slot(pid: u32) -> u32 {
 pub struct ObjRef {
     /// One of [`kind`].
     pub kind: u32,
-    /// IPC namespace inode for SysV objects, device for files, else 0.
+    /// IPC namespace inode for SysV objects, device for files and POSIX queues, else 0.
     pub ns: u32,
-    /// SysV id, inode number (pipe, socket, file) or eventfd id.
+    /// SysV id, inode number (pipe, socket, file, POSIX queue) or eventfd id.
     pub id: u64,
 }
 
@@ -46,10 +47,13 @@ pub struct ObjRef {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObjState {
     /// Pipe: capacity in bytes (slots * page size is userspace's business): `max_usage` slots. Eventfd: counter.
+    /// POSIX queue: messages that it takes.
     pub a: u64,
     /// Pipe: used slots. Sem: semaphore number waited for; [`crate::event::UNKNOWN`] until userspace has read it.
+    /// POSIX queue: messages in it.
     pub b: u64,
     /// Pipe: bytes in the used slots (at most the first 16 are summed).
+    /// POSIX queue, in [`Refused`] only: calls that gave up after their time-out, which `count` leaves out.
     pub c: u64,
 }
 

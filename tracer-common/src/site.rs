@@ -16,12 +16,26 @@ pub enum Mechanism {
     Eventfd,
     Child,
     Signal,
+    Mq,
+    PosixSem,
+    PosixShm,
 }
 
 impl Mechanism {
     /// All mechanisms, in the order of listings.
-    pub const ALL: &[Self] =
-        &[Self::Sem, Self::Shm, Self::Msg, Self::Pipe, Self::Fdpass, Self::Eventfd, Self::Child, Self::Signal];
+    pub const ALL: &[Self] = &[
+        Self::Sem,
+        Self::Shm,
+        Self::Msg,
+        Self::Pipe,
+        Self::Fdpass,
+        Self::Eventfd,
+        Self::Child,
+        Self::Signal,
+        Self::Mq,
+        Self::PosixSem,
+        Self::PosixShm,
+    ];
 
     /// The word used on the command line and in reports.
     pub const fn name(self) -> &'static str {
@@ -34,6 +48,9 @@ impl Mechanism {
             Self::Eventfd => "eventfd",
             Self::Child => "child",
             Self::Signal => "signal",
+            Self::Mq => "mq",
+            Self::PosixSem => "posix-sem",
+            Self::PosixShm => "posix-shm",
         }
     }
 }
@@ -201,6 +218,14 @@ sites! {
     SignalGenerate, "signal_generate", Signal, &[], Tracepoint("signal_generate", "signal_generate"), false, "";
     SignalDeliver, "signal_deliver", Signal, &[], Tracepoint("signal_deliver", "signal_deliver"), false, "";
     Blocked, "blocked", Child, &[], Tracepoint("sched_switch", "sched_switch"), false, "io_uring workers and 32-bit programs";
+    MqOpen, "mq_open", Mq, &[&[exit("do_mq_open", "mq_open")]],
+        Syscalls(&[S::MqOpen]), true, "";
+    MqSend, "mq_send", Mq, &[&[exit("do_mq_timedsend", "mq_send")]],
+        Syscalls(&[S::MqTimedsend]), true, "";
+    MqReceive, "mq_receive", Mq, &[&[exit("do_mq_timedreceive", "mq_receive")]],
+        Syscalls(&[S::MqTimedreceive]), true, "";
+    ShmCreate, "shm_create", PosixShm, &[&[exit_args("shmem_create", "shm_create4", 4), exit_args("shmem_create", "shm_create5", 5)]],
+        Syscalls(&[S::Open, S::Openat, S::Openat2]), true, "files created through io_uring";
 }
 
 const _: () = assert!(SITES.len() <= 64);

@@ -67,6 +67,9 @@ syscalls! {
     CloseRange = "close_range", 436, 436, "exit_close_range";
     Openat2 = "openat2", 437, 437, "exit_open";
     PidfdGetfd = "pidfd_getfd", 438, 438, "exit_getfd";
+    MqOpen = "mq_open", 240, 180, "exit_mq_open";
+    MqTimedsend = "mq_timedsend", 242, 182, "exit_mq_send";
+    MqTimedreceive = "mq_timedreceive", 243, 183, "exit_mq_receive";
 }
 
 /// Highest system call number looked up; the map `SYSCALLS` has this many slots.

@@ -14,6 +14,9 @@ mod fd_leak;
 mod fd_truncated;
 mod fifo_stall;
 mod fork_storm;
+mod leftover;
+mod mq_full;
+mod mq_stall;
 mod msg_leak;
 mod ns_twins;
 mod passing;
@@ -100,7 +103,7 @@ pub struct Options {
     /// fd-leak: failed requests lie between good ones rather than after them
     #[arg(long)]
     pub interleave: bool,
-    /// sem-stall, pipe-stall, eventfd-stall: the first wait does not end
+    /// sem-stall, pipe-stall, eventfd-stall, mq-stall: the first wait does not end
     #[arg(long)]
     pub endless: bool,
 }
@@ -283,6 +286,36 @@ pub const ALL: &[Incident] = &[
         name: "eventfd-semaphore",
         about: "an EFD_SEMAPHORE reader takes one at a time and falls behind",
         play: eventfd_semaphore::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "mq-stall",
+        about: "a receiver of a POSIX queue pauses for 400 ms twice, its sender blocks, and once gives up",
+        play: mq_stall::play,
+        cases: STALLS,
+    },
+    Incident {
+        name: "mq-full",
+        about: "sends to a full POSIX queue get EAGAIN or time out at once while the receiver sleeps",
+        play: mq_full::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "mq-leak",
+        about: "workers that end without mq_unlink of their queues",
+        play: leftover::queues,
+        cases: TWINS,
+    },
+    Incident {
+        name: "posix-sem-leak",
+        about: "workers that end without sem_unlink of their named semaphores",
+        play: leftover::semaphores,
+        cases: TWINS,
+    },
+    Incident {
+        name: "posix-shm-leak",
+        about: "workers that end without shm_unlink of their shared memory",
+        play: leftover::memory,
         cases: TWINS,
     },
     // Not incidents: what the fault tests play.

@@ -11,7 +11,7 @@ use tracer_common::site::Site;
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem};
+use crate::mech::{blocked, child, eventfd, fdpass, mq, pipe, posix, sem};
 use crate::resolve::File;
 use crate::task::Regs;
 
@@ -58,6 +58,11 @@ exits! {
         |ctx, call| pipe::written(&call, File::at(pointer(&ctx, 0)));
     fexit_eventfd_read, 2, EventfdRead, |ctx, call| pipe::read(&call, || file_of(&ctx, 0));
     fexit_fork_fail, 4, ChildForkFail, |ctx, call| child::fork_failed(&call);
+    fexit_mq_open, 4, MqOpen, |ctx, call| if let Some(regs) = Regs::current() { mq::opened(&call, regs) };
+    fexit_mq_send, 5, MqSend, |ctx, call| mq::sent(&call);
+    fexit_mq_receive, 5, MqReceive, |ctx, call| mq::received(&call);
+    fexit_shm_create4, 4, ShmCreate, |ctx, call| posix::created(&call, pointer(&ctx, 1));
+    fexit_shm_create5, 5, ShmCreate, |ctx, call| posix::created(&call, pointer(&ctx, 2));
 }
 
 #[fexit]

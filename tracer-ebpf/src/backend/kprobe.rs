@@ -7,7 +7,7 @@ use tracer_common::syscall::Syscall;
 
 use super::syscall;
 use crate::emit::Call;
-use crate::mech::{child, eventfd, fdpass, pipe, sem};
+use crate::mech::{child, eventfd, fdpass, mq, pipe, sem};
 use crate::resolve::{self, File};
 use crate::task::Regs;
 
@@ -42,6 +42,9 @@ returns! {
     kretprobe_eventfd_write, EventfdWrite, |call| pipe::written(&call, None);
     kretprobe_eventfd_read, EventfdRead, |call| pipe::read(&call, own_file);
     kretprobe_fork_fail, ChildForkFail, |call| child::fork_failed(&call);
+    kretprobe_mq_open, MqOpen, |call| if let Some(regs) = Regs::current() { mq::opened(&call, regs) };
+    kretprobe_mq_send, MqSend, |call| mq::sent(&call);
+    kretprobe_mq_receive, MqReceive, |call| mq::received(&call);
 }
 
 #[kprobe]

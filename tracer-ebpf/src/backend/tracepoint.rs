@@ -13,7 +13,7 @@ use crate::emit::Call;
 use crate::filter;
 use crate::kread;
 use crate::maps::{CALIBRATION, config};
-use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem, signal};
+use crate::mech::{blocked, child, eventfd, fdpass, mq, pipe, posix, sem, signal};
 use crate::resolve;
 use crate::task::{self, Regs};
 
@@ -64,7 +64,6 @@ macro_rules! returns {
 returns! {
     exit_semget, SemCreate, |call, _regs| sem::created(&call, false);
     exit_semop, SemOp, |call, regs| sem::operated(&call, regs);
-    exit_open, FifoOpen, |call, _regs| pipe::opened(&call, if call.ret < 0 { None } else { Some(call.ret as u32) }, None);
     exit_send, FdSend, |call, regs| fdpass::sent(&call, regs);
     exit_close, FdClose, |call, regs| fdpass::close_ended(&call, regs);
     exit_close_range, FdClose, |call, regs| fdpass::close_range_ended(&call, regs);
@@ -74,6 +73,9 @@ returns! {
     exit_splice, PipeSplice, |call, regs| syscall::spliced(call, regs, regs.call());
     exit_wait, ChildWait, |call, regs| child::waited(&call, regs);
     exit_getfd, FdGetfd, |call, regs| fdpass::got(&call, regs);
+    exit_mq_open, MqOpen, |call, regs| mq::opened(&call, regs);
+    exit_mq_send, MqSend, |call, _regs| mq::sent(&call);
+    exit_mq_receive, MqReceive, |call, _regs| mq::received(&call);
 }
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
@@ -114,6 +116,19 @@ pub fn exit_read(ctx: RawTracePointContext) -> i32 {
     if call.by_tracepoint() || call.at(Site::EventfdRead).by_tracepoint() {
         let regs = Regs::at(ctx.arg(0));
         pipe::read(&call, || resolve::file(regs.arg(0)? as u32));
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_open(ctx: RawTracePointContext) -> i32 {
+    let call = Call::new(&ctx, Site::FifoOpen, ctx.arg(1));
+    let made = call.at(Site::ShmCreate);
+    if call.ret >= 0 && made.by_tracepoint() {
+        posix::opened(&made, call.ret as u32);
+    }
+    if call.by_tracepoint() {
+        pipe::opened(&call, if call.ret < 0 { None } else { Some(call.ret as u32) }, None);
     }
     0
 }

@@ -15,12 +15,18 @@ mod fd_inherited;
 mod fd_kept;
 mod fd_leak;
 mod fd_truncated;
+mod leftover;
+mod mq_full;
+mod mq_leak;
+mod mq_stall;
 mod msg_leak;
 mod orphan;
 mod pid_exhausted;
 mod pipe_full;
 mod pipe_shrunk;
 mod pipe_stall;
+mod posix_sem_leak;
+mod posix_shm_leak;
 mod sem_exhausted;
 mod sem_leak;
 mod sem_orphaned_lock;
@@ -148,6 +154,36 @@ pub const DETECTORS: &[Detector] = &[
         mechanism: Mechanism::Eventfd,
         what: "A blocking write to an eventfd waited long because its counter is full.",
         judge: eventfd_stall::judge,
+    },
+    Detector {
+        code: "mq-leak",
+        mechanism: Mechanism::Mq,
+        what: "A POSIX message queue exists that nobody has open.",
+        judge: mq_leak::judge,
+    },
+    Detector {
+        code: "mq-stall",
+        mechanism: Mechanism::Mq,
+        what: "A thread waited long to send to a POSIX message queue because it is full.",
+        judge: mq_stall::judge,
+    },
+    Detector {
+        code: "mq-full",
+        mechanism: Mechanism::Mq,
+        what: "Sends to a POSIX message queue were refused or timed out while nobody received from it.",
+        judge: mq_full::judge,
+    },
+    Detector {
+        code: "posix-sem-leak",
+        mechanism: Mechanism::PosixSem,
+        what: "A named POSIX semaphore exists that nobody has mapped.",
+        judge: posix_sem_leak::judge,
+    },
+    Detector {
+        code: "posix-shm-leak",
+        mechanism: Mechanism::PosixShm,
+        what: "A POSIX shared memory object exists that nobody has open or mapped.",
+        judge: posix_shm_leak::judge,
     },
 ];
 

@@ -40,7 +40,7 @@ pub use open::open_objects;
 pub use package::packages;
 pub use passed::Files;
 pub use pipe::pipe_users;
-pub use posix::posix_objects;
+pub use posix::{posix_names, posix_objects, shm_device};
 pub use process::{pids_by_comm, process};
 pub use sem::{SemOp, sem_op};
 pub use sysv::{own_namespace, within};

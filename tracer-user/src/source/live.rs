@@ -17,7 +17,7 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
-use super::scan::{Look, Scan, Wanted};
+use super::scan::{Look, Names, Scan, Wanted};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
@@ -134,7 +134,9 @@ impl Live {
         let host = Host::read();
         let enabled = SITES
             .iter()
-            .filter(|s| options.only.is_empty() || options.only.contains(&s.mechanism) || always(s.mechanism))
+            .filter(|s| {
+                options.only.is_empty() || options.only.contains(&s.mechanism) || carries(s.mechanism, &options.only)
+            })
             .fold(0, |bits, s| bits | s.site.bit());
         let all = options.target == Target::All;
         let config = Config {
@@ -147,7 +149,12 @@ impl Live {
         };
         let mut attached = attach::attach(
             &host,
-            &attach::Options { config, backend: options.backend, ring_bytes: options.ring_bytes },
+            &attach::Options {
+                config,
+                backend: options.backend,
+                ring_bytes: options.ring_bytes,
+                shm_device: inventory::shm_device(),
+            },
         )?;
         let mut maps = Probes::new(&mut attached.ebpf)?;
         let pids = targets(&options.target)?;
@@ -242,7 +249,8 @@ impl Live {
             let told = |e: &anyhow::Error| tracing::warn!("open files are not read: {e:#}");
             files = iter::files(&mut self.attached.ebpf).inspect_err(told).ok();
         }
-        Look { scope: self.scope(), files }
+        let named = [Mechanism::Mq, Mechanism::PosixSem, Mechanism::PosixShm].into_iter().any(|m| self.watches(m));
+        Look { scope: self.scope(), files, posix: if named { Names::Listed } else { Names::None } }
     }
 
     fn watches(&self, mechanism: Mechanism) -> bool {
@@ -381,7 +389,9 @@ impl Live {
             | Body::FdDup(_)
             | Body::FdSend(_)
             | Body::FdFlags(_)
-            | Body::EventfdCreate(_) => {}
+            | Body::EventfdCreate(_)
+            | Body::PosixCreate(_)
+            | Body::MqFail(_) => {}
         }
         if p.described.insert((header.tgid, tick_of(header.start_ns)))
             && let Some(row) = inventory::process(header.tgid)
@@ -523,7 +533,11 @@ impl Live {
         }
         self.collect();
         self.release(u64::MAX, sink);
-        let closing = self.look().read();
+        let mut look = self.look();
+        if look.posix == Names::Listed {
+            look.posix = Names::WithUsers;
+        }
+        let closing = look.read();
         // Who used a semaphore last may hold it: what does that process do?
         let users: BTreeSet<u32> = closing
             .sem_sets
@@ -541,16 +555,23 @@ impl Live {
     }
 }
 
-/// Processes and signals carry the other mechanisms: identities, ends, parents.
-fn always(mechanism: Mechanism) -> bool {
-    matches!(mechanism, Mechanism::Child)
+/// Whether sites of a mechanism are needed for others: processes carry all (identities, ends, parents), and the files of
+/// POSIX semaphores are created as those of shared memory are.
+fn carries(mechanism: Mechanism, only: &[Mechanism]) -> bool {
+    let of_semaphores = mechanism == Mechanism::PosixShm && only.contains(&Mechanism::PosixSem);
+    mechanism == Mechanism::Child || of_semaphores
 }
 
 /// What is not seen of mechanisms that no site watches.
 fn eventless(only: &[Mechanism]) -> impl Iterator<Item = String> {
     Mechanism::ALL
         .iter()
-        .filter(move |m| (only.is_empty() || only.contains(m)) && !SITES.iter().any(|s| s.mechanism == **m))
+        .filter(move |m| {
+            (only.is_empty() || only.contains(m))
+                && !SITES
+                    .iter()
+                    .any(|s| s.mechanism == **m || (s.mechanism == Mechanism::PosixShm && **m == Mechanism::PosixSem))
+        })
         .map(|m| format!("{}: events are not watched yet, only what exists at the start and at the end", m.name()))
 }
 

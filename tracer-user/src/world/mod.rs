@@ -12,6 +12,7 @@ pub mod loss;
 pub mod msg;
 pub mod passed;
 pub mod pipe;
+pub mod posix;
 pub mod process;
 pub mod refused;
 pub mod sem;
@@ -64,6 +65,7 @@ pub struct World {
     pub fds: fdpass::FdPass,
     pub passed: passed::Passed,
     pub eventfds: eventfd::Eventfds,
+    pub posix: posix::Posix,
     pub children: child::Children,
     pub stalls: Stalls,
     pub refused: refused::Refused,
@@ -119,6 +121,7 @@ impl World {
             ("received descriptors or their senders", self.fds.dropped),
             ("rows of descriptors that others opened", self.passed.dropped),
             ("eventfds", self.eventfds.dropped),
+            ("POSIX objects", self.posix.dropped),
             ("ended children", self.children.dropped),
             ("waits", self.stalls.dropped),
             ("refused calls", self.refused.dropped),
@@ -274,6 +277,8 @@ impl World {
             Body::FdFail(e) => self.fds.failed(proc, at, *e),
             Body::FdFlags(e) => self.fds.flagged(*e),
             Body::EventfdCreate(e) => self.eventfds.created(proc, context, *e),
+            Body::PosixCreate(e) => self.posix.created(proc, context, e),
+            Body::MqFail(e) => self.posix.failed(proc, context, *e),
             // Handled above.
             Body::Free(_) | Body::SemRemove(_) => {}
         }
@@ -358,6 +363,9 @@ impl World {
         self.shms.inventory(inventory, look);
         self.msgs.inventory(inventory, look);
         self.passed(inventory, look);
+        if let Some(found) = &inventory.posix {
+            self.posix.inventory(inventory.ts_ns, found, look, &mut self.processes);
+        }
         let (new, old) = (inventory.system, self.limits);
         let or = |a: u64, b: u64| if a == 0 { b } else { a };
         self.limits = SystemLimits {
