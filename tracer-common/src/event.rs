@@ -190,6 +190,6 @@ events! {
     /// if `exact` is 1, else mq_open with O_CREAT returned it and it may be old. A semaphore gets its name later;
     /// longer names are cut.
     PosixCreate = 80 { obj: ObjRef, exact: u32, _pad: u32, name: [u8; 32] }
-    /// mq_open with O_CREAT failed. The wanted size is 0 if the caller named none.
+    /// mq_open with O_CREAT failed with EMFILE, ENOSPC or ENOMEM. The wanted size is 0 if the caller named none.
     MqFail = 81 { errno: i32, _pad: u32, messages: u64, message_bytes: u64 }
 }

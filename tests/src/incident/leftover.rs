@@ -1,6 +1,6 @@
 //! Workers make a POSIX object each and end without unlinking its name; every third one, and all healthy ones, unlink it.
 //! Beside the healthy ones are names that only look left behind: one has a dead creator and a living user, one a creator
-//! that lives, and has closed it.
+//! that lives and uses it.
 
 use std::ffi::CStr;
 use std::thread::sleep;
@@ -18,7 +18,7 @@ const WORKERS: u16 = 9;
 const GOOD_EVERY: u16 = 3;
 /// Numbers of the names that only look left behind.
 const INHERITED: u16 = 100;
-const CLOSED: u16 = 101;
+const OWN: u16 = 101;
 /// Messages that a worker leaves in its queue.
 const MESSAGES: u64 = 2;
 const QUEUE: (i64, i64) = (4, 8);
@@ -77,7 +77,7 @@ fn play(stage: Stage, options: &Options, kind: Named, more: impl Fn(Expected) ->
     let keepers = keep(stage, kind)?;
     sleep(SETTLED);
     let mut truth = Truth::default();
-    let names = [INHERITED, CLOSED].map(|number| stage.own_name(kind, number));
+    let names = [INHERITED, OWN].map(|number| stage.own_name(kind, number));
     truth.names.extend(names.map(|name| stage.text_of(name).to_string_lossy().into_owned()));
     Ok(truth.role("worker", workers).role("keeper", keepers))
 }
@@ -85,11 +85,8 @@ fn play(stage: Stage, options: &Options, kind: Named, more: impl Fn(Expected) ->
 fn create(stage: Stage, kind: Named, name: Name) -> Result<()> {
     let text = stage.text_of(name);
     let created: std::io::Result<()> = match kind {
-        Named::Mq => Mq::open(&text, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, QUEUE).and_then(|queue| {
-            (0..MESSAGES).try_for_each(|_| queue.send(None))?;
-            queue.close();
-            Ok(())
-        }),
+        Named::Mq => Mq::open(&text, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, QUEUE)
+            .and_then(|queue| (0..MESSAGES).try_for_each(|_| queue.send(None))),
         Named::Sem => create_semaphore(&text),
         Named::Shm => map_shared(&text, libc::O_CREAT | libc::O_EXCL, BYTES),
     };
@@ -116,9 +113,9 @@ fn keep(stage: Stage, kind: Named) -> Result<Vec<i32>> {
         stage.idle()
     })?;
     stage.await_slot(KEPT, 1)?;
-    let closed = stage.own_name(kind, CLOSED);
+    let own = stage.own_name(kind, OWN);
     let owner = stage.spawn(&[], move || {
-        create(stage, kind, closed)?;
+        create(stage, kind, own)?;
         stage.reach(KEPT, 2);
         stage.idle()
     })?;

@@ -15,6 +15,7 @@ mod fd_truncated;
 mod fifo_stall;
 mod fork_storm;
 mod leftover;
+mod mq_exhausted;
 mod mq_full;
 mod mq_stall;
 mod msg_leak;
@@ -298,6 +299,12 @@ pub const ALL: &[Incident] = &[
         name: "mq-full",
         about: "sends to a full POSIX queue get EAGAIN or time out at once while the receiver sleeps",
         play: mq_full::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "mq-exhausted",
+        about: "mq_open fails with EMFILE at RLIMIT_MSGQUEUE",
+        play: mq_exhausted::play,
         cases: TWINS,
     },
     Incident {

@@ -12,6 +12,9 @@ use crate::resolve;
 use crate::task::{self, Regs};
 
 const EAGAIN: i64 = -11;
+const ENOMEM: i64 = -12;
+const EMFILE: i64 = -24;
+const ENOSPC: i64 = -28;
 const ETIMEDOUT: i64 = -110;
 /// include/uapi/asm-generic/fcntl.h
 const O_CREAT: u64 = 0o100;
@@ -30,6 +33,9 @@ pub fn opened(call: &Call, regs: Regs) {
         return;
     }
     if call.ret < 0 {
+        if call.ret != EMFILE && call.ret != ENOSPC && call.ret != ENOMEM {
+            return;
+        }
         // struct mq_attr: flags, messages, bytes of one, messages now; none means the defaults.
         let attr = regs.arg(3).unwrap_or(0);
         let messages = kread::user::<u64>(attr + 8).unwrap_or(0);

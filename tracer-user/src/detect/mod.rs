@@ -16,6 +16,7 @@ mod fd_kept;
 mod fd_leak;
 mod fd_truncated;
 mod leftover;
+mod mq_exhausted;
 mod mq_full;
 mod mq_leak;
 mod mq_stall;
@@ -160,6 +161,12 @@ pub const DETECTORS: &[Detector] = &[
         mechanism: Mechanism::Mq,
         what: "A POSIX message queue exists that nobody has open.",
         judge: mq_leak::judge,
+    },
+    Detector {
+        code: "mq-exhausted",
+        mechanism: Mechanism::Mq,
+        what: "mq_open failed with EMFILE, ENOSPC or ENOMEM because of a limit on POSIX message queues.",
+        judge: mq_exhausted::judge,
     },
     Detector {
         code: "mq-stall",

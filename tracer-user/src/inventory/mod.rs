@@ -3,7 +3,8 @@
 //! Every reader returns values and, beside them, what could not be read; none of them fails as a whole.
 //! It must not open or stat a file that belongs to somebody else: only entries of /proc are read, links only by
 //! readlink, so that no pipe gets another reader and no network file system is asked.
-//! The one exception are working directories and programs on local file systems, for `show` (`file.rs`).
+//! The exceptions are working directories and programs on local file systems, for `show` (`file.rs`), and POSIX message
+//! queues, whose file system is the kernel's own.
 //! A process that vanishes during a scan is normal and no problem.
 
 mod cgroup;

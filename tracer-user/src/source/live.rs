@@ -361,7 +361,7 @@ impl Live {
                 }
                 return out;
             }
-            Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) => {
+            Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) | Body::MqFail(_) => {
                 p.receivers.insert(header.tgid);
             }
             Body::Stall(s) if s.obj.kind != kind::SEM && s.obj.id != 0 => {
@@ -390,8 +390,7 @@ impl Live {
             | Body::FdSend(_)
             | Body::FdFlags(_)
             | Body::EventfdCreate(_)
-            | Body::PosixCreate(_)
-            | Body::MqFail(_) => {}
+            | Body::PosixCreate(_) => {}
         }
         if p.described.insert((header.tgid, tick_of(header.start_ns)))
             && let Some(row) = inventory::process(header.tgid)

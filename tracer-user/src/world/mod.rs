@@ -192,6 +192,7 @@ impl World {
                 self.advance(table.ts_ns);
                 let proc = self.processes.resolve(table.tgid, table.start_ns);
                 self.fds.table(proc, table);
+                self.posix.table(proc, table);
             }
             Event::Process { ts_ns, row } => {
                 self.advance(*ts_ns);

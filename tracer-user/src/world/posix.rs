@@ -5,8 +5,8 @@
 use super::Look;
 use super::process::Processes;
 use crate::decode::{Context, ProcId, StackId};
-use crate::record::{ObjKey, PosixInventory, PosixKind, PosixObject, text};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use crate::record::{FdTable, ObjKey, PosixInventory, PosixKind, PosixObject, text};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use tracer_common::event::{MqFail, PosixCreate};
 use tracer_common::map::kind;
 
@@ -52,6 +52,7 @@ pub struct Failures {
     pub messages: u64,
     pub message_bytes: u64,
     pub stack: Option<StackId>,
+    pub uid: u32,
 }
 
 /// All of them.
@@ -62,6 +63,8 @@ pub struct Posix {
     order: VecDeque<ObjKey>,
     /// By process and errno.
     failed: BTreeMap<(ProcId, i32), Failures>,
+    /// Of those that failed: they had as many descriptors as they may have.
+    full_tables: BTreeSet<ProcId>,
     inventory: PosixInventory,
     pub dropped: u64,
 }
@@ -86,6 +89,11 @@ impl Posix {
     /// Calls of mq_open that failed, by process and errno (as a positive number).
     pub fn failures(&self) -> impl Iterator<Item = (ProcId, i32, &Failures)> {
         self.failed.iter().map(|((proc, errno), f)| (*proc, *errno, f))
+    }
+
+    /// Whether a process whose mq_open failed had as many descriptors as it may have, when its table was read.
+    pub fn table_was_full(&self, proc: ProcId) -> bool {
+        self.full_tables.contains(&proc)
     }
 
     /// Limits and their use, as read last. Its list of objects is empty: see [`Posix::iter`].
@@ -126,10 +134,18 @@ impl Posix {
             messages: 0,
             message_bytes: 0,
             stack: context.stack,
+            uid: context.uid,
         });
         f.count += 1;
         f.last_ns = context.ts_ns;
         (f.messages, f.message_bytes) = (e.messages, e.message_bytes);
+    }
+
+    pub(super) fn table(&mut self, proc: ProcId, table: &FdTable) {
+        let full = table.limit.is_some_and(|limit| u64::try_from(table.fds.len()).is_ok_and(|open| open >= limit));
+        if full && self.failed.keys().any(|(failed, _)| *failed == proc) {
+            self.full_tables.insert(proc);
+        }
     }
 
     pub(super) fn inventory(&mut self, read_ns: u64, found: &PosixInventory, look: Look, processes: &mut Processes) {

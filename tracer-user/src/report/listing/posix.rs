@@ -35,7 +35,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Mq Mq "mq" "mqs" "POSIX message queues (if their file system is mounted)";
+    Mq Mq "mq" "mqs" "POSIX message queues (if their file system is mounted, or with CAP_SYS_ADMIN)";
     PosixSem Sem "posix-sem" "posix-sems" "POSIX named semaphores";
     PosixShm Shm "posix-shm" "posix-shms" "POSIX shared memory objects";
 }
