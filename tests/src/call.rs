@@ -3,6 +3,7 @@
 //! `recvmsg` is here because the tests need control buffers of an exact size and must survive `MSG_CTRUNC`.
 //! Nothing here decides anything.
 
+use std::ffi::CStr;
 use std::io::{Error, Result};
 use std::mem::zeroed;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -120,6 +121,78 @@ impl Queue {
         // SAFETY: IPC_RMID ignores the address.
         check(unsafe { libc::msgctl(self.0, libc::IPC_RMID, null_mut()) }).map(drop)
     }
+}
+
+/// A POSIX message queue that this process has open, until it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Mq(pub RawFd);
+
+impl Mq {
+    /// Opens or creates one; `flags` are those of mq_open(3), the attributes for a new one (messages, bytes of each).
+    pub fn open(name: &CStr, flags: c_int, (messages, bytes): (i64, i64)) -> Result<Self> {
+        // SAFETY: an all-zero mq_attr is valid.
+        let mut attributes: libc::mq_attr = unsafe { zeroed() };
+        (attributes.mq_maxmsg, attributes.mq_msgsize) = (messages, bytes);
+        // SAFETY: a string that ends with a zero byte, a mode and valid attributes.
+        check(unsafe { libc::mq_open(name.as_ptr(), flags | libc::O_CLOEXEC, 0o600, &raw mut attributes) }).map(Self)
+    }
+
+    /// Sends an empty message; waits at most so long for room, or without end.
+    pub fn send(self, wait: Option<std::time::Duration>) -> Result<()> {
+        let Some(wait) = wait else {
+            // SAFETY: nothing is read of a message without bytes.
+            return check(unsafe { libc::mq_send(self.0, std::ptr::null(), 0, 0) }).map(drop);
+        };
+        let mut until: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: room for one timespec.
+        check(unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut until) })?;
+        let ns = until.tv_nsec + i64::from(wait.subsec_nanos());
+        until.tv_sec += wait.as_secs() as i64 + ns / 1_000_000_000;
+        until.tv_nsec = ns % 1_000_000_000;
+        // SAFETY: nothing is read of a message without bytes, and the time is valid.
+        check(unsafe { libc::mq_timedsend(self.0, std::ptr::null(), 0, 0, &raw const until) }).map(drop)
+    }
+
+    /// Takes one message; waits for one if there is none.
+    pub fn receive(self) -> Result<()> {
+        let mut message = [0_u8; 8192];
+        // SAFETY: so many bytes fit at the address, and the priority is not asked for.
+        let got = unsafe { libc::mq_receive(self.0, message.as_mut_ptr().cast(), message.len(), null_mut()) };
+        if got < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+    }
+
+    pub fn close(self) {
+        // SAFETY: takes no pointers; a bad descriptor is an error only.
+        unsafe { libc::mq_close(self.0) };
+    }
+}
+
+/// Makes a named semaphore and leaves it open.
+pub fn create_semaphore(name: &CStr) -> Result<()> {
+    // SAFETY: a string that ends with a zero byte, a mode and a value.
+    let semaphore = unsafe { libc::sem_open(name.as_ptr(), libc::O_CREAT | libc::O_EXCL, 0o600, 1) };
+    if semaphore == libc::SEM_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Opens a named semaphore that exists and leaves it open.
+pub fn open_semaphore(name: &CStr) -> Result<()> {
+    // SAFETY: a string that ends with a zero byte; without O_CREAT nothing else is read.
+    let semaphore = unsafe { libc::sem_open(name.as_ptr(), 0) };
+    if semaphore == libc::SEM_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Opens or creates a shared memory object of so many bytes and maps it until the process ends; nothing stays open.
+pub fn map_shared(name: &CStr, flags: c_int, bytes: usize) -> Result<()> {
+    // SAFETY: a string that ends with a zero byte, flags and a mode.
+    let fd = check(unsafe { libc::shm_open(name.as_ptr(), flags | libc::O_RDWR, 0o600) })?;
+    // SAFETY: just opened, owned by nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::ftruncate(fd.as_raw_fd(), bytes as libc::off_t) })?;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel picks the address, and nobody uses what lies there.
+    let address = unsafe { libc::mmap(null_mut(), bytes, prot, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+    if address == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
 /// What one `recvmsg` gave.

@@ -29,6 +29,9 @@ pub struct Truth {
     /// Every process that the workload started: a finding that names one of them is about this incident.
     #[serde(default)]
     pub all_pids: BTreeSet<i32>,
+    /// Names in file systems that nobody else uses: a finding that names one of them is about this incident.
+    #[serde(default)]
+    pub names: BTreeSet<String>,
     /// Further facts for a human reader.
     #[serde(default)]
     pub facts: Map<String, Value>,

@@ -27,6 +27,8 @@ pub mod calibration {
     pub const OWN_EVENTFD: u32 = 2;
     /// Bit n set: site n is watched by the system call tracepoint backend. Known only when attaching is done.
     pub const TRACEPOINT_SITES: u32 = 3;
+    /// Device number of the file system where the C library keeps POSIX semaphores and shared memory; 0: none.
+    pub const SHM_DEVICE: u32 = 4;
     /// Number of slots.
-    pub const LEN: u32 = 4;
+    pub const LEN: u32 = 5;
 }

@@ -192,4 +192,11 @@ events! {
 
     /// An eventfd was created. `flags`: EFD_SEMAPHORE 1, EFD_NONBLOCK 0o4000.
     EventfdCreate = 50 { id: u64, initial: u64, fd: u32, flags: u32 }
+
+    /// A POSIX message queue, or a file where the C library keeps POSIX semaphores and shared memory, was created: certain
+    /// if `exact` is 1, else mq_open with O_CREAT returned it and it may be old. A semaphore gets its name later;
+    /// longer names are cut.
+    PosixCreate = 80 { obj: ObjRef, exact: u32, _pad: u32, name: [u8; 32] }
+    /// mq_open with O_CREAT failed with EMFILE, ENOSPC or ENOMEM. The wanted size is 0 if the caller named none.
+    MqFail = 81 { errno: i32, _pad: u32, messages: u64, message_bytes: u64 }
 }

@@ -82,4 +82,9 @@ fields! {
     UnixSkbFp = ["unix_skb_parms.fp"];
     ScmFp = ["scm_cookie.fp"];
     FpCount = ["scm_fp_list.count"];
+    FileMode = ["file.f_mode"];
+    DentryInode = ["dentry.d_inode"];
+    MqInode = ["mqueue_inode_info.vfs_inode"];
+    MqMessages = ["mqueue_inode_info.attr.mq_curmsgs"];
+    MqMax = ["mqueue_inode_info.attr.mq_maxmsg"];
 }

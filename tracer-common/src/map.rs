@@ -18,6 +18,7 @@ pub mod kind {
     pub const SIGNAL: u32 = 20;
     /// A signal that was queued without its information (the value of sigqueue).
     pub const SIGNAL_INFO: u32 = 21;
+    pub const MQ: u32 = 12;
 }
 
 /// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`, which count the entries of a hash map by the low bits of their
@@ -39,9 +40,9 @@ pub const fn slot(pid: u32) -> u32 {
 pub struct ObjRef {
     /// One of [`kind`].
     pub kind: u32,
-    /// IPC namespace inode for SysV objects, device for files, number of a signal, else 0.
+    /// IPC namespace inode for SysV objects, device for files and POSIX queues, number of a signal, else 0.
     pub ns: u32,
-    /// SysV id, inode number (pipe, socket, file), eventfd id, or the process that a signal was for.
+    /// SysV id, inode number (pipe, socket, file, POSIX queue), eventfd id, or the process that a signal was for.
     pub id: u64,
 }
 
@@ -52,10 +53,13 @@ pub struct ObjRef {
 pub struct ObjState {
     /// Pipe: capacity in bytes (slots * page size is userspace's business): `max_usage` slots. Eventfd: counter.
     /// Message queue: bytes of the message that did not fit.
+    /// POSIX queue: messages that it takes.
     pub a: u64,
     /// Pipe: used slots. Sem: semaphore number waited for; [`crate::event::UNKNOWN`] until userspace has read it.
+    /// POSIX queue: messages in it.
     pub b: u64,
     /// Pipe: bytes in the used slots (at most the first 16 are summed).
+    /// POSIX queue, in [`Refused`] only: calls that gave up after their time-out, which `count` leaves out.
     pub c: u64,
 }
 

@@ -16,12 +16,26 @@ pub enum Mechanism {
     Eventfd,
     Child,
     Signal,
+    Mq,
+    PosixSem,
+    PosixShm,
 }
 
 impl Mechanism {
     /// All mechanisms, in the order of listings.
-    pub const ALL: &[Self] =
-        &[Self::Sem, Self::Shm, Self::Msg, Self::Pipe, Self::Fdpass, Self::Eventfd, Self::Child, Self::Signal];
+    pub const ALL: &[Self] = &[
+        Self::Sem,
+        Self::Shm,
+        Self::Msg,
+        Self::Pipe,
+        Self::Fdpass,
+        Self::Eventfd,
+        Self::Child,
+        Self::Signal,
+        Self::Mq,
+        Self::PosixSem,
+        Self::PosixShm,
+    ];
 
     /// The word used on the command line and in reports.
     pub const fn name(self) -> &'static str {
@@ -34,6 +48,9 @@ impl Mechanism {
             Self::Eventfd => "eventfd",
             Self::Child => "child",
             Self::Signal => "signal",
+            Self::Mq => "mq",
+            Self::PosixSem => "posix-sem",
+            Self::PosixShm => "posix-shm",
         }
     }
 }
@@ -183,7 +200,7 @@ sites! {
         &[exit("sys_fcntl", "sys_fcntl")]],
         Syscalls(&[S::Dup, S::Dup2, S::Dup3, S::Fcntl]), false, "";
     FdFail, "fd_fail", Fdpass, &[&[exit("alloc_fd", "fd_fail")]],
-        AnySyscall, false, "";
+        AnySyscall, false, "mq_open that fails with EMFILE";
     EventfdCreate, "eventfd_create", Eventfd, &[&[exit("do_eventfd", "eventfd_create")]],
         Syscalls(&[S::Eventfd, S::Eventfd2]), true, "";
     EventfdWrite, "eventfd_write", Eventfd, &[&[exit("eventfd_write", "eventfd_write")]],
@@ -213,6 +230,14 @@ sites! {
         Syscalls(&[S::Msgsnd]), true, "";
     MsgReceive, "msg_receive", Msg, &[&[exit("do_msgrcv", "msg_receive")]],
         Syscalls(&[S::Msgrcv]), true, "";
+    MqOpen, "mq_open", Mq, &[&[exit("do_mq_open", "mq_open")]],
+        Syscalls(&[S::MqOpen]), true, "";
+    MqSend, "mq_send", Mq, &[&[exit("do_mq_timedsend", "mq_send")]],
+        Syscalls(&[S::MqTimedsend]), true, "";
+    MqReceive, "mq_receive", Mq, &[&[exit("do_mq_timedreceive", "mq_receive")]],
+        Syscalls(&[S::MqTimedreceive]), true, "";
+    PosixCreate, "posix_create", PosixShm, &[&[exit_args("shmem_create", "posix_create4", 4), exit_args("shmem_create", "posix_create5", 5)]],
+        Syscalls(&[S::Open, S::Openat, S::Openat2]), true, "files created through io_uring";
 }
 
 const _: () = assert!(SITES.len() <= 64);

@@ -73,6 +73,9 @@ syscalls! {
     Msgsnd = "msgsnd", 69, 189, "exit_msgsnd";
     Msgrcv = "msgrcv", 70, 188, "exit_msgrcv";
     Msgctl = "msgctl", 71, 187, "exit_msgctl";
+    MqOpen = "mq_open", 240, 180, "exit_mq_open";
+    MqTimedsend = "mq_timedsend", 242, 182, "exit_mq_send";
+    MqTimedreceive = "mq_timedreceive", 243, 183, "exit_mq_receive";
 }
 
 /// Highest system call number looked up; the map `SYSCALLS` has this many slots.

@@ -60,6 +60,15 @@ pub fn kernel_or_zero<T: Number>(addr: u64) -> T {
     value
 }
 
+/// Address of the structure that has `member` inside as this field; 0 if the kernel lacks it.
+#[inline(always)]
+pub fn around(member: u64, field: Field) -> u64 {
+    match offset(field) {
+        Some(off) => member - off,
+        None => 0,
+    }
+}
+
 /// Copies a value that is too large for the stack; false on a fault.
 #[inline(always)]
 pub fn into<T>(addr: u64, to: &mut T) -> bool {

@@ -17,6 +17,7 @@ const S_IFSOCK: u16 = 0o140_000;
 /// include/uapi/linux/magic.h
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
 const SOCKFS_MAGIC: u64 = 0x534f_434b;
+const MQUEUE_MAGIC: u64 = 0x1980_0202;
 /// What a file is, by the four bits of its format (`S_IFMT` of include/uapi/linux/stat.h).
 static KIND_OF_FORMAT: [u32; 16] = {
     let mut kinds = [kind::ANON; 16];
@@ -175,6 +176,18 @@ impl File {
         }
     }
 
+    /// Its `fmode_t`; 0 if it cannot be read.
+    #[inline(always)]
+    pub fn mode(self) -> u32 {
+        kread::field_or_zero(self.0.get(), Field::FileMode)
+    }
+
+    /// Address of its `struct dentry`; 0 if it cannot be read.
+    #[inline(always)]
+    pub fn dentry(self) -> u64 {
+        kread::field_or_zero(self.0.get(), Field::FileDentry)
+    }
+
     /// Last component of its name.
     #[inline(always)]
     pub fn name(self, dst: &mut [u8]) {
@@ -275,6 +288,34 @@ fn sum_full(bufs: u64) -> u64 {
         i += 1;
     }
     sum
+}
+
+/// Address of the inode of the POSIX message queue behind a descriptor; 0 if that is something else. The task is in a
+/// call on this descriptor that has found a queue there. Without branches, for the verifier's sake.
+#[inline(always)]
+pub fn queue_behind(task: u64, fd: u32) -> u64 {
+    let files: u64 = kread::field_or_zero(task, Field::TaskFiles);
+    let fdt: u64 = kread::field_or_zero(files, Field::FilesFdt);
+    let slots: u64 = kread::field_or_zero(fdt, Field::FdtableFd);
+    let file = kread::kernel::<u64>(slots + fd as u64 * 8).unwrap_or(0);
+    let inode: u64 = kread::field_or_zero(file, Field::FileInode);
+    let sb: u64 = kread::field_or_zero(inode, Field::InodeSb);
+    // Another thread may have closed it meanwhile.
+    if kread::field_or_zero::<u64>(sb, Field::SbMagic) == MQUEUE_MAGIC { inode } else { 0 }
+}
+
+/// Identity of a POSIX message queue; each IPC namespace has a file system of its own for them.
+#[inline(always)]
+pub fn queue(inode: u64) -> ObjRef {
+    let sb: u64 = kread::field_or_zero(inode, Field::InodeSb);
+    ObjRef { kind: kind::MQ, ns: kread::field_or_zero(sb, Field::SbDev), id: number(inode) }
+}
+
+/// Messages that a queue takes and has; 0 of both if they cannot be read.
+#[inline(always)]
+pub fn queue_state(inode: u64) -> ObjState {
+    let info = kread::around(inode, Field::MqInode);
+    ObjState { a: kread::field_or_zero(info, Field::MqMax), b: kread::field_or_zero(info, Field::MqMessages), c: 0 }
 }
 
 /// Inode number of the socket that belongs to a `struct sock`; 0 if it has none (yet).

@@ -103,57 +103,6 @@ pub enum Peer {
     Socket(u64),
 }
 
-/// Which kind of POSIX object a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PosixKind {
-    Mq,
-    Sem,
-    Shm,
-}
-
-/// A POSIX message queue, semaphore or shared memory object: a name in a file system of the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PosixObject {
-    pub kind: PosixKind,
-    /// As the program says it, with its leading slash.
-    pub name: String,
-    /// Where it is in the file system.
-    pub path: String,
-    pub dev: u64,
-    pub ino: u64,
-    pub size_bytes: u64,
-    pub uid: u32,
-    pub gid: u32,
-    /// Permission bits only.
-    pub mode: u32,
-    /// Seconds since 1970, last change.
-    pub mtime: u64,
-    /// `None` if it could not be read, or is no queue.
-    pub queue: Option<PosixQueue>,
-    pub holders: Vec<PosixHolder>,
-    /// Whether all descriptors and mappings could be read.
-    pub complete: bool,
-}
-
-/// What is in a POSIX message queue, and what it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PosixQueue {
-    pub bytes: u64,
-    /// Process that is told of a message (mq_notify); 0 = none, or not visible.
-    pub notify_pid: u32,
-    /// Messages now and at most, and the bytes of one at most; `None` if mq_getattr failed.
-    pub attributes: Option<[u64; 3]>,
-}
-
-/// A process with a POSIX object open or mapped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PosixHolder {
-    pub tgid: u32,
-    pub start_ns: u64,
-    pub open: bool,
-    pub mapped: bool,
-}
-
 /// A file that a process has open or mapped, as /proc tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileRef {

@@ -47,9 +47,10 @@ pub(super) fn replay_difference(live: &Value, replayed: &Value) -> Option<String
     difference("findings", &live["findings"], &replayed["findings"])
 }
 
-/// True if the finding names a process of this incident.
+/// True if the finding names a process of this incident, or one of its names in a file system.
 pub(super) fn concerns(truth: &Truth, finding: &Value) -> bool {
-    pids_of(finding).iter().any(|pid| truth.all_pids.contains(&(*pid as i32)))
+    let named = || ids_of(finding).into_iter().any(|id| truth.names.contains(&id));
+    pids_of(finding).iter().any(|pid| truth.all_pids.contains(&(*pid as i32))) || named()
 }
 
 /// Facts that one lost record can hide: an incident's messages carry up to four descriptors.

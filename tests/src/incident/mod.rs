@@ -17,6 +17,10 @@ mod fifo_stall;
 mod fork_storm;
 mod msg_exhausted;
 mod msg_full;
+mod leftover;
+mod mq_exhausted;
+mod mq_full;
+mod mq_stall;
 mod msg_leak;
 mod msg_stall;
 mod ns_twins;
@@ -108,7 +112,7 @@ pub struct Options {
     /// fd-leak: failed requests lie between good ones rather than after them
     #[arg(long)]
     pub interleave: bool,
-    /// sem-stall, pipe-stall, eventfd-stall, msg-stall: the first wait does not end
+    /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall: the first wait does not end
     #[arg(long)]
     pub endless: bool,
 }
@@ -322,6 +326,42 @@ pub const ALL: &[Incident] = &[
         about: "shmget fails with ENOSPC at SHMMNI or SHMALL, in an IPC namespace of its own",
         play: shm_exhausted::play,
         cases: &[bug("shmmni", &["--limit", "shmmni"]), bug("shmall", &["--limit", "shmall"]), fixed("", &[])],
+    },
+    Incident {
+        name: "mq-stall",
+        about: "a receiver of a POSIX queue pauses for 400 ms twice, its sender blocks, and once gives up",
+        play: mq_stall::play,
+        cases: STALLS,
+    },
+    Incident {
+        name: "mq-full",
+        about: "sends to a full POSIX queue get EAGAIN or time out at once while the receiver sleeps",
+        play: mq_full::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "mq-exhausted",
+        about: "mq_open fails with EMFILE at RLIMIT_MSGQUEUE",
+        play: mq_exhausted::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "mq-leak",
+        about: "workers that end without mq_unlink of their queues",
+        play: leftover::queues,
+        cases: TWINS,
+    },
+    Incident {
+        name: "posix-sem-leak",
+        about: "workers that end without sem_unlink of their named semaphores",
+        play: leftover::semaphores,
+        cases: TWINS,
+    },
+    Incident {
+        name: "posix-shm-leak",
+        about: "workers that end without shm_unlink of their shared memory",
+        play: leftover::memory,
+        cases: TWINS,
     },
     // Not incidents: what the fault tests play.
     Incident {

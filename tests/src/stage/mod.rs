@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 use crate::call;
-pub use shared::{Shared, Stalls};
+pub use shared::{Name, Named, Shared, Stalls};
 
 /// Longest time that one step of a workload may take, also on an emulated machine.
 const STEP: Duration = Duration::from_secs(60);
@@ -228,6 +228,23 @@ impl Stage {
     /// A queue that the workload removed itself.
     pub fn forget_queue(self, id: i32) {
         self.shared.queues.forget(shared::listed(id));
+    }
+
+    /// The name of a POSIX object, which is removed at the end.
+    pub fn own_name(self, kind: Named, number: u16) -> Name {
+        let name = Name::new(kind, number);
+        self.shared.names.push(name.0);
+        name
+    }
+
+    /// How a name is written, for the calls that take it and for reports.
+    pub fn text_of(self, name: Name) -> std::ffi::CString {
+        name.text(self.shared.pids.iter().next().unwrap_or(0))
+    }
+
+    /// Removes a name now.
+    pub fn unlink(self, name: Name) {
+        name.remove(self.shared.pids.iter().next().unwrap_or(0));
     }
 
     /// Leaves the SysV objects behind (for `--keep`).

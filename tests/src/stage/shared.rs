@@ -19,6 +19,8 @@ pub struct Shared {
     pub sems: List,
     pub segments: List,
     pub queues: List,
+    /// Names of POSIX objects: [`Name`] as numbers.
+    pub names: List,
     /// Free for the workload: rounds, counters, flags.
     pub slots: [AtomicU64; 64],
     pub stalls: Stalls,
@@ -84,10 +86,69 @@ impl Shared {
         for id in self.queues.iter() {
             let _ = Queue(unlisted(id)).remove();
         }
+        let owner = self.pids.iter().next().unwrap_or(0);
+        for item in self.names.iter() {
+            Name(item).remove(owner);
+        }
         // SAFETY: both arrays always end with a zero byte; unlink and rmdir are async-signal-safe.
         unsafe { libc::unlink(self.fifo.as_ptr().cast()) };
         // SAFETY: as above.
         unsafe { libc::rmdir(self.directory.as_ptr().cast()) };
+    }
+}
+
+/// Which POSIX objects a workload makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    Mq,
+    Sem,
+    Shm,
+}
+
+/// A name of a POSIX object, made of its kind, the guard's pid and a number; kept as one number other than 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name(pub(super) i32);
+
+/// Names of one workload and kind.
+const NAMES: i32 = 1 << 16;
+/// The longest path of a name.
+const PATH_LEN: usize = 64;
+
+impl Name {
+    pub(super) fn new(kind: Named, number: u16) -> Self {
+        Self((kind as i32 + 1) * NAMES + i32::from(number))
+    }
+
+    /// Writes it, with `before` in front and a zero byte behind; nothing is allocated.
+    fn write(self, before: &str, owner: i32) -> [u8; PATH_LEN] {
+        use std::io::Write;
+        let mut path = [0; PATH_LEN];
+        let number = self.0 % NAMES;
+        let mut rest = path.get_mut(..PATH_LEN - 1).unwrap_or_default();
+        // It fits: two numbers of ten digits at most.
+        let _ = write!(rest, "{before}incident-{owner}-{number}");
+        path
+    }
+
+    /// As mq_open, sem_open and shm_open take it.
+    pub(super) fn text(self, owner: i32) -> std::ffi::CString {
+        let path = self.write("/", owner);
+        CStr::from_bytes_until_nul(&path).unwrap_or_default().to_owned()
+    }
+
+    /// Async-signal-safe: mq_unlink and unlink are system calls.
+    pub(super) fn remove(self, owner: i32) {
+        let kind = self.0 / NAMES - 1;
+        if kind == Named::Mq as i32 {
+            let name = self.write("/", owner);
+            // SAFETY: the array ends with a zero byte.
+            unsafe { libc::mq_unlink(name.as_ptr().cast()) };
+            return;
+        }
+        let folder = if kind == Named::Sem as i32 { "/dev/shm/sem." } else { "/dev/shm/" };
+        let path = self.write(folder, owner);
+        // SAFETY: the array ends with a zero byte.
+        unsafe { libc::unlink(path.as_ptr().cast()) };
     }
 }
 

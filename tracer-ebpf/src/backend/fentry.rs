@@ -11,7 +11,7 @@ use tracer_common::site::Site;
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{blocked, child, eventfd, fdpass, msg, pipe, sem, sysv};
+use crate::mech::{blocked, child, eventfd, fdpass, mq, msg, pipe, posix, sem, sysv};
 use crate::resolve::File;
 use crate::task::Regs;
 
@@ -63,6 +63,11 @@ exits! {
     fexit_msg_send, 5, MsgSend, |ctx, call| if let Some(regs) = Regs::current() { msg::sent(&call, regs) };
     fexit_msg_wait_end, 5, MsgSend, |ctx, call| blocked::ended(&call, ObjRef::default());
     fexit_msg_receive, 6, MsgReceive, |ctx, call| if let Some(regs) = Regs::current() { msg::received(&call, regs) };
+    fexit_mq_open, 4, MqOpen, |ctx, call| if let Some(regs) = Regs::current() { mq::opened(&call, regs) };
+    fexit_mq_send, 5, MqSend, |ctx, call| mq::sent(&call);
+    fexit_mq_receive, 5, MqReceive, |ctx, call| mq::received(&call);
+    fexit_posix_create4, 4, PosixCreate, |ctx, call| posix::created(&call, pointer(&ctx, 1));
+    fexit_posix_create5, 5, PosixCreate, |ctx, call| posix::created(&call, pointer(&ctx, 2));
 }
 
 #[fexit]

@@ -8,7 +8,7 @@ use tracer_common::syscall::Syscall;
 
 use super::syscall;
 use crate::emit::Call;
-use crate::mech::{child, eventfd, fdpass, msg, pipe, sem, sysv};
+use crate::mech::{child, eventfd, fdpass, mq, msg, pipe, sem, sysv};
 use crate::resolve::{self, File};
 use crate::task::Regs;
 
@@ -47,6 +47,9 @@ returns! {
     kretprobe_msg_create, MsgCreate, |call| sysv::created(&call, kind::MSG, true);
     kretprobe_msg_send, MsgSend, |call| if let Some(regs) = Regs::current() { msg::sent(&call, regs) };
     kretprobe_msg_receive, MsgReceive, |call| if let Some(regs) = Regs::current() { msg::received(&call, regs) };
+    kretprobe_mq_open, MqOpen, |call| if let Some(regs) = Regs::current() { mq::opened(&call, regs) };
+    kretprobe_mq_send, MqSend, |call| mq::sent(&call);
+    kretprobe_mq_receive, MqReceive, |call| mq::received(&call);
 }
 
 #[kprobe]

@@ -14,7 +14,7 @@ use crate::emit::Call;
 use crate::filter;
 use crate::kread;
 use crate::maps::{CALIBRATION, config};
-use crate::mech::{blocked, child, eventfd, fdpass, msg, pipe, sem, signal, sysv};
+use crate::mech::{blocked, child, eventfd, fdpass, mq, msg, pipe, posix, sem, signal, sysv};
 use crate::resolve;
 use crate::task::{self, Regs};
 
@@ -35,8 +35,10 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let ret: i64 = ctx.arg(1);
     let Some(nr) = regs.nr() else { return 0 };
     let call = Call::new(&ctx, Site::FdFail, ret);
-    let failed = (ret == EMFILE || ret == ENFILE) && call.by_tracepoint();
     let which = task::lookup_raw(nr);
+    // mq_open says EMFILE at a limit of its own, too.
+    let table = (ret == EMFILE || ret == ENFILE) && which != Syscall::MqOpen as u8;
+    let failed = table && call.by_tracepoint();
     if (which == 0 && !failed) || task::compat(task::current()) {
         return 0;
     }
@@ -65,7 +67,6 @@ macro_rules! returns {
 returns! {
     exit_semget, SemCreate, |call, _regs| sem::created(&call, false);
     exit_semop, SemOp, |call, regs| sem::operated(&call, regs);
-    exit_open, FifoOpen, |call, _regs| pipe::opened(&call, if call.ret < 0 { None } else { Some(call.ret as u32) }, None);
     exit_send, FdSend, |call, regs| fdpass::sent(&call, regs);
     exit_close, FdClose, |call, regs| fdpass::close_ended(&call, regs);
     exit_close_range, FdClose, |call, regs| fdpass::close_range_ended(&call, regs);
@@ -81,6 +82,9 @@ returns! {
     exit_msgctl, MsgRemove, |call, regs| sysv::controlled(&call, kind::MSG, regs);
     exit_msgsnd, MsgSend, |call, regs| msg::sent(&call, regs);
     exit_msgrcv, MsgReceive, |call, regs| msg::received(&call, regs);
+    exit_mq_open, MqOpen, |call, regs| mq::opened(&call, regs);
+    exit_mq_send, MqSend, |call, _regs| mq::sent(&call);
+    exit_mq_receive, MqReceive, |call, _regs| mq::received(&call);
 }
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
@@ -121,6 +125,19 @@ pub fn exit_read(ctx: RawTracePointContext) -> i32 {
     if call.by_tracepoint() || call.at(Site::EventfdRead).by_tracepoint() {
         let regs = Regs::at(ctx.arg(0));
         pipe::read(&call, || resolve::file(regs.arg(0)? as u32));
+    }
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_open(ctx: RawTracePointContext) -> i32 {
+    let call = Call::new(&ctx, Site::FifoOpen, ctx.arg(1));
+    let made = call.at(Site::PosixCreate);
+    if call.ret >= 0 && made.by_tracepoint() {
+        posix::opened(&made, call.ret as u32);
+    }
+    if call.by_tracepoint() {
+        pipe::opened(&call, if call.ret < 0 { None } else { Some(call.ret as u32) }, None);
     }
     0
 }

@@ -70,7 +70,7 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         fresh = 0;
         let restarted = known.restart_ns == 0 || now - known.restart_ns < RESTART_WINDOW_NS;
         // Of a set, the semaphore matters too; a pipe's fill may change between two sleeps of one wait.
-        let same = known.obj == wait.obj && (wait.obj.kind != kind::SEM || known.state.b == wait.state.b);
+        let same = known.obj == wait.obj && (!is_semop(syscall) || known.state.b == wait.state.b);
         if same && known.call == syscall as u8 && restarted {
             known.restart_ns = 0;
             return;
@@ -199,6 +199,7 @@ fn hands_over(call: Syscall) -> bool {
             | Syscall::Open
             | Syscall::Openat
             | Syscall::Msgsnd
+            | Syscall::MqTimedsend
     )
 }
 
@@ -225,6 +226,16 @@ fn waits_for(task: u64, regs: Regs, call: Syscall) -> Option<Wait> {
             // The file is not known before open returns.
             let obj = ObjRef { kind: kind::PIPE, ns: 0, id: 0 };
             Some(Wait { site: Site::FifoOpen, obj, state: ObjState::default(), ptr: 0, fd: -1 })
+        }
+        Syscall::MqTimedsend => {
+            let fd = regs.arg(0)? as u32;
+            let inode = resolve::queue_behind(task, fd);
+            if inode == 0 {
+                return None;
+            }
+            // It sleeps for nothing else but room (ipc/mqueue.c, `wq_sleep`).
+            let state = resolve::queue_state(inode);
+            Some(Wait { site: Site::MqSend, obj: resolve::queue(inode), state, ptr: inode, fd: fd as i32 })
         }
         Syscall::Splice => writes_to(task, regs.arg(2)? as u32, Site::PipeSplice),
         Syscall::Tee => writes_to(task, regs.arg(1)? as u32, Site::PipeSplice),

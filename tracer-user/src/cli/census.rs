@@ -72,10 +72,10 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
         }
     }
     if parts.posix {
-        let found = inventory::posix_objects();
+        let (found, problems) = inventory::posix_objects();
         facts.posix = found.objects;
         facts.posix_unlisted = found.unlisted;
-        facts.problems.extend(found.problems);
+        facts.problems.extend(problems);
     }
     facts
 }

@@ -136,10 +136,11 @@ fn target(model: &Model<'_>, row: &Row, summary: String) -> Option<Target> {
             let state = State { key: q.key, cuid: q.cuid, ctime: q.ctime, used: [q.stime, q.rtime], nattch: 0 };
             Identity::Sysv { kind: Sysv::Msg, id: q.id, state }
         }),
-        _ => model.facts.posix.iter().find(|o| model.is_posix(o, &subject)).map(|o| Identity::File {
-            path: PathBuf::from(&o.path),
-            dev: o.dev,
-            ino: o.ino,
+        _ => model.facts.posix.iter().find(|o| model.is_posix(o, &subject)).map(|o| {
+            if o.path.is_empty() {
+                return Identity::Queue { name: o.name.clone(), dev: o.dev, ino: o.ino };
+            }
+            Identity::File { path: PathBuf::from(&o.path), dev: o.dev, ino: o.ino }
         }),
     }?;
     Some(Target { subject, identity, orphan: row.orphan, summary })
@@ -198,6 +199,10 @@ fn command(target: &Target, facts: &Facts) -> String {
             format!("{}ipcrm -{option} {id}", enter.unwrap_or_default())
         }
         Identity::File { path, .. } => format!("rm -- {}", quoted(&path.to_string_lossy())),
+        // The usual tools know queues by their file system only.
+        Identity::Queue { name, .. } => {
+            format!("mount -t mqueue none /mnt && rm -- {}; umount /mnt", quoted(&format!("/mnt{name}")))
+        }
     }
 }
 

@@ -246,6 +246,7 @@ pub(super) fn object(obj: ObjKey) -> Object {
         kind::DIRECTORY => plain("directory"),
         kind::ANON => plain("anon_inode"),
         kind::CHILD => plain("child"),
+        kind::MQ => plain("mq"),
         _ => plain("unknown"),
     }
 }
@@ -264,6 +265,16 @@ pub(super) fn sysv_object(kind: &str, ns: NsId, id: i32, key: Option<i32>) -> Ob
         name: None,
         ns: (ns.0 != 0).then_some(ns.0),
     }
+}
+
+/// The object part for a POSIX message queue.
+pub(super) fn mq_object(world: &World, obj: ObjKey) -> Object {
+    Object { name: world.posix.name(obj), ..object(obj) }
+}
+
+/// A queue in a title: its name, or its inode number.
+pub(super) fn queue(world: &World, obj: ObjKey) -> String {
+    world.posix.name(obj).map_or_else(|| format!("queue with inode {}", obj.id), |name| format!("queue {name}"))
 }
 
 /// The object part for a process.

@@ -18,6 +18,11 @@ mod fd_leak;
 mod fd_truncated;
 mod msg_exhausted;
 mod msg_full;
+mod leftover;
+mod mq_exhausted;
+mod mq_full;
+mod mq_leak;
+mod mq_stall;
 mod msg_leak;
 mod msg_stall;
 mod orphan;
@@ -26,6 +31,8 @@ mod pipe_full;
 mod pipe_shrunk;
 mod pipe_stall;
 mod queue;
+mod posix_sem_leak;
+mod posix_shm_leak;
 mod sem_exhausted;
 mod sem_leak;
 mod sem_orphaned_lock;
@@ -185,6 +192,42 @@ pub const DETECTORS: &[Detector] = &[
         mechanism: Mechanism::Shm,
         what: "shmget failed with ENOSPC, or a limit on shared memory will be reached soon.",
         judge: shm_exhausted::judge,
+    },
+    Detector {
+        code: "mq-leak",
+        mechanism: Mechanism::Mq,
+        what: "A POSIX message queue exists that nobody has open.",
+        judge: mq_leak::judge,
+    },
+    Detector {
+        code: "mq-exhausted",
+        mechanism: Mechanism::Mq,
+        what: "mq_open failed with EMFILE, ENOSPC or ENOMEM because of a limit on POSIX message queues.",
+        judge: mq_exhausted::judge,
+    },
+    Detector {
+        code: "mq-stall",
+        mechanism: Mechanism::Mq,
+        what: "A thread waited long to send to a POSIX message queue because it is full.",
+        judge: mq_stall::judge,
+    },
+    Detector {
+        code: "mq-full",
+        mechanism: Mechanism::Mq,
+        what: "Sends to a POSIX message queue were refused or timed out while nobody received from it.",
+        judge: mq_full::judge,
+    },
+    Detector {
+        code: "posix-sem-leak",
+        mechanism: Mechanism::PosixSem,
+        what: "A named POSIX semaphore exists that nobody has mapped.",
+        judge: posix_sem_leak::judge,
+    },
+    Detector {
+        code: "posix-shm-leak",
+        mechanism: Mechanism::PosixShm,
+        what: "A POSIX shared memory object exists that nobody has open or mapped.",
+        judge: posix_shm_leak::judge,
     },
 ];
 

@@ -37,6 +37,8 @@ pub(super) struct Summary {
     /// Longest waiters first.
     pub waiting: Vec<Waiting>,
     pub intervals: Vec<Interval>,
+    /// Waits that ended with ETIMEDOUT.
+    pub timed_out: u64,
 }
 
 impl Summary {
@@ -109,6 +111,7 @@ pub(super) fn summary(
     let mut waiting: BTreeMap<ProcId, Waiting> = BTreeMap::new();
     let (mut first_ns, mut last_ns) = (u64::MAX, 0);
     let mut intervals = Vec::new();
+    let mut timed_out = 0;
     let wanted = |p: u64| part.is_none_or(|part| part == p);
     if let Some(o) = world.stalls.object(obj) {
         state = o.state;
@@ -118,6 +121,7 @@ pub(super) fn summary(
                 continue;
             }
             durations.merge(&took);
+            timed_out += s.timed_out;
             first_ns = first_ns.min(s.first_ns);
             last_ns = last_ns.max(s.last_ns);
             let w = waiting.entry(waiter.proc).or_insert_with(|| Waiting {
@@ -168,7 +172,18 @@ pub(super) fn summary(
     }
     let mut waiting: Vec<Waiting> = waiting.into_values().collect();
     waiting.sort_by_key(|w| (std::cmp::Reverse((w.ongoing_ns, w.total_ns)), w.proc));
-    Some(Summary { durations, ongoing, longest_ongoing_ns, about, first_ns, last_ns, state, waiting, intervals })
+    Some(Summary {
+        durations,
+        ongoing,
+        longest_ongoing_ns,
+        about,
+        first_ns,
+        last_ns,
+        state,
+        waiting,
+        intervals,
+        timed_out,
+    })
 }
 
 /// A process that should read.

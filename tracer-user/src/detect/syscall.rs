@@ -22,8 +22,6 @@ const SLEEPERS: &[(&str, i64, i64)] = &[
     ("futex", 202, 98),
     ("clock_nanosleep", 230, 115),
     ("epoll_wait", 232, -1),
-    ("mq_timedsend", 242, 182),
-    ("mq_timedreceive", 243, 183),
     ("pselect6", 270, 72),
     ("ppoll", 271, 73),
     ("epoll_pwait", 281, 22),

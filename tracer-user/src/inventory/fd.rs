@@ -17,14 +17,15 @@ use crate::record::{FdTable, Holder, ObjKey};
 /// Descriptors of one process that are listed at most (about 10 MB in a trace).
 const FDS_MAX: usize = 262_144;
 
-/// Who has these objects open, in one scan of all processes: pipes and FIFOs, sockets and eventfds.
+/// Who has these objects open, in one scan of all processes: pipes and FIFOs, sockets, eventfds and POSIX message queues.
 /// One row a process, the caller left out; the flag is false if some table or entry could not be read.
 /// For other kinds of objects the answer is empty and not complete.
 pub fn holders_of(objs: &[ObjKey]) -> HashMap<ObjKey, (Vec<Holder>, bool)> {
     let mut search = Search::default();
-    let known = |k: u32| matches!(k, kind::PIPE | kind::SOCKET | kind::EVENTFD);
+    let known = |k: u32| matches!(k, kind::PIPE | kind::SOCKET | kind::EVENTFD | kind::MQ);
     search.wanted = objs.iter().filter(|o| known(o.kind)).map(|o| (o.kind, o.id)).collect();
     search.eventfds = objs.iter().any(|o| o.kind == kind::EVENTFD);
+    search.queues = objs.iter().any(|o| o.kind == kind::MQ);
     if !search.wanted.is_empty() {
         search.scan();
     }
@@ -132,6 +133,19 @@ impl Table {
         Some((mode.contains(Mode::RUSR), mode.contains(Mode::WUSR)))
     }
 
+    /// The inode number of a message queue behind a descriptor whose link may be one. Only what has a mount of the kernel's
+    /// own, as descriptors of mq_open have, or the queues' own mount point, is asked: no network is behind those.
+    fn queue(&self, entry: &Entry, fd: u32) -> Option<u64> {
+        let info = self.info(fd).ok()?;
+        let mounts = entry.long_text("mountinfo").ok()?;
+        let id = field(&info, "mnt_id")?;
+        let mount = mounts.lines().find(|l| l.split(' ').next() == Some(id));
+        if mount.is_some_and(|line| !line.contains(" - mqueue ")) {
+            return None;
+        }
+        Some(self.links.stat(&fd.to_string()).ok()?.stx_ino)
+    }
+
     /// The descriptor's fdinfo.
     pub(super) fn info(&self, fd: u32) -> io::Result<String> {
         self.thread.text(&format!("fdinfo/{fd}"))
@@ -143,6 +157,8 @@ struct Search {
     wanted: HashSet<(u32, u64)>,
     /// Whether eventfds are wanted: only their fdinfo tells which one it is.
     eventfds: bool,
+    /// Whether message queues are wanted.
+    queues: bool,
     found: HashMap<(u32, u64), Vec<Holder>>,
     /// Tables or entries that could not be read though their process lived.
     denied: u64,
@@ -161,6 +177,10 @@ impl Search {
                         search.denied += u64::from(!vanished(&e));
                         return true;
                     }
+                },
+                Link::Path if search.queues && may_be_queue(link) => match table.queue(entry, fd) {
+                    Some(ino) => (kind::MQ, ino),
+                    None => return true,
                 },
                 Link::Eventfd | Link::Path | Link::Other => return true,
             };
@@ -241,6 +261,11 @@ impl Search {
             writes: access.map(|a| a.1),
         });
     }
+}
+
+/// Whether a link may be a message queue's: `/name` by mq_open, or a path below its file system's mount point.
+fn may_be_queue(link: &str) -> bool {
+    link.starts_with("/dev/mqueue/") || link.strip_prefix('/').is_some_and(|name| !name.contains('/'))
 }
 
 /// Devices that many processes have open and that are no FIFOs.

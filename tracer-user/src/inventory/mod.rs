@@ -3,7 +3,8 @@
 //! Every reader returns values and, beside them, what could not be read; none of them fails as a whole.
 //! It must not open or stat a file that belongs to somebody else: only entries of /proc are read, links only by
 //! readlink, so that no pipe gets another reader and no network file system is asked.
-//! The one exception are working directories and programs on local file systems, for `show` (`file.rs`).
+//! The exceptions are working directories and programs on local file systems, for `show` (`file.rs`), and POSIX message
+//! queues, whose file system is the kernel's own.
 //! A process that vanishes during a scan is normal and no problem.
 
 mod cgroup;
@@ -41,7 +42,7 @@ pub use open::open_objects;
 pub use package::packages;
 pub use passed::Files;
 pub use pipe::pipe_users;
-pub use posix::posix_objects;
+pub use posix::{posix_names, posix_objects, shm_device};
 pub use process::{pids_by_comm, process};
 pub use sem::{SemOp, sem_op};
 pub use sysv::{own_namespace, within};

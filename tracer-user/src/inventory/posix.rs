@@ -4,15 +4,15 @@
 //! Holders are found by device and inode number in maps, and by name in descriptors.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::entry::{Entry, field, pids, vanished};
 use super::fd::Table;
 use super::file::{minor_of, parse_map, unescaped};
-use super::process;
-use crate::listed::{PosixHolder, PosixKind, PosixObject, PosixQueue};
+use super::{number, process};
+use crate::record::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue};
 
 /// Where the C library keeps semaphores and shared memory.
 const SHM_DIR: &str = "/dev/shm";
@@ -21,42 +21,78 @@ const INIT: u32 = 1;
 /// A status line of a queue: `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
 const STATUS_MAX: usize = 256;
 
-/// The objects of our mount namespace.
-#[derive(Debug, Default)]
-pub struct PosixObjects {
-    pub objects: Vec<PosixObject>,
-    /// Kinds that could not be listed at all.
-    pub unlisted: Vec<PosixKind>,
-    pub problems: Vec<String>,
+/// All objects of our mount namespace, who has them open or mapped, and what could not be read.
+pub fn posix_objects() -> (PosixInventory, Vec<String>) {
+    let (mut found, mut problems) = posix_names();
+    find_holders(&mut found.objects, &mut problems);
+    (found, problems)
 }
 
-/// All objects of our mount namespace, and what could not be read.
-pub fn posix_objects() -> PosixObjects {
+/// As [`posix_objects`], without their users: to look for those takes long where there are many processes.
+pub fn posix_names() -> (PosixInventory, Vec<String>) {
     let mut problems = Vec::new();
-    let mut out = Vec::new();
-    let mut unlisted = Vec::new();
+    let mut out = PosixInventory { queues_max: number("/proc/sys/fs/mqueue/queues_max"), ..PosixInventory::default() };
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     match mount_point(&mounts, |kind, _| kind == "mqueue") {
-        Some(dir) => list(Path::new(&dir), &mut out, &mut problems, true),
-        None => {
-            unlisted.push(PosixKind::Mq);
-            problems.push(
-                "POSIX message queues not listed: their file system is not mounted (mount -t mqueue none /dev/mqueue)"
-                    .into(),
-            );
-        }
+        Some(dir) => list(Path::new(&dir), &mut out.objects, &mut problems, true),
+        None => match unmounted_queues() {
+            Ok(root) => {
+                let dir = format!("/proc/self/fd/{}", root.as_raw_fd());
+                list(Path::new(&dir), &mut out.objects, &mut problems, true);
+                out.objects.iter_mut().for_each(|o| o.path.clear());
+            }
+            Err(e) => {
+                out.unlisted.push(PosixKind::Mq);
+                problems.push(format!(
+                    "POSIX message queues not listed: their file system is not mounted (mount -t mqueue none \
+                     /dev/mqueue), and cannot be read otherwise: {e}"
+                ));
+            }
+        },
     }
-    match mount_point(&mounts, |kind, point| matches!(kind, "tmpfs" | "ramfs") && point == SHM_DIR) {
-        Some(dir) => list(Path::new(&dir), &mut out, &mut problems, false),
-        None => {
-            unlisted.extend([PosixKind::Sem, PosixKind::Shm]);
-            problems.push(format!("POSIX semaphores and shared memory not listed: {SHM_DIR} is no tmpfs here"));
-        }
+    if let Some(shm) = shm_mount(&mounts) {
+        list(Path::new(SHM_DIR), &mut out.objects, &mut problems, false);
+        let block = shm.f_frsize;
+        out.shm_max_bytes = shm.f_blocks.saturating_mul(block);
+        out.shm_used_bytes = shm.f_blocks.saturating_sub(shm.f_bfree).saturating_mul(block);
+    } else {
+        out.unlisted.extend([PosixKind::Sem, PosixKind::Shm]);
+        problems.push(format!("POSIX semaphores and shared memory not listed: {SHM_DIR} is no tmpfs here"));
     }
-    if !out.is_empty() {
-        find_holders(&mut out, &mut problems);
-    }
-    PosixObjects { objects: out, unlisted, problems }
+    out.objects.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    (out, problems)
+}
+
+/// Device of the file system with semaphores and shared memory, as the kernel counts (`MKDEV` of include/linux/kdev_t.h);
+/// 0 if there is none.
+pub fn shm_device() -> u32 {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let there = shm_mount(&mounts).and_then(|_| std::fs::metadata(SHM_DIR).ok());
+    there.map_or(0, |meta| kernel_device(meta.dev()))
+}
+
+/// A device number of stat(2) as the kernel counts.
+fn kernel_device(dev: u64) -> u32 {
+    rustix::fs::major(dev) << 20 | rustix::fs::minor(dev)
+}
+
+/// What statvfs(3) says of the tmpfs at /dev/shm, if there is one.
+fn shm_mount(mounts: &str) -> Option<rustix::fs::StatVfs> {
+    mount_point(mounts, |kind, point| matches!(kind, "tmpfs" | "ramfs") && point == SHM_DIR)?;
+    rustix::fs::statvfs(SHM_DIR).ok()
+}
+
+/// The root of the queues' file system of our IPC namespace, in a mount that only we see and that ends with its handle.
+/// 5.2 and later; needs `CAP_SYS_ADMIN`.
+fn unmounted_queues() -> rustix::io::Result<OwnedFd> {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+    let system = fsopen("mqueue", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&system)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&system, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queues: bool) {
@@ -85,18 +121,19 @@ fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queu
             name: format!("/{name}"),
             path: path.to_string_lossy().into_owned(),
             dev: meta.dev(),
+            device: kernel_device(meta.dev()),
             ino: meta.ino(),
             size_bytes: meta.size(),
             uid: meta.uid(),
             gid: meta.gid(),
             mode: meta.mode() & 0o7777,
             mtime: u64::try_from(meta.mtime()).unwrap_or(0),
+            ctime: u64::try_from(meta.ctime()).unwrap_or(0),
             queue: if queues { queue(&path) } else { None },
             holders: Vec::new(),
-            complete: true,
+            complete: false,
         });
     }
-    out.sort_by(|a, b| a.path.cmp(&b.path));
 }
 
 /// What is in a queue. Reading its file takes no message out of it (ipc/mqueue.c, `mqueue_read_file`).
@@ -129,16 +166,23 @@ fn parse_queue(status: &str) -> Option<PosixQueue> {
     Some(PosixQueue { bytes: word("QSIZE:")?.parse().ok()?, notify_pid, attributes: None })
 }
 
+/// Looks for their users among all processes, if there are any objects.
 fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
+    if objects.is_empty() {
+        return;
+    }
+    objects.iter_mut().for_each(|o| o.complete = true);
     let minor = |dev: u64| rustix::fs::minor(dev);
     let by_file: HashMap<(u32, u64), usize> =
         objects.iter().enumerate().map(|(at, o)| ((minor(o.dev), o.ino), at)).collect();
-    // A descriptor of a queue shows its name, of the others the path, in the holder's own mount namespace.
-    let by_link: HashMap<String, usize> = objects
-        .iter()
-        .enumerate()
-        .map(|(at, o)| (if o.kind == PosixKind::Mq { o.name.clone() } else { o.path.clone() }, at))
-        .collect();
+    // A descriptor of mq_open shows the queue's name, all others the path, in the holder's own mount namespace.
+    let mut by_link: HashMap<String, usize> = HashMap::new();
+    for (at, o) in objects.iter().enumerate() {
+        by_link.insert(o.path.clone(), at);
+        if o.kind == PosixKind::Mq {
+            by_link.insert(o.name.clone(), at);
+        }
+    }
     let mut denied = Vec::new();
     let all = pids();
     if !all.contains(&INIT) {
@@ -246,7 +290,7 @@ mod tests {
         let name = format!("/ipctrace-test-{}", std::process::id());
         let path = format!("{SHM_DIR}{name}");
         let Ok(file) = std::fs::File::create_new(&path) else { return };
-        let found = posix_objects().objects;
+        let found = posix_objects().0.objects;
         std::fs::remove_file(&path).expect("remove");
         // Not every build machine has a tmpfs there.
         if let Some(object) = found.iter().find(|o| o.path == path) {

@@ -31,6 +31,8 @@ pub struct Options {
     pub backend: Option<Backend>,
     /// Size of the ring buffer in bytes; a power of two, at least a page.
     pub ring_bytes: u32,
+    /// Device of the file system with POSIX semaphores and shared memory, as the kernel counts; 0: none.
+    pub shm_device: u32,
 }
 
 /// Attached probes and how they came to be. Dropping it detaches everything.
@@ -91,6 +93,9 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
     let (mut ebpf, btf) = load(host, &options.config, &[("EVENTS", options.ring_bytes)])?;
     syscall_numbers(&mut ebpf, &host.arch)?;
     let mut calibrated = calibrate(&mut ebpf)?;
+    calibrated
+        .set(calibration::SHM_DEVICE, u64::from(options.shm_device), 0)
+        .context("cannot write the map CALIBRATION")?;
 
     let arguments = |name: &str| btf.arguments(name);
     let facts = Facts {

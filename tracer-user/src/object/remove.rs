@@ -1,6 +1,8 @@
 //! Removes one object, after a last look whether it is the one that was shown.
 
+use std::ffi::CString;
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -19,6 +21,8 @@ pub enum Identity {
     Sysv { kind: Sysv, id: i32, state: State },
     /// A name in a file system.
     File { path: PathBuf, dev: u64, ino: u64 },
+    /// A POSIX message queue whose file system is mounted nowhere, by its name with the leading slash.
+    Queue { name: String, dev: u64, ino: u64 },
 }
 
 /// What the kernel says of a System V object.
@@ -85,6 +89,23 @@ pub fn remove(object: &Identity, force: bool) -> Result<(), Refusal> {
                 return Err(Refusal::Another);
             }
             Ok(std::fs::remove_file(path)?)
+        }
+        Identity::Queue { name, dev, ino } => {
+            let name = CString::new(name.as_str()).map_err(io::Error::from)?;
+            let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+            // SAFETY: a string that ends with a zero byte; without O_CREAT nothing else is read.
+            let fd = unsafe { libc::mq_open(name.as_ptr(), flags) };
+            if fd < 0 {
+                return Err(io::Error::last_os_error().into());
+            }
+            // SAFETY: just opened, owned by nobody else.
+            let queue = unsafe { OwnedFd::from_raw_fd(fd) };
+            let meta = rustix::fs::fstat(&queue).map_err(io::Error::from)?;
+            if (meta.st_dev, meta.st_ino) != (*dev, *ino) {
+                return Err(Refusal::Another);
+            }
+            // SAFETY: a string that ends with a zero byte.
+            if unsafe { libc::mq_unlink(name.as_ptr()) } < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
         }
     }
 }

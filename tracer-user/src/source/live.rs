@@ -17,7 +17,7 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
-use super::scan::{Look, Scan, Wanted};
+use super::scan::{Look, Names, Scan, Wanted};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
@@ -145,7 +145,9 @@ impl Live {
         let host = Host::read();
         let enabled = SITES
             .iter()
-            .filter(|s| options.only.is_empty() || options.only.contains(&s.mechanism) || always(s.mechanism))
+            .filter(|s| {
+                options.only.is_empty() || options.only.contains(&s.mechanism) || carries(s.mechanism, &options.only)
+            })
             .fold(0, |bits, s| bits | s.site.bit());
         let all = options.target == Target::All;
         let config = Config {
@@ -158,7 +160,12 @@ impl Live {
         };
         let mut attached = attach::attach(
             &host,
-            &attach::Options { config, backend: options.backend, ring_bytes: options.ring_bytes },
+            &attach::Options {
+                config,
+                backend: options.backend,
+                ring_bytes: options.ring_bytes,
+                shm_device: inventory::shm_device(),
+            },
         )?;
         let mut maps = Probes::new(&mut attached.ebpf)?;
         let pids = targets(&options.target)?;
@@ -253,7 +260,8 @@ impl Live {
             let told = |e: &anyhow::Error| tracing::warn!("open files are not read: {e:#}");
             files = iter::files(&mut self.attached.ebpf).inspect_err(told).ok();
         }
-        Look { scope: self.scope(), files }
+        let named = [Mechanism::Mq, Mechanism::PosixSem, Mechanism::PosixShm].into_iter().any(|m| self.watches(m));
+        Look { scope: self.scope(), files, posix: if named { Names::Listed } else { Names::None } }
     }
 
     fn watches(&self, mechanism: Mechanism) -> bool {
@@ -364,7 +372,7 @@ impl Live {
                 }
                 return out;
             }
-            Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) => {
+            Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) | Body::MqFail(_) => {
                 p.receivers.insert(header.tgid);
             }
             Body::Stall(s) if s.obj.kind == kind::MSG => p.look_at_queue(s.obj.into(), header.tgid),
@@ -395,7 +403,8 @@ impl Live {
             | Body::FdFlags(_)
             | Body::EventfdCreate(_)
             | Body::SysvCreate(_)
-            | Body::SysvFail(_) => {}
+            | Body::SysvFail(_)
+            | Body::PosixCreate(_) => {}
         }
         if p.described.insert((header.tgid, tick_of(header.start_ns)))
             && let Some(row) = inventory::process(header.tgid)
@@ -549,7 +558,11 @@ impl Live {
         }
         self.collect();
         self.release(u64::MAX, sink);
-        let closing = self.look().read();
+        let mut look = self.look();
+        if look.posix == Names::Listed {
+            look.posix = Names::WithUsers;
+        }
+        let closing = look.read();
         // Who used a semaphore last may hold it: what does that process do?
         let users: BTreeSet<u32> = closing
             .sem_sets
@@ -576,9 +589,11 @@ fn is_signal(kind: u32) -> bool {
     matches!(kind, kind::SIGNAL | kind::SIGNAL_INFO)
 }
 
-/// Processes and signals carry the other mechanisms: identities, ends, parents.
-fn always(mechanism: Mechanism) -> bool {
-    matches!(mechanism, Mechanism::Child)
+/// Whether sites of a mechanism are needed for others: processes carry all (identities, ends, parents), and the files of
+/// POSIX semaphores are created as those of shared memory are.
+fn carries(mechanism: Mechanism, only: &[Mechanism]) -> bool {
+    let of_semaphores = mechanism == Mechanism::PosixShm && only.contains(&Mechanism::PosixSem);
+    mechanism == Mechanism::Child || of_semaphores
 }
 
 /// SysV objects are known by their ids, which may be 0, and have no descriptors.
@@ -590,7 +605,12 @@ fn is_sysv(obj: ObjKey) -> bool {
 fn eventless(only: &[Mechanism]) -> impl Iterator<Item = String> {
     Mechanism::ALL
         .iter()
-        .filter(move |m| (only.is_empty() || only.contains(m)) && !SITES.iter().any(|s| s.mechanism == **m))
+        .filter(move |m| {
+            (only.is_empty() || only.contains(m))
+                && !SITES
+                    .iter()
+                    .any(|s| s.mechanism == **m || (s.mechanism == Mechanism::PosixShm && **m == Mechanism::PosixSem))
+        })
         .map(|m| format!("{}: events are not watched yet, only what exists at the start and at the end", m.name()))
 }
 

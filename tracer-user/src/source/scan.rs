@@ -35,6 +35,18 @@ pub(super) struct Look {
     pub(super) scope: Scope,
     /// All open files, where the kernel tells.
     pub(super) files: Option<Files>,
+    pub(super) posix: Names,
+}
+
+/// How much to read of POSIX message queues, semaphores and shared memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Names {
+    #[default]
+    None,
+    /// What exists.
+    Listed,
+    /// And who uses it: that needs all processes' descriptors and mappings.
+    WithUsers,
 }
 
 impl Look {
@@ -42,6 +54,15 @@ impl Look {
         let mut inv = inventory::read(&self.scope);
         if let Some(mut files) = self.files {
             inventory::read_passed(&mut inv, &self.scope, &mut |see| files.each(see));
+        }
+        let posix = match self.posix {
+            Names::None => None,
+            Names::Listed => Some(inventory::posix_names()),
+            Names::WithUsers => Some(inventory::posix_objects()),
+        };
+        if let Some((found, problems)) = posix {
+            inv.posix = Some(found);
+            inv.problems.extend(problems);
         }
         inv
     }
@@ -135,7 +156,7 @@ mod tests {
         let obj = ObjKey { kind: kind::PIPE, ns: 0, id: ino };
         let before_ns = inventory::boot_ns();
         let wanted = Wanted {
-            inventory: Some(Look { scope: Scope::Pids(vec![child.id()]), files: None }),
+            inventory: Some(Look { scope: Scope::Pids(vec![child.id()]), files: None, posix: Names::Listed }),
             users: BTreeSet::from([rustix::process::getuid().as_raw()]),
             objects: vec![obj],
             waited_for: BTreeSet::from([obj]),

@@ -7,7 +7,7 @@ use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderRow,
     Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
 };
-use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, SemCreate, Stall, UNKNOWN};
+use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, PosixCreate, SemCreate, Stall, UNKNOWN};
 use tracer_common::map::{ObjRef, ObjState, kind};
 use tracer_common::syscall::Syscall;
 
@@ -162,7 +162,11 @@ impl Stream {
         state: State,
         ret: i64,
     ) -> &mut Self {
-        let call = if obj.kind == kind::SEM { Syscall::Semtimedop } else { Syscall::Write };
+        let call = match obj.kind {
+            kind::SEM => Syscall::Semtimedop,
+            kind::MQ => Syscall::MqTimedsend,
+            _ => Syscall::Write,
+        };
         let body = Stall {
             obj: obj_ref(obj),
             state: ObjState { a: state.a, b: state.b, c: state.c },
@@ -239,9 +243,25 @@ impl Stream {
         span: (u64, u64),
         reader: Option<(P, u64)>,
     ) -> &mut Self {
+        let state = if obj.kind == kind::PIPE { pipe_state() } else { State { a: u64::MAX - 1, b: 0, c: 0 } };
+        self.refused_in(at, p, obj, state, count, span, reader)
+    }
+
+    /// The same of an object in this state.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn refused_in(
+        &mut self,
+        at: u64,
+        p: P,
+        obj: ObjKey,
+        state: State,
+        count: u64,
+        span: (u64, u64),
+        reader: Option<(P, u64)>,
+    ) -> &mut Self {
         let row = RefusedRow {
             obj,
-            state: if obj.kind == kind::PIPE { pipe_state() } else { State { a: u64::MAX - 1, b: 0, c: 0 } },
+            state,
             tgid: p.0,
             tid: p.0,
             start_ns: p.start_ns(),
@@ -381,6 +401,17 @@ pub(crate) fn pipe(ino: u64) -> ObjKey {
 
 pub(crate) fn eventfd(id: u64) -> ObjKey {
     ObjKey { kind: kind::EVENTFD, ns: 0, id }
+}
+
+pub(crate) fn mq(id: u64) -> ObjKey {
+    ObjKey { kind: kind::MQ, ns: 9, id }
+}
+
+/// mq_open with O_CREAT returned this queue.
+pub(crate) fn mq_create(id: u64, name: &str) -> Body {
+    let mut cut = [0; 32];
+    cut[..name.len()].copy_from_slice(name.as_bytes());
+    Body::PosixCreate(PosixCreate { obj: obj_ref(mq(id)), exact: 0, _pad: 0, name: cut })
 }
 
 pub(crate) fn sem(id: u64) -> ObjKey {

@@ -12,6 +12,7 @@ pub mod loss;
 pub mod msg;
 pub mod passed;
 pub mod pipe;
+pub mod posix;
 pub mod process;
 pub mod refused;
 pub mod sem;
@@ -66,6 +67,7 @@ pub struct World {
     pub fds: fdpass::FdPass,
     pub passed: passed::Passed,
     pub eventfds: eventfd::Eventfds,
+    pub posix: posix::Posix,
     pub children: child::Children,
     pub stalls: Stalls,
     pub refused: refused::Refused,
@@ -123,6 +125,7 @@ impl World {
             ("received descriptors or their senders", self.fds.dropped),
             ("rows of descriptors that others opened", self.passed.dropped),
             ("eventfds", self.eventfds.dropped),
+            ("POSIX objects", self.posix.dropped),
             ("ended children", self.children.dropped),
             ("waits", self.stalls.dropped),
             ("refused calls", self.refused.dropped),
@@ -193,6 +196,7 @@ impl World {
                 self.advance(table.ts_ns);
                 let proc = self.processes.resolve(table.tgid, table.start_ns);
                 self.fds.table(proc, table);
+                self.posix.table(proc, table);
             }
             Event::Process { ts_ns, row } => {
                 self.advance(*ts_ns);
@@ -300,6 +304,8 @@ impl World {
                 kind::MSG => self.msgs.failed(proc, context, e),
                 _ => {}
             },
+            Body::PosixCreate(e) => self.posix.created(proc, context, e),
+            Body::MqFail(e) => self.posix.failed(proc, context, *e),
             // Handled above.
             Body::Free(_) | Body::SemRemove(_) | Body::SysvRemove(_) => {}
         }
@@ -384,6 +390,9 @@ impl World {
         self.shms.inventory(inventory, look);
         self.msgs.inventory(inventory, look);
         self.passed(inventory, look);
+        if let Some(found) = &inventory.posix {
+            self.posix.inventory(inventory.ts_ns, found, look, &mut self.processes);
+        }
         let (new, old) = (inventory.system, self.limits);
         let or = |a: u64, b: u64| if a == 0 { b } else { a };
         self.limits = SystemLimits {

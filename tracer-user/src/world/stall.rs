@@ -5,6 +5,9 @@ use crate::record::{ObjKey, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use tracer_common::syscall::Syscall;
 
+/// include/uapi/asm-generic/errno.h
+const ETIMEDOUT: i64 = 110;
+
 /// Objects with stalls that are remembered.
 const MAX_OBJECTS: usize = 8_192;
 /// Waiting (process, call) pairs remembered for one object.
@@ -128,6 +131,8 @@ pub struct WaiterStalls {
     pub last_ns: u64,
     /// End of the last successful wait.
     pub last_success_ns: Option<u64>,
+    /// Waits that ended with ETIMEDOUT.
+    pub timed_out: u64,
 }
 
 /// A finished or lasting wait with its times.
@@ -258,6 +263,7 @@ impl Stalls {
             w.succeeded.estimated += u64::from(e.estimated);
             w.last_success_ns = Some(e.until_ns);
         }
+        w.timed_out += u64::from(e.ret == -ETIMEDOUT);
         w.last_tid = e.tid;
         w.fd = e.fd;
         w.comm = e.comm;

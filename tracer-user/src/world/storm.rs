@@ -6,8 +6,8 @@ use crate::decode::decode;
 use crate::detect;
 use crate::record::{
     BlockedThread, ChildRow, FdTable, Holder, Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey, PassedRow, PipeOwner,
-    ProcessRow, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment, State,
-    SystemLimits,
+    PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue, ProcessRow, ReaderRow, Record, RefusedRow,
+    SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment, State, SystemLimits,
 };
 use tracer_common::event::Header;
 
@@ -61,8 +61,9 @@ impl Dice {
     }
 
     fn kernel(&mut self) -> Record {
-        const KINDS: [u16; 29] = [
+        const KINDS: [u16; 31] = [
             1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 50, 0, 999, 40, 3, 4, 1,
+            80, 81,
         ];
         let header = Header {
             ts_ns: self.time(),
@@ -105,9 +106,44 @@ impl Dice {
         }
     }
 
+    fn posix(&mut self) -> PosixInventory {
+        let kinds = [PosixKind::Mq, PosixKind::Sem, PosixKind::Shm];
+        let objects = (0..self.roll() % 6).map(|_| PosixObject {
+            kind: kinds[usize::try_from(self.roll() % 3).unwrap_or(0)],
+            name: ["/a-1", "/a-2", "", "\u{1b}"][usize::try_from(self.roll() % 4).unwrap_or(0)].to_owned(),
+            path: String::new(),
+            dev: self.number(),
+            device: self.word(),
+            ino: self.number(),
+            size_bytes: self.number(),
+            uid: self.word(),
+            gid: self.word(),
+            mode: self.word(),
+            mtime: self.number(),
+            ctime: self.number(),
+            queue: self.roll().is_multiple_of(2).then(|| PosixQueue {
+                bytes: self.number(),
+                notify_pid: self.word(),
+                attributes: Some([self.number(), self.number(), self.number()]),
+            }),
+            holders: (0..self.roll() % 2)
+                .map(|_| PosixHolder { tgid: self.word(), start_ns: self.number(), open: true, mapped: false })
+                .collect(),
+            complete: self.roll().is_multiple_of(2),
+        });
+        PosixInventory {
+            objects: objects.collect(),
+            unlisted: Vec::new(),
+            queues_max: self.number(),
+            shm_used_bytes: self.number(),
+            shm_max_bytes: self.number(),
+        }
+    }
+
     fn inventory(&mut self) -> Inventory {
         Inventory {
             ts_ns: self.time(),
+            posix: self.roll().is_multiple_of(2).then(|| self.posix()),
             processes: (0..self.roll() % 8).map(|_| self.process()).collect(),
             sem_sets: (0..self.roll() % 5)
                 .map(|_| SemSetRow {

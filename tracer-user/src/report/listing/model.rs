@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::cell::Cell;
 use super::subject::Subject;
 use crate::detect::cgroup;
-use crate::listed::{OpenObjects, PosixKind, PosixObject};
-use crate::record::{Inventory, LimitRow, ProcessRow};
+use crate::listed::OpenObjects;
+use crate::record::{Inventory, LimitRow, PosixKind, PosixObject, ProcessRow};
 
 /// An object whose users are dead, but that others could use, must not have been used for so long: a server may
 /// be about to start its next worker.

@@ -6,7 +6,7 @@ use super::cell::Cell;
 use super::model::{Model, Orphan, User};
 use super::subject::Subject;
 use super::table::{Column, Kind, Line, Shows, column, leftover, users};
-use crate::listed::{PosixKind, PosixObject};
+use crate::record::{PosixKind, PosixObject};
 
 /// The three kinds differ in their words only.
 macro_rules! kinds {
@@ -35,7 +35,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Mq Mq "mq" "mqs" "POSIX message queues (if their file system is mounted)";
+    Mq Mq "mq" "mqs" "POSIX message queues (if their file system is mounted, or with CAP_SYS_ADMIN)";
     PosixSem Sem "posix-sem" "posix-sems" "POSIX named semaphores";
     PosixShm Shm "posix-shm" "posix-shms" "POSIX shared memory objects";
 }
@@ -63,7 +63,7 @@ fn columns(kind: PosixKind) -> Vec<Column<PosixObject>> {
             pids(&l.row, |h| h.mapped)
         }),
         column::<PosixObject>("path", Shows::OnRequest, "where it is in the file system", |_, l| {
-            Cell::text(l.row.path.clone())
+            if l.row.path.is_empty() { Cell::Nothing } else { Cell::text(l.row.path.clone()) }
         }),
     ]);
     out.extend(leftover());
@@ -94,7 +94,7 @@ fn queue() -> Vec<Column<PosixObject>> {
     ]
 }
 
-fn pids(row: &PosixObject, does: fn(&crate::listed::PosixHolder) -> bool) -> Cell {
+fn pids(row: &PosixObject, does: fn(&crate::record::PosixHolder) -> bool) -> Cell {
     Cell::List(row.holders.iter().filter(|h| does(h)).map(|h| Cell::Number(h.tgid.into())).collect())
 }
 

@@ -3,8 +3,11 @@
 use serde_json::Value;
 
 use super::*;
-use crate::listed::{OpenObject, OpenObjects, Peer, PosixHolder, PosixKind, PosixObject, SocketState, UnixSocket};
-use crate::record::{Holder, Inventory, MsgQueue, ProcessRow, SemLimitRow, SemSetRow, SemValue, ShmSegment};
+use crate::listed::{OpenObject, OpenObjects, Peer, SocketState, UnixSocket};
+use crate::record::{
+    Holder, Inventory, MsgQueue, PosixHolder, PosixKind, PosixObject, ProcessRow, SemLimitRow, SemSetRow, SemValue,
+    ShmSegment,
+};
 
 const NS: u32 = 4_026_531_839;
 /// Boot clock and calendar of the inventory.
@@ -169,12 +172,14 @@ fn posix(name: &str, holders: Vec<PosixHolder>, complete: bool) -> PosixObject {
         name: name.into(),
         path: format!("/dev/shm/sem.{name}"),
         dev: 1,
+        device: 1,
         ino: 2,
         size_bytes: 32,
         uid: 7,
         gid: 7,
         mode: 0o600,
         mtime: NOW_S,
+        ctime: NOW_S,
         queue: None,
         holders,
         complete,

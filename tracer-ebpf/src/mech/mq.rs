@@ -1,0 +1,84 @@
+//! POSIX message queues: created, sends refused or given up because the queue is full, and successful receives. Waits go
+//! with `blocked`.
+
+use tracer_common::event::{MqFail, PosixCreate};
+use tracer_common::map::ObjRef;
+
+use crate::emit::{self, Call};
+use crate::filter;
+use crate::kread;
+use crate::mech::{blocked, refused};
+use crate::resolve;
+use crate::task::{self, Regs};
+
+const EAGAIN: i64 = -11;
+const ENOMEM: i64 = -12;
+const EMFILE: i64 = -24;
+const ENOSPC: i64 = -28;
+const ETIMEDOUT: i64 = -110;
+/// include/uapi/asm-generic/fcntl.h
+const O_CREAT: u64 = 0o100;
+
+/// The kernel's functions return int: the upper half of the register means nothing.
+#[inline(always)]
+fn whole(call: &Call) -> Call {
+    call.returning(i64::from(call.ret as i32))
+}
+
+/// mq_open returned.
+#[inline(always)]
+pub fn opened(call: &Call, regs: Regs) {
+    let call = whole(call);
+    if !filter::wanted(task::ids().0) || regs.arg(1).unwrap_or(0) & O_CREAT == 0 {
+        return;
+    }
+    if call.ret < 0 {
+        if call.ret != EMFILE && call.ret != ENOSPC && call.ret != ENOMEM {
+            return;
+        }
+        // struct mq_attr: flags, messages, bytes of one, messages now; none means the defaults.
+        let attr = regs.arg(3).unwrap_or(0);
+        let messages = kread::user::<u64>(attr + 8).unwrap_or(0);
+        let message_bytes = kread::user::<u64>(attr + 16).unwrap_or(0);
+        return emit::event_with_stack(&call, MqFail { errno: call.ret as i32, _pad: 0, messages, message_bytes });
+    }
+    let inode = resolve::queue_behind(task::current(), call.ret as u32);
+    if inode == 0 {
+        return emit::fault(call.site);
+    }
+    let mut event = PosixCreate { obj: resolve::queue(inode), exact: 0, _pad: 0, name: [0; 32] };
+    if let Some(file) = resolve::file(call.ret as u32) {
+        file.name(&mut event.name);
+    }
+    emit::event_with_stack(&call, event);
+}
+
+/// mq_timedsend returned.
+#[inline(always)]
+pub fn sent(call: &Call) {
+    let call = whole(call);
+    blocked::ended(&call, ObjRef::default());
+    if (call.ret != EAGAIN && call.ret != ETIMEDOUT) || !filter::wanted(task::ids().0) {
+        return;
+    }
+    let Some(fd) = Regs::current().and_then(|regs| regs.arg(0)) else { return };
+    let inode = resolve::queue_behind(task::current(), fd as u32);
+    if inode != 0 {
+        let (obj, state) = (resolve::queue(inode), resolve::queue_state(inode));
+        refused::queue(&call, obj, state, inode, fd as i32, call.ret == ETIMEDOUT);
+    }
+}
+
+/// mq_timedreceive returned; a message may be empty.
+#[inline(always)]
+pub fn received(call: &Call) {
+    let call = whole(call);
+    if call.ret < 0 || !filter::wanted(task::ids().0) {
+        return;
+    }
+    let Some(fd) = Regs::current().and_then(|regs| regs.arg(0)) else { return };
+    let inode = resolve::queue_behind(task::current(), fd as u32);
+    if inode != 0 {
+        blocked::drained(&call, inode, resolve::number(inode));
+    }
+}

@@ -1,0 +1,21 @@
+//! `mq-leak`: POSIX message queues that nobody has open.
+
+use super::finding::Finding;
+use super::leftover::{self, Words};
+use crate::record::PosixKind;
+use crate::world::World;
+use tracer_common::site::Site;
+
+const WORDS: Words = Words {
+    code: "mq-leak",
+    kind: PosixKind::Mq,
+    word: "mq",
+    one: "POSIX message queue",
+    many: "POSIX message queues",
+    site: Site::MqOpen,
+    fix: "Call mq_unlink on every way out, or as soon as all sides have opened the queue: it then goes with its last descriptor.",
+};
+
+pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
+    leftover::judge(world, now_ns, &WORDS)
+}

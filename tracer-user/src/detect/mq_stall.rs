@@ -1,0 +1,90 @@
+//! `mq-stall`: a thread waited at least min-stall in mq_send or mq_timedsend because the queue is full.
+//!
+//! A receiver that waits for a message is idle, and never gets here.
+
+use super::draft::{Draft, mq_object, name, names, queue};
+use super::finding::{Finding, Severity};
+use super::stall::{CRITICAL_NS, doing, objects, readers, summary};
+use super::time::duration;
+use crate::decode::ProcId;
+use crate::world::World;
+use tracer_common::map::kind;
+use tracer_common::site::Site;
+
+pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
+    objects(world, kind::MQ)
+        .into_iter()
+        .filter_map(|obj| {
+            let s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
+            let senders = s.procs();
+            let receivers = readers(world, obj, &senders);
+            let severity = if s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
+            let mut d = Draft::new(world, "mq-stall", severity);
+            d.rests_on(&[Site::MqSend, Site::Blocked]);
+            for w in &s.waiting {
+                d.subject("sender", w.proc, Some(w.tid));
+            }
+            for r in receivers.iter().take(4) {
+                d.process("receiver", r.proc, None);
+            }
+            if let Some(c) = world.posix.creation(obj) {
+                d.process("creator", c.by, None).stack("creator", c.by, c.stack);
+            }
+            let blame = match receivers.first() {
+                Some(r) if s.ongoing > 0 => {
+                    let since = r.read_ns.map_or_else(
+                        || "does not receive".to_owned(),
+                        |t| format!("has not received for {}", duration(now_ns.saturating_sub(t))),
+                    );
+                    let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
+                    format!("receiver {} {since}{what}", name(world, r.proc))
+                }
+                Some(r) => format!("receiver {} took messages too late", name(world, r.proc)),
+                None => "nobody was seen to receive from it".to_owned(),
+            };
+            let what = queue(world, obj);
+            // 0: the kernel's type information lacks it.
+            let most = (s.state.a > 0).then_some(s.state.a);
+            let full = most.map_or_else(|| " (full)".to_owned(), |most| format!(" (full, {most} messages)"));
+            let gave_up = match s.timed_out {
+                0 => String::new(),
+                1 => ", of which 1 ended at its time-out".to_owned(),
+                n => format!(", of which {n} ended at their time-out"),
+            };
+            let who = names(world, &senders);
+            d.title(format!("{who} {}{gave_up}, for room in {what}{full}: {blame}", s.words()));
+            d.object(mq_object(world, obj));
+            s.tell(&mut d, world.session.min_stall_ns);
+            let fd = s.waiting.first().map(|w| w.fd).filter(|fd| *fd >= 0);
+            d.evidence("timed_out", s.timed_out)
+                .evidence("messages", most.map(|_| s.state.b))
+                .evidence("max_messages", most)
+                .evidence("fd", fd)
+                .pids(senders.iter().copied());
+            d.chain(format!("{who} {} ({what})", s.words()));
+            let receivers: Vec<ProcId> = receivers.iter().map(|r| r.proc).collect();
+            if let Some(first) = receivers.first() {
+                d.chain(format!("{} should receive from it", names(world, &receivers)));
+                let pid = first.pid();
+                d.remedy(
+                    "See what the receiver does instead of receiving.",
+                    Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
+                );
+            }
+            d.remedy(
+                "Receive in a thread that does nothing slow, or ask for more room (mq_maxmsg of mq_open, at most \
+                 fs.mqueue.msg_max) if the pauses are short.",
+                Some("sysctl fs.mqueue".to_owned()),
+            );
+            d.remedy(
+                "If the sender must not wait, use O_NONBLOCK or a time-out, and decide what becomes of what was refused.",
+                None,
+            );
+            d.finish()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "mq_stall_tests.rs"]
+mod tests;

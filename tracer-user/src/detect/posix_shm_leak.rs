@@ -1,0 +1,21 @@
+//! `posix-shm-leak`: shared memory objects that nobody has open or mapped.
+
+use super::finding::Finding;
+use super::leftover::{self, Words};
+use crate::record::PosixKind;
+use crate::world::World;
+use tracer_common::site::Site;
+
+const WORDS: Words = Words {
+    code: "posix-shm-leak",
+    kind: PosixKind::Shm,
+    word: "posix-shm",
+    one: "POSIX shared memory object",
+    many: "POSIX shared memory objects",
+    site: Site::PosixCreate,
+    fix: "Call shm_unlink as soon as all sides have opened the object, or pass a memfd on: the memory then goes with its last user, however that ends.",
+};
+
+pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
+    leftover::judge(world, now_ns, &WORDS)
+}
