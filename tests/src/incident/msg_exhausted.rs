@@ -11,6 +11,7 @@ use crate::truth::Truth;
 const KIND: Kind = Kind {
     code: "msg-exhausted",
     limit: "MSGMNI",
+    leak: "msg-leak",
     sysctls: &[("msgmni", OBJECTS)],
     create: |removes| {
         let queue = Queue::create()?;

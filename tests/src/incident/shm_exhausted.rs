@@ -15,7 +15,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         Limit::Shmall => ("SHMALL", &[("shmall", OBJECTS)]),
         Limit::Shmmni | Limit::Semmni | Limit::Semmns => ("SHMMNI", &[("shmmni", OBJECTS)]),
     };
-    exhaustion::play(stage, options.bug(), Kind { code: "shm-exhausted", limit, sysctls, create })
+    exhaustion::play(stage, options.bug(), Kind { code: "shm-exhausted", limit, leak: "shm-leak", sysctls, create })
 }
 
 /// One byte takes a page.

@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Queues that nobody ever used tell something only if there are several alike: who created them may live.
 const NEVER_USED: usize = 3;
+/// The same if it was seen who created them, and that process lives: fewer may be a pool.
+const KEEPS_CREATING: usize = 8;
 /// A full queue must have been left alone for so long: its times are whole seconds, so less cannot be told.
 const LEFT_S: u64 = 2;
 
@@ -49,7 +51,8 @@ fn orphans(world: &World) -> Vec<(Why, Vec<&Queue>)> {
         for members in clusters(&made) {
             let queues: Vec<&Queue> = members.into_iter().filter_map(|i| group.get(i).copied()).collect();
             let owned = |q: &&Queue| owner_may_live(world, q.id.ns, q.row.cuid, q.row.ctime);
-            if why != Why::Unused || queues.len() >= NEVER_USED || !queues.iter().any(owned) {
+            let enough = if queues.iter().any(|q| creator_lives(world, q)) { KEEPS_CREATING } else { NEVER_USED };
+            if why != Why::Unused || queues.len() >= enough || !queues.iter().any(owned) {
                 out.push((why, queues));
             }
         }
@@ -57,22 +60,25 @@ fn orphans(world: &World) -> Vec<(Why, Vec<&Queue>)> {
     out
 }
 
+/// Whether the creator was seen, and lives.
+fn creator_lives(world: &World, q: &Queue) -> bool {
+    world.msgs.creation(q.id).is_some_and(|c| world.processes.alive(c.by))
+}
+
 fn wrong(world: &World, q: &Queue) -> Option<Why> {
     let r = &q.row;
     if !r.waiting.is_empty() {
         return None;
     }
-    // A creator that lives may come back to it, though others have used it since.
-    let owned = world.msgs.creation(q.id).is_some_and(|c| world.processes.alive(c.by));
     let dead = |pid: u32, at_s: u64| dead(world, pid, at_s, q.read_ns);
     let sender_dead = r.stime == 0 || dead(r.lspid, r.stime);
     let receiver_dead = r.rtime == 0 || dead(r.lrpid, r.rtime);
     let read_s = world.wall_s(q.read_ns)?;
     let left = r.stime != 0 && r.rtime <= r.stime && read_s.saturating_sub(r.stime) >= LEFT_S;
     match (sender_dead, receiver_dead) {
-        (true, true) if owned => None,
         (true, true) if r.stime == 0 && r.rtime == 0 => r.waiting_complete.then_some(Why::Unused),
-        (true, true) => Some(Why::Abandoned),
+        // A creator that lives may come back to it, though only others have used it.
+        (true, true) => (!creator_lives(world, q)).then_some(Why::Abandoned),
         (true, false) => (full(r) && left && r.lrpid != 0 && r.waiting_complete).then_some(Why::Unread),
         (false, _) => None,
     }

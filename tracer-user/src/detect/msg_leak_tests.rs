@@ -3,6 +3,8 @@
 use super::super::finding::{Confidence, Finding, Origin, Severity};
 use crate::record::{Inventory, MsgLimitRow, MsgQueue, ProcessRow, Record};
 use crate::world::fixture::{MS, NS, P, START, Stream, number, role};
+use tracer_common::event::{Body, SysvCreate};
+use tracer_common::map::kind;
 
 const INIT: P = P(1, "init");
 const SERVER: P = P(700, "server");
@@ -158,6 +160,50 @@ fn what_appears_and_stays_is_observed() {
     let f = one(&found);
     assert_eq!((f.origin, f.severity, role(f, "sender")), (Origin::Observed, Severity::Warning, vec![710]));
     assert!(f.title.contains("client (710)") && f.title.contains("full"), "{}", f.title);
+}
+
+#[test]
+fn who_created_a_queue_was_seen() {
+    let client = P(710, "client");
+    for (what, exact, made_s_ago, creator_dies, want) in [
+        ("its creator is dead", 1, 0, true, Some(vec![710])),
+        ("its creator lives, and may come back", 1, 0, false, None),
+        ("the call had opened an old one", 0, 100, true, Some(vec![])),
+        ("the call may have made it", 0, 0, true, Some(vec![710])),
+    ] {
+        let mut s = Stream::new();
+        s.record(Record::Baseline(inventory(0, vec![INIT.row('S')], vec![], 32_000)));
+        s.fork(900, INIT, client);
+        let body = SysvCreate { kind: kind::MSG, id: 5, key: 0, flags: 0o1600, ns: NS, exact, size: 0 };
+        s.stack = 3;
+        s.event(1_000, client, Body::SysvCreate(body)).frames(3, &[("/usr/bin/client", 0x5510, 0x510)]);
+        if creator_dies {
+            s.gone(2_000, client);
+        }
+        // Others have sent to it, and are dead.
+        let row = MsgQueue { ctime: START_S + 1 - made_s_ago, stime: START_S + 1, ..sent(5, 2) };
+        let rows = if creator_dies { vec![INIT.row('S')] } else { vec![INIT.row('S'), client.row('S')] };
+        s.record(Record::Closing(inventory(5_000, rows, vec![row], 32_000)));
+        let found = s.findings(5_000);
+        assert_eq!(found.first().map(|f| role(f, "creator")), want, "{what}: {found:#?}");
+        let stacks = found.first().map_or(0, |f| f.stacks.len());
+        assert_eq!(stacks, want.map_or(0, |creators| creators.len()), "{what}");
+    }
+}
+
+#[test]
+fn a_living_creator_may_have_a_pool() {
+    for (number, found) in [(7, 0), (8, 1)] {
+        let mut s = Stream::new();
+        s.record(Record::Baseline(inventory(0, vec![INIT.row('S'), owner(SERVER)], vec![], 32_000)));
+        for id in 0..number {
+            let body = SysvCreate { kind: kind::MSG, id, key: 0, flags: 0o1600, ns: NS, exact: 1, size: 0 };
+            s.event(1_000, SERVER, Body::SysvCreate(body));
+        }
+        let queues = (0..number).map(|id| MsgQueue { ctime: START_S + 1, ..unused(id) }).collect();
+        s.record(Record::Closing(inventory(5_000, vec![INIT.row('S'), owner(SERVER)], queues, 32_000)));
+        assert_eq!(s.findings(5_000).len(), found, "{number}");
+    }
 }
 
 #[test]

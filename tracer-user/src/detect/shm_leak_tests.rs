@@ -3,6 +3,8 @@
 use super::super::finding::{Confidence, Finding, Origin, Severity};
 use crate::record::{Inventory, ProcessRow, Record, ShmLimitRow, ShmSegment};
 use crate::world::fixture::{MS, NS, P, START, Stream, number, role};
+use tracer_common::event::{Body, SysvCreate};
+use tracer_common::map::kind;
 
 const INIT: P = P(1, "init");
 const WORKER: P = P(700, "worker");
@@ -225,4 +227,32 @@ fn a_target_is_not_told_about_others() {
     let mut s = stays(&[WORKER.row('S')], &[segment(5, 400)]);
     s.session.target_pids = vec![WORKER.0];
     assert!(s.findings(3_000).is_empty());
+}
+
+#[test]
+fn who_created_a_segment_was_seen() {
+    let client = P(710, "client");
+    for (what, exact, cpid, creator_dies, want) in [
+        ("its creator is dead", 1, 710, true, Some((710, 1))),
+        ("its creator lives", 1, 710, false, None),
+        ("the call had opened one of another process", 0, 4_005, true, Some((4_005, 0))),
+        ("the call may have made it", 0, 710, true, Some((710, 1))),
+    ] {
+        let mut s = Stream::new();
+        s.record(Record::Baseline(inventory(0, vec![INIT.row('S')], vec![], 4_096)));
+        s.fork(900, INIT, client);
+        let body = SysvCreate { kind: kind::SHM, id: 5, key: 0, flags: 0o1600, ns: NS, exact, size: 65_536 };
+        s.stack = 3;
+        s.event(1_000, client, Body::SysvCreate(body)).frames(3, &[("/usr/bin/client", 0x5510, 0x510)]);
+        if creator_dies {
+            s.gone(2_000, client);
+        }
+        let row = ShmSegment { cpid, ctime: START_S + 1, ..segment(5, 0) };
+        let rows = if creator_dies { vec![INIT.row('S')] } else { vec![INIT.row('S'), client.row('S')] };
+        s.record(Record::Closing(inventory(5_000, rows, vec![row], 4_096)));
+        let found = s.findings(5_000);
+        let got = found.first().map(|f| (role(f, "creator").first().copied().unwrap_or(0), f.stacks.len()));
+        assert_eq!(got, want, "{what}: {found:#?}");
+        assert!(found.iter().all(|f| f.origin == Origin::Observed), "{what}");
+    }
 }

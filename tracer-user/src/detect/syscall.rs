@@ -15,8 +15,6 @@ const SLEEPERS: &[(&str, i64, i64)] = &[
     ("recvfrom", 45, 207),
     ("flock", 73, 32),
     ("fsync", 74, 82),
-    ("msgsnd", 69, 189),
-    ("msgrcv", 70, 188),
     ("rt_sigtimedwait", 128, 137),
     ("rt_sigsuspend", 130, 133),
     ("futex", 202, 98),

@@ -61,9 +61,9 @@ impl Dice {
     }
 
     fn kernel(&mut self) -> Record {
-        const KINDS: [u16; 31] = [
+        const KINDS: [u16; 34] = [
             1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 50, 0, 999, 40, 3, 4, 1,
-            80, 81,
+            16, 17, 18, 80, 81,
         ];
         let header = Header {
             ts_ns: self.time(),
@@ -334,6 +334,7 @@ impl Dice {
                 ],
                 soft_pages: self.number(),
             },
+            12 => Record::Queues { ts_ns, rows: self.inventory().msg_queues },
             _ => self.kernel(),
         }
     }
