@@ -28,6 +28,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let receiver = stage.spawn(&[], move || {
         queue.receive().context("cannot receive")?; // it waits for input, as a receiver should
         stage.reach(RECEIVED, 1);
+        stage.await_slot(SENDER, 1)?;
         for round in 1..=ROUNDS {
             stage.await_slot(ROUND, round)?;
             stage.wait_until_blocked(stage.value(SENDER) as i32, libc::SYS_msgsnd)?;

@@ -77,7 +77,7 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let what = words(obj, seen.as_ref(), latest.state.a);
     d.title(format!("{refused} of {} got EAGAIN ({what}): {blame}", names(world, &senders)));
     d.evidence("eagain", eagain)
-        .ms("last_drain_age_ms", receiver.as_ref().and_then(|r| r.read_ns).map(|t| now_ns.saturating_sub(t)));
+        .ms("last_drain_age_ms", receiver.as_ref().and_then(|r| r.at_ns).map(|t| now_ns.saturating_sub(t)));
     tell(&mut d, world, obj, seen.as_ref(), latest.state.a);
     d.pids(senders);
     let first_ns = rows.iter().map(|(_, r)| r.first_ns).min().unwrap_or_default();

@@ -6,9 +6,8 @@ use super::cascade;
 use super::draft::{Draft, name, names};
 use super::finding::{Finding, Severity};
 use super::pipe_stall::{AT_WORK, at_work, object_word, over_and_at_work, over_and_brief};
-use super::queue::{receiver, seen, tell, words};
+use super::queue::{Receiver, receiver, seen, tell, words};
 use super::stall::{CRITICAL_NS, ReadBy, Summary, doing, objects, summary};
-use super::time::duration;
 use crate::decode::ProcId;
 use crate::record::ObjKey;
 use crate::world::World;
@@ -24,7 +23,7 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     let seen = seen(world, obj);
     let last = world.stalls.object(obj).and_then(|o| o.reader.as_ref());
     let receiver = receiver(world, seen.as_ref(), last);
-    let readers: Vec<ReadBy> = receiver.iter().cloned().collect();
+    let readers: Vec<ReadBy> = receiver.iter().map(|r| ReadBy { proc: r.proc, read_ns: r.at_ns }).collect();
     if over_and_brief(world, &s, &readers) || over_and_at_work(world, &s, &readers) {
         return None;
     }
@@ -68,14 +67,14 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
 }
 
 /// `never`: the tables say that nobody has ever received from it.
-fn blame(world: &World, s: &Summary, receiver: Option<&ReadBy>, never: bool, now_ns: u64) -> String {
+fn blame(world: &World, s: &Summary, receiver: Option<&Receiver>, never: bool, now_ns: u64) -> String {
     let Some(r) = receiver else {
         return if never { "nobody has ever received from it" } else { "who should receive from it is not known" }
             .to_owned();
     };
     let who = format!("receiver {}", name(world, r.proc));
     let alive = world.processes.alive(r.proc);
-    let since = r.read_ns.map(|t| duration(now_ns.saturating_sub(t)));
+    let since = r.ago(now_ns);
     if s.ongoing > 0 {
         let ago = since.as_ref().map(|t| format!(", which received last {t} ago,")).unwrap_or_default();
         if !alive {
@@ -97,17 +96,15 @@ fn blame(world: &World, s: &Summary, receiver: Option<&ReadBy>, never: bool, now
     }
 }
 
-fn receiving(world: &World, r: &ReadBy, ongoing: bool, now_ns: u64) -> String {
+fn receiving(world: &World, r: &Receiver, ongoing: bool, now_ns: u64) -> String {
     let what = doing(world, r.proc).filter(|_| ongoing).map(|d| format!(", {d}")).unwrap_or_default();
-    match r.read_ns {
-        Some(at) => {
-            format!("{} received from it last {} ago{what}", name(world, r.proc), duration(now_ns.saturating_sub(at)))
-        }
+    match r.ago(now_ns) {
+        Some(ago) => format!("{} received from it last {ago} ago{what}", name(world, r.proc)),
         None => format!("{} received from it last{what}", name(world, r.proc)),
     }
 }
 
-fn remedies(d: &mut Draft<'_>, world: &World, s: &Summary, receiver: Option<&ReadBy>, id: i32, working: bool) {
+fn remedies(d: &mut Draft<'_>, world: &World, s: &Summary, receiver: Option<&Receiver>, id: i32, working: bool) {
     match receiver {
         Some(r) if world.processes.alive(r.proc) => {
             let pid = r.proc.pid();

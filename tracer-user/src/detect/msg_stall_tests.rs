@@ -75,9 +75,9 @@ fn one_that_lasts() {
             "the last receiver lives",
             received(RECEIVER.0, 10),
             true,
-            "receiver consumer (600) has not received for 12 s",
+            "receiver consumer (600) has not received for about 12 s",
         ),
-        ("the last receiver is dead", received(RECEIVER.0, 10), false, "which received last 12 s ago, is gone"),
+        ("the last receiver is dead", received(RECEIVER.0, 10), false, "which received last about 12 s ago, is gone"),
     ] {
         let mut s = Stream::new();
         let rows = if alive { vec![SENDER.row('S'), RECEIVER.row('S')] } else { vec![SENDER.row('S')] };

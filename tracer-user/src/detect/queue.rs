@@ -2,7 +2,8 @@
 
 use super::draft::{Draft, sysv_object};
 use super::orphan::bearer;
-use super::stall::ReadBy;
+use super::time::duration;
+use crate::decode::ProcId;
 use crate::record::{MsgQueue, ObjKey};
 use crate::world::World;
 use crate::world::stall::Reader;
@@ -55,14 +56,32 @@ pub(super) fn boot_ns(world: &World, at_s: u64) -> Option<u64> {
     (s.wall_ns > 0 && at_s > 0).then(|| at_ns.saturating_add(s.start_ns).saturating_sub(s.wall_ns))
 }
 
-/// Who received last: as it was seen, else as the tables tell, to the second.
-pub(super) fn receiver(world: &World, seen: Option<&Seen<'_>>, last: Option<&Reader>) -> Option<ReadBy> {
+/// Who received last from a queue.
+#[derive(Clone, Debug)]
+pub(super) struct Receiver {
+    pub proc: ProcId,
+    /// `None` if the clocks do not tell.
+    pub at_ns: Option<u64>,
+    /// It was not seen: the table tells, to the second.
+    pub about: bool,
+}
+
+impl Receiver {
+    /// How long that is ago, in words.
+    pub(super) fn ago(&self, now_ns: u64) -> Option<String> {
+        let about = if self.about { "about " } else { "" };
+        self.at_ns.map(|t| format!("{about}{}", duration(now_ns.saturating_sub(t))))
+    }
+}
+
+/// Who received last: as it was seen, else as the tables tell.
+pub(super) fn receiver(world: &World, seen: Option<&Seen<'_>>, last: Option<&Reader>) -> Option<Receiver> {
     if let Some(r) = last {
-        return Some(ReadBy { proc: r.proc, read_ns: Some(r.ts_ns) });
+        return Some(Receiver { proc: r.proc, at_ns: Some(r.ts_ns), about: false });
     }
     let row = seen.map(|s| s.last).filter(|row| row.lrpid != 0 && row.rtime != 0)?;
-    let read_ns = boot_ns(world, row.rtime).map(|ns| ns.min(world.now_ns));
-    Some(ReadBy { proc: bearer(world, row.lrpid, row.rtime), read_ns })
+    let at_ns = boot_ns(world, row.rtime).map(|ns| ns.min(world.now_ns));
+    Some(Receiver { proc: bearer(world, row.lrpid, row.rtime), at_ns, about: true })
 }
 
 /// Fills in the object, its creator, and how full it was when a message of so many bytes did not fit.
