@@ -254,6 +254,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_ours_concerns_us_without_any_process() {
+        let mut truth = Truth::default();
+        truth.names.insert("/incident-7-1".to_owned());
+        for (name, problems) in [("/incident-7-1", 1), ("/incident-8-1", 0)] {
+            let mut finding = finding();
+            finding["processes"] = json!([]);
+            finding["evidence"]["ids"] = json!([name]);
+            assert_eq!(judge(&truth, &[finding], 1.0, 0).len(), problems, "{name}");
+        }
+    }
+
+    #[test]
     fn replay_names_the_first_difference() {
         let (a, b) = (json!({"findings": [finding()]}), json!({"findings": [with("/title", json!("u"))]}));
         assert_eq!(replay_difference(&a, &a), None);

@@ -411,6 +411,27 @@ mod tests {
     }
 
     #[test]
+    fn message_queues_by_inode_number() {
+        let name = std::ffi::CString::new(format!("/ipctrace-test-{}", std::process::id())).expect("name");
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
+        // SAFETY: a string that ends with a zero byte, a mode, and the default attributes.
+        let raw = unsafe { libc::mq_open(name.as_ptr(), flags, 0o600, std::ptr::null_mut::<libc::mq_attr>()) };
+        if raw < 0 {
+            eprintln!("skipped: {}", std::io::Error::last_os_error());
+            return;
+        }
+        // SAFETY: just opened, owned by nobody else.
+        let queue = unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) };
+        // SAFETY: a string that ends with a zero byte.
+        unsafe { libc::mq_unlink(name.as_ptr()) };
+        let ino = rustix::fs::fstat(&queue).expect("stat").st_ino;
+        let child = Held::new(Command::new("cat").stdout(Stdio::from(queue)));
+        let (found, _) = holders(ObjKey { kind: kind::MQ, ns: 1, id: ino });
+        let row = found.iter().find(|h| h.tgid == child.0.id()).expect("the child");
+        assert_eq!((row.fd, row.reads, row.writes), (1, Some(false), Some(true)));
+    }
+
+    #[test]
     fn own_table() {
         let file = std::fs::File::open("/proc/self/stat").expect("open");
         let table = fd_table(std::process::id());

@@ -18,6 +18,8 @@ use crate::record::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQu
 const SHM_DIR: &str = "/dev/shm";
 /// The host's init may be shielded even from root; it uses no POSIX objects.
 const INIT: u32 = 1;
+/// Names that are listed at most in one folder.
+const NAMES_MAX: usize = 16_384;
 /// A status line of a queue: `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
 const STATUS_MAX: usize = 256;
 
@@ -103,7 +105,13 @@ fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queu
             return;
         }
     };
+    let mut left_out = 0_u64;
+    let before = out.len();
     for entry in entries.flatten() {
+        if out.len() - before >= NAMES_MAX {
+            left_out += 1;
+            continue;
+        }
         let path = entry.path();
         // Of the entry itself, not of what a link leads to.
         let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
@@ -133,6 +141,9 @@ fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queu
             holders: Vec::new(),
             complete: false,
         });
+    }
+    if left_out > 0 {
+        problems.push(format!("{left_out} names of {} not looked at: too many", dir.display()));
     }
 }
 

@@ -220,6 +220,8 @@ impl Live {
     /// # Errors
     /// The filter is full.
     pub fn add_target(&mut self, pid: u32) -> Result<()> {
+        // It is younger than the probes, and a pid counts as the target only if its bearer is older than the session.
+        (self.session.start_ns, self.session.wall_ns) = (inventory::boot_ns(), inventory::wall_ns());
         self.session.target_pids.push(pid);
         self.session.target = self.session.target_pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         self.maps.add(pid, TARGET).with_context(|| format!("cannot add pid {pid} to the filter"))
