@@ -23,7 +23,18 @@ const MAX_ALL_BYTES: u64 = 1 << 20;
 const GUEST: &str = "virtme-ng";
 /// Where paths in a trace may begin: the guest's folder for the programs, and what every Linux has.
 /// `/etc/passwd` is the file that the incidents open.
-const KNOWN_ROOTS: [&str; 8] = ["/tmp/demo/", "/etc/passwd", "/usr/", "/lib", "/bin/", "/dev/", "/proc/", "/sys/"];
+const KNOWN_ROOTS: [&str; 9] = [
+    // Names of POSIX queues, semaphores and memory, which begin as paths do.
+    "/incident-",
+    "/tmp/demo/",
+    "/etc/passwd",
+    "/usr/",
+    "/lib",
+    "/bin/",
+    "/dev/",
+    "/proc/",
+    "/sys/",
+];
 /// Differences shown of one report; more do not help.
 const SHOWN: usize = 12;
 
