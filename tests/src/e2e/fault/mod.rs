@@ -51,7 +51,7 @@ const FAULTS: &[Fault] = &[
     native("run-not-executable", running::not_executable),
     native("run-fail-on", running::fail_on),
     everywhere("namespaces", tables::namespaces),
-    everywhere("fork-storm", tables::fork_storm),
+    native("fork-storm", tables::fork_storm),
     everywhere("hidepid", tables::hidepid),
     everywhere("many-fds", tables::many_fds),
 ];
