@@ -185,4 +185,10 @@ events! {
 
     /// An eventfd was created. `flags`: EFD_SEMAPHORE 1, EFD_NONBLOCK 0o4000.
     EventfdCreate = 50 { id: u64, initial: u64, fd: u32, flags: u32 }
+
+    /// The name in a call that waited long or was refused at a unix socket that is not connected: `len` bytes of `name`,
+    /// as `sun_path` of unix(7). `sock` is the caller's own socket.
+    SocketAddress = 60 { sock: u64, len: u32, _pad: u32, name: [[u8; 32]; 4] }
+    /// A send with descriptors failed with ETOOMANYREFS: too many of its user's are in flight. `peer`: see `FdSend`.
+    FdOverflow = 61 { sock: u64, peer: u64, count: u32, _pad: u32 }
 }

@@ -82,4 +82,9 @@ fields! {
     UnixSkbFp = ["unix_skb_parms.fp"];
     ScmFp = ["scm_cookie.fp"];
     FpCount = ["scm_fp_list.count"];
+    SockType = ["sock.sk_type"];
+    SockSndbuf = ["sock.sk_sndbuf"];
+    SockWmem = ["sock.sk_wmem_alloc"];
+    SockQueued = ["sock.sk_receive_queue.qlen"];
+    SockBacklog = ["sock.sk_max_ack_backlog"];
 }

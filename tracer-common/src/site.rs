@@ -16,12 +16,22 @@ pub enum Mechanism {
     Eventfd,
     Child,
     Signal,
+    Socket,
 }
 
 impl Mechanism {
     /// All mechanisms, in the order of listings.
-    pub const ALL: &[Self] =
-        &[Self::Sem, Self::Shm, Self::Msg, Self::Pipe, Self::Fdpass, Self::Eventfd, Self::Child, Self::Signal];
+    pub const ALL: &[Self] = &[
+        Self::Sem,
+        Self::Shm,
+        Self::Msg,
+        Self::Pipe,
+        Self::Fdpass,
+        Self::Eventfd,
+        Self::Child,
+        Self::Signal,
+        Self::Socket,
+    ];
 
     /// The word used on the command line and in reports.
     pub const fn name(self) -> &'static str {
@@ -34,6 +44,7 @@ impl Mechanism {
             Self::Eventfd => "eventfd",
             Self::Child => "child",
             Self::Signal => "signal",
+            Self::Socket => "socket",
         }
     }
 }
@@ -201,6 +212,13 @@ sites! {
     SignalGenerate, "signal_generate", Signal, &[], Tracepoint("signal_generate", "signal_generate"), false, "";
     SignalDeliver, "signal_deliver", Signal, &[], Tracepoint("signal_deliver", "signal_deliver"), false, "";
     Blocked, "blocked", Child, &[], Tracepoint("sched_switch", "sched_switch"), false, "io_uring workers and 32-bit programs";
+    SocketSend, "socket_send", Socket, &[&[exit("unix_stream_sendmsg", "socket_send")], &[exit("unix_dgram_sendmsg", "socket_send_dgram")]],
+        Syscalls(&[S::Write, S::Writev, S::Pwritev2, S::Sendto, S::Sendmsg, S::Sendmmsg]), true, "";
+    SocketConnect, "socket_connect", Socket, &[&[exit("unix_stream_connect", "socket_connect")]],
+        Syscalls(&[S::Connect]), true, "";
+    SocketRead, "socket_read", Socket, &[&[exit("unix_stream_recvmsg", "socket_read")], &[exit("unix_dgram_recvmsg", "socket_read_dgram")],
+        &[exit("unix_seqpacket_recvmsg", "socket_read_packet")]],
+        Syscalls(&[S::Read, S::Readv, S::Preadv2, S::Recvfrom, S::Recvmsg, S::Recvmmsg]), true, "reads through io_uring";
 }
 
 const _: () = assert!(SITES.len() <= 64);

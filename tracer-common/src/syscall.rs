@@ -67,6 +67,9 @@ syscalls! {
     CloseRange = "close_range", 436, 436, "exit_close_range";
     Openat2 = "openat2", 437, 437, "exit_open";
     PidfdGetfd = "pidfd_getfd", 438, 438, "exit_getfd";
+    Connect = "connect", 42, 203, "exit_connect";
+    Sendto = "sendto", 44, 206, "exit_send";
+    Recvfrom = "recvfrom", 45, 207, "exit_recvfrom";
 }
 
 /// Highest system call number looked up; the map `SYSCALLS` has this many slots.

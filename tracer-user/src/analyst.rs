@@ -50,7 +50,8 @@ impl Analyst {
             | Record::Process { .. }
             | Record::ForkLimits { .. }
             | Record::PipeUser { .. }
-            | Record::Stack { .. } => {}
+            | Record::Stack { .. }
+            | Record::Sockets { .. } => {}
         }
         let Some(world) = &mut self.world else { return };
         match decode::decode(record) {

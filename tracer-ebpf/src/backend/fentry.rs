@@ -11,7 +11,7 @@ use tracer_common::site::Site;
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem};
+use crate::mech::{blocked, child, eventfd, fdpass, pipe, sem, socket};
 use crate::resolve::File;
 use crate::task::Regs;
 
@@ -58,6 +58,12 @@ exits! {
         |ctx, call| pipe::written(&call, File::at(pointer(&ctx, 0)));
     fexit_eventfd_read, 2, EventfdRead, |ctx, call| pipe::read(&call, || file_of(&ctx, 0));
     fexit_fork_fail, 4, ChildForkFail, |ctx, call| child::fork_failed(&call);
+    fexit_socket_send, 3, SocketSend, |ctx, call| socket::sent(&call);
+    fexit_socket_send_dgram, 3, SocketSend, |ctx, call| socket::sent(&call);
+    fexit_socket_connect, 4, SocketConnect, |ctx, call| socket::connected(&call);
+    fexit_socket_read, 4, SocketRead, |ctx, call| socket::received(&call, || Some(pointer(&ctx, 0)));
+    fexit_socket_read_dgram, 4, SocketRead, |ctx, call| socket::received(&call, || Some(pointer(&ctx, 0)));
+    fexit_socket_read_packet, 4, SocketRead, |ctx, call| socket::received(&call, || Some(pointer(&ctx, 0)));
 }
 
 #[fexit]

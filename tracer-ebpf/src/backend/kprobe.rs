@@ -7,7 +7,7 @@ use tracer_common::syscall::Syscall;
 
 use super::syscall;
 use crate::emit::Call;
-use crate::mech::{child, eventfd, fdpass, pipe, sem};
+use crate::mech::{child, eventfd, fdpass, pipe, sem, socket};
 use crate::resolve::{self, File};
 use crate::task::Regs;
 
@@ -42,6 +42,12 @@ returns! {
     kretprobe_eventfd_write, EventfdWrite, |call| pipe::written(&call, None);
     kretprobe_eventfd_read, EventfdRead, |call| pipe::read(&call, own_file);
     kretprobe_fork_fail, ChildForkFail, |call| child::fork_failed(&call);
+    kretprobe_socket_send, SocketSend, |call| socket::sent(&call);
+    kretprobe_socket_send_dgram, SocketSend, |call| socket::sent(&call);
+    kretprobe_socket_connect, SocketConnect, |call| socket::connected(&call);
+    kretprobe_socket_read, SocketRead, |call| socket::received(&call, || own_file()?.socket());
+    kretprobe_socket_read_dgram, SocketRead, |call| socket::received(&call, || own_file()?.socket());
+    kretprobe_socket_read_packet, SocketRead, |call| socket::received(&call, || own_file()?.socket());
 }
 
 #[kprobe]

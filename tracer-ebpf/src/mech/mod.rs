@@ -9,3 +9,4 @@ pub mod pipe;
 pub mod refused;
 pub mod sem;
 pub mod signal;
+pub mod socket;

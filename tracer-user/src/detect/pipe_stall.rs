@@ -22,7 +22,7 @@ const FEW: u64 = 3;
 const SMALL_SHARE: u64 = 10;
 /// A reader that was running or ready to run for at least this part of the waits (percent) is at work: it is slower
 /// than its writer, and nothing holds it up.
-const AT_WORK: u64 = 80;
+pub(super) const AT_WORK: u64 = 80;
 /// So many times min-stall in all are too little to tell of a program that is gone (its reader had to start, say).
 const BRIEF: u64 = 3;
 
@@ -68,7 +68,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
 }
 
 /// Whether it was a short hitch of programs that have ended since: nobody is slow any more.
-fn over_and_brief(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
+pub(super) fn over_and_brief(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
     let gone = |id: ProcId| !world.processes.alive(id);
     if s.ongoing > 0 || s.durations.count > FEW || !readers.iter().all(|r| gone(r.proc)) {
         return false;
@@ -86,7 +86,7 @@ fn over_and_brief(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
 }
 
 /// Part of the finished waits (percent) in which the reader was running or ready to run; `None` unless most were observed.
-fn at_work(s: &Summary) -> Option<u64> {
+pub(super) fn at_work(s: &Summary) -> Option<u64> {
     let d = &s.durations;
     if s.ongoing > 0 || d.observed_ns < d.total_ns / 100 * AT_WORK {
         return None;
@@ -96,7 +96,7 @@ fn at_work(s: &Summary) -> Option<u64> {
 
 /// Whether programs that have ended since were held up by nothing but the work of the reader: a batch that took its
 /// time (`tar | xz`).
-fn over_and_at_work(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
+pub(super) fn over_and_at_work(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
     let gone = |id: ProcId| !world.processes.alive(id);
     at_work(s).is_some_and(|percent| percent >= AT_WORK)
         && s.waiting.iter().all(|w| gone(w.proc))
@@ -181,7 +181,7 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
     d.finish()
 }
 
-fn object_word(obj: ObjKey) -> String {
+pub(super) fn object_word(obj: ObjKey) -> String {
     let finding::Object { kind, id, name, .. } = object(obj);
     name.unwrap_or_else(|| format!("{kind}:{id}"))
 }

@@ -85,12 +85,13 @@ fn tag(record: &Record) -> u8 {
         Record::PipeUser { .. } => 14,
         Record::Stack { .. } => 15,
         Record::End { .. } => 16,
+        Record::Sockets { .. } => 17,
     }
 }
 
 const KERNEL_TAG: u8 = 1;
 /// Highest tag that this version knows.
-const TAG_MAX: u8 = 16;
+const TAG_MAX: u8 = 17;
 
 #[cfg(test)]
 mod tests;

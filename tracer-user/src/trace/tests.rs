@@ -45,6 +45,7 @@ fn samples() -> Vec<Record> {
         Record::PipeUser { ts_ns: 1, uid: 0, processes: vec![], soft_pages: 16384 },
         Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }] },
         Record::Closing(inventory),
+        Record::Sockets { ts_ns: 8, rows: vec![SocketRow { peer: Some(u64::MAX), ..SocketRow::default() }] },
         Record::End { ts_ns: 9 },
     ]
 }
