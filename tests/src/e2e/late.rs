@@ -48,6 +48,8 @@ const LATE: &[Late] = &[
     same("sem-stall/endless/bug"),
     same("pipe-stall/endless/bug"),
     same("eventfd-stall/endless/bug"),
+    same("socket-stall/endless/bug"),
+    same("socket-stall/dgram-endless/bug"),
     passed("fd-leak/bug"),
     passed("fd-leak/interleaved/bug"),
 ];
