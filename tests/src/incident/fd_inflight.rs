@@ -24,11 +24,13 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let (ours, theirs) = passing::pair()?;
     let inode = rustix::fs::fstat(&theirs)?.st_ino;
     let receiver = stage.spawn(&[ours.as_raw_fd()], move || {
-        while !bug {
+        if bug {
+            stage.idle();
+        }
+        loop {
             recv_fds(&theirs, control_bytes(FDS_EACH), libc::MSG_CMSG_CLOEXEC).context("cannot receive")?;
             stage.reach(RECEIVED, stage.value(RECEIVED) + 1);
         }
-        stage.idle()
     })?;
     let sender = stage.spawn(&[], move || {
         for _ in 0..MESSAGES {

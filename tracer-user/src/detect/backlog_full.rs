@@ -111,7 +111,8 @@ fn told(world: &World, at: &At, case: &Case<'_>) -> Option<Finding> {
     let blame = match holders.first() {
         Some(h) => {
             let what = doing(world, h.proc).map(|w| format!(" and {w}")).unwrap_or_default();
-            format!("{} does not accept{what}", name(world, h.proc))
+            let verb = if longest_ns > 0 { "does not accept" } else { "did not accept in time" };
+            format!("{} {verb}{what}", name(world, h.proc))
         }
         None => "who listens there is not known".to_owned(),
     };

@@ -49,7 +49,7 @@ fn waits_and_refusals_at_one_listener_are_one_finding() {
     assert_eq!((number(f, "eagain"), number(f, "stalls"), number(f, "backlog")), (Some(20.0), Some(1.0), Some(4.0)));
     assert_eq!((role(f, "holder"), role(f, "sender")), (vec![401], vec![400, 402]));
     assert_eq!(f.object.as_ref().map(|o| o.id.clone()), Some(LISTENER.to_string()));
-    assert!(f.title.contains("at /run/app (backlog of 4 full): server (401)"), "{}", f.title);
+    assert!(f.title.contains("at /run/app (backlog of 4 full): server (401) did not accept"), "{}", f.title);
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn verdicts() {
             Some((3_999, 900, 1_700)),
             Some(Severity::Info),
         ),
+        ("a reader whose stamp is gone with its socket", STREAM, (16, 0), (1_000, 1_980), None, None),
         ("an idle reader, and one refusal", STREAM, (1, 0), (3_990, 3_990), Some((1_000, 0, 0)), None),
     ] {
         let mut s = Stream::new();
@@ -101,6 +102,15 @@ fn it_stays_full_while_both_ends_live() {
             assert_eq!((number(f, "max_ms"), role(f, "receiver")), (Some(2_100.0), vec![401]));
         }
     }
+}
+
+#[test]
+fn a_connection_that_is_closed_is_not_full() {
+    let mut s = Stream::new();
+    s.holders(500, sock(PEER), &[(READER, true, true)]);
+    refused(&mut s, 1_000, STREAM, (1, 0), (900, 900), Some((910, 0, 0)));
+    refused(&mut s, 2_000, STREAM, (1, 0), (900, 900), None);
+    assert_eq!(s.findings(9_000), []);
 }
 
 #[test]

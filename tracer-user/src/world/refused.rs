@@ -82,6 +82,10 @@ fn full(ts_ns: u64, before: Option<&Refusals>, row: &RefusedRow, watched: bool) 
     let mut longest_ns = before.map_or(0, |b| b.full_ns);
     let old = before.and_then(|b| b.full_since_ns);
     let Some(reader) = &row.reader else {
+        // Its stamp is gone, with the object or because there are too many: whether it is full now is not known.
+        if row.count > row.repeated.saturating_add(1) || before.is_some_and(|b| b.reader.is_some()) {
+            return (None, longest_ns);
+        }
         let since_ns = old.unwrap_or(if watched { row.first_ns } else { ts_ns });
         return (Some(since_ns), longest_ns.max(row.last_ns.saturating_sub(since_ns)));
     };
