@@ -199,4 +199,10 @@ events! {
     PosixCreate = 80 { obj: ObjRef, exact: u32, _pad: u32, name: [u8; 32] }
     /// mq_open with O_CREAT failed with EMFILE, ENOSPC or ENOMEM. The wanted size is 0 if the caller named none.
     MqFail = 81 { errno: i32, _pad: u32, messages: u64, message_bytes: u64 }
+
+    /// The name in a call that waited long or was refused at a unix socket that is not connected: `len` bytes of `name`,
+    /// as `sun_path` of unix(7). `sock` is the caller's own socket.
+    SocketAddress = 60 { sock: u64, len: u32, _pad: u32, name: [[u8; 32]; 4] }
+    /// A send with descriptors failed with ETOOMANYREFS: too many of its user's are in flight. `peer`: see `FdSend`.
+    FdOverflow = 61 { sock: u64, peer: u64, count: u32, _pad: u32 }
 }

@@ -87,4 +87,9 @@ fields! {
     MqInode = ["mqueue_inode_info.vfs_inode"];
     MqMessages = ["mqueue_inode_info.attr.mq_curmsgs"];
     MqMax = ["mqueue_inode_info.attr.mq_maxmsg"];
+    SockType = ["sock.sk_type"];
+    SockSndbuf = ["sock.sk_sndbuf"];
+    SockWmem = ["sock.sk_wmem_alloc"];
+    SockQueued = ["sock.sk_receive_queue.qlen"];
+    SockBacklog = ["sock.sk_max_ack_backlog"];
 }

@@ -34,13 +34,17 @@ pub const fn slot(pid: u32) -> u32 {
     pid & (SLOTS - 1)
 }
 
+/// `ns` of a socket at whose connect somebody waits or was refused: what is full is another socket's backlog.
+pub const SOCKET_CONNECTING: u32 = 1;
+
 /// Identity of an IPC object.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjRef {
     /// One of [`kind`].
     pub kind: u32,
-    /// IPC namespace inode for SysV objects, device for files and POSIX queues, number of a signal, else 0.
+    /// IPC namespace inode for SysV objects, device for files and POSIX queues, number of a signal, [`SOCKET_CONNECTING`] or
+    /// 0 for sockets, else 0.
     pub ns: u32,
     /// SysV id, inode number (pipe, socket, file, POSIX queue), eventfd id, or the process that a signal was for.
     pub id: u64,
@@ -54,13 +58,61 @@ pub struct ObjState {
     /// Pipe: capacity in bytes (slots * page size is userspace's business): `max_usage` slots. Eventfd: counter.
     /// Message queue: bytes of the message that did not fit.
     /// POSIX queue: messages that it takes.
+    /// Socket: see [`SocketState`].
     pub a: u64,
     /// Pipe: used slots. Sem: semaphore number waited for; [`crate::event::UNKNOWN`] until userspace has read it.
     /// POSIX queue: messages in it.
     pub b: u64,
     /// Pipe: bytes in the used slots (at most the first 16 are summed).
     /// POSIX queue, in [`Refused`] only: calls that gave up after their time-out, which `count` leaves out.
+    /// Socket: inode number of the other end; 0: it has none, or is not connected.
     pub c: u64,
+}
+
+/// What `a` and `b` of a socket's [`ObjState`] hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketState {
+    /// Bytes of memory that the socket has in flight, and how many it may have.
+    pub sent: u32,
+    pub sndbuf: u32,
+    /// Messages in the other end's queue, and above how many a sender of datagrams waits.
+    pub queued: u32,
+    pub backlog: u32,
+    /// Type: 1 stream, 2 datagram, 5 seqpacket.
+    pub kind: u32,
+}
+
+impl SocketState {
+    /// The largest backlog that is told.
+    const BACKLOG_MAX: u32 = (1 << 28) - 1;
+
+    /// Packs it; the other end is `c`.
+    #[inline(always)]
+    pub const fn pack(self, peer: u64) -> ObjState {
+        let backlog = if self.backlog > Self::BACKLOG_MAX { Self::BACKLOG_MAX } else { self.backlog };
+        ObjState {
+            a: self.sent as u64 | (self.sndbuf as u64) << 32,
+            b: self.queued as u64 | (backlog as u64) << 32 | (self.kind as u64) << 60,
+            c: peer,
+        }
+    }
+
+    /// What `a` and `b` hold.
+    pub const fn unpack(a: u64, b: u64) -> Self {
+        Self {
+            sent: a as u32,
+            sndbuf: (a >> 32) as u32,
+            queued: b as u32,
+            backlog: (b >> 32) as u32 & Self::BACKLOG_MAX,
+            kind: (b >> 60) as u32,
+        }
+    }
+}
+
+/// Under which id `LAST_READ` has the object: of a socket it is the other end that is read.
+#[inline(always)]
+pub const fn read_id(obj: ObjRef, state: ObjState) -> u64 {
+    if obj.kind == kind::SOCKET { state.c } else { obj.id }
 }
 
 /// A thread that sleeps in a watched call right now. Key: tid (u32).
@@ -106,6 +158,8 @@ pub struct Refused {
     pub state: ObjState,
     /// Non-blocking calls that got EAGAIN.
     pub count: u64,
+    /// Of these, how many came with nobody seen to read since the one before.
+    pub repeated: u64,
     pub first_ns: u64,
     pub last_ns: u64,
     pub start_ns: u64,
@@ -254,7 +308,7 @@ mod pod {
 const _: () = assert!(size_of::<ObjRef>() == 16);
 const _: () = assert!(size_of::<Blocked>() == 16 + 24 + 32 + 8 + 4 + 4 + 16);
 const _: () = assert!(size_of::<RefusedKey>() == 24);
-const _: () = assert!(size_of::<Refused>() == 24 + 40 + 8 + 16);
+const _: () = assert!(size_of::<Refused>() == 24 + 48 + 8 + 16);
 const _: () = assert!(size_of::<LastRead>() == 80);
 const _: () = assert!(size_of::<SemUseKey>() == 12);
 const _: () = assert!(size_of::<SemHeld>() == 16 * SEM_HELD_MAX);

@@ -19,6 +19,7 @@ pub enum Mechanism {
     Mq,
     PosixSem,
     PosixShm,
+    Socket,
 }
 
 impl Mechanism {
@@ -35,6 +36,7 @@ impl Mechanism {
         Self::Mq,
         Self::PosixSem,
         Self::PosixShm,
+        Self::Socket,
     ];
 
     /// The word used on the command line and in reports.
@@ -51,6 +53,7 @@ impl Mechanism {
             Self::Mq => "mq",
             Self::PosixSem => "posix-sem",
             Self::PosixShm => "posix-shm",
+            Self::Socket => "socket",
         }
     }
 }
@@ -238,6 +241,13 @@ sites! {
         Syscalls(&[S::MqTimedreceive]), true, "";
     PosixCreate, "posix_create", PosixShm, &[&[exit_args("shmem_create", "posix_create4", 4), exit_args("shmem_create", "posix_create5", 5)]],
         Syscalls(&[S::Open, S::Openat, S::Openat2]), true, "files created through io_uring";
+    SocketSend, "socket_send", Socket, &[&[exit("unix_stream_sendmsg", "socket_send")], &[exit("unix_dgram_sendmsg", "socket_send_dgram")]],
+        Syscalls(&[S::Write, S::Writev, S::Pwritev2, S::Sendto, S::Sendmsg, S::Sendmmsg]), true, "";
+    SocketConnect, "socket_connect", Socket, &[&[exit("unix_stream_connect", "socket_connect")]],
+        Syscalls(&[S::Connect]), true, "";
+    SocketRead, "socket_read", Socket, &[&[exit("unix_stream_recvmsg", "socket_read")], &[exit("unix_dgram_recvmsg", "socket_read_dgram")],
+        &[exit("unix_seqpacket_recvmsg", "socket_read_packet")]],
+        Syscalls(&[S::Read, S::Readv, S::Preadv2, S::Recvfrom, S::Recvmsg, S::Recvmmsg]), true, "reads through io_uring";
 }
 
 const _: () = assert!(SITES.len() <= 64);

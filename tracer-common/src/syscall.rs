@@ -76,6 +76,9 @@ syscalls! {
     MqOpen = "mq_open", 240, 180, "exit_mq_open";
     MqTimedsend = "mq_timedsend", 242, 182, "exit_mq_send";
     MqTimedreceive = "mq_timedreceive", 243, 183, "exit_mq_receive";
+    Connect = "connect", 42, 203, "exit_connect";
+    Sendto = "sendto", 44, 206, "exit_send";
+    Recvfrom = "recvfrom", 45, 207, "exit_recvfrom";
 }
 
 /// Highest system call number looked up; the map `SYSCALLS` has this many slots.

@@ -85,20 +85,51 @@ pub fn event_with_stack<P: Payload + 'static>(call: &Call, payload: P) {
     send(call, payload, id as i32);
 }
 
+/// Sends an event that `fill` completes in place, because it is too large for the stack; none if that fails.
+#[inline(always)]
+pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, fill: impl FnOnce(&mut P) -> bool) {
+    let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
+        count(&LOST, call.site);
+        return;
+    };
+    let entry = slot.as_mut_ptr();
+    // SAFETY: the reserved slot, zeroed before it is looked at; payloads are plain integers.
+    let filled = unsafe {
+        header(&raw mut (*entry).header, call, P::KIND as u16, -1);
+        let payload = &raw mut (*entry).payload;
+        payload.write_bytes(0, 1);
+        fill(&mut *payload)
+    };
+    if filled { slot.submit(0) } else { slot.discard(0) }
+}
+
 #[inline(always)]
 fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32) {
     let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
         count(&LOST, call.site);
         return;
     };
-    let (tgid, tid) = task::ids();
     let entry = slot.as_mut_ptr();
     // SAFETY: the reserved slot; fields are written in place, because the BPF stack is small.
     unsafe {
-        let h = &raw mut (*entry).header;
+        header(&raw mut (*entry).header, call, P::KIND as u16, stack);
+        (&raw mut (*entry).payload).write(payload);
+    }
+    slot.submit(0);
+}
+
+/// Writes a header in place.
+///
+/// # Safety
+/// `h` points into a reserved slot.
+#[inline(always)]
+unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: i32) {
+    let (tgid, tid) = task::ids();
+    // SAFETY: the caller's promise.
+    unsafe {
         (*h).ts_ns = now_ns();
         (*h).start_ns = task::start_ns(task::current());
-        (*h).kind = P::KIND as u16;
+        (*h).kind = kind;
         (*h).site = call.site as u16;
         (*h).tgid = tgid;
         (*h).tid = tid;
@@ -106,9 +137,7 @@ fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32) {
         (*h).stack = stack;
         (*h)._pad = 0;
         (*h).comm = comm();
-        (&raw mut (*entry).payload).write(payload);
     }
-    slot.submit(0);
 }
 
 /// Name of the current thread.

@@ -5,7 +5,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel_raw;
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user};
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user, bpf_probe_read_user_buf,
+};
 use tracer_common::field::{ABSENT, COUNT, Field};
 
 /// Byte offsets by [`Field`]; written by userspace before load.
@@ -67,6 +69,23 @@ pub fn around(member: u64, field: Field) -> u64 {
         Some(off) => member - off,
         None => 0,
     }
+}
+
+/// Value of a field of the structure that lies inside another one; 0 where it cannot be read. Without a branch, as
+/// [`field_or_zero`].
+#[inline(always)]
+pub fn inner_or_zero<T: Number>(base: u64, inside: Field, field: Field) -> T {
+    match offset(inside) {
+        Some(off) => field_or_zero(base + off, field),
+        None => T::default(),
+    }
+}
+
+/// Copies user memory of the current process; false on a fault.
+#[inline(always)]
+pub fn user_bytes(addr: u64, to: &mut [u8]) -> bool {
+    // SAFETY: the helper checks the address and writes the slice only.
+    unsafe { bpf_probe_read_user_buf(addr as *const u8, to).is_ok() }
 }
 
 /// Copies a value that is too large for the stack; false on a fault.

@@ -79,10 +79,12 @@ pub static TARGET_SLOTS: Array<u64> = Array::with_max_entries(SLOTS, 0);
 pub const OTHERS_MATTER: u32 = 0;
 /// Slot of [`GAUGES`]: receives under way whose message was not there when they began.
 pub const WAITING_RECEIVES: u32 = 1;
+/// Slot of [`GAUGES`]: not 0 once somebody has waited at a unix socket or was refused: who reads them matters now.
+pub const SOCKETS_READ: u32 = 2;
 
 /// What a glance tells, so that most calls need no search in a hash map.
 #[map]
-pub static GAUGES: Array<u64> = Array::with_max_entries(2, 0);
+pub static GAUGES: Array<u64> = Array::with_max_entries(3, 0);
 
 /// System call number -> [`tracer_common::syscall::Syscall`]; filled by userspace for its architecture.
 #[map]

@@ -4,7 +4,7 @@ use core::num::NonZeroU64;
 
 use tracer_common::config::calibration::EVENTFD_FOPS;
 use tracer_common::field::Field;
-use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::map::{ObjRef, ObjState, SocketState, kind};
 
 use crate::kread;
 use crate::maps::{CALIBRATION, PIPE_SLOTS, PIPE_SLOTS_READ};
@@ -56,8 +56,15 @@ pub struct File(NonZeroU64);
 /// What a handler needs to know of an object: its kernel address (map key) and its kind.
 #[derive(Clone, Copy)]
 pub enum Target {
-    Pipe { inode: u64, pipe: u64 },
-    Eventfd { ctx: u64 },
+    Pipe {
+        inode: u64,
+        pipe: u64,
+    },
+    Eventfd {
+        ctx: u64,
+    },
+    /// Of whatever family; only [`File::unix_sock`] tells.
+    Socket(File),
     Other,
 }
 
@@ -118,6 +125,9 @@ impl File {
         if (mode & S_IFMT == 0 || mode & S_IFMT == S_IFREG) && self.is_eventfd() {
             return Some(Target::Eventfd { ctx: kread::field(self.0.get(), Field::FilePrivate)? });
         }
+        if mode & S_IFMT == S_IFSOCK {
+            return Some(Target::Socket(self));
+        }
         Some(Target::Other)
     }
 
@@ -137,6 +147,13 @@ impl File {
     #[inline(always)]
     pub fn pipe(self) -> Option<u64> {
         kread::field(self.inode()?, Field::InodePipe)
+    }
+
+    /// The `struct socket` of a file that is a socket.
+    #[inline(always)]
+    pub fn socket(self) -> Option<u64> {
+        let mode: u16 = kread::field(self.inode()?, Field::InodeMode)?;
+        if mode & S_IFMT == S_IFSOCK { Some(self.private()) } else { None }
     }
 
     /// What its kind keeps there; 0 if it cannot be read.
@@ -324,6 +341,49 @@ pub fn sock_inode(sk: u64) -> u64 {
     let Some(socket) = kread::field::<u64>(sk, Field::SockSocket) else { return 0 };
     // `struct socket` is the first member of `struct socket_alloc`, the inode follows it.
     kread::address(socket, Field::SocketInode).and_then(|inode| kread::field(inode, Field::InodeIno)).unwrap_or(0)
+}
+
+/// The unix socket (`struct sock`) of a file that is a socket; 0 if it is of another family. Without branches but one.
+#[inline(always)]
+pub fn unix_sock(file: File) -> u64 {
+    unix_sock_of(file.private())
+}
+
+/// The unix socket of a `struct socket`; 0 if it is of another family.
+#[inline(always)]
+pub fn unix_sock_of(socket: u64) -> u64 {
+    let sk: u64 = kread::field_or_zero(socket, Field::SocketSk);
+    let family: u16 = kread::field_or_zero(sk, Field::SockFamily);
+    if family == AF_UNIX { sk } else { 0 }
+}
+
+/// As [`sock_inode`], without branches.
+#[inline(always)]
+pub fn sock_number(sk: u64) -> u64 {
+    let socket: u64 = kread::field_or_zero(sk, Field::SockSocket);
+    kread::inner_or_zero(socket, Field::SocketInode, Field::InodeIno)
+}
+
+/// The `struct sock` of the other end; 0 if there is none.
+#[inline(always)]
+pub fn unix_peer(sk: u64) -> u64 {
+    kread::field_or_zero(sk, Field::UnixPeer)
+}
+
+/// How full a unix socket and the queue of its other end are.
+#[inline(always)]
+pub fn socket_state(sk: u64, peer: u64) -> ObjState {
+    let sent: u32 = kread::field_or_zero(sk, Field::SockWmem);
+    let kind: u16 = kread::field_or_zero(sk, Field::SockType);
+    SocketState {
+        // The kernel's count begins at 1 (`sk_wmem_alloc_get`, include/net/sock.h).
+        sent: sent.wrapping_sub(1),
+        sndbuf: kread::field_or_zero(sk, Field::SockSndbuf),
+        queued: kread::field_or_zero(peer, Field::SockQueued),
+        backlog: kread::field_or_zero(peer, Field::SockBacklog),
+        kind: u32::from(kind) & 0xf,
+    }
+    .pack(sock_number(peer))
 }
 
 /// Inode number of the peer's socket; 0 if there is none.

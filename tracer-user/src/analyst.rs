@@ -51,6 +51,7 @@ impl Analyst {
             | Record::ForkLimits { .. }
             | Record::PipeUser { .. }
             | Record::Queues { .. }
+            | Record::Sockets { .. }
             | Record::Stack { .. } => {}
         }
         let Some(world) = &mut self.world else { return };

@@ -44,6 +44,40 @@ pub enum Record {
     Stack { id: i32, frames: Vec<Frame> },
     /// Last record.
     End { ts_ns: u64 },
+    /// Unix sockets at which somebody waits or was refused, and their other ends, as sock_diag tells them.
+    Sockets { ts_ns: u64, rows: Vec<SocketRow> },
+}
+
+/// A unix socket. What is not known is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketRow {
+    /// Inode number, unique on the host.
+    pub ino: u64,
+    /// False if sock_diag does not show it (any more).
+    pub listed: bool,
+    pub listening: bool,
+    /// Its own name: a path, or an abstract name behind an `@`.
+    pub name: Option<String>,
+    /// The name that a call on it gave, of the same form.
+    pub address: Option<String>,
+    /// The one socket that has that name.
+    pub named: Option<u64>,
+    /// The other end, or the listener that has not accepted it yet.
+    pub peer: Option<u64>,
+    /// Of a listener: connections not accepted, and above how many connect waits.
+    pub pending: Option<u64>,
+    pub backlog: Option<u64>,
+}
+
+/// Descriptors in the queue of a unix socket that nobody has received.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlightRow {
+    pub ino: u64,
+    pub fds: u64,
+    /// One process that has the socket open.
+    pub tgid: u32,
+    pub start_ns: u64,
+    pub fd: u32,
 }
 
 /// Facts about the run.
@@ -84,6 +118,17 @@ pub struct PlanRow {
     pub functions: Vec<String>,
 }
 
+impl SocketRow {
+    /// The bytes of `sun_path` as a name: a path ends with a zero byte, an abstract name begins with one.
+    pub fn name(path: &[u8]) -> Option<String> {
+        match path {
+            [] => None,
+            [0, name @ ..] => Some(format!("@{}", String::from_utf8_lossy(name))),
+            path => Some(text(path)),
+        }
+    }
+}
+
 /// [`ObjRef`] with serde.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjKey {
@@ -119,6 +164,11 @@ pub struct ReaderRow {
     pub start_ns: u64,
     pub ts_ns: u64,
     pub comm: String,
+    /// The last long pause before one of its reads, and when that read ended it; 0: none.
+    #[serde(default)]
+    pub gap_ns: u64,
+    #[serde(default)]
+    pub gap_end_ns: u64,
 }
 
 /// A thread asleep in a watched call.
@@ -150,6 +200,9 @@ pub struct RefusedRow {
     pub comm: String,
     pub fd: i32,
     pub count: u64,
+    /// Of these, how many came with nobody seen to read since the one before.
+    #[serde(default)]
+    pub repeated: u64,
     pub first_ns: u64,
     pub last_ns: u64,
     pub reader: Option<ReaderRow>,
@@ -227,6 +280,9 @@ pub struct Inventory {
     /// Names of POSIX objects; `None` if they were not read.
     #[serde(default)]
     pub posix: Option<PosixInventory>,
+    /// Sockets with descriptors in their queues; `None` if that was not read.
+    #[serde(default)]
+    pub in_flight: Option<Vec<InFlightRow>>,
     pub system: SystemLimits,
     /// What could not be read, each a sentence.
     pub problems: Vec<String>,

@@ -56,6 +56,8 @@ const LATE: &[Late] = &[
     same("pipe-stall/endless/bug"),
     same("eventfd-stall/endless/bug"),
     same("msg-stall/endless/bug"),
+    same("socket-stall/endless/bug"),
+    same("socket-stall/dgram-endless/bug"),
     passed("fd-leak/bug"),
     passed("fd-leak/interleaved/bug"),
     same("mq-stall/endless/bug"),

@@ -39,6 +39,11 @@ mod shm_leak;
 mod signal_queue_full;
 mod zombie_leak;
 
+mod backlog_full;
+mod fd_inflight;
+mod socket_full;
+mod socket_stall;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -115,6 +120,9 @@ pub struct Options {
     /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall: the first wait does not end
     #[arg(long)]
     pub endless: bool,
+    /// socket-stall: datagrams to a receiver that only its name tells, rather than a stream
+    #[arg(long)]
+    pub dgram: bool,
 }
 
 impl Options {
@@ -361,6 +369,37 @@ pub const ALL: &[Incident] = &[
         name: "posix-shm-leak",
         about: "workers that end without shm_unlink of their shared memory",
         play: leftover::memory,
+        cases: TWINS,
+    },
+    Incident {
+        name: "socket-stall",
+        about: "a receiver pauses for 500 ms three times, its sender blocks",
+        play: socket_stall::play,
+        cases: &[
+            bug("", &[]),
+            bug("dgram", &["--dgram"]),
+            bug("endless", &["--endless"]),
+            bug("dgram-endless", &["--dgram", "--endless"]),
+            fixed("", &[]),
+            fixed("dgram", &["--dgram"]),
+        ],
+    },
+    Incident {
+        name: "socket-full",
+        about: "a non-blocking logger gets EAGAIN 200 times while nobody reads its datagrams",
+        play: socket_full::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "backlog-full",
+        about: "a server does not accept for 400 ms: a connect waits, 20 others are refused",
+        play: backlog_full::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "fd-inflight",
+        about: "descriptors are sent to a process that never receives them",
+        play: fd_inflight::play,
         cases: TWINS,
     },
     // Not incidents: what the fault tests play.

@@ -11,7 +11,7 @@ use tracer_common::site::Site;
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{blocked, child, eventfd, fdpass, mq, msg, pipe, posix, sem, sysv};
+use crate::mech::{blocked, child, eventfd, fdpass, mq, msg, pipe, posix, sem, socket, sysv};
 use crate::resolve::File;
 use crate::task::Regs;
 
@@ -68,6 +68,12 @@ exits! {
     fexit_mq_receive, 5, MqReceive, |ctx, call| mq::received(&call);
     fexit_posix_create4, 4, PosixCreate, |ctx, call| posix::created(&call, pointer(&ctx, 1));
     fexit_posix_create5, 5, PosixCreate, |ctx, call| posix::created(&call, pointer(&ctx, 2));
+    fexit_socket_send, 3, SocketSend, |ctx, call| socket::sent(&call);
+    fexit_socket_send_dgram, 3, SocketSend, |ctx, call| socket::sent(&call);
+    fexit_socket_connect, 4, SocketConnect, |ctx, call| socket::connected(&call);
+    fexit_socket_read, 4, SocketRead, |ctx, call| socket::received(&call, || Some(pointer(&ctx, 0)));
+    fexit_socket_read_dgram, 4, SocketRead, |ctx, call| socket::received(&call, || Some(pointer(&ctx, 0)));
+    fexit_socket_read_packet, 4, SocketRead, |ctx, call| socket::received(&call, || Some(pointer(&ctx, 0)));
 }
 
 #[fexit]

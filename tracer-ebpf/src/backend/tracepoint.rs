@@ -14,7 +14,7 @@ use crate::emit::Call;
 use crate::filter;
 use crate::kread;
 use crate::maps::{CALIBRATION, config};
-use crate::mech::{blocked, child, eventfd, fdpass, mq, msg, pipe, posix, sem, signal, sysv};
+use crate::mech::{blocked, child, eventfd, fdpass, mq, msg, pipe, posix, sem, signal, socket, sysv};
 use crate::resolve;
 use crate::task::{self, Regs};
 
@@ -67,7 +67,8 @@ macro_rules! returns {
 returns! {
     exit_semget, SemCreate, |call, _regs| sem::created(&call, false);
     exit_semop, SemOp, |call, regs| sem::operated(&call, regs);
-    exit_send, FdSend, |call, regs| fdpass::sent(&call, regs);
+    exit_connect, SocketConnect, |call, _regs| socket::connected(&call);
+    exit_recvfrom, SocketRead, |call, regs| socket::received(&call, || socket_of(regs));
     exit_close, FdClose, |call, regs| fdpass::close_ended(&call, regs);
     exit_close_range, FdClose, |call, regs| fdpass::close_range_ended(&call, regs);
     exit_eventfd, EventfdCreate, |call, _regs| eventfd::created(&call);
@@ -87,10 +88,33 @@ returns! {
     exit_mq_receive, MqReceive, |call, _regs| mq::received(&call);
 }
 
+/// The `struct socket` of the call's descriptor, or whatever else that file keeps.
+#[inline(always)]
+fn socket_of(regs: Regs) -> Option<u64> {
+    resolve::file(regs.arg(0)? as u32)?.socket()
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn exit_send(ctx: RawTracePointContext) -> i32 {
+    let call = Call::new(&ctx, Site::FdSend, ctx.arg(1));
+    if call.by_tracepoint() {
+        fdpass::sent(&call, Regs::at(ctx.arg(0)));
+    }
+    let call = call.at(Site::SocketSend);
+    if call.by_tracepoint() {
+        socket::sent(&call);
+    }
+    0
+}
+
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn exit_receive(ctx: RawTracePointContext) -> i32 {
     let regs = Regs::at(ctx.arg(0));
-    let call = Call::new(&ctx, Site::FdReceive, ctx.arg(1));
+    let call = Call::new(&ctx, Site::SocketRead, ctx.arg(1));
+    if call.by_tracepoint() {
+        socket::received(&call, || socket_of(regs));
+    }
+    let call = call.at(Site::FdReceive);
     if call.by_tracepoint() && fdpass::receive_ended(&call, regs) {
         // SAFETY: an empty slot makes the call fail and the program go on.
         unsafe { SYS_EXIT.tail_call(&ctx, SLOT_RECEIVED) };
@@ -113,7 +137,8 @@ pub fn exit_received(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn exit_write(ctx: RawTracePointContext) -> i32 {
     let call = Call::new(&ctx, Site::PipeWrite, ctx.arg(1));
-    if call.by_tracepoint() || call.at(Site::EventfdWrite).by_tracepoint() {
+    if call.by_tracepoint() || call.at(Site::EventfdWrite).by_tracepoint() || call.at(Site::SocketSend).by_tracepoint()
+    {
         pipe::written(&call, None);
     }
     0
@@ -122,7 +147,7 @@ pub fn exit_write(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn exit_read(ctx: RawTracePointContext) -> i32 {
     let call = Call::new(&ctx, Site::PipeRead, ctx.arg(1));
-    if call.by_tracepoint() || call.at(Site::EventfdRead).by_tracepoint() {
+    if call.by_tracepoint() || call.at(Site::EventfdRead).by_tracepoint() || call.at(Site::SocketRead).by_tracepoint() {
         let regs = Regs::at(ctx.arg(0));
         pipe::read(&call, || resolve::file(regs.arg(0)? as u32));
     }

@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tracer_common::event::{Stall, UNKNOWN};
 use tracer_common::field::Field;
-use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, kind, slot};
+use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, kind, read_id, slot};
 use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
@@ -14,7 +14,7 @@ use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
 use crate::maps::{self, BLOCKED, BLOCKED_SLOTS, LAST_READ, config};
-use crate::mech::{msg, sem};
+use crate::mech::{msg, sem, socket};
 use crate::resolve::{self, Target};
 use crate::task::{self, Regs};
 
@@ -200,6 +200,10 @@ fn hands_over(call: Syscall) -> bool {
             | Syscall::Openat
             | Syscall::Msgsnd
             | Syscall::MqTimedsend
+            | Syscall::Sendto
+            | Syscall::Sendmsg
+            | Syscall::Sendmmsg
+            | Syscall::Connect
     )
 }
 
@@ -237,6 +241,8 @@ fn waits_for(task: u64, regs: Regs, call: Syscall) -> Option<Wait> {
             let state = resolve::queue_state(inode);
             Some(Wait { site: Site::MqSend, obj: resolve::queue(inode), state, ptr: inode, fd: fd as i32 })
         }
+        // Of these only unix sockets count; a connect's is not the one that is full.
+        Syscall::Connect => writes_to(task, regs.arg(0)? as u32, Site::SocketConnect),
         Syscall::Splice => writes_to(task, regs.arg(2)? as u32, Site::PipeSplice),
         Syscall::Tee => writes_to(task, regs.arg(1)? as u32, Site::PipeSplice),
         Syscall::Vmsplice | Syscall::Sendfile => writes_to(task, regs.arg(0)? as u32, Site::PipeSplice),
@@ -267,8 +273,32 @@ fn writes_to(task: u64, fd: u32, site: Site) -> Option<Wait> {
             ptr: ctx,
             fd: fd as i32,
         }),
+        Target::Socket(file) => {
+            let (obj, state, ptr) = socket::waits_at(file, site)?;
+            let site = if obj.ns == 0 { Site::SocketSend } else { Site::SocketConnect };
+            Some(Wait { site, obj, state, ptr, fd: fd as i32 })
+        }
         Target::Other => None,
     }
+}
+
+/// Inode number of the unix socket that is not connected, at which the current thread waits since long; else 0.
+#[inline(always)]
+pub fn nameless() -> u64 {
+    let (_, tid) = task::ids();
+    match noted(tid) {
+        Some(known) if known.obj.kind == kind::SOCKET && known.state.c == 0 && matters(known, emit::now_ns()) => {
+            known.obj.id
+        }
+        _ => 0,
+    }
+}
+
+/// True if the current thread has been asleep in the call that returns.
+#[inline(always)]
+pub fn waited() -> bool {
+    let (_, tid) = task::ids();
+    noted(tid).is_some()
 }
 
 /// The current thread begins to open a FIFO: what it waited for before in this or an earlier open is over.
@@ -364,7 +394,7 @@ fn send(call: &Call, known: &Blocked, until_ns: u64, reader: Option<&LastRead>) 
         ..Stall::default()
     };
     if let Some(reader) = reader
-        && reader.id == known.obj.id
+        && reader.id == read_id(known.obj, known.state)
     {
         stall.reader = reader.tgid;
         stall.reader_start_ns = reader.start_ns;

@@ -34,5 +34,5 @@ pub fn created(call: &Call) {
 #[inline(always)]
 pub fn full(call: &Call, ctx: u64, fd: i32) {
     let call = call.at(Site::EventfdWrite);
-    refused::count(&call, resolve::eventfd(ctx), resolve::eventfd_state(ctx), ctx, fd);
+    let _ = refused::count(&call, resolve::eventfd(ctx), resolve::eventfd_state(ctx), ctx, fd);
 }

@@ -373,12 +373,7 @@ pub fn sent(call: &Call, regs: Regs) {
     if call.ret < 0 {
         return;
     }
-    let Some(msg) = regs.arg(1) else { return };
-    let count = match regs.call() {
-        // Of sendmmsg the first message is looked at.
-        Syscall::Sendmsg | Syscall::Sendmmsg => sent_in(msg),
-        _ => 0,
-    };
+    let count = sending(regs);
     if count == 0 {
         return;
     }
@@ -388,6 +383,16 @@ pub fn sent(call: &Call, regs: Regs) {
     let peer_watched = peer != 0 && unsafe { SOCK_WATCHED.get(peer) }.is_some();
     if filter::wanted(task::ids().0) || peer_watched {
         emit::event(call, FdSend { sock: resolve::sock_inode(sk), peer, count, _pad: 0 });
+    }
+}
+
+/// Descriptors that the current call sends.
+#[inline(always)]
+pub fn sending(regs: Regs) -> u32 {
+    match regs.call() {
+        // Of sendmmsg the first message is looked at.
+        Syscall::Sendmsg | Syscall::Sendmmsg => regs.arg(1).map_or(0, sent_in),
+        _ => 0,
     }
 }
 

@@ -12,4 +12,5 @@ pub mod posix;
 pub mod refused;
 pub mod sem;
 pub mod signal;
+pub mod socket;
 pub mod sysv;

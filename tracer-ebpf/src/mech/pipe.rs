@@ -7,7 +7,7 @@ use tracer_common::site::Site;
 use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
-use crate::mech::{blocked, eventfd, refused};
+use crate::mech::{blocked, eventfd, refused, socket};
 use crate::resolve::{self, File, Target};
 use crate::task::{self, Regs};
 
@@ -65,9 +65,11 @@ pub fn spliced(call: &Call, to: Option<u64>) {
 fn full(call: &Call, file: File, fd: i32) {
     match file.target() {
         Some(Target::Pipe { inode, pipe }) => {
-            refused::count(&call.at(Site::PipeWrite), resolve::pipe(inode), resolve::pipe_state(pipe), pipe, fd);
+            let _ =
+                refused::count(&call.at(Site::PipeWrite), resolve::pipe(inode), resolve::pipe_state(pipe), pipe, fd);
         }
         Some(Target::Eventfd { ctx }) => eventfd::full(call, ctx, fd),
+        Some(Target::Socket(file)) => socket::write_refused(call, file, fd),
         Some(Target::Other) | None => {}
     }
 }
@@ -81,6 +83,7 @@ pub fn read(call: &Call, file: impl FnOnce() -> Option<File>) {
     match file().and_then(File::target) {
         Some(Target::Pipe { inode, pipe }) => blocked::drained(call, pipe, resolve::number(inode)),
         Some(Target::Eventfd { ctx }) => blocked::drained(call, ctx, resolve::eventfd(ctx).id),
+        Some(Target::Socket(file)) => socket::file_read(call, file),
         Some(Target::Other) | None => {}
     }
 }

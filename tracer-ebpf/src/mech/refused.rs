@@ -1,25 +1,34 @@
 //! Non-blocking calls that got EAGAIN: counted in the kernel, read by userspace once a second.
 
-use tracer_common::map::{ObjRef, ObjState, Refused, RefusedKey};
+use tracer_common::map::{ObjRef, ObjState, Refused, RefusedKey, read_id};
 
 use crate::emit::{self, Call};
-use crate::maps::{REFUSED, add};
+use crate::maps::{LAST_READ, REFUSED, add};
 use crate::task;
 
-/// Counts one refusal by the object at address `ptr`.
+/// Counts one refusal by the object at address `ptr`; true if it is the first of this object and process.
 #[inline(always)]
-pub fn count(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32) {
+pub fn count(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32) -> bool {
     let now = emit::now_ns();
     if let Some(known) = REFUSED.get_ptr_mut(key(call, obj)) {
+        // SAFETY: a map value; plain integers.
+        let read_ns = match unsafe { LAST_READ.get(ptr) } {
+            Some(last) if last.id == read_id(obj, state) => last.ts_ns,
+            _ => 0,
+        };
         // SAFETY: a map value. Two threads may lose a count to each other: the add is atomic, the rest is the latest.
         unsafe {
             add(&raw mut (*known).count, 1);
+            if read_ns <= (*known).last_ns {
+                add(&raw mut (*known).repeated, 1);
+            }
             (*known).last_ns = now;
             (*known).state = state;
         }
-        return;
+        return false;
     }
     first(call, obj, state, ptr, fd, 1);
+    true
 }
 
 /// Counts one refusal by the POSIX message queue at address `ptr`, or one call that gave up after its time-out.
@@ -51,6 +60,7 @@ fn first(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32, count: u6
     let entry = Refused {
         state,
         count,
+        repeated: 0,
         first_ns: now,
         last_ns: now,
         start_ns: task::start_ns(task::current()),

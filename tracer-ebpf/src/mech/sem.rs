@@ -119,7 +119,7 @@ pub fn operated(call: &Call, regs: Regs) {
     }
     if call.ret == EAGAIN {
         if let Some((obj, state)) = waits_for(regs) {
-            refused::count(call, obj, state, 0, -1);
+            let _ = refused::count(call, obj, state, 0, -1);
         }
         return;
     }

@@ -8,7 +8,7 @@ pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TIC
 
 use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner, ProcessRow,
-    Record, RefusedRow, text,
+    Record, RefusedRow, SocketRow, text,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
 use tracer_common::site::Site;
@@ -73,6 +73,10 @@ pub enum Event<'a> {
     End {
         ts_ns: u64,
     },
+    Sockets {
+        ts_ns: u64,
+        rows: &'a [SocketRow],
+    },
 }
 
 /// Who caused a kernel event, and when.
@@ -123,6 +127,7 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
         Record::Queues { ts_ns, rows } => Event::Queues { ts_ns: *ts_ns, rows },
         Record::Stack { id, frames } => Event::Stack { id: StackId(*id), frames },
         Record::End { ts_ns } => Event::End { ts_ns: *ts_ns },
+        Record::Sockets { ts_ns, rows } => Event::Sockets { ts_ns: *ts_ns, rows },
     }))
 }
 

@@ -44,6 +44,12 @@ mod stall;
 mod syscall;
 mod zombie_leak;
 
+mod backlog_full;
+mod fd_inflight;
+mod socket;
+mod socket_full;
+mod socket_stall;
+
 use crate::world::World;
 use finding::Finding;
 use tracer_common::site::Mechanism;
@@ -228,6 +234,30 @@ pub const DETECTORS: &[Detector] = &[
         mechanism: Mechanism::PosixShm,
         what: "A POSIX shared memory object exists that nobody has open or mapped.",
         judge: posix_shm_leak::judge,
+    },
+    Detector {
+        code: "socket-stall",
+        mechanism: Mechanism::Socket,
+        what: "A sender waited long because nobody read at the other end of a unix socket.",
+        judge: socket_stall::judge,
+    },
+    Detector {
+        code: "socket-full",
+        mechanism: Mechanism::Socket,
+        what: "Non-blocking sends to a unix socket were refused while nobody read at its other end.",
+        judge: socket_full::judge,
+    },
+    Detector {
+        code: "backlog-full",
+        mechanism: Mechanism::Socket,
+        what: "Connections to a unix socket waited or were refused because its listener does not accept.",
+        judge: backlog_full::judge,
+    },
+    Detector {
+        code: "fd-inflight",
+        mechanism: Mechanism::Fdpass,
+        what: "Descriptors sit in a socket's queue and nobody receives them, or a send failed with ETOOMANYREFS.",
+        judge: fd_inflight::judge,
     },
 ];
 

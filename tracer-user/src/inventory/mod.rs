@@ -30,7 +30,9 @@ mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::record::{Inventory, ProcessRow, SemSetRow, SystemLimits};
+use tracer_common::map::kind;
+
+use crate::record::{InFlightRow, Inventory, ProcessRow, SemSetRow, SystemLimits};
 
 pub use cgroup::{CgroupError, cgroup_pids};
 pub use fd::{fd_table, holders_of};
@@ -45,8 +47,12 @@ pub use pipe::pipe_users;
 pub use posix::{posix_names, posix_objects, shm_device};
 pub use process::{pids_by_comm, process};
 pub use sem::{SemOp, sem_op};
+pub use socket::{socket_address, sockets};
 pub use sysv::{own_namespace, within};
 pub use user::names;
+
+/// Sockets with descriptors in flight that are told.
+const IN_FLIGHT_MAX: usize = 1024;
 
 /// Whose details to read; the process table itself is always whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +124,15 @@ pub fn read_passed(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     let me = std::process::id();
     let is_wanted = |pid: u32| pid != me && wanted.as_ref().is_none_or(|w| w.contains(&pid));
     let mut gatherer = passed::Gatherer::default();
-    if let Err(e) = files(&mut |row| gatherer.add(&row, is_wanted(row.tgid))) {
+    let queued = socket::with_queue();
+    let mut holders: BTreeMap<u64, (u32, u64, u32)> = BTreeMap::new();
+    let mut add = |row: tracer_common::row::FileRow| {
+        if row.obj.kind == kind::SOCKET && queued.contains(&row.obj.id) && is_wanted(row.tgid) {
+            holders.entry(row.obj.id).or_insert((row.tgid, row.start_ns, row.fd));
+        }
+        gatherer.add(&row, is_wanted(row.tgid));
+    };
+    if let Err(e) = files(&mut add) {
         inv.problems.push(format!("descriptors received before the start: open files not read to their end: {e}"));
     }
     if gatherer.left_out > 0 {
@@ -127,6 +141,11 @@ pub fn read_passed(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     let mut rows = gatherer.rows(&inv.processes);
     passed::read_links(&mut rows);
     inv.passed = Some(rows);
+    let in_flight = holders.into_iter().filter_map(|(ino, (tgid, start_ns, fd))| {
+        let fds = open::fds_in_flight_at(tgid, fd)?;
+        (fds > 0).then_some(InFlightRow { ino, fds, tgid, start_ns, fd })
+    });
+    inv.in_flight = Some(in_flight.take(IN_FLIGHT_MAX).collect());
 }
 
 /// Whether /proc leaves out processes (proc(5), hidepid): the first one is always there.

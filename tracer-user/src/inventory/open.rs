@@ -141,6 +141,11 @@ fn fds_in_flight(info: &str) -> Option<u64> {
     field(info, "scm_fds")?.parse().ok()
 }
 
+/// Descriptors in flight in the socket that is this descriptor of a process.
+pub(super) fn fds_in_flight_at(pid: u32, fd: u32) -> Option<u64> {
+    fds_in_flight(&Entry::open(pid).ok()?.text(&format!("fdinfo/{fd}")).ok()?)
+}
+
 /// `eventfd-count` is hexadecimal (fs/eventfd.c, `eventfd_show_fdinfo`).
 fn eventfd_count(info: &str) -> Option<u64> {
     u64::from_str_radix(field(info, "eventfd-count")?, 16).ok()

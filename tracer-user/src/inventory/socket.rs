@@ -9,7 +9,8 @@ use std::io;
 use super::entry::{Entry, pids, vanished};
 use super::namespace::{self, Kind};
 use super::sock_diag::{ALL_BUT_CLIENTS, ANY_STATE, CLIENTS, Dump, LISTENING};
-use crate::listed::{SocketName, SocketState, UnixSocket};
+use crate::listed::{Peer, SocketName, SocketState, UnixSocket};
+use crate::record::SocketRow;
 
 /// `__SO_ACCEPTCON` of include/linux/net.h, in the flags of /proc/net/unix.
 const ACCEPTING: u32 = 1 << 16;
@@ -154,6 +155,129 @@ pub(super) fn of_sockets<'a>(namespaces: &Namespaces, sockets: impl Iterator<Ite
     namespaces.iter().filter(|(ns, _)| wanted.contains(ns)).map(|(ns, m)| (*ns, m.clone())).collect()
 }
 
+/// What the kernel tells of these sockets and of their other ends. With each goes the name that a call on it gave, if
+/// that is known: it leads to the other end of a socket that is not connected.
+pub fn sockets(wanted: &BTreeMap<u64, Option<String>>) -> Vec<SocketRow> {
+    // What cannot be read is a row less; `doctor` and `ls` say why.
+    let mut problems = Vec::new();
+    let found = read(&namespaces(&mut problems), &mut problems).unwrap_or_default();
+    for problem in problems {
+        tracing::debug!("{problem}");
+    }
+    rows_of(&found, wanted)
+}
+
+fn rows_of(found: &BTreeMap<u64, UnixSocket>, wanted: &BTreeMap<u64, Option<String>>) -> Vec<SocketRow> {
+    let mut out = BTreeMap::new();
+    for (ino, address) in wanted {
+        let mut row = found.get(ino).map_or_else(|| SocketRow { ino: *ino, ..SocketRow::default() }, row_of);
+        let here = found.get(ino).map(|s| s.net_ns);
+        row.peer = row.peer.or_else(|| queued_at(found, *ino));
+        row.named = address.as_ref().and_then(|name| bound_to(found, name, here));
+        row.address.clone_from(address);
+        for other in [row.peer, row.named].into_iter().flatten().filter_map(|other| found.get(&other)) {
+            out.entry(other.ino).or_insert_with(|| row_of(other));
+        }
+        out.insert(*ino, row);
+    }
+    out.into_values().collect()
+}
+
+fn row_of(socket: &UnixSocket) -> SocketRow {
+    let listening = socket.state == SocketState::Listen;
+    SocketRow {
+        ino: socket.ino,
+        listed: true,
+        listening,
+        name: socket.name.as_ref().map(shown),
+        peer: match socket.peer {
+            Peer::Socket(ino) => Some(ino),
+            Peer::None | Peer::Fileless | Peer::Unknown => None,
+        },
+        pending: socket.recv_queue.filter(|_| listening),
+        backlog: socket.send_queue.filter(|_| listening),
+        ..SocketRow::default()
+    }
+}
+
+fn shown(name: &SocketName) -> String {
+    match name {
+        SocketName::Path(path) => path.clone(),
+        SocketName::Abstract(name) => format!("@{name}"),
+    }
+}
+
+/// Sockets that have something in their queues: where descriptors may be in flight.
+pub(super) fn with_queue() -> BTreeSet<u64> {
+    let mut problems = Vec::new();
+    let found = read(&namespaces(&mut problems), &mut problems).unwrap_or_default();
+    found
+        .values()
+        .filter(|s| s.state != SocketState::Listen && s.recv_queue.is_some_and(|bytes| bytes > 0))
+        .map(|s| s.ino)
+        .collect()
+}
+
+/// The listener that has not accepted the connection of this socket yet.
+fn queued_at(found: &BTreeMap<u64, UnixSocket>, ino: u64) -> Option<u64> {
+    found.values().find(|s| s.pending.as_ref().is_some_and(|p| p.contains(&ino))).map(|s| s.ino)
+}
+
+/// The one socket that is bound to this name; in this network namespace, if several are.
+/// A name that is a link is followed below /dev and /run only: those are never on a network.
+fn bound_to(found: &BTreeMap<u64, UnixSocket>, name: &str, net_ns: Option<u32>) -> Option<u64> {
+    let bound = |name: &str| {
+        let all: Vec<_> = found
+            .values()
+            .filter(|s| s.peer == Peer::None && s.name.as_ref().is_some_and(|n| shown(n) == name))
+            .collect();
+        let near: Vec<_> = all.iter().filter(|s| Some(s.net_ns) == net_ns).collect();
+        match (all.as_slice(), near.as_slice()) {
+            ([one], _) => Some(one.ino),
+            (_, [one]) => Some(one.ino),
+            _ => None,
+        }
+    };
+    bound(name).or_else(|| {
+        let local = name.starts_with("/dev/") || name.starts_with("/run/") || name.starts_with("/var/run/");
+        let link = local.then(|| std::fs::read_link(name).ok()).flatten()?;
+        let base = std::path::Path::new(name).parent()?;
+        bound(base.join(link).to_str()?)
+    })
+}
+
+/// The name that the call gives in which a thread sleeps: connect, sendto, sendmsg or sendmmsg.
+///
+/// # Errors
+/// The thread is in another call, or its memory cannot be read.
+pub fn socket_address(tid: u32) -> io::Result<Option<String>> {
+    let entry = Entry::open(tid)?;
+    let text = entry.text("syscall")?;
+    let mut words = text.split_ascii_whitespace();
+    let number = words.next().and_then(|n| n.parse::<libc::c_long>().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    let args: Vec<u64> =
+        words.filter_map(|w| w.strip_prefix("0x")).filter_map(|w| u64::from_str_radix(w, 16).ok()).collect();
+    let arg = |n: usize| args.get(n).copied().ok_or(io::Error::from(io::ErrorKind::InvalidData));
+    let (addr, len) = match number {
+        libc::SYS_connect => (arg(1)?, arg(2)?),
+        libc::SYS_sendto => (arg(4)?, arg(5)?),
+        libc::SYS_sendmsg | libc::SYS_sendmmsg => {
+            // `struct user_msghdr` begins with the address and its length (include/linux/socket.h).
+            let mut head = [0; 12];
+            entry.memory(arg(1)?, &mut head)?;
+            let [a, b, c, d, e, f, g, h, len @ ..] = head;
+            (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u32::from_ne_bytes(len).into())
+        }
+        _ => return Err(io::ErrorKind::InvalidData.into()),
+    };
+    let len = usize::try_from(len).unwrap_or(0).min(size_of::<libc::sockaddr_un>());
+    let mut bytes = vec![0; len];
+    if addr != 0 {
+        entry.memory(addr, &mut bytes)?;
+    }
+    Ok(bytes.get(size_of::<libc::sa_family_t>()..).and_then(SocketRow::name))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::{AsFd, OwnedFd};
@@ -161,7 +285,6 @@ mod tests {
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
     use super::*;
-    use crate::listed::Peer;
 
     #[test]
     fn lines_of_proc() {

@@ -6,7 +6,9 @@ use anyhow::{Result, anyhow};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, StackTraceMap};
 use tracer_common::event::UNKNOWN;
-use tracer_common::map::{Blocked, ChildStats, LastRead, ObjState, Refused, RefusedKey, SLOT_KEPT, kind, slot};
+use tracer_common::map::{
+    Blocked, ChildStats, LastRead, ObjState, Refused, RefusedKey, SLOT_KEPT, kind, read_id, slot,
+};
 use tracer_common::site::SITES;
 
 use crate::inventory::SemOp;
@@ -110,7 +112,7 @@ impl Probes {
                 call: b.call,
                 fd: b.fd,
                 estimated: b.estimated != 0,
-                reader: self.reader(b.ptr, b.obj.id),
+                reader: self.reader(b.ptr, read_id(b.obj, b.state)),
             })
             .collect()
     }
@@ -156,9 +158,10 @@ impl Probes {
                 comm: text(&r.comm),
                 fd: r.fd,
                 count: r.count,
+                repeated: r.repeated,
                 first_ns: r.first_ns,
                 last_ns: r.last_ns,
-                reader: self.reader(r.ptr, k.obj.id),
+                reader: self.reader(r.ptr, read_id(k.obj, r.state)),
             })
             .collect()
     }
@@ -170,7 +173,14 @@ impl Probes {
 
     fn reader(&self, ptr: u64, id: u64) -> Option<ReaderRow> {
         let last = self.last_read.get(&ptr, 0).ok().filter(|l| l.id == id)?;
-        Some(ReaderRow { tgid: last.tgid, start_ns: last.start_ns, ts_ns: last.ts_ns, comm: text(&last.comm) })
+        Some(ReaderRow {
+            tgid: last.tgid,
+            start_ns: last.start_ns,
+            ts_ns: last.ts_ns,
+            comm: text(&last.comm),
+            gap_ns: last.gap_ns,
+            gap_end_ns: last.gap_end_ns,
+        })
     }
 
     /// Addresses of a user stack, innermost first.

@@ -17,14 +17,14 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
-use super::scan::{Look, Names, Scan, Wanted};
+use super::scan::{Look, Names, Scan, Wanted, socket};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::iter;
 use crate::kernel::plan::Backend;
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ChildRow, Frame, ObjKey, Record, RefusedRow, Session};
+use crate::record::{ChildRow, Frame, ObjKey, Record, RefusedRow, Session, SocketRow, State};
 
 /// Shortest wait that is a stall, if nothing else is said.
 pub const MIN_STALL: Duration = Duration::from_millis(100);
@@ -42,6 +42,8 @@ const PEERS_MAX: usize = 256;
 const RECEIVERS_MAX: usize = 4096;
 /// Objects whose holders are looked up in one scan.
 const LOOKUPS_MAX: usize = 64;
+/// Sockets of which it is remembered whom a call named.
+const ADDRESSES_MAX: usize = 4096;
 
 /// Whom to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,15 +125,36 @@ struct Pending {
     children: HashMap<u32, ChildRow>,
     refused: HashMap<(ObjKey, u32), RefusedRow>,
     peers: HashSet<u32>,
+    /// Names that calls on sockets gave, by inode number of the socket.
+    addresses: HashMap<u64, String>,
 }
 
 impl Pending {
+    /// Notes that somebody waits for an object, or was refused by it.
+    fn look_up(&mut self, obj: ObjKey, state: State) {
+        self.lookups.extend(ends(obj, state));
+    }
+
+    fn addressed(&mut self, sock: u64, name: Option<String>) {
+        if self.addresses.len() >= ADDRESSES_MAX {
+            self.addresses.clear();
+        }
+        self.addresses.extend(name.map(|name| (sock, name)));
+    }
+
     /// Notes a message queue to be read; `tgid` is in its namespace. Other objects are left alone.
     fn look_at_queue(&mut self, obj: ObjKey, tgid: u32) {
         if obj.kind == kind::MSG && self.queues.len() < LOOKUPS_MAX {
             self.queues.insert((obj.ns, i32::try_from(obj.id).unwrap_or(-1)), tgid);
         }
     }
+}
+
+/// The object; of a socket the other end too, as far as the kernel half told it.
+fn ends(obj: ObjKey, state: State) -> impl Iterator<Item = ObjKey> {
+    let is_socket = obj.kind == kind::SOCKET;
+    let other = (is_socket && state.c != 0).then(|| socket(state.c));
+    std::iter::once(if is_socket { socket(obj.id) } else { obj }).chain(other)
 }
 
 type Sink<'a> = dyn FnMut(Record) + 'a;
@@ -379,7 +402,11 @@ impl Live {
             }
             Body::Stall(s) if s.obj.kind == kind::MSG => p.look_at_queue(s.obj.into(), header.tgid),
             Body::Stall(s) if s.obj.kind != kind::SEM && s.obj.id != 0 => {
-                p.lookups.insert(s.obj.into());
+                p.look_up(s.obj.into(), s.state.into());
+            }
+            Body::SocketAddress(a) => {
+                let bytes = a.name.as_flattened();
+                p.addressed(a.sock, SocketRow::name(bytes.get(..a.len as usize).unwrap_or(bytes)));
             }
             Body::PipeCreate(c) => {
                 if c.slots < DEFAULT_SLOTS {
@@ -403,6 +430,7 @@ impl Live {
             | Body::FdDup(_)
             | Body::FdSend(_)
             | Body::FdFlags(_)
+            | Body::FdOverflow(_)
             | Body::EventfdCreate(_)
             | Body::SysvCreate(_)
             | Body::SysvFail(_)
@@ -460,10 +488,13 @@ impl Live {
         let threads = self.maps.blocked(now, self.session.min_stall_ns);
         let threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || is_sysv(t.obj)).collect();
         let p = &mut self.pending;
-        self.waited_for = threads.iter().map(|t| t.obj).filter(|obj| !is_sysv(*obj)).collect();
+        self.waited_for = threads.iter().filter(|t| has_holders(t.obj)).flat_map(|t| ends(t.obj, t.state)).collect();
         p.lookups.extend(self.waited_for.iter().copied());
         for t in &threads {
             p.look_at_queue(t.obj, t.tgid);
+            if t.obj.kind == kind::SOCKET && t.state.c == 0 && !p.addresses.contains_key(&t.obj.id) {
+                p.addressed(t.obj.id, inventory::socket_address(t.tid).ok().flatten());
+            }
             if p.described.insert((t.tgid, tick_of(t.start_ns)))
                 && let Some(row) = inventory::process(t.tgid)
             {
@@ -474,8 +505,10 @@ impl Live {
 
         let refused: Vec<_> =
             self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
-        p.lookups.extend(refused.iter().map(|r| r.obj).filter(|obj| has_holders(*obj)));
         for r in &refused {
+            if has_holders(r.obj) {
+                p.look_up(r.obj, r.state);
+            }
             p.look_at_queue(r.obj, r.tgid);
         }
         // How many signals are queued now, and whether they are blocked.
@@ -509,7 +542,8 @@ impl Live {
         objects.extend(p.shrunk_pipes.iter().rev().take(room));
         let users = std::mem::take(&mut p.shrunk_users);
         let queues = std::mem::take(&mut p.queues);
-        Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues }
+        let addresses = p.addresses.clone();
+        Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues, addresses }
     }
 
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.

@@ -2,14 +2,15 @@
 //!
 //! It must not touch the probes' maps, nor decide what is worth reading.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tracer_common::map::kind;
 
 use crate::inventory::{self, Scope};
 use crate::kernel::iter::Files;
-use crate::record::{Inventory, ObjKey, Record};
+use crate::record::{Inventory, ObjKey, Record, SocketRow};
 
 /// Holders of one object whose state is read.
 const HOLDERS_TOLD: usize = 8;
@@ -27,6 +28,8 @@ pub(super) struct Wanted {
     pub(super) waited_for: BTreeSet<ObjKey>,
     /// Message queues that are read, by namespace and id, each with a process in that namespace.
     pub(super) queues: BTreeMap<(u32, i32), u32>,
+    /// Names that calls on sockets gave, by inode number of the socket.
+    pub(super) addresses: HashMap<u64, String>,
 }
 
 /// A look at what exists.
@@ -74,7 +77,7 @@ impl Wanted {
     }
 
     /// Reads it; each record has the time at which its reading began.
-    fn read(self) -> Vec<Record> {
+    fn read(mut self) -> Vec<Record> {
         let mut out = Vec::new();
         out.extend(self.inventory.map(|look| Record::Baseline(look.read())));
         for uid in self.users {
@@ -95,6 +98,29 @@ impl Wanted {
             return out;
         }
         let ts_ns = inventory::boot_ns();
+        let sockets: BTreeMap<u64, Option<String>> = self
+            .objects
+            .iter()
+            .filter(|o| o.kind == kind::SOCKET)
+            .map(|o| (o.id, self.addresses.get(&o.id).cloned()))
+            .collect();
+        if !sockets.is_empty() {
+            let rows = inventory::sockets(&sockets);
+            let ends = |row: &SocketRow| {
+                let ino = row.ino;
+                [row.peer, row.named].into_iter().flatten().map(move |peer| (ino, peer))
+            };
+            for (ino, peer) in rows.iter().flat_map(ends) {
+                let (one, other) = (socket(ino), socket(peer));
+                if self.waited_for.contains(&one) && sockets.contains_key(&ino) {
+                    self.waited_for.insert(other);
+                }
+                if !self.objects.contains(&other) {
+                    self.objects.push(other);
+                }
+            }
+            out.push(Record::Sockets { ts_ns, rows });
+        }
         for (obj, (holders, complete)) in inventory::holders_of(&self.objects) {
             // What the other side does while somebody waits: asleep in which call, stopped, running.
             if self.waited_for.contains(&obj) {
@@ -106,6 +132,11 @@ impl Wanted {
         }
         out
     }
+}
+
+/// The socket with this inode number.
+pub(super) fn socket(id: u64) -> ObjKey {
+    ObjKey { kind: kind::SOCKET, ns: 0, id }
 }
 
 /// A reading under way.
@@ -143,8 +174,6 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::process::{Command, Stdio};
 
-    use tracer_common::map::kind;
-
     use super::*;
 
     #[test]
@@ -161,6 +190,7 @@ mod tests {
             objects: vec![obj],
             waited_for: BTreeSet::from([obj]),
             queues: BTreeMap::new(),
+            addresses: HashMap::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let found = runtime.block_on(async {

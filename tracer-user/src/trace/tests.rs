@@ -46,6 +46,7 @@ fn samples() -> Vec<Record> {
         Record::Queues { ts_ns: 1, rows: vec![MsgQueue { qbytes: u64::MAX, ..MsgQueue::default() }] },
         Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }] },
         Record::Closing(inventory),
+        Record::Sockets { ts_ns: 8, rows: vec![SocketRow { peer: Some(u64::MAX), ..SocketRow::default() }] },
         Record::End { ts_ns: 9 },
     ]
 }

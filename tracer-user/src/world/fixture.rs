@@ -268,6 +268,7 @@ impl Stream {
             comm: p.1.to_owned(),
             fd: 3,
             count,
+            repeated: 0,
             first_ns: START + span.0 * MS,
             last_ns: START + span.1 * MS,
             reader: reader.map(|(r, t)| reader_row(r, t)),
@@ -387,7 +388,8 @@ impl Stream {
 }
 
 fn reader_row(r: P, at: u64) -> ReaderRow {
-    ReaderRow { tgid: r.0, start_ns: r.start_ns(), ts_ns: START + at * MS, comm: r.1.to_owned() }
+    let (ts_ns, comm) = (START + at * MS, r.1.to_owned());
+    ReaderRow { tgid: r.0, start_ns: r.start_ns(), ts_ns, comm, gap_ns: 0, gap_end_ns: 0 }
 }
 
 /// A full pipe of the default size.

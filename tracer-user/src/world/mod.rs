@@ -17,6 +17,7 @@ pub mod process;
 pub mod refused;
 pub mod sem;
 pub mod shm;
+pub mod socket;
 pub mod stall;
 #[cfg(test)]
 mod storm;
@@ -68,6 +69,7 @@ pub struct World {
     pub passed: passed::Passed,
     pub eventfds: eventfd::Eventfds,
     pub posix: posix::Posix,
+    pub sockets: socket::Sockets,
     pub children: child::Children,
     pub stalls: Stalls,
     pub refused: refused::Refused,
@@ -130,6 +132,7 @@ impl World {
             ("waits", self.stalls.dropped),
             ("refused calls", self.refused.dropped),
             ("user stacks", self.stacks_dropped),
+            ("unix sockets", self.sockets.dropped),
         ] {
             if dropped > 0 {
                 out.push(format!("{dropped} {what} were left out, because the model's memory is bounded"));
@@ -160,6 +163,10 @@ impl World {
                 self.tick_ns = *ts_ns;
             }
             Event::End { ts_ns } => self.advance(*ts_ns),
+            Event::Sockets { ts_ns, rows } => {
+                self.advance(*ts_ns);
+                self.sockets.rows(rows);
+            }
             Event::Lost { ts_ns, site, count } => {
                 self.advance(*ts_ns);
                 self.losses.lost(*site, self.tick_ns, *ts_ns, *count);
@@ -175,7 +182,8 @@ impl World {
                 for row in *rows {
                     let proc = self.processes.named(row.tgid, row.start_ns, &row.comm);
                     let reader = row.reader.as_ref().map(|r| self.reader(r));
-                    self.refused.row(*ts_ns, proc, row, reader);
+                    let watched = reader.is_some() || self.processes.all_wanted();
+                    self.refused.row(*ts_ns, proc, row, reader, watched);
                 }
             }
             Event::Children { ts_ns, rows } => {
@@ -283,6 +291,7 @@ impl World {
             Body::PipeCreate(e) => self.pipes.created(proc, context, *e),
             Body::PipeResize(e) => self.pipes.resize(proc, *e),
             Body::FdReceive(e) => {
+                self.sockets.received(e.sock);
                 let processes = &self.processes;
                 self.fds.received(proc, context, e, |id| processes.alive(id));
             }
@@ -290,7 +299,10 @@ impl World {
             Body::FdClose(e) => self.fds.closed(at, *e),
             Body::FdCloseRange(e) => self.fds.close_range(at, *e),
             Body::FdDup(e) => self.fds.duplicated(at, *e),
-            Body::FdSend(e) => self.fds.sent(proc, *e),
+            Body::FdSend(e) => {
+                self.sockets.sent(proc, at, e.peer);
+                self.fds.sent(proc, *e);
+            }
             Body::FdFail(e) => self.fds.failed(proc, at, *e),
             Body::FdFlags(e) => self.fds.flagged(*e),
             Body::EventfdCreate(e) => self.eventfds.created(proc, context, *e),
@@ -306,6 +318,8 @@ impl World {
             },
             Body::PosixCreate(e) => self.posix.created(proc, context, e),
             Body::MqFail(e) => self.posix.failed(proc, context, *e),
+            Body::SocketAddress(e) => self.sockets.addressed(e),
+            Body::FdOverflow(e) => self.sockets.overflowed(proc, context, *e),
             // Handled above.
             Body::Free(_) | Body::SemRemove(_) | Body::SysvRemove(_) => {}
         }
@@ -392,6 +406,10 @@ impl World {
         self.passed(inventory, look);
         if let Some(found) = &inventory.posix {
             self.posix.inventory(inventory.ts_ns, found, look, &mut self.processes);
+        }
+        if let Some(rows) = &inventory.in_flight {
+            let rows = rows.iter().map(|r| (r.clone(), self.processes.resolve(r.tgid, r.start_ns))).collect();
+            self.sockets.queued(inventory.ts_ns, rows, look == Look::First);
         }
         let (new, old) = (inventory.system, self.limits);
         let or = |a: u64, b: u64| if a == 0 { b } else { a };

@@ -5,9 +5,9 @@ use super::fixture::{P, START, Stream, header_bytes};
 use crate::decode::decode;
 use crate::detect;
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Holder, Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey, PassedRow, PipeOwner,
-    PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue, ProcessRow, ReaderRow, Record, RefusedRow,
-    SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment, State, SystemLimits,
+    BlockedThread, ChildRow, FdTable, Holder, InFlightRow, Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey,
+    PassedRow, PipeOwner, PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue, ProcessRow, ReaderRow,
+    Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment, SocketRow, State, SystemLimits,
 };
 use tracer_common::event::Header;
 
@@ -57,13 +57,15 @@ impl Dice {
             start_ns: self.number(),
             ts_ns: self.time(),
             comm: "\u{1b}[2J".to_owned(),
+            gap_ns: self.number(),
+            gap_end_ns: self.time(),
         })
     }
 
     fn kernel(&mut self) -> Record {
-        const KINDS: [u16; 34] = [
+        const KINDS: [u16; 36] = [
             1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 30, 31, 40, 41, 42, 43, 44, 45, 46, 47, 50, 0, 999, 40, 3, 4, 1,
-            16, 17, 18, 80, 81,
+            16, 17, 18, 80, 81, 60, 61,
         ];
         let header = Header {
             ts_ns: self.time(),
@@ -141,9 +143,17 @@ impl Dice {
     }
 
     fn inventory(&mut self) -> Inventory {
+        let in_flight = InFlightRow {
+            ino: self.number(),
+            fds: self.number(),
+            tgid: self.word(),
+            start_ns: self.number(),
+            fd: self.word(),
+        };
         Inventory {
             ts_ns: self.time(),
             posix: self.roll().is_multiple_of(2).then(|| self.posix()),
+            in_flight: self.roll().is_multiple_of(2).then(|| vec![in_flight]),
             processes: (0..self.roll() % 8).map(|_| self.process()).collect(),
             sem_sets: (0..self.roll() % 5)
                 .map(|_| SemSetRow {
@@ -279,6 +289,7 @@ impl Dice {
                         comm: String::new(),
                         fd: self.word().cast_signed(),
                         count: self.number(),
+                        repeated: self.number(),
                         first_ns: self.time(),
                         last_ns: self.time(),
                         reader: self.reader(),
@@ -335,6 +346,19 @@ impl Dice {
                 soft_pages: self.number(),
             },
             12 => Record::Queues { ts_ns, rows: self.inventory().msg_queues },
+            13 => Record::Sockets {
+                ts_ns,
+                rows: vec![SocketRow {
+                    ino: self.number(),
+                    listening: self.roll().is_multiple_of(2),
+                    address: Some("\u{1b}[2J".to_owned()),
+                    named: Some(self.number()),
+                    peer: Some(self.number()),
+                    pending: Some(self.number()),
+                    backlog: Some(self.number()),
+                    ..SocketRow::default()
+                }],
+            },
             _ => self.kernel(),
         }
     }

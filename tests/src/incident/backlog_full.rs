@@ -1,0 +1,93 @@
+//! A server with a backlog of 1 does not accept: one client waits 400 ms in connect, another is refused 20 times.
+//! The healthy server accepts at once.
+
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with};
+
+use super::Options;
+use crate::stage::{Stage, pid};
+use crate::truth::{Expected, Truth};
+
+const BACKLOG: i32 = 1;
+/// The kernel queues one more than it is told to.
+const FILL: usize = 2;
+const REFUSALS: u64 = 20;
+const PAUSE: Duration = Duration::from_millis(400);
+const HEALTHY_CONNECTIONS: usize = 50;
+
+const ACCEPTING: usize = 0;
+const REFUSED: usize = 1;
+const DONE: usize = 2;
+
+pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
+    let bug = options.bug();
+    let name = format!("ipctrace-backlog-{}", pid());
+    let address = SocketAddr::from_abstract_name(&name)?;
+    let listener = UnixListener::bind_addr(&address).context("cannot listen")?;
+    listen(&listener, BACKLOG)?;
+    let inode = rustix::fs::fstat(&listener)?.st_ino;
+    let server = stage.spawn(&[], move || {
+        if bug {
+            stage.await_slot(ACCEPTING, 1)?;
+        }
+        let mut accepted = Vec::new();
+        loop {
+            accepted.push(listener.accept().context("cannot accept")?);
+        }
+    })?;
+    if !bug {
+        let client = stage.spawn(&[], move || {
+            for _ in 0..HEALTHY_CONNECTIONS {
+                stage.timed(|| UnixStream::connect_addr(&address)).context("cannot connect")?;
+            }
+            stage.reach(DONE, 1);
+            stage.idle()
+        })?;
+        stage.await_slot(DONE, 1)?;
+        let truth = stage.stalls().allow(Truth::default(), "backlog-full");
+        return Ok(truth.role("server", [server]).role("client", [client]));
+    }
+    let address_of_client = address.clone();
+    let client = stage.spawn(&[], move || {
+        let mut connections = Vec::new();
+        for _ in 0..FILL {
+            connections.push(UnixStream::connect_addr(&address_of_client).context("cannot connect")?);
+        }
+        let waited = stage.timed(|| UnixStream::connect_addr(&address_of_client)).context("cannot connect")?;
+        stage.reach(DONE, 1);
+        drop(waited);
+        stage.idle()
+    })?;
+    stage.wait_until_blocked(client, libc::SYS_connect)?;
+    let refused = stage.spawn(&[], move || {
+        let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+        for _ in 0..REFUSALS {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            match connect(&socket, &address).map_err(std::io::Error::from) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => stage.reach(REFUSED, stage.value(REFUSED) + 1),
+                Err(e) => return Err(e).context("cannot connect"),
+                Ok(()) => bail!("connected, although the backlog is full"),
+            }
+        }
+        stage.idle()
+    })?;
+    stage.await_slot(REFUSED, REFUSALS)?;
+    sleep(PAUSE);
+    stage.reach(ACCEPTING, 1);
+    stage.await_slot(DONE, 1)?;
+    let expected = Expected::new("backlog-full")
+        .kind("socket")
+        .ids([inode])
+        .pids([client, refused])
+        .role("holder", server)
+        .exact("eagain", REFUSALS);
+    let truth = Truth::one(stage.stalls().expect(expected));
+    Ok(truth.role("server", [server]).role("client", [client, refused]).fact("inode", inode))
+}
