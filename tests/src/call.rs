@@ -5,11 +5,13 @@
 
 use std::ffi::CStr;
 use std::io::{Error, Result};
-use std::mem::zeroed;
+use std::mem::{MaybeUninit, zeroed};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null_mut;
 
 use libc::{c_int, c_void};
+
+use crate::incident::LockKind;
 
 /// A SysV semaphore set; dropping the value does not remove the set.
 #[derive(Clone, Copy, Debug)]
@@ -193,6 +195,82 @@ pub fn map_shared(name: &CStr, flags: c_int, bytes: usize) -> Result<()> {
     // SAFETY: the kernel picks the address, and nobody uses what lies there.
     let address = unsafe { libc::mmap(null_mut(), bytes, prot, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
     if address == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Memory that child processes share.
+fn map_anonymous(bytes: usize) -> Result<*mut c_void> {
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+    // SAFETY: the kernel picks the address.
+    let address = unsafe { libc::mmap(null_mut(), bytes, prot, flags, -1, 0) };
+    if address == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(address) }
+}
+
+fn done(errno: c_int) -> Result<()> {
+    if errno == 0 { Ok(()) } else { Err(Error::from_raw_os_error(errno)) }
+}
+
+/// A mutex in memory that child processes share.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedLock(*mut libc::pthread_mutex_t);
+
+impl SharedLock {
+    pub fn create(kind: LockKind) -> Result<Self> {
+        let mutex = map_anonymous(size_of::<libc::pthread_mutex_t>())?.cast();
+        let mut attributes = MaybeUninit::uninit();
+        let attributes = attributes.as_mut_ptr();
+        // SAFETY: the attributes are initialised first; the mutex is new memory, large enough, that nobody uses yet.
+        unsafe {
+            done(libc::pthread_mutexattr_init(attributes))?;
+            done(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))?;
+            if kind == LockKind::Robust {
+                done(libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST))?;
+            }
+            if kind == LockKind::Inherit {
+                done(libc::pthread_mutexattr_setprotocol(attributes, libc::PTHREAD_PRIO_INHERIT))?;
+            }
+            done(libc::pthread_mutex_init(mutex, attributes))?;
+        }
+        Ok(Self(mutex))
+    }
+
+    /// Locks it; one that a dead process held is repaired.
+    pub fn lock(self) -> Result<()> {
+        // SAFETY: an initialised mutex in memory that is never unmapped.
+        match unsafe { libc::pthread_mutex_lock(self.0) } {
+            // SAFETY: as above, and this thread has just locked it.
+            libc::EOWNERDEAD => done(unsafe { libc::pthread_mutex_consistent(self.0) }),
+            errno => done(errno),
+        }
+    }
+
+    pub fn unlock(self) -> Result<()> {
+        // SAFETY: an initialised mutex in memory that is never unmapped.
+        done(unsafe { libc::pthread_mutex_unlock(self.0) })
+    }
+}
+
+/// A semaphore of value 0 in memory that child processes share.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedSemaphore(*mut libc::sem_t);
+
+impl SharedSemaphore {
+    pub fn create() -> Result<Self> {
+        let semaphore = map_anonymous(size_of::<libc::sem_t>())?.cast();
+        // SAFETY: new memory, large enough, that nobody uses yet.
+        check(unsafe { libc::sem_init(semaphore, 1, 0) })?;
+        Ok(Self(semaphore))
+    }
+
+    pub fn wait(self) -> Result<()> {
+        // SAFETY: an initialised semaphore; who unmaps it does not wait any more.
+        check(unsafe { libc::sem_wait(self.0) }).map(drop)
+    }
+
+    /// Takes it out of this process, which does not use it after.
+    pub fn unmap(self) -> Result<()> {
+        // SAFETY: mapped by `create`.
+        check(unsafe { libc::munmap(self.0.cast(), size_of::<libc::sem_t>()) }).map(drop)
+    }
 }
 
 /// What one `recvmsg` gave.

@@ -14,11 +14,12 @@ pub mod kind {
     pub const CHILD: u32 = 9;
     pub const SHM: u32 = 10;
     pub const MSG: u32 = 11;
+    pub const MQ: u32 = 12;
+    pub const FUTEX: u32 = 13;
     /// A signal that could not be queued: `ns` is its number, `id` the process that it was for.
     pub const SIGNAL: u32 = 20;
     /// A signal that was queued without its information (the value of sigqueue).
     pub const SIGNAL_INFO: u32 = 21;
-    pub const MQ: u32 = 12;
 }
 
 /// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`, which count the entries of a hash map by the low bits of their
@@ -44,9 +45,10 @@ pub struct ObjRef {
     /// One of [`kind`].
     pub kind: u32,
     /// IPC namespace inode for SysV objects, device for files and POSIX queues, number of a signal, [`SOCKET_CONNECTING`] or
-    /// 0 for sockets, else 0.
+    /// 0 for sockets, process of the waiter for futexes, else 0.
     pub ns: u32,
-    /// SysV id, inode number (pipe, socket, file, POSIX queue), eventfd id, or the process that a signal was for.
+    /// SysV id, inode number (pipe, socket, file, POSIX queue), eventfd id, address of a futex, or the process that a
+    /// signal was for.
     pub id: u64,
 }
 
@@ -58,7 +60,7 @@ pub struct ObjState {
     /// Pipe: capacity in bytes (slots * page size is userspace's business): `max_usage` slots. Eventfd: counter.
     /// Message queue: bytes of the message that did not fit.
     /// POSIX queue: messages that it takes.
-    /// Socket: see [`SocketState`].
+    /// Socket: see [`SocketState`]. Futex: see [`FutexState`].
     pub a: u64,
     /// Pipe: used slots. Sem: semaphore number waited for; [`crate::event::UNKNOWN`] until userspace has read it.
     /// POSIX queue: messages in it.
@@ -106,6 +108,36 @@ impl SocketState {
             backlog: (b >> 32) as u32 & Self::BACKLOG_MAX,
             kind: (b >> 60) as u32,
         }
+    }
+}
+
+/// What the [`ObjState`] of a futex holds: the memory at its address when a thread went to sleep there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FutexState {
+    /// The futex word and the four behind it, of which the second is not kept; all 0 if they could not be read.
+    pub words: [u32; 5],
+    /// The value at which the waiter expected the word to be.
+    pub expected: u32,
+    /// FUTEX_WAIT and the like, without flags.
+    pub command: u32,
+}
+
+impl FutexState {
+    /// Packs it.
+    #[inline(always)]
+    pub const fn pack(self) -> ObjState {
+        let [word, _, owner, users, kind] = self.words;
+        ObjState {
+            a: word as u64 | (owner as u64) << 32,
+            b: kind as u64 | (self.expected as u64) << 32,
+            c: self.command as u64 | (users as u64) << 32,
+        }
+    }
+
+    /// What a state holds.
+    pub const fn unpack(a: u64, b: u64, c: u64) -> Self {
+        let words = [a as u32, 0, (a >> 32) as u32, (c >> 32) as u32, b as u32];
+        Self { words, expected: (b >> 32) as u32, command: c as u32 }
     }
 }
 

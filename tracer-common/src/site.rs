@@ -20,6 +20,7 @@ pub enum Mechanism {
     PosixSem,
     PosixShm,
     Socket,
+    Futex,
 }
 
 impl Mechanism {
@@ -37,6 +38,7 @@ impl Mechanism {
         Self::PosixSem,
         Self::PosixShm,
         Self::Socket,
+        Self::Futex,
     ];
 
     /// The word used on the command line and in reports.
@@ -54,6 +56,7 @@ impl Mechanism {
             Self::PosixSem => "posix-sem",
             Self::PosixShm => "posix-shm",
             Self::Socket => "socket",
+            Self::Futex => "futex",
         }
     }
 }
@@ -248,6 +251,8 @@ sites! {
     SocketRead, "socket_read", Socket, &[&[exit("unix_stream_recvmsg", "socket_read")], &[exit("unix_dgram_recvmsg", "socket_read_dgram")],
         &[exit("unix_seqpacket_recvmsg", "socket_read_packet")]],
         Syscalls(&[S::Read, S::Readv, S::Preadv2, S::Recvfrom, S::Recvmsg, S::Recvmmsg]), true, "reads through io_uring";
+    FutexWait, "futex_wait", Futex, &[&[exit("futex_wait", "futex_wait")], &[exit("futex_lock_pi", "futex_lock_pi")]],
+        Syscalls(&[S::Futex]), true, "";
 }
 
 const _: () = assert!(SITES.len() <= 64);

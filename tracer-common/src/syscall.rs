@@ -79,6 +79,7 @@ syscalls! {
     Connect = "connect", 42, 203, "exit_connect";
     Sendto = "sendto", 44, 206, "exit_send";
     Recvfrom = "recvfrom", 45, 207, "exit_recvfrom";
+    Futex = "futex", 202, 98, "exit_futex";
 }
 
 /// Highest system call number looked up; the map `SYSCALLS` has this many slots.

@@ -52,6 +52,7 @@ impl Analyst {
             | Record::PipeUser { .. }
             | Record::Queues { .. }
             | Record::Sockets { .. }
+            | Record::Futexes { .. }
             | Record::Stack { .. } => {}
         }
         let Some(world) = &mut self.world else { return };

@@ -2,6 +2,7 @@
 //!
 //! A new incident is a file here, a `mod` line and a row in [`ALL`].
 
+mod backlog_full;
 mod counter;
 mod eventfd_overflow;
 mod eventfd_semaphore;
@@ -10,11 +11,13 @@ mod exhaustion;
 mod fd_crowd;
 mod fd_doors;
 mod fd_exhausted;
+mod fd_inflight;
 mod fd_inherited;
 mod fd_leak;
 mod fd_truncated;
 mod fifo_stall;
 mod fork_storm;
+mod futex_stall;
 mod leftover;
 mod mq_exhausted;
 mod mq_full;
@@ -37,12 +40,9 @@ mod sem_storm;
 mod shm_exhausted;
 mod shm_leak;
 mod signal_queue_full;
-mod zombie_leak;
-
-mod backlog_full;
-mod fd_inflight;
 mod socket_full;
 mod socket_stall;
+mod zombie_leak;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -97,6 +97,18 @@ pub enum Limit {
     Shmall,
 }
 
+/// What processes wait for in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LockKind {
+    Plain,
+    /// PTHREAD_MUTEX_ROBUST.
+    Robust,
+    /// PTHREAD_PRIO_INHERIT.
+    Inherit,
+    /// A POSIX semaphore without a name.
+    Semaphore,
+}
+
 /// How an incident is to be played; most options concern one incident only.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -117,9 +129,15 @@ pub struct Options {
     /// fd-leak: failed requests lie between good ones rather than after them
     #[arg(long)]
     pub interleave: bool,
-    /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall: the first wait does not end
+    /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall, futex-stall: the first wait does not end
     #[arg(long)]
     pub endless: bool,
+    /// futex-stall: what is waited for
+    #[arg(long, value_enum, default_value = "plain")]
+    pub lock: LockKind,
+    /// futex-stall: the holder is killed
+    #[arg(long)]
+    pub killed: bool,
     /// socket-stall: datagrams to a receiver that only its name tells, rather than a stream
     #[arg(long)]
     pub dgram: bool,
@@ -395,6 +413,22 @@ pub const ALL: &[Incident] = &[
         about: "a server does not accept for 400 ms: a connect waits, 20 others are refused",
         play: backlog_full::play,
         cases: TWINS,
+    },
+    Incident {
+        name: "futex-stall",
+        about: "a lock in shared memory is held for 400 ms three times, or its holder is killed",
+        play: futex_stall::play,
+        cases: &[
+            bug("", &[]),
+            bug("robust", &["--lock", "robust"]),
+            bug("inherit", &["--lock", "inherit"]),
+            bug("endless", &["--endless"]),
+            bug("killed", &["--killed"]),
+            bug("semaphore", &["--lock", "semaphore"]),
+            fixed("", &[]),
+            fixed("killed", &["--lock", "robust", "--killed"]),
+            fixed("semaphore", &["--lock", "semaphore"]),
+        ],
     },
     Incident {
         name: "fd-inflight",

@@ -11,7 +11,7 @@ use tracer_common::site::Site;
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{blocked, child, eventfd, fdpass, mq, msg, pipe, posix, sem, socket, sysv};
+use crate::mech::{blocked, child, eventfd, fdpass, futex, mq, msg, pipe, posix, sem, socket, sysv};
 use crate::resolve::File;
 use crate::task::Regs;
 
@@ -68,6 +68,8 @@ exits! {
     fexit_mq_receive, 5, MqReceive, |ctx, call| mq::received(&call);
     fexit_posix_create4, 4, PosixCreate, |ctx, call| posix::created(&call, pointer(&ctx, 1));
     fexit_posix_create5, 5, PosixCreate, |ctx, call| posix::created(&call, pointer(&ctx, 2));
+    fexit_futex_wait, 5, FutexWait, |ctx, call| futex::waited(&call);
+    fexit_futex_lock_pi, 4, FutexWait, |ctx, call| futex::waited(&call);
     fexit_socket_send, 3, SocketSend, |ctx, call| socket::sent(&call);
     fexit_socket_send_dgram, 3, SocketSend, |ctx, call| socket::sent(&call);
     fexit_socket_connect, 4, SocketConnect, |ctx, call| socket::connected(&call);

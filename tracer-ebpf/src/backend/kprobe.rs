@@ -8,7 +8,7 @@ use tracer_common::syscall::Syscall;
 
 use super::syscall;
 use crate::emit::Call;
-use crate::mech::{child, eventfd, fdpass, mq, msg, pipe, sem, socket, sysv};
+use crate::mech::{child, eventfd, fdpass, futex, mq, msg, pipe, sem, socket, sysv};
 use crate::resolve::{self, File};
 use crate::task::Regs;
 
@@ -50,6 +50,8 @@ returns! {
     kretprobe_mq_open, MqOpen, |call| if let Some(regs) = Regs::current() { mq::opened(&call, regs) };
     kretprobe_mq_send, MqSend, |call| mq::sent(&call);
     kretprobe_mq_receive, MqReceive, |call| mq::received(&call);
+    kretprobe_futex_wait, FutexWait, |call| futex::waited(&call);
+    kretprobe_futex_lock_pi, FutexWait, |call| futex::waited(&call);
     kretprobe_socket_send, SocketSend, |call| socket::sent(&call);
     kretprobe_socket_send_dgram, SocketSend, |call| socket::sent(&call);
     kretprobe_socket_connect, SocketConnect, |call| socket::connected(&call);

@@ -14,7 +14,7 @@ use crate::emit::Call;
 use crate::filter;
 use crate::kread;
 use crate::maps::{CALIBRATION, config};
-use crate::mech::{blocked, child, eventfd, fdpass, mq, msg, pipe, posix, sem, signal, socket, sysv};
+use crate::mech::{blocked, child, eventfd, fdpass, futex, mq, msg, pipe, posix, sem, signal, socket, sysv};
 use crate::resolve;
 use crate::task::{self, Regs};
 
@@ -85,6 +85,7 @@ returns! {
     exit_msgrcv, MsgReceive, |call, regs| msg::received(&call, regs);
     exit_mq_open, MqOpen, |call, regs| mq::opened(&call, regs);
     exit_mq_send, MqSend, |call, _regs| mq::sent(&call);
+    exit_futex, FutexWait, |call, _regs| futex::waited(&call);
     exit_mq_receive, MqReceive, |call, _regs| mq::received(&call);
 }
 

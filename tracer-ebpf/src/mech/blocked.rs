@@ -14,7 +14,7 @@ use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
 use crate::maps::{self, BLOCKED, BLOCKED_SLOTS, LAST_READ, config};
-use crate::mech::{msg, sem, socket};
+use crate::mech::{futex, msg, sem, socket};
 use crate::resolve::{self, Target};
 use crate::task::{self, Regs};
 
@@ -204,6 +204,7 @@ fn hands_over(call: Syscall) -> bool {
             | Syscall::Sendmsg
             | Syscall::Sendmmsg
             | Syscall::Connect
+            | Syscall::Futex
     )
 }
 
@@ -243,6 +244,10 @@ fn waits_for(task: u64, regs: Regs, call: Syscall) -> Option<Wait> {
         }
         // Of these only unix sockets count; a connect's is not the one that is full.
         Syscall::Connect => writes_to(task, regs.arg(0)? as u32, Site::SocketConnect),
+        Syscall::Futex => {
+            let (obj, state) = futex::waits_at(task, regs)?;
+            Some(Wait { site: Site::FutexWait, obj, state, ptr: 0, fd: -1 })
+        }
         Syscall::Splice => writes_to(task, regs.arg(2)? as u32, Site::PipeSplice),
         Syscall::Tee => writes_to(task, regs.arg(1)? as u32, Site::PipeSplice),
         Syscall::Vmsplice | Syscall::Sendfile => writes_to(task, regs.arg(0)? as u32, Site::PipeSplice),

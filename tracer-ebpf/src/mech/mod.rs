@@ -4,6 +4,7 @@ pub mod blocked;
 pub mod child;
 pub mod eventfd;
 pub mod fdpass;
+pub mod futex;
 pub mod mq;
 pub mod msg;
 pub mod open;

@@ -2,13 +2,14 @@
 //!
 //! Pure: it must not read a clock, a file or the kernel, and it must not panic on any bytes.
 
+pub mod futex;
 mod id;
 
 pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TICK_NS, Tgid, Tid};
 
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner, ProcessRow,
-    Record, RefusedRow, SocketRow, text,
+    BlockedThread, ChildRow, FdTable, Frame, FutexRow, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner,
+    ProcessRow, Record, RefusedRow, SocketRow, text,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
 use tracer_common::site::Site;
@@ -77,6 +78,10 @@ pub enum Event<'a> {
         ts_ns: u64,
         rows: &'a [SocketRow],
     },
+    Futexes {
+        ts_ns: u64,
+        rows: &'a [FutexRow],
+    },
 }
 
 /// Who caused a kernel event, and when.
@@ -128,6 +133,7 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
         Record::Stack { id, frames } => Event::Stack { id: StackId(*id), frames },
         Record::End { ts_ns } => Event::End { ts_ns: *ts_ns },
         Record::Sockets { ts_ns, rows } => Event::Sockets { ts_ns: *ts_ns, rows },
+        Record::Futexes { ts_ns, rows } => Event::Futexes { ts_ns: *ts_ns, rows },
     }))
 }
 

@@ -247,6 +247,7 @@ pub(super) fn object(obj: ObjKey) -> Object {
         kind::ANON => plain("anon_inode"),
         kind::CHILD => plain("child"),
         kind::MQ => plain("mq"),
+        kind::FUTEX => plain("futex"),
         _ => plain("unknown"),
     }
 }

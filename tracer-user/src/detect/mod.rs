@@ -5,6 +5,7 @@
 pub mod finding;
 pub mod time;
 
+mod backlog_full;
 mod cascade;
 pub(crate) mod cgroup;
 pub(crate) mod draft;
@@ -12,10 +13,12 @@ mod eventfd_overflow;
 mod eventfd_stall;
 mod exhausted;
 mod fd_exhausted;
+mod fd_inflight;
 mod fd_inherited;
 mod fd_kept;
 mod fd_leak;
 mod fd_truncated;
+mod futex_stall;
 mod leftover;
 mod mq_exhausted;
 mod mq_full;
@@ -40,15 +43,12 @@ mod sem_stall;
 mod shm_exhausted;
 mod shm_leak;
 mod signal_queue_full;
-mod stall;
-mod syscall;
-mod zombie_leak;
-
-mod backlog_full;
-mod fd_inflight;
 mod socket;
 mod socket_full;
 mod socket_stall;
+mod stall;
+mod syscall;
+mod zombie_leak;
 
 use crate::world::World;
 use finding::Finding;
@@ -252,6 +252,12 @@ pub const DETECTORS: &[Detector] = &[
         mechanism: Mechanism::Socket,
         what: "Connections to a unix socket waited or were refused because its listener does not accept.",
         judge: backlog_full::judge,
+    },
+    Detector {
+        code: "futex-stall",
+        mechanism: Mechanism::Futex,
+        what: "A thread waited long for a lock in shared memory that another holds, or that nobody can give any more.",
+        judge: futex_stall::judge,
     },
     Detector {
         code: "fd-inflight",

@@ -5,7 +5,7 @@ use super::time::{duration, milliseconds};
 use crate::decode::{ProcId, Tid};
 use crate::record::{ObjKey, State};
 use crate::world::World;
-use crate::world::stall::{Durations, Interval, Reader};
+use crate::world::stall::{Durations, Interval, Reader, WaiterStalls};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An ongoing wait longer than this is critical.
@@ -104,7 +104,18 @@ pub(super) fn summary(
     obj: ObjKey,
     part: Option<u64>,
     now_ns: u64,
-    finished: impl Fn(&crate::world::stall::WaiterStalls) -> Durations,
+    finished: impl Fn(&WaiterStalls) -> Durations,
+) -> Option<Summary> {
+    summary_of(world, &[obj], part, now_ns, finished)
+}
+
+/// The same of an object that has several keys.
+pub(super) fn summary_of(
+    world: &World,
+    keys: &[ObjKey],
+    part: Option<u64>,
+    now_ns: u64,
+    finished: impl Fn(&WaiterStalls) -> Durations,
 ) -> Option<Summary> {
     let mut durations = Durations::default();
     let mut state = State::default();
@@ -113,7 +124,7 @@ pub(super) fn summary(
     let mut intervals = Vec::new();
     let mut timed_out = 0;
     let wanted = |p: u64| part.is_none_or(|part| part == p);
-    if let Some(o) = world.stalls.object(obj) {
+    for o in keys.iter().filter_map(|key| world.stalls.object(*key)) {
         state = o.state;
         for (waiter, s) in o.waiters.iter().filter(|(w, _)| wanted(w.part)) {
             let took = finished(s);
@@ -137,7 +148,8 @@ pub(super) fn summary(
         intervals.extend(o.intervals.iter().filter(|i| wanted(i.waiter.part)).copied());
     }
     let (mut ongoing, mut longest_ongoing_ns, mut about) = (0, 0, false);
-    for o in world.stalls.ongoing_at(obj).into_iter().filter(|o| wanted(o.waiter.part)) {
+    let lasting = world.stalls.ongoing().into_iter().filter(|o| keys.contains(&o.obj));
+    for o in lasting.filter(|o| wanted(o.waiter.part)) {
         let until_ns = now_ns.max(o.seen_ns);
         let ns = until_ns.saturating_sub(o.since_ns);
         if ns < world.session.min_stall_ns {

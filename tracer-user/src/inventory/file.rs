@@ -71,19 +71,47 @@ fn file_system<'a>(mountinfo: &'a str, path: &str) -> Option<&'a str> {
     best.map(|(_, kind)| kind)
 }
 
+/// A mapped file.
 pub(super) struct Map<'a> {
+    /// First address, and the first behind it.
+    start: u64,
+    end: u64,
+    /// What is written goes to the file, for all that map it.
+    pub(super) shared: bool,
+    /// Of its first byte in the file.
+    offset: u64,
     pub(super) minor: u32,
     pub(super) ino: u64,
-    path: &'a str,
+    pub(super) path: &'a str,
+}
+
+impl Map<'_> {
+    pub(super) fn holds(&self, address: u64) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+
+    /// Where the byte at this address, which it holds, is in the file.
+    pub(super) fn offset_of(&self, address: u64) -> u64 {
+        self.offset.wrapping_add(address.wrapping_sub(self.start))
+    }
 }
 
 /// `start-end perms offset major:minor inode path` of a mapped file.
 pub(super) fn parse_map(line: &str) -> Option<Map<'_>> {
+    let hex = |digits| u64::from_str_radix(digits, 16).ok();
     let mut words = line.splitn(6, ' ');
-    let (device, ino) = (words.nth(3)?, words.next()?);
-    let minor = u32::from_str_radix(device.split_once(':')?.1, 16).ok()?;
-    let ino = ino.parse().ok().filter(|i| *i != 0)?;
-    Some(Map { minor, ino, path: words.next()?.trim_start() })
+    let (start, end) = words.next()?.split_once('-')?;
+    let (perms, offset) = (words.next()?, words.next()?);
+    let (device, ino) = (words.next()?, words.next()?);
+    Some(Map {
+        start: hex(start)?,
+        end: hex(end)?,
+        shared: perms.ends_with('s'),
+        offset: hex(offset)?,
+        minor: u32::from_str_radix(device.split_once(':')?.1, 16).ok()?,
+        ino: ino.parse().ok().filter(|i| *i != 0)?,
+        path: words.next()?.trim_start(),
+    })
 }
 
 /// Space, tab, newline and backslash are written as three octal digits (fs/proc_namespace.c, `show_mountinfo`).
@@ -131,9 +159,11 @@ mod tests {
 
     #[test]
     fn lines_of_maps() {
-        let line = "7f00-7f01 rw-s 00000000 00:1b 42                         /dev/shm/sem.a b";
+        let line = "7f00-7f80 rw-s 00001000 00:1b 42                         /dev/shm/sem.a b";
         let m = parse_map(line).expect("map");
-        assert_eq!((m.minor, m.ino, m.path), (0x1b, 42, "/dev/shm/sem.a b"));
+        assert_eq!((m.minor, m.ino, m.path, m.shared), (0x1b, 42, "/dev/shm/sem.a b", true));
+        assert_eq!((m.holds(0x7eff), m.holds(0x7f00), m.holds(0x7f80)), (false, true, false));
+        assert_eq!(m.offset_of(0x7f7f), 0x107f);
         for bad in ["", "7f00-7f01 rw-p 00000000 00:00 0 ", "a b c d e f", "7f00-7f01 rw-p 0 0"] {
             assert!(parse_map(bad).is_none(), "{bad}");
         }

@@ -11,6 +11,7 @@ mod cgroup;
 mod entry;
 mod fd;
 mod file;
+mod futex;
 mod limits;
 mod module;
 mod msg;
@@ -37,6 +38,7 @@ use crate::record::{InFlightRow, Inventory, ProcessRow, SemSetRow, SystemLimits}
 pub use cgroup::{CgroupError, cgroup_pids};
 pub use fd::{fd_table, holders_of};
 pub use file::files_of;
+pub use futex::{FutexAsked, futex_words, futexes};
 pub use limits::{fork_limits, open_files, process_limits, threads};
 pub use module::{Module, locate, modules};
 pub use msg::queues;

@@ -16,6 +16,7 @@ use tracer_common::event::{Body, HEADER_LEN, Header};
 use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
+use super::futex::Futexes;
 use super::order::Reorder;
 use super::scan::{Look, Names, Scan, Wanted, socket};
 use crate::inventory::{self, Scope};
@@ -127,6 +128,7 @@ struct Pending {
     peers: HashSet<u32>,
     /// Names that calls on sockets gave, by inode number of the socket.
     addresses: HashMap<u64, String>,
+    futexes: Futexes,
 }
 
 impl Pending {
@@ -401,6 +403,9 @@ impl Live {
                 p.receivers.insert(header.tgid);
             }
             Body::Stall(s) if s.obj.kind == kind::MSG => p.look_at_queue(s.obj.into(), header.tgid),
+            Body::Stall(s) if s.obj.kind == kind::FUTEX => {
+                p.futexes.waited(header.ts_ns, s.obj.into(), header.start_ns, s.state.into());
+            }
             Body::Stall(s) if s.obj.kind != kind::SEM && s.obj.id != 0 => {
                 p.look_up(s.obj.into(), s.state.into());
             }
@@ -486,8 +491,9 @@ impl Live {
 
     fn counters(&mut self, now: u64, sink: &mut Sink<'_>) {
         let threads = self.maps.blocked(now, self.session.min_stall_ns);
-        let threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || is_sysv(t.obj)).collect();
+        let mut threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || is_sysv(t.obj)).collect();
         let p = &mut self.pending;
+        p.futexes.blocked(now, &mut threads);
         self.waited_for = threads.iter().filter(|t| has_holders(t.obj)).flat_map(|t| ends(t.obj, t.state)).collect();
         p.lookups.extend(self.waited_for.iter().copied());
         for t in &threads {
@@ -543,7 +549,8 @@ impl Live {
         let users = std::mem::take(&mut p.shrunk_users);
         let queues = std::mem::take(&mut p.queues);
         let addresses = p.addresses.clone();
-        Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues, addresses }
+        let futexes = p.futexes.take();
+        Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues, addresses, futexes }
     }
 
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.
@@ -557,6 +564,9 @@ impl Live {
             }
             if let Record::Queues { rows, .. } = &record {
                 self.add_peers(rows.iter().map(|q| q.lrpid).filter(|pid| *pid != 0));
+            }
+            if let Record::Futexes { rows, .. } = &record {
+                self.add_peers(rows.iter().filter_map(|row| Some(row.owner.as_ref()?.tgid)));
             }
             sink(record);
         }
@@ -584,6 +594,7 @@ impl Live {
     /// The last records: what is open, asleep and there at the end.
     async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.finish_scan(sink).await?;
+        self.pending.futexes.forget();
         self.tick(sink);
         self.finish_scan(sink).await?;
         for (site, n) in self.maps.faults() {
@@ -618,7 +629,7 @@ impl Live {
 
 /// Whether processes have such an object open.
 fn has_holders(obj: ObjKey) -> bool {
-    !is_sysv(obj) && !is_signal(obj.kind)
+    !is_sysv(obj) && !is_signal(obj.kind) && obj.kind != kind::FUTEX
 }
 
 fn is_signal(kind: u32) -> bool {

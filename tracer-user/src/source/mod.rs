@@ -2,6 +2,7 @@
 //!
 //! It decides when to read, never what it means.
 
+mod futex;
 mod live;
 mod order;
 mod scan;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracer_common::map::kind;
 
-use crate::inventory::{self, Scope};
+use crate::inventory::{self, FutexAsked, Scope};
 use crate::kernel::iter::Files;
 use crate::record::{Inventory, ObjKey, Record, SocketRow};
 
@@ -30,6 +30,8 @@ pub(super) struct Wanted {
     pub(super) queues: BTreeMap<(u32, i32), u32>,
     /// Names that calls on sockets gave, by inode number of the socket.
     pub(super) addresses: HashMap<u64, String>,
+    /// Futexes that are placed.
+    pub(super) futexes: BTreeMap<ObjKey, FutexAsked>,
 }
 
 /// A look at what exists.
@@ -73,7 +75,11 @@ impl Look {
 
 impl Wanted {
     pub(super) fn is_empty(&self) -> bool {
-        self.inventory.is_none() && self.users.is_empty() && self.objects.is_empty() && self.queues.is_empty()
+        self.inventory.is_none()
+            && self.users.is_empty()
+            && self.objects.is_empty()
+            && self.queues.is_empty()
+            && self.futexes.is_empty()
     }
 
     /// Reads it; each record has the time at which its reading began.
@@ -93,6 +99,15 @@ impl Wanted {
             let told = receivers.into_iter().filter_map(inventory::process);
             out.extend(told.map(|row| Record::Process { ts_ns: inventory::boot_ns(), row }));
             out.push(Record::Queues { ts_ns, rows });
+        }
+        if !self.futexes.is_empty() {
+            let ts_ns = inventory::boot_ns();
+            let rows = inventory::futexes(&self.futexes);
+            // What the owners do while somebody waits.
+            let owners: BTreeSet<u32> = rows.iter().filter_map(|row| Some(row.owner.as_ref()?.tgid)).collect();
+            let told = owners.into_iter().filter_map(inventory::process);
+            out.extend(told.map(|row| Record::Process { ts_ns: inventory::boot_ns(), row }));
+            out.push(Record::Futexes { ts_ns, rows });
         }
         if self.objects.is_empty() {
             return out;
@@ -191,6 +206,7 @@ mod tests {
             waited_for: BTreeSet::from([obj]),
             queues: BTreeMap::new(),
             addresses: HashMap::new(),
+            futexes: BTreeMap::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let found = runtime.block_on(async {

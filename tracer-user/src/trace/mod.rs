@@ -87,12 +87,13 @@ fn tag(record: &Record) -> u8 {
         Record::End { .. } => 16,
         Record::Queues { .. } => 17,
         Record::Sockets { .. } => 18,
+        Record::Futexes { .. } => 19,
     }
 }
 
 const KERNEL_TAG: u8 = 1;
 /// Highest tag that this version knows.
-const TAG_MAX: u8 = 18;
+const TAG_MAX: u8 = 19;
 
 #[cfg(test)]
 mod tests;

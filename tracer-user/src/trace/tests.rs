@@ -47,6 +47,7 @@ fn samples() -> Vec<Record> {
         Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }] },
         Record::Closing(inventory),
         Record::Sockets { ts_ns: 8, rows: vec![SocketRow { peer: Some(u64::MAX), ..SocketRow::default() }] },
+        Record::Futexes { ts_ns: 8, rows: vec![FutexRow { owner_tid: 7, ..FutexRow::default() }] },
         Record::End { ts_ns: 9 },
     ]
 }

@@ -8,6 +8,7 @@ pub mod eventfd;
 pub mod fdpass;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod futex;
 pub mod loss;
 pub mod msg;
 pub mod passed;
@@ -70,6 +71,7 @@ pub struct World {
     pub eventfds: eventfd::Eventfds,
     pub posix: posix::Posix,
     pub sockets: socket::Sockets,
+    pub futexes: futex::Futexes,
     pub children: child::Children,
     pub stalls: Stalls,
     pub refused: refused::Refused,
@@ -133,6 +135,7 @@ impl World {
             ("refused calls", self.refused.dropped),
             ("user stacks", self.stacks_dropped),
             ("unix sockets", self.sockets.dropped),
+            ("futexes", self.futexes.dropped),
         ] {
             if dropped > 0 {
                 out.push(format!("{dropped} {what} were left out, because the model's memory is bounded"));
@@ -224,6 +227,14 @@ impl World {
             Event::Queues { ts_ns, rows } => {
                 self.advance(*ts_ns);
                 self.queues.seen(*ts_ns, rows);
+            }
+            Event::Futexes { ts_ns, rows } => {
+                self.advance(*ts_ns);
+                for owner in rows.iter().filter_map(|row| row.owner.as_ref()) {
+                    let of_process = if owner.tid == owner.tgid { owner.comm.as_str() } else { "" };
+                    self.processes.named(owner.tgid, owner.start_ns, of_process);
+                }
+                self.futexes.seen(rows);
             }
             Event::Stack { id, frames } => {
                 if self.stacks.len() >= MAX_STACKS && !self.stacks.contains_key(id) {

@@ -5,9 +5,10 @@ use super::fixture::{P, START, Stream, header_bytes};
 use crate::decode::decode;
 use crate::detect;
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Holder, InFlightRow, Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey,
-    PassedRow, PipeOwner, PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue, ProcessRow, ReaderRow,
-    Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment, SocketRow, State, SystemLimits,
+    BlockedThread, ChildRow, FdTable, FutexOwner, FutexPlace, FutexRow, FutexUser, Holder, InFlightRow, Inventory,
+    LimitRow, MsgLimitRow, MsgQueue, ObjKey, PassedRow, PipeOwner, PosixHolder, PosixInventory, PosixKind, PosixObject,
+    PosixQueue, ProcessRow, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment,
+    SocketRow, State, SystemLimits,
 };
 use tracer_common::event::Header;
 
@@ -44,7 +45,7 @@ impl Dice {
     }
 
     fn obj(&mut self) -> ObjKey {
-        ObjKey { kind: u32::try_from(self.roll() % 11).unwrap_or(0), ns: self.word(), id: self.number() }
+        ObjKey { kind: u32::try_from(self.roll() % 14).unwrap_or(0), ns: self.word(), id: self.number() }
     }
 
     fn state(&mut self) -> State {
@@ -357,6 +358,28 @@ impl Dice {
                     pending: Some(self.number()),
                     backlog: Some(self.number()),
                     ..SocketRow::default()
+                }],
+            },
+            14 => Record::Futexes {
+                ts_ns,
+                rows: vec![FutexRow {
+                    obj: self.obj(),
+                    start_ns: self.number(),
+                    place: self.roll().is_multiple_of(2).then(|| FutexPlace {
+                        ino: self.number(),
+                        offset: self.number(),
+                        path: "\u{1b} (deleted)".to_owned(),
+                        users: vec![FutexUser { tgid: self.word(), start_ns: self.number(), threads: self.word() }],
+                        complete: self.roll().is_multiple_of(2),
+                        ..FutexPlace::default()
+                    }),
+                    owner_tid: self.word(),
+                    owner: self.roll().is_multiple_of(2).then(|| FutexOwner {
+                        tid: self.word(),
+                        tgid: self.word(),
+                        start_ns: self.number(),
+                        comm: String::new(),
+                    }),
                 }],
             },
             _ => self.kernel(),
