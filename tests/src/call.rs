@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::io::{Error, Result};
 use std::mem::{MaybeUninit, zeroed};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null_mut;
 
 use libc::{c_int, c_void};
@@ -271,6 +271,13 @@ impl SharedSemaphore {
         // SAFETY: mapped by `create`.
         check(unsafe { libc::munmap(self.0.cast(), size_of::<libc::sem_t>()) }).map(drop)
     }
+}
+
+/// Gives a pipe the memory of these bytes, which outlive it (vmsplice).
+pub fn lend(pipe: BorrowedFd<'_>, bytes: &'static [u8]) -> Result<usize> {
+    let memory = [rustix::pipe::IoSliceRaw::from_slice(bytes)];
+    // SAFETY: nobody writes there, and it lasts as long as the process.
+    Ok(unsafe { rustix::pipe::vmsplice(pipe, &memory, rustix::pipe::SpliceFlags::empty()) }?)
 }
 
 /// What one `recvmsg` gave.

@@ -20,6 +20,8 @@ pub mod kind {
     pub const SIGNAL: u32 = 20;
     /// A signal that was queued without its information (the value of sigqueue).
     pub const SIGNAL_INFO: u32 = 21;
+    /// A standard signal that was merged with one that was pending; nothing of SIGCHLD, which is counted by parent.
+    pub const SIGNAL_MERGED: u32 = 22;
 }
 
 /// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`, which count the entries of a hash map by the low bits of their

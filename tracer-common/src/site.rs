@@ -59,6 +59,17 @@ impl Mechanism {
             Self::Futex => "futex",
         }
     }
+
+    /// What no backend sees of it (empty = nothing that is known). What a backend does not see has each site.
+    pub const fn unseen(self) -> &'static str {
+        match self {
+            Self::Eventfd => "signals of the kernel itself (aio, KVM, vfio, io_uring), which never wait",
+            Self::PosixSem | Self::PosixShm => "uses between the creation and the end of tracing",
+            Self::Socket => "sockets of other families than AF_UNIX",
+            Self::Futex => "waits by futex_waitv, futex_wait and FUTEX_WAIT_REQUEUE_PI, and who holds a semaphore",
+            Self::Sem | Self::Shm | Self::Msg | Self::Pipe | Self::Fdpass | Self::Child | Self::Signal | Self::Mq => "",
+        }
+    }
 }
 
 /// One function that a site can be hooked at.

@@ -29,6 +29,7 @@ mod msg_stall;
 mod ns_twins;
 mod passing;
 mod pid_exhausted;
+mod pipe_doors;
 mod pipe_full;
 mod pipe_shrunk;
 mod pipe_stall;
@@ -264,6 +265,12 @@ pub const ALL: &[Incident] = &[
         about: "a consumer pauses for 500 ms three times, its producer blocks",
         play: pipe_stall::play,
         cases: STALLS,
+    },
+    Incident {
+        name: "pipe-doors",
+        about: "each call that writes to a pipe waits 300 ms for its reader",
+        play: pipe_doors::play,
+        cases: TWINS,
     },
     Incident {
         name: "pipe-full",

@@ -9,6 +9,7 @@ use crate::truth::{Expected, Truth};
 
 const PENDING: u64 = 16;
 const SENT: u64 = 40;
+const MERGED: u64 = 3;
 
 const READY: usize = 0;
 const TAKEN: usize = 1;
@@ -48,7 +49,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         }
         if bug {
             // A standard signal comes in any case, but without its value.
-            call::queue(worker, libc::SIGUSR1, 7).context("cannot queue SIGUSR1")?;
+            // While it is pending, more of them are merged with it.
+            for _ in 0..=MERGED {
+                call::queue(worker, libc::SIGUSR1, 7).context("cannot queue SIGUSR1")?;
+            }
         }
         stage.reach(DONE, 1);
         stage.idle()
@@ -66,6 +70,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         .limit("RLIMIT_SIGPENDING")
         .exact("failed", dropped)
         .exact("stripped", 1)
+        .exact("coalesced", MERGED)
         .exact("max", PENDING);
     Ok(Truth::one(expected).role("sender", [boss]).role("receiver", [worker]))
 }

@@ -1,4 +1,5 @@
-//! SIGCHLD of ended children: queued, coalesced, ignored, delivered. And signals that found the queue full.
+//! SIGCHLD of ended children: queued, coalesced, ignored, delivered. And signals that found the queue full, or were merged
+//! with one that was pending.
 //! Counted, no events.
 
 use tracer_common::field::Field;
@@ -28,7 +29,8 @@ const WITHOUT_INFO: i32 = 4;
 /// A signal was generated for `target`.
 #[inline(always)]
 pub fn generated(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
-    if result == NO_ROOM || result == WITHOUT_INFO {
+    let merged = result == COALESCED && sig != SIGCHLD;
+    if merged || result == NO_ROOM || result == WITHOUT_INFO {
         return not_queued(call, sig, info, target, result);
     }
     // Values 0 and 1 stand for "no information" (SEND_SIG_NOINFO, SEND_SIG_PRIV).
@@ -62,7 +64,11 @@ fn not_queued(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
         return;
     }
     let code: i32 = kread::kernel(info + SI_CODE).unwrap_or(0);
-    let kind = if result == NO_ROOM { kind::SIGNAL } else { kind::SIGNAL_INFO };
+    let kind = match result {
+        NO_ROOM => kind::SIGNAL,
+        WITHOUT_INFO => kind::SIGNAL_INFO,
+        _ => kind::SIGNAL_MERGED,
+    };
     let obj = ObjRef { kind, ns: sig as u32, id: u64::from(tgid) };
     // A positive code is the kernel's own (include/uapi/asm-generic/siginfo.h): whoever runs now did not send it.
     let state = ObjState { a: task::start_ns(target), b: u64::from(code > 0), c: 0 };

@@ -53,6 +53,7 @@ const NAMES: [&str; 31] = [
 struct Losses<'a> {
     dropped: u64,
     stripped: u64,
+    merged: u64,
     signals: BTreeSet<u32>,
     rows: Vec<(ProcId, &'a Refusals)>,
 }
@@ -60,19 +61,27 @@ struct Losses<'a> {
 pub(super) fn judge(world: &World, _now_ns: u64) -> Vec<Finding> {
     let mut by: BTreeMap<ProcId, Losses<'_>> = BTreeMap::new();
     for ((obj, sender), r) in world.refused.iter() {
+        if !matches!(obj.kind, kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED) {
+            continue;
+        }
         let Ok(pid) = u32::try_from(obj.id) else { continue };
-        let (dropped, stripped) = match obj.kind {
-            kind::SIGNAL => (r.count, 0),
-            kind::SIGNAL_INFO => (0, r.count),
-            _ => continue,
-        };
         let target = by.entry(world.processes.resolve(pid, r.state.a)).or_default();
-        target.dropped = target.dropped.saturating_add(dropped);
-        target.stripped = target.stripped.saturating_add(stripped);
+        let total = match obj.kind {
+            kind::SIGNAL => &mut target.dropped,
+            kind::SIGNAL_INFO => &mut target.stripped,
+            _ => {
+                target.merged = target.merged.saturating_add(r.count);
+                continue;
+            }
+        };
+        *total = total.saturating_add(r.count);
         target.signals.insert(obj.ns);
         target.rows.push((*sender, r));
     }
-    by.into_iter().filter_map(|(target, losses)| told(world, target, losses)).collect()
+    by.into_iter()
+        .filter(|(_, losses)| !losses.rows.is_empty())
+        .filter_map(|(target, losses)| told(world, target, losses))
+        .collect()
 }
 
 fn told(world: &World, target: ProcId, mut losses: Losses<'_>) -> Option<Finding> {
@@ -110,6 +119,7 @@ fn told(world: &World, target: ProcId, mut losses: Losses<'_>) -> Option<Finding
     d.title(format!("{} lost {lost}{by} ({}): {room}{why}", name(world, target), signals.join(", ")));
     d.evidence("failed", losses.dropped)
         .evidence("stripped", losses.stripped)
+        .evidence("coalesced", losses.merged)
         .evidence("signals", signals)
         .evidence("used", queued.map(|q| q.0))
         .evidence("max", queued.map(|q| q.1))

@@ -45,7 +45,11 @@ fn what_was_lost_by_whom() {
         ),
         (
             "both",
-            vec![row(kind::SIGNAL, 34, 3, false), row(kind::SIGNAL_INFO, 12, 2, false)],
+            vec![
+                row(kind::SIGNAL, 34, 3, false),
+                row(kind::SIGNAL_INFO, 12, 2, false),
+                row(kind::SIGNAL_MERGED, 10, 5, false),
+            ],
             3.0,
             2.0,
             vec![BOSS.0],
@@ -75,6 +79,21 @@ fn what_was_lost_by_whom() {
         assert_eq!((number(f, "failed"), number(f, "stripped")), (Some(dropped), Some(stripped)), "{what}");
         assert_eq!((role(f, "receiver"), role(f, "sender")), (vec![WORKER.0], senders), "{what}");
         assert!(f.title.contains(words), "{what}: {}", f.title);
+    }
+}
+
+#[test]
+fn merged_signals_are_no_loss() {
+    let merged = row(kind::SIGNAL_MERGED, 10, 5, false);
+    for (rows, coalesced) in [
+        (vec![merged.clone()], None),
+        (vec![row(kind::SIGNAL, 34, 3, false), merged], Some(5.0)),
+        (vec![row(kind::SIGNAL, 34, 3, false)], Some(0.0)),
+    ] {
+        let mut s = Stream::new();
+        s.process(5, WORKER.row('S')).record(Record::Refused { ts_ns: START + 30 * MS, rows });
+        let found = s.of("signal-queue-full", 100);
+        assert_eq!(found.first().and_then(|f| number(f, "coalesced")), coalesced);
     }
 }
 

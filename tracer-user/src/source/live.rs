@@ -170,9 +170,7 @@ impl Live {
         let host = Host::read();
         let enabled = SITES
             .iter()
-            .filter(|s| {
-                options.only.is_empty() || options.only.contains(&s.mechanism) || carries(s.mechanism, &options.only)
-            })
+            .filter(|s| options.only.is_empty() || serves(s.mechanism, &options.only))
             .fold(0, |bits, s| bits | s.site.bit());
         let all = options.target == Target::All;
         let config = Config {
@@ -207,7 +205,7 @@ impl Live {
             wall_ns: inventory::wall_ns(),
             min_stall_ns: config.min_stall_ns,
             plan: attached.plan.clone(),
-            not_collected: attached.unseen.iter().cloned().chain(eventless(&options.only)).collect(),
+            not_collected: attached.unseen.iter().cloned().chain(unseen(&options.only)).collect(),
             target: match &options.target {
                 Target::All => "all".to_owned(),
                 Target::Pids(p) => p.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
@@ -633,14 +631,14 @@ fn has_holders(obj: ObjKey) -> bool {
 }
 
 fn is_signal(kind: u32) -> bool {
-    matches!(kind, kind::SIGNAL | kind::SIGNAL_INFO)
+    matches!(kind, kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED)
 }
 
-/// Whether sites of a mechanism are needed for others: processes carry all (identities, ends, parents), and the files of
-/// POSIX semaphores are created as those of shared memory are.
-fn carries(mechanism: Mechanism, only: &[Mechanism]) -> bool {
+/// Whether a mechanism's sites are needed for these: processes carry all (identities, ends, parents), and the files of POSIX
+/// semaphores are created as those of shared memory are.
+fn serves(mechanism: Mechanism, only: &[Mechanism]) -> bool {
     let of_semaphores = mechanism == Mechanism::PosixShm && only.contains(&Mechanism::PosixSem);
-    mechanism == Mechanism::Child || of_semaphores
+    mechanism == Mechanism::Child || of_semaphores || only.contains(&mechanism)
 }
 
 /// SysV objects are known by their ids, which may be 0, and have no descriptors.
@@ -648,17 +646,10 @@ fn is_sysv(obj: ObjKey) -> bool {
     matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG)
 }
 
-/// What is not seen of mechanisms that no site watches.
-fn eventless(only: &[Mechanism]) -> impl Iterator<Item = String> {
-    Mechanism::ALL
-        .iter()
-        .filter(move |m| {
-            (only.is_empty() || only.contains(m))
-                && !SITES
-                    .iter()
-                    .any(|s| s.mechanism == **m || (s.mechanism == Mechanism::PosixShm && **m == Mechanism::PosixSem))
-        })
-        .map(|m| format!("{}: events are not watched yet, only what exists at the start and at the end", m.name()))
+/// What no backend sees of the mechanisms that are watched.
+fn unseen(only: &[Mechanism]) -> impl Iterator<Item = String> {
+    let watched = Mechanism::ALL.iter().filter(move |m| only.is_empty() || only.contains(m));
+    watched.filter(|m| !m.unseen().is_empty()).map(|m| format!("{}: {}", m.name(), m.unseen()))
 }
 
 fn tick_of(start_ns: u64) -> u64 {
