@@ -71,6 +71,9 @@ pub struct Expected {
     /// The value of `limit.name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
+    /// Processes that the first links of `chain` name, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<i32>,
 }
 
 impl Truth {
@@ -135,6 +138,11 @@ impl Expected {
 
     pub fn cause(mut self, cause: &str) -> Self {
         self.cause = Some(cause.to_owned());
+        self
+    }
+
+    pub fn chain(mut self, pids: impl IntoIterator<Item = i32>) -> Self {
+        self.chain.extend(pids);
         self
     }
 

@@ -53,6 +53,7 @@ impl Analyst {
             | Record::Queues { .. }
             | Record::Sockets { .. }
             | Record::Futexes { .. }
+            | Record::Threads { .. }
             | Record::Stack { .. } => {}
         }
         let Some(world) = &mut self.world else { return };

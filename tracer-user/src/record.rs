@@ -3,6 +3,10 @@
 //! Raw facts only, never findings.
 //! Kernel records stay bytes; everything that userspace read is a plain structure with serde.
 
+mod thread;
+
+pub use thread::{Releaser, ThreadRow, WaitRow, Way};
+
 use serde::{Deserialize, Serialize};
 use tracer_common::map::{ChildStats, ObjRef, ObjState};
 
@@ -48,6 +52,8 @@ pub enum Record {
     Sockets { ts_ns: u64, rows: Vec<SocketRow> },
     /// Futexes that somebody waits for or waited for, placed by the mappings of the processes.
     Futexes { ts_ns: u64, rows: Vec<FutexRow> },
+    /// Threads of processes that wait, and of those that they wait for; of each process all.
+    Threads { ts_ns: u64, rows: Vec<ThreadRow> },
 }
 
 /// A futex, as its waiter knows it.

@@ -17,10 +17,17 @@ pub(super) struct Late {
     cause: Option<&'static str>,
     /// No table has the processes that it is about: the object's name must do.
     nobody: bool,
+    /// Its finding is one of a look, and has no origin of its own.
+    watched: bool,
 }
 
 const fn same(case: &'static str) -> Late {
-    Late { case, before: &[], cause: None, nobody: false }
+    Late { case, before: &[], cause: None, nobody: false, watched: false }
+}
+
+/// Whether it was there before is not told.
+const fn watched(case: &'static str) -> Late {
+    Late { watched: true, ..same(case) }
 }
 
 /// A name in a file system has no creator.
@@ -62,6 +69,8 @@ const LATE: &[Late] = &[
     passed("fd-leak/interleaved/bug"),
     same("mq-stall/endless/bug"),
     same("futex-stall/endless/bug"),
+    same("chain/bug"),
+    watched("deadlock/bug"),
     same("futex-stall/killed/bug"),
     same("futex-stall/semaphore/bug"),
     nobody("mq-leak/bug"),
@@ -78,7 +87,7 @@ impl Late {
     /// Makes the truth of a watched incident that of one found afterwards.
     pub(super) fn apply(&self, truth: &mut Truth) {
         for expected in &mut truth.expect {
-            expected.origin = Some("baseline".to_owned());
+            expected.origin = Some(if self.watched { "observed" } else { "baseline" }.to_owned());
             if self.nobody {
                 expected.pids.clear();
                 expected.roles.clear();

@@ -71,6 +71,12 @@ fn differences(expected: &Expected, finding: &Value, time_scale: f64, lost: u64)
     text("origin", &expected.origin, &finding["origin"]);
     text("limit.name", &expected.limit, &finding["limit"]["name"]);
 
+    let links: Vec<&str> = array(&finding["chain"]).filter_map(Value::as_str).collect();
+    let leads = |(at, pid): (usize, &i32)| links.get(at).is_some_and(|link| link.contains(&format!("({pid})")));
+    if !expected.chain.iter().enumerate().all(leads) {
+        out.push(format!("chain is {links:?}, truth {:?}", expected.chain));
+    }
+
     let ids = ids_of(finding);
     let missing: Vec<&String> = expected.ids.iter().filter(|id| !ids.contains(*id)).collect();
     if !missing.is_empty() {

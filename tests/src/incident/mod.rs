@@ -4,6 +4,7 @@
 
 mod backlog_full;
 mod counter;
+mod deadlock;
 mod eventfd_overflow;
 mod eventfd_semaphore;
 mod eventfd_stall;
@@ -139,6 +140,9 @@ pub struct Options {
     /// futex-stall: the holder is killed
     #[arg(long)]
     pub killed: bool,
+    /// deadlock: another process could read the pipe
+    #[arg(long)]
+    pub outsider: bool,
     /// socket-stall: datagrams to a receiver that only its name tells, rather than a stream
     #[arg(long)]
     pub dgram: bool,
@@ -420,6 +424,18 @@ pub const ALL: &[Incident] = &[
         about: "a server does not accept for 400 ms: a connect waits, 20 others are refused",
         play: backlog_full::play,
         cases: TWINS,
+    },
+    Incident {
+        name: "deadlock",
+        about: "three processes wait for each other over a pipe, a semaphore and a mutex",
+        play: deadlock::ring,
+        cases: &[bug("", &[]), bug("outsider", &["--outsider"]), fixed("", &[])],
+    },
+    Incident {
+        name: "chain",
+        about: "a writer waits for a reader, that for a semaphore, its holder for the dead receiver of a queue",
+        play: deadlock::chain,
+        cases: &[bug("", &[])],
     },
     Incident {
         name: "futex-stall",

@@ -34,6 +34,8 @@ pub enum Command {
     Ls(Ls),
     /// Show everything about one object, or what a process uses
     Show(Show),
+    /// Whom a process waits for, and whom those wait for, to the end (needs no eBPF)
+    Explain(Explain),
     /// Remove objects that nobody uses
     Rm(Rm),
     /// Make an object, to reproduce something
@@ -89,6 +91,16 @@ pub enum Format {
     Json,
     /// One finding a line
     Jsonl,
+}
+
+/// `explain`
+#[derive(Debug, Args, Clone)]
+pub struct Explain {
+    /// The process
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: u32,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 /// `watch`

@@ -4,6 +4,7 @@ mod args;
 mod census;
 mod demo;
 mod doctor;
+mod explain;
 mod ls;
 mod mk;
 mod output;
@@ -64,6 +65,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Report(args)) => replay::main(&args),
         Some(Command::Ls(args)) => ls::main(&args),
         Some(Command::Show(args)) => show::main(&args),
+        Some(Command::Explain(args)) => explain::main(&args),
         Some(Command::Rm(args)) => rm::main(&args),
         Some(Command::Mk(args)) => mk::main(&args),
         Some(Command::Doctor(args)) => doctor::main(&args),

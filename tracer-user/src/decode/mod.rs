@@ -9,7 +9,7 @@ pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TIC
 
 use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, FutexRow, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner,
-    ProcessRow, Record, RefusedRow, SocketRow, text,
+    ProcessRow, Record, RefusedRow, SocketRow, ThreadRow, text,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
 use tracer_common::site::Site;
@@ -82,6 +82,10 @@ pub enum Event<'a> {
         ts_ns: u64,
         rows: &'a [FutexRow],
     },
+    Threads {
+        ts_ns: u64,
+        rows: &'a [ThreadRow],
+    },
 }
 
 /// Who caused a kernel event, and when.
@@ -134,6 +138,7 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
         Record::End { ts_ns } => Event::End { ts_ns: *ts_ns },
         Record::Sockets { ts_ns, rows } => Event::Sockets { ts_ns: *ts_ns, rows },
         Record::Futexes { ts_ns, rows } => Event::Futexes { ts_ns: *ts_ns, rows },
+        Record::Threads { ts_ns, rows } => Event::Threads { ts_ns: *ts_ns, rows },
     }))
 }
 

@@ -8,6 +8,8 @@ pub mod time;
 mod backlog_full;
 mod cascade;
 pub(crate) mod cgroup;
+pub mod chain;
+mod deadlock;
 pub(crate) mod draft;
 mod eventfd_overflow;
 mod eventfd_stall;
@@ -254,6 +256,12 @@ pub const DETECTORS: &[Detector] = &[
         judge: backlog_full::judge,
     },
     Detector {
+        code: "deadlock",
+        mechanism: Mechanism::Child,
+        what: "Threads wait for each other, and nobody else can end that.",
+        judge: deadlock::judge,
+    },
+    Detector {
         code: "futex-stall",
         mechanism: Mechanism::Futex,
         what: "A thread waited long for a lock in shared memory that another holds, or that nobody can give any more.",
@@ -281,6 +289,7 @@ pub fn run(world: &World, now_ns: u64) -> Vec<Finding> {
         })
         .flat_map(|d| (d.judge)(world, now_ns))
         .collect();
+    chain::fill(world, &mut out);
     let object = |f: &Finding| f.object.as_ref().map(|o| (o.kind.clone(), o.id.len(), o.id.clone()));
     out.sort_by(|a, b| (a.severity, &a.code, object(a), &a.title).cmp(&(b.severity, &b.code, object(b), &b.title)));
     out

@@ -13,6 +13,9 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Statx, StatxFlags};
 /// Longest file of /proc that is read; maps of a huge process are the largest.
 const FILE_MAX: usize = 64 << 20;
 
+/// The host's init may be shielded even from root; what it has open or mapped is then left out.
+pub(super) const INIT: u32 = 1;
+
 /// /proc/PID of one process, or a directory in it.
 pub(super) struct Entry {
     dir: OwnedFd,
@@ -93,7 +96,7 @@ impl Entry {
     /// What a link leads to. The caller knows that it answers without a network.
     pub(super) fn stat(&self, name: &str) -> io::Result<Statx> {
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-        Ok(rustix::fs::statx(&self.dir, name, flags, StatxFlags::INO)?)
+        Ok(rustix::fs::statx(&self.dir, name, flags, StatxFlags::INO | StatxFlags::TYPE)?)
     }
 
     /// A directory whose entries' names are numbers (`fd`, `task`): its handle, and the numbers in ascending order.

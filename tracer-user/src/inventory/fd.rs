@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Mode};
 use tracer_common::map::kind;
 
 use super::entry::{Entry, bracketed, field, pids, vanished};
@@ -266,6 +266,19 @@ impl Search {
 /// Whether a link may be a message queue's: `/name` by mq_open, or a path below its file system's mount point.
 fn may_be_queue(link: &str) -> bool {
     link.starts_with("/dev/mqueue/") || link.strip_prefix('/').is_some_and(|name| !name.contains('/'))
+}
+
+/// The FIFO or message queue behind a descriptor with a path, in which a thread sleeps; `None` if it is neither.
+/// It is asked without synchronising, so that no network is (statx(2), AT_STATX_DONT_SYNC).
+pub(super) fn named_object(entry: &Entry, fd: u32) -> Option<ObjKey> {
+    let link = entry.link(&format!("fd/{fd}")).ok()?;
+    let stat = entry.stat(&format!("fd/{fd}")).ok()?;
+    let is_fifo = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Fifo;
+    if is_fifo {
+        return Some(ObjKey { kind: kind::PIPE, ns: 0, id: stat.stx_ino });
+    }
+    let ino = may_be_queue(&link).then(|| Table::of(entry).ok()?.queue(entry, fd)).flatten()?;
+    Some(ObjKey { kind: kind::MQ, ns: stat.stx_dev_major << 20 | stat.stx_dev_minor, id: ino })
 }
 
 /// Devices that many processes have open and that are no FIFOs.

@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::entry::{Entry, field, pids, vanished};
+use super::entry::{Entry, INIT, field, pids, vanished};
 use super::file::{Map, parse_map};
 use super::process;
 use crate::record::{FutexOwner, FutexPlace, FutexRow, FutexUser, ObjKey};
 
-/// The host's init may be shielded even from root.
-const INIT: u32 = 1;
 /// Processes in which an owner is looked for by its number in their pid namespace.
 const USERS_SEARCHED: usize = 64;
 

@@ -28,6 +28,7 @@ mod sock_diag;
 mod socket;
 mod sysv;
 mod user;
+mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +53,7 @@ pub use sem::{SemOp, sem_op};
 pub use socket::{socket_address, sockets};
 pub use sysv::{own_namespace, within};
 pub use user::names;
+pub use wait::{waits, waits_of_all};
 
 /// Sockets with descriptors in flight that are told.
 const IN_FLIGHT_MAX: usize = 1024;

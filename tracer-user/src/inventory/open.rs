@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::entry::{Entry, field, pids, vanished};
+use super::entry::{Entry, INIT, field, pids, vanished};
 use super::fd::{Link, Table, eventfd_id};
 use super::process;
 use super::socket::{self, Namespaces};
@@ -95,7 +95,8 @@ pub fn open_objects(only: &[u32], sockets: bool) -> OpenObjects {
         out.problems.push(format!("{nameless} descriptors of eventfds show no id in fdinfo and are not listed"));
     }
     // Where the first process is not seen, others are hidden, too (proc(5), hidepid).
-    out.complete = only.is_empty() && denied.is_empty() && sees_all_processes() && all.contains(&1);
+    out.complete =
+        only.is_empty() && denied.iter().all(|pid| *pid == INIT) && sees_all_processes() && all.contains(&INIT);
     out.sockets = table_of_sockets.map(|t| settled(t, &namespaces));
     out.pipes = pipes.into_values().collect();
     out.eventfds = eventfds.into_values().collect();

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::entry::{Entry, field, pids, vanished};
+use super::entry::{Entry, INIT, field, pids, vanished};
 use super::fd::Table;
 use super::file::{minor_of, parse_map, unescaped};
 use super::{number, process};
@@ -16,8 +16,6 @@ use crate::record::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQu
 
 /// Where the C library keeps semaphores and shared memory.
 const SHM_DIR: &str = "/dev/shm";
-/// The host's init may be shielded even from root; it uses no POSIX objects.
-const INIT: u32 = 1;
 /// Names that are listed at most in one folder.
 const NAMES_MAX: usize = 16_384;
 /// A status line of a queue: `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.

@@ -63,10 +63,21 @@ pub struct SemOp {
 /// # Errors
 /// The thread is gone, or its memory may not be read.
 pub fn sem_op(tid: u32, addr: u64) -> io::Result<SemOp> {
+    op_at(&Entry::open(tid)?, addr)
+}
+
+/// The same, of a thread or process that is open already.
+pub(super) fn op_at(thread: &Entry, addr: u64) -> io::Result<SemOp> {
     let mut bytes = [0; 4];
-    Entry::open(tid)?.memory(addr, &mut bytes)?;
+    thread.memory(addr, &mut bytes)?;
     let [a, b, c, d] = bytes;
     Ok(SemOp { num: u16::from_ne_bytes([a, b]), op: i16::from_ne_bytes([c, d]) })
+}
+
+/// Who operated last on a semaphore of the namespace that `member` is in; `None` if nobody did, or it cannot be asked.
+pub(super) fn last_operator(ns: u32, member: u32, id: i32, num: u16) -> Option<u32> {
+    let last = super::sysv::within(ns, &[member], move || get(id, num.into(), libc::GETPID));
+    last.ok()??.ok().filter(|pid| *pid != 0)
 }
 
 /// key semid perms nsems uid gid cuid cgid otime ctime; perms is octal (ipc/sem.c, `sysvipc_sem_proc_show`).

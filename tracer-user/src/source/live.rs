@@ -35,6 +35,8 @@ pub const RING_KIB: u32 = 4096;
 const REORDER_NS: u64 = 5_000_000;
 /// Pause after a wake-up, so that a storm is read in batches.
 const BATCH: Duration = Duration::from_millis(5);
+/// Between two looks at sleeping threads.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// Default slots of a pipe (PIPE_DEF_BUFFERS, include/linux/pipe_fs_i.h).
 const DEFAULT_SLOTS: u32 = 16;
 /// Peers that a target's objects may bring into the filter.
@@ -129,6 +131,8 @@ struct Pending {
     /// Names that calls on sockets gave, by inode number of the socket.
     addresses: HashMap<u64, String>,
     futexes: Futexes,
+    /// Processes with threads that wait.
+    waiting: BTreeSet<u32>,
 }
 
 impl Pending {
@@ -492,6 +496,7 @@ impl Live {
         let mut threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || is_sysv(t.obj)).collect();
         let p = &mut self.pending;
         p.futexes.blocked(now, &mut threads);
+        p.waiting.extend(threads.iter().map(|t| t.tgid));
         self.waited_for = threads.iter().filter(|t| has_holders(t.obj)).flat_map(|t| ends(t.obj, t.state)).collect();
         p.lookups.extend(self.waited_for.iter().copied());
         for t in &threads {
@@ -548,7 +553,8 @@ impl Live {
         let queues = std::mem::take(&mut p.queues);
         let addresses = p.addresses.clone();
         let futexes = p.futexes.take();
-        Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues, addresses, futexes }
+        let waiting = std::mem::take(&mut p.waiting);
+        Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues, addresses, futexes, waiting }
     }
 
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.
@@ -567,6 +573,21 @@ impl Live {
                 self.add_peers(rows.iter().filter_map(|row| Some(row.owner.as_ref()?.tgid)));
             }
             sink(record);
+        }
+    }
+
+    /// Two looks at the threads of all targets and of those that they wait for: who sleeps in both has slept in between.
+    async fn look_at_threads(&mut self, sink: &mut Sink<'_>) {
+        for look in 0..2 {
+            if look > 0 {
+                sleep(BETWEEN_LOOKS).await;
+            }
+            let ts_ns = inventory::boot_ns();
+            let rows = match &self.options.target {
+                Target::All => inventory::waits_of_all(),
+                Target::Pids(_) | Target::Cgroup(_) => inventory::waits(&self.session.target_pids),
+            };
+            sink(Record::Threads { ts_ns, rows });
         }
     }
 
@@ -603,6 +624,7 @@ impl Live {
         }
         self.collect();
         self.release(u64::MAX, sink);
+        self.look_at_threads(sink).await;
         let mut look = self.look();
         if look.posix == Names::Listed {
             look.posix = Names::WithUsers;

@@ -32,6 +32,8 @@ pub(super) struct Wanted {
     pub(super) addresses: HashMap<u64, String>,
     /// Futexes that are placed.
     pub(super) futexes: BTreeMap<ObjKey, FutexAsked>,
+    /// Processes that wait: whom they wait for is read, and so on.
+    pub(super) waiting: BTreeSet<u32>,
 }
 
 /// A look at what exists.
@@ -80,6 +82,7 @@ impl Wanted {
             && self.objects.is_empty()
             && self.queues.is_empty()
             && self.futexes.is_empty()
+            && self.waiting.is_empty()
     }
 
     /// Reads it; each record has the time at which its reading began.
@@ -108,6 +111,11 @@ impl Wanted {
             let told = owners.into_iter().filter_map(inventory::process);
             out.extend(told.map(|row| Record::Process { ts_ns: inventory::boot_ns(), row }));
             out.push(Record::Futexes { ts_ns, rows });
+        }
+        if !self.waiting.is_empty() {
+            let ts_ns = inventory::boot_ns();
+            let pids: Vec<u32> = self.waiting.iter().copied().collect();
+            out.push(Record::Threads { ts_ns, rows: inventory::waits(&pids) });
         }
         if self.objects.is_empty() {
             return out;
@@ -207,6 +215,7 @@ mod tests {
             queues: BTreeMap::new(),
             addresses: HashMap::new(),
             futexes: BTreeMap::new(),
+            waiting: BTreeSet::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let found = runtime.block_on(async {

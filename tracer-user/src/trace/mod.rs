@@ -88,12 +88,13 @@ fn tag(record: &Record) -> u8 {
         Record::Queues { .. } => 17,
         Record::Sockets { .. } => 18,
         Record::Futexes { .. } => 19,
+        Record::Threads { .. } => 20,
     }
 }
 
 const KERNEL_TAG: u8 = 1;
 /// Highest tag that this version knows.
-const TAG_MAX: u8 = 19;
+const TAG_MAX: u8 = 20;
 
 #[cfg(test)]
 mod tests;

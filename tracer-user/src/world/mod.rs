@@ -24,6 +24,7 @@ pub mod stall;
 mod storm;
 pub mod sysv;
 pub mod usage;
+pub mod wait;
 
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
 use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits, text};
@@ -72,6 +73,7 @@ pub struct World {
     pub posix: posix::Posix,
     pub sockets: socket::Sockets,
     pub futexes: futex::Futexes,
+    pub waits: wait::Waits,
     pub children: child::Children,
     pub stalls: Stalls,
     pub refused: refused::Refused,
@@ -136,6 +138,7 @@ impl World {
             ("user stacks", self.stacks_dropped),
             ("unix sockets", self.sockets.dropped),
             ("futexes", self.futexes.dropped),
+            ("threads that wait", self.waits.dropped),
         ] {
             if dropped > 0 {
                 out.push(format!("{dropped} {what} were left out, because the model's memory is bounded"));
@@ -236,6 +239,10 @@ impl World {
                 }
                 self.futexes.seen(rows);
             }
+            Event::Threads { ts_ns, rows } => {
+                self.advance(*ts_ns);
+                self.waits.seen(*ts_ns, rows, &mut self.processes);
+            }
             Event::Stack { id, frames } => {
                 if self.stacks.len() >= MAX_STACKS && !self.stacks.contains_key(id) {
                     self.stacks_dropped += 1;
@@ -291,6 +298,7 @@ impl World {
                 self.fds.exited(proc);
                 self.passed.exited(proc);
                 self.stalls.exited(proc);
+                self.waits.exited(proc);
             }
             Body::ForkFail(e) => self.processes.fork_failed(proc, at, e.errno.abs()),
             Body::SemCreate(e) => self.sems.created(proc, context, *e),
