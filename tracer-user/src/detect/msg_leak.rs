@@ -71,7 +71,19 @@ fn nobody_keeps(world: &World, queues: &[&Queue]) -> bool {
     let all_dead = queues.iter().all(|q| world.msgs.creation(q.id).is_some_and(|c| !world.processes.alive(c.by)));
     let made = |q: Option<&&Queue>| q.map_or(0, |q| q.row.ctime);
     let took_s = made(queues.last()).saturating_sub(made(queues.first()));
-    queues.len() >= enough && (all_dead || took_s > STOCK_S)
+    queues.len() >= enough && (all_dead || took_s > STOCK_S || most_of_the_limit(world, queues))
+}
+
+/// Whether they leave hardly any room to others.
+fn most_of_the_limit(world: &World, queues: &[&Queue]) -> bool {
+    severity(queues.len(), &shares(world, queues)) == Severity::Critical
+}
+
+/// Their number, and how many there may be.
+fn shares(world: &World, queues: &[&Queue]) -> Vec<(u64, u64)> {
+    let limits = queues.first().and_then(|q| world.msgs.limits(q.id.ns));
+    let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
+    limits.map_or_else(Vec::new, |l| vec![(n, l.msgmni)])
 }
 
 /// Whether the creator was seen, and lives.
@@ -190,7 +202,7 @@ fn tell(world: &World, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Findi
     let receivers = users(world, queues, |r| (r.lrpid, r.rtime));
     let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
     let limits = world.msgs.limits(first.id.ns);
-    let shares = limits.map_or_else(Vec::new, |l| vec![(n, l.msgmni)]);
+    let shares = shares(world, queues);
     let age = age_s(world, oldest, now_ns);
 
     let mut d = Draft::new(world, "msg-leak", how_bad(why, queues, &shares));
