@@ -225,20 +225,21 @@ fn afterwards(settings: &Settings, stressor: &'static Stressor) -> Result<Vec<St
     let watched = session.and_then(|session| {
         sleep(settings.settle());
         let memory = memory_kib(session.pid());
-        let (unreaped, finished) = meanwhile(main, || session.finish());
-        Ok((finished?.0, unreaped, memory))
+        let (seen, finished) = meanwhile(main, || session.finish());
+        Ok((finished?.0, seen, memory))
     });
     let workers = family(&proc::table(), main);
     let ended = running.stop(libc::SIGINT, settings.scaled(30));
     remove_left(&before, &workers);
-    let (report, unreaped, memory) = watched?;
+    let (report, seen, memory) = watched?;
     ended.context("stress-ng does not end")?;
     memory_is_bounded(memory)?;
     frame(&report)?;
     let mut problems = Vec::new();
     for finding in of_stressor(stressor, &report) {
         let true_of_it = match finding["code"].as_str() {
-            Some("zombie-leak") => were_zombies(finding, &unreaped),
+            Some("zombie-leak") => all_in(&finding["evidence"]["pids"], &seen.zombies),
+            Some("posix-shm-leak") => all_in(&finding["evidence"]["ids"], &seen.unused),
             _ => Err("a healthy stressor does not do that".to_owned()),
         };
         if let Err(why) = true_of_it {
@@ -248,13 +249,13 @@ fn afterwards(settings: &Settings, stressor: &'static Stressor) -> Result<Vec<St
     Ok(problems)
 }
 
-/// Stressors do leave children for a while: each that the finding names must have been seen so near the end.
-fn were_zombies(finding: &Value, unreaped: &BTreeSet<i32>) -> Result<(), String> {
-    let named = finding["evidence"]["pids"].as_array().into_iter().flatten().filter_map(Value::as_i64);
-    let other: Vec<i64> = named.filter(|pid| !unreaped.contains(&(*pid as i32))).collect();
+/// What is true of a stressor at work, for a while: each that a finding names must have been seen so near the end.
+fn all_in(named: &Value, seen: &BTreeSet<String>) -> Result<(), String> {
+    let named = named.as_array().into_iter().flatten().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
+    let other: Vec<String> = named.filter(|name| !seen.contains(name)).collect();
     match other.first() {
         None => Ok(()),
-        Some(first) => Err(format!("{} of its zombies were not seen to be any, such as {first}", other.len())),
+        Some(first) => Err(format!("{} that it names were not seen so, such as {first}", other.len())),
     }
 }
 
@@ -316,17 +317,28 @@ fn family(table: &[(i32, i32, char)], main: i32) -> BTreeSet<i32> {
     all
 }
 
-/// Everybody of the family who was an unreaped child at some time while `work` was done: zombies come and go.
-fn meanwhile<T>(main: i32, work: impl FnOnce() -> T) -> (BTreeSet<i32>, T) {
+/// What `/proc` showed.
+#[derive(Default)]
+struct Seen {
+    /// Pids of ended children that nobody had reaped.
+    zombies: BTreeSet<String>,
+    /// Names of shared memory that nobody had open or mapped: stress-ng closes what it creates, and maps anonymous memory
+    /// instead (`mmap` with `MAP_ANONYMOUS` in stress-shm.c).
+    unused: BTreeSet<String>,
+}
+
+/// What was so of the family at some time while `work` was done: it comes and goes.
+fn meanwhile<T>(main: i32, work: impl FnOnce() -> T) -> (Seen, T) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let looking = scope.spawn(|| {
-            let mut seen = BTreeSet::new();
+            let mut seen = Seen::default();
             while !done.load(SeqCst) {
                 let table = proc::table();
                 let family = family(&table, main);
                 let ours = table.iter().filter(|(pid, _, state)| *state == 'Z' && family.contains(pid));
-                seen.extend(ours.map(|(pid, ..)| *pid));
+                seen.zombies.extend(ours.map(|(pid, ..)| pid.to_string()));
+                unused(&family, &mut seen.unused);
                 sleep(Duration::from_millis(20));
             }
             seen
@@ -337,20 +349,39 @@ fn meanwhile<T>(main: i32, work: impl FnOnce() -> T) -> (BTreeSet<i32>, T) {
     })
 }
 
+/// Adds names of the family's shared memory that none of it has open or mapped, and that exist all the same.
+fn unused(family: &BTreeSet<i32>, out: &mut BTreeSet<String>) {
+    let names: Vec<PathBuf> = posix_names().into_iter().filter(|path| of_family(path, family)).collect();
+    if names.is_empty() {
+        return;
+    }
+    let mut used = BTreeSet::new();
+    for pid in family {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        used.extend(maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..]))));
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        used.extend(fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()));
+    }
+    let left = names.into_iter().filter(|path| !used.contains(path) && path.exists());
+    out.extend(left.filter_map(|path| Some(format!("/{}", path.file_name()?.to_str()?))));
+}
+
 fn posix_names() -> BTreeSet<PathBuf> {
     std::fs::read_dir(NAMES).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// An interrupted stressor may leave its memory; its name has the worker's pid.
-fn remove_left(before: &BTreeSet<PathBuf>, workers: &BTreeSet<i32>) {
-    for path in posix_names().difference(before) {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let pid = name.strip_prefix("stress-ng-").and_then(|rest| rest.split('-').next()?.parse().ok());
-        if pid.is_some_and(|pid: i32| workers.contains(&pid)) {
-            // It may have removed it itself meanwhile.
-            let _ = std::fs::remove_file(path);
-        }
+/// An interrupted stressor may leave its memory.
+fn remove_left(before: &BTreeSet<PathBuf>, family: &BTreeSet<i32>) {
+    for path in posix_names().difference(before).filter(|path| of_family(path, family)) {
+        // It may have removed it itself meanwhile.
+        let _ = std::fs::remove_file(path);
     }
+}
+
+/// Whether a name has the pid of one of these processes, as stress-ng's have.
+fn of_family(path: &Path, family: &BTreeSet<i32>) -> bool {
+    let pid = || path.file_name()?.to_str()?.strip_prefix("stress-ng-")?.split('-').next()?.parse().ok();
+    pid().is_some_and(|pid: i32| family.contains(&pid))
 }
 
 #[cfg(test)]
