@@ -117,7 +117,7 @@ fn watched(settings: &Settings, tally: &mut Tally, stressors: &[&'static Stresso
 /// A [`Skip`] where there is no stress-ng.
 fn play(settings: &Settings, stressor: &'static Stressor, folder: &Path) -> Result<Played> {
     let seconds = settings.scaled(SECONDS).as_secs();
-    let running = start(stressor, seconds, folder)?;
+    let running = start(settings, stressor, seconds, folder)?;
     let ended = running.wait(settings.scaled(30) + Duration::from_secs(seconds))?;
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
     ensure!(ended.code == 0, "stress-ng itself ended with {}: {text}{}", ended.code, ended.stderr);
@@ -127,7 +127,7 @@ fn play(settings: &Settings, stressor: &'static Stressor, folder: &Path) -> Resu
 }
 
 /// In an IPC namespace of its own: whatever it leaves there goes with it.
-fn start(stressor: &Stressor, seconds: u64, folder: &Path) -> Result<Running> {
+fn start(settings: &Settings, stressor: &Stressor, seconds: u64, folder: &Path) -> Result<Running> {
     let found = Command::new(PROGRAM).arg("--version").output();
     if found.is_err() {
         return Err(Skip(format!("{PROGRAM} is not installed")).into());
@@ -136,6 +136,9 @@ fn start(stressor: &Stressor, seconds: u64, folder: &Path) -> Result<Running> {
     command.arg(format!("--nofile={}", stressor::NOFILE)).args(["unshare", "--ipc", PROGRAM, "--metrics", "--oomable"]);
     command.args([format!("--{}", stressor.name), WORKERS.to_string()]);
     command.args(["--timeout".to_owned(), format!("{seconds}s"), "--temp-path".to_owned()]).arg(folder);
+    if settings.vm {
+        command.args(stressor.in_vm);
+    }
     Running::start(&mut command)
 }
 
@@ -213,7 +216,7 @@ fn counts(played: &Played, trace: &Trace, report: &Value, lossy: bool) -> Vec<St
 fn afterwards(settings: &Settings, stressor: &'static Stressor) -> Result<Vec<String>> {
     let folder = tempfile::tempdir().context("cannot make a directory")?;
     let before = posix_names();
-    let running = start(stressor, 3600, folder.path())?;
+    let running = start(settings, stressor, 3600, folder.path())?;
     let main = running.pid();
     let end = Instant::now() + settings.scaled(20);
     while at_work(main) < WORKERS {

@@ -22,7 +22,7 @@ use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::iter;
-use crate::kernel::plan::Backend;
+use crate::kernel::plan::{Backend, watches};
 use crate::kernel::probes::{PEER, Probes, TARGET};
 use crate::record::{ChildRow, Frame, ObjKey, Record, RefusedRow, Session};
 
@@ -591,11 +591,9 @@ fn is_signal(kind: u32) -> bool {
     matches!(kind, kind::SIGNAL | kind::SIGNAL_INFO)
 }
 
-/// Whether sites of a mechanism are needed for others: processes carry all (identities, ends, parents), and the files of
-/// POSIX semaphores are created as those of shared memory are.
+/// Whether sites of a mechanism are needed for others: processes carry all (identities, ends, parents).
 fn carries(mechanism: Mechanism, only: &[Mechanism]) -> bool {
-    let of_semaphores = mechanism == Mechanism::PosixShm && only.contains(&Mechanism::PosixSem);
-    mechanism == Mechanism::Child || of_semaphores
+    mechanism == Mechanism::Child || only.iter().any(|wanted| watches(mechanism, *wanted))
 }
 
 /// SysV objects are known by their ids, which may be 0, and have no descriptors.
@@ -607,12 +605,7 @@ fn is_sysv(obj: ObjKey) -> bool {
 fn eventless(only: &[Mechanism]) -> impl Iterator<Item = String> {
     Mechanism::ALL
         .iter()
-        .filter(move |m| {
-            (only.is_empty() || only.contains(m))
-                && !SITES
-                    .iter()
-                    .any(|s| s.mechanism == **m || (s.mechanism == Mechanism::PosixShm && **m == Mechanism::PosixSem))
-        })
+        .filter(move |m| (only.is_empty() || only.contains(m)) && !SITES.iter().any(|s| watches(s.mechanism, **m)))
         .map(|m| format!("{}: events are not watched yet, only what exists at the start and at the end", m.name()))
 }
 
