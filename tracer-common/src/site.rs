@@ -200,11 +200,13 @@ sites! {
         Syscalls(&[S::Fcntl]), false, "";
     FifoOpen, "fifo_open", Pipe, &[&[entry("fifo_open", "fifo_begin")], &[exit("fifo_open", "fifo_open")]],
         Syscalls(&[S::Open, S::Openat]), true, "opens through io_uring, and by openat2";
-    FdReceive, "fd_receive", Fdpass, &[&[entry("scm_detach_fds", "fd_detach")], &[exit("scm_detach_fds", "fd_detached")],
+    // In this order: a message's end tells what was not installed, so each installation must be seen by then.
+    FdReceive, "fd_receive", Fdpass, &[
         &[exit_args("scm_recv_one_fd", "fd_receive4", 4), exit_args("__receive_fd", "fd_receive", 3),
           exit_args("__receive_fd", "fd_receive4", 4), exit_args("receive_fd", "fd_receive", 3)],
         &[again("scm_recv_one_fd", "fd_receive4_again", 4), again("__receive_fd", "fd_receive_again", 3),
-          again("__receive_fd", "fd_receive4_again", 4), again("receive_fd", "fd_receive_again", 3)]],
+          again("__receive_fd", "fd_receive4_again", 4), again("receive_fd", "fd_receive_again", 3)],
+        &[entry("scm_detach_fds", "fd_detach")], &[exit("scm_detach_fds", "fd_detached")]],
         Syscalls(&[S::Recvmsg, S::Recvmmsg]), true, "fds received through io_uring; a descriptor that a security module denies counts as a full table";
     FdGetfd, "fd_getfd", Fdpass, &[&[exit("sys_pidfd_getfd", "sys_pidfd_getfd")]],
         Syscalls(&[S::PidfdGetfd]), false, "";

@@ -152,7 +152,8 @@ fn lacking(found: &Found<'_>) -> Vec<String> {
             let of = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-'));
             name.ends_with("-fixed") && DETECTORS.iter().any(|d| d.mechanism == mechanism && of(d.code))
         };
-        let sentence = format!("no healthy trace of the mechanism {}", mechanism.name());
+        let of = mechanism.map_or("(all)", |m| m.name());
+        let sentence = format!("no healthy trace of the mechanism {of}");
         if !found.keys().any(is_twin) && !out.contains(&sentence) {
             out.push(sentence);
         }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::apt;
 use crate::emulator::{self, Emulator};
 use crate::kernels::{self, Family, Kernel};
 use crate::linker;
-use crate::machine::{Machine, Rustc};
+use crate::machine::{Machine, Rustc, find_on_path};
 use crate::rust_src::{self, RustSrc};
+use crate::step::Step;
 
 /// What building the eBPF object needs.
 #[derive(Debug, Clone)]
@@ -76,6 +78,24 @@ pub(crate) fn lab(machine: &Machine, families: &[&'static Family]) -> Result<Lab
     let emulator = emulator::ensure(machine, &log_dir)?;
     let kernels = families.iter().map(|family| kernels::ensure(machine, family, &log_dir)).collect::<Result<_>>()?;
     Ok(Lab { emulator, kernels })
+}
+
+/// Gets stress-ng, with which the end-to-end suite makes load; without it those cases are skipped, and say so.
+pub(crate) fn stress(machine: &Machine) {
+    const PROGRAM: &str = "stress-ng";
+    if find_on_path(PROGRAM).is_some() {
+        return;
+    }
+    machine.announce_root(&format!("apt-get install {PROGRAM}"));
+    let installed =
+        Step::start(PROGRAM, "apt-get install stress-ng; up to 40 MB, once", &log_dir(machine)).and_then(|step| {
+            apt::install(machine, &step, &[PROGRAM])?;
+            step.done("installed");
+            Ok(())
+        });
+    if let Err(error) = installed {
+        eprintln!("    not installed, its cases are skipped: {error:#}");
+    }
 }
 
 fn log_dir(machine: &Machine) -> PathBuf {

@@ -217,6 +217,7 @@ impl Suite<'_> {
     }
 
     fn native(&mut self) -> Result<Vec<Case>> {
+        setup::stress(self.machine);
         let why = "the native end-to-end suite (it loads eBPF programs)";
         self.machine.announce_root(why);
         let step =

@@ -5,6 +5,7 @@ mod fault;
 mod late;
 mod outcome;
 mod session;
+mod stress;
 mod verdict;
 
 use std::path::PathBuf;
@@ -69,13 +70,14 @@ pub fn run(settings: &Settings) -> Result<Tally> {
     batch::run(settings, &mut tally).context("cannot run the incidents")?;
     if !settings.by_pid && !settings.late {
         fault::run(settings, &mut tally).context("cannot run the fault tests")?;
+        stress::run(settings, &mut tally).context("cannot run the stressors")?;
     }
     Ok(tally)
 }
 
 /// The full names of all cases, for `--list`.
 pub fn names() -> Vec<String> {
-    batch::names().into_iter().chain(fault::names()).collect()
+    batch::names().into_iter().chain(fault::names()).chain(stress::names()).collect()
 }
 
 /// Makes sure that there is a place for files: in a VM the root file system is the host's and read-only.

@@ -188,6 +188,10 @@ impl Watch {
         Ok(Self { running, report, trace, timeout: settings.scaled(20) })
     }
 
+    pub(super) fn pid(&self) -> i32 {
+        self.running.pid()
+    }
+
     pub(super) fn signal(&self, signal: libc::c_int) -> Result<()> {
         self.running.signal(signal)
     }

@@ -15,6 +15,9 @@ const MESSAGES: u64 = 2;
 const ID: usize = 0;
 const LEFT: usize = 1;
 const SERVED: usize = 2;
+const STOCKED: usize = 3;
+/// Queues that a server keeps for later: more than would be told of one that loses them.
+const STOCK: u64 = 12;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
@@ -69,7 +72,7 @@ fn create(stage: Stage) -> Result<Queue> {
 }
 
 /// Queues that only look left behind: at one, made by a dead process, a server waits for its first message;
-/// of the other the last sender is dead, and the last receiver lives.
+/// of the next the last sender is dead, and the last receiver lives; of a stock made at once nobody has used any.
 fn serve(stage: Stage) -> Result<Vec<i32>> {
     let creator = stage.spawn(&[], move || create(stage).map(drop))?;
     stage.join(creator)?;
@@ -93,5 +96,12 @@ fn serve(stage: Stage) -> Result<Vec<i32>> {
         stage.idle()
     })?;
     stage.await_slot(SERVED, 1)?;
-    Ok(vec![creator, waiting, client, busy])
+
+    let keeper = stage.spawn(&[], move || {
+        (0..STOCK).try_for_each(|_| create(stage).map(drop))?;
+        stage.reach(STOCKED, STOCK);
+        stage.idle()
+    })?;
+    stage.await_slot(STOCKED, STOCK)?;
+    Ok(vec![creator, waiting, client, busy, keeper])
 }

@@ -32,6 +32,18 @@ pub fn zombies(parent_pid: i32) -> Vec<i32> {
     children(parent_pid).into_iter().filter(|&pid| state(pid) == Some('Z')).collect()
 }
 
+/// All processes: pid, parent, state letter. One that ends meanwhile is left out.
+pub fn table() -> Vec<(i32, i32, char)> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let (state, parent) = after_comm(pid)?;
+            Some((pid, parent.parse().ok()?, state.chars().next()?))
+        })
+        .collect()
+}
+
 /// All children of `parent`, from every process's stat (CONFIG_PROC_CHILDREN is not everywhere).
 pub fn children(parent_pid: i32) -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else {

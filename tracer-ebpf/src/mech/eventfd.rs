@@ -13,7 +13,8 @@ use crate::task::{self, Regs};
 /// eventfd(2), eventfd2(2) returned a descriptor.
 #[inline(always)]
 pub fn created(call: &Call) {
-    if call.ret < 0 || !filter::wanted(task::ids().0) {
+    // `do_eventfd` returns an int: an error of it is not sign-extended in the register.
+    if (call.ret as i32) < 0 || !filter::wanted(task::ids().0) {
         return;
     }
     let Some(regs) = Regs::current() else { return emit::fault(call.site) };

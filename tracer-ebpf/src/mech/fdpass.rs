@@ -370,7 +370,8 @@ pub fn got(call: &Call, regs: Regs) {
 /// A message was sent, or is being sent: count its descriptors.
 #[inline(always)]
 pub fn sent(call: &Call, regs: Regs) {
-    if call.ret < 0 {
+    // `__scm_send` returns an int: an error of it is not sign-extended in the register.
+    if (call.ret as i32) < 0 {
         return;
     }
     let count = sending(regs);

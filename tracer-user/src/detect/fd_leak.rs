@@ -61,7 +61,9 @@ fn verdict(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Why> 
     }
     let half = n.div_ceil(2);
     let youngest_old = r.open.values().nth(half - 1)?;
-    let age = now_ns.saturating_sub(youngest_old.ts_ns);
+    // What happened after its table was read is not known: the closing inventory takes seconds on a busy machine.
+    let known_ns = r.confirmed_ns.map_or(now_ns, |read_ns| read_ns.max(r.last_ns).min(now_ns));
+    let age = known_ns.saturating_sub(youngest_old.ts_ns);
     if age < YOUNG_NS {
         return None;
     }

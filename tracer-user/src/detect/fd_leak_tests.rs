@@ -61,6 +61,17 @@ fn the_table_at_the_end_is_believed() {
 }
 
 #[test]
+fn ages_are_those_of_the_moment_when_the_table_was_read() {
+    // A receiver that closes in batches is between two of them, and the rest of the closing inventory takes seconds.
+    for (read_ms, found) in [(700, false), (2_400, true)] {
+        let mut s = Stream::new();
+        same(&mut s, 50, 10);
+        s.fd_table(read_ms, WORKER, 1_024, (10..60).map(|fd| (fd, "/etc/passwd".to_owned())).collect());
+        assert_eq!(leak(&s.findings(9_000)).is_some(), found, "read at {read_ms} ms");
+    }
+}
+
+#[test]
 fn pools_streams_and_leaks() {
     type Fill = fn(&mut Stream);
     let cases: &[(&str, bool, u64, Fill)] = &[

@@ -61,7 +61,8 @@ use tracer_common::site::Mechanism;
 pub struct Detector {
     /// The finding's code, a public contract.
     pub code: &'static str,
-    pub mechanism: Mechanism,
+    /// `None`: it is about waits across mechanisms, and never left out.
+    pub mechanism: Option<Mechanism>,
     /// What is true when it finds something, in one sentence.
     pub what: &'static str,
     pub judge: fn(&World, u64) -> Vec<Finding>,
@@ -71,205 +72,205 @@ pub struct Detector {
 pub const DETECTORS: &[Detector] = &[
     Detector {
         code: "sem-leak",
-        mechanism: Mechanism::Sem,
+        mechanism: Some(Mechanism::Sem),
         what: "A semaphore set outlives every process that created or used it, or one place keeps creating sets that nobody uses.",
         judge: sem_leak::judge,
     },
     Detector {
         code: "sem-exhausted",
-        mechanism: Mechanism::Sem,
+        mechanism: Some(Mechanism::Sem),
         what: "semget failed with ENOSPC, or the limit on semaphores will be reached soon.",
         judge: sem_exhausted::judge,
     },
     Detector {
         code: "sem-orphaned-lock",
-        mechanism: Mechanism::Sem,
+        mechanism: Some(Mechanism::Sem),
         what: "A process died holding a semaphore without SEM_UNDO, and nobody can take it any more.",
         judge: sem_orphaned_lock::judge,
     },
     Detector {
         code: "sem-stall",
-        mechanism: Mechanism::Sem,
+        mechanism: Some(Mechanism::Sem),
         what: "A thread waited long for a semaphore that another process holds.",
         judge: sem_stall::judge,
     },
     Detector {
         code: "shm-leak",
-        mechanism: Mechanism::Shm,
+        mechanism: Some(Mechanism::Shm),
         what: "A shared memory segment that nobody has attached outlives its creator and its last user.",
         judge: shm_leak::judge,
     },
     Detector {
         code: "msg-leak",
-        mechanism: Mechanism::Msg,
+        mechanism: Some(Mechanism::Msg),
         what: "A message queue outlives everybody who sent to it or received from it.",
         judge: msg_leak::judge,
     },
     Detector {
         code: "fd-leak",
-        mechanism: Mechanism::Fdpass,
+        mechanism: Some(Mechanism::Fdpass),
         what: "Descriptors received from another process pile up unclosed in the receiver.",
         judge: fd_leak::judge,
     },
     Detector {
         code: "fd-exhausted",
-        mechanism: Mechanism::Fdpass,
+        mechanism: Some(Mechanism::Fdpass),
         what: "Calls failed with EMFILE or ENFILE, or received descriptors were dropped because the table was full.",
         judge: fd_exhausted::judge,
     },
     Detector {
         code: "fd-truncated",
-        mechanism: Mechanism::Fdpass,
+        mechanism: Some(Mechanism::Fdpass),
         what: "Received descriptors were dropped because the control buffer was too small or access was denied.",
         judge: fd_truncated::judge,
     },
     Detector {
         code: "fd-inherited",
-        mechanism: Mechanism::Fdpass,
+        mechanism: Some(Mechanism::Fdpass),
         what: "A received descriptor without FD_CLOEXEC is open in a program executed later.",
         judge: fd_inherited::judge,
     },
     Detector {
         code: "pipe-stall",
-        mechanism: Mechanism::Pipe,
+        mechanism: Some(Mechanism::Pipe),
         what: "A writer waited long because nobody read the pipe.",
         judge: pipe_stall::judge,
     },
     Detector {
         code: "pipe-full",
-        mechanism: Mechanism::Pipe,
+        mechanism: Some(Mechanism::Pipe),
         what: "Non-blocking writes to a pipe were refused while nobody drained it.",
         judge: pipe_full::judge,
     },
     Detector {
         code: "pipe-shrunk",
-        mechanism: Mechanism::Pipe,
+        mechanism: Some(Mechanism::Pipe),
         what: "New pipes of a user got less than the default capacity because of pipe-user-pages-soft.",
         judge: pipe_shrunk::judge,
     },
     Detector {
         code: "zombie-leak",
-        mechanism: Mechanism::Child,
+        mechanism: Some(Mechanism::Child),
         what: "Children that ended stay unreaped while their parent lives.",
         judge: zombie_leak::judge,
     },
     Detector {
         code: "pid-exhausted",
-        mechanism: Mechanism::Child,
+        mechanism: Some(Mechanism::Child),
         what: "fork failed with EAGAIN because a limit on processes was reached.",
         judge: pid_exhausted::judge,
     },
     Detector {
         code: "signal-queue-full",
-        mechanism: Mechanism::Signal,
+        mechanism: Some(Mechanism::Signal),
         what: "Signals were dropped, or lost what was sent with them, because the queue of pending signals is full.",
         judge: signal_queue_full::judge,
     },
     Detector {
         code: "eventfd-overflow",
-        mechanism: Mechanism::Eventfd,
+        mechanism: Some(Mechanism::Eventfd),
         what: "Non-blocking writes to an eventfd were refused because its counter is full and nobody reads it.",
         judge: eventfd_overflow::judge,
     },
     Detector {
         code: "eventfd-stall",
-        mechanism: Mechanism::Eventfd,
+        mechanism: Some(Mechanism::Eventfd),
         what: "A blocking write to an eventfd waited long because its counter is full.",
         judge: eventfd_stall::judge,
     },
     Detector {
         code: "msg-stall",
-        mechanism: Mechanism::Msg,
+        mechanism: Some(Mechanism::Msg),
         what: "A sender waited long because a message queue was full and nobody received from it.",
         judge: msg_stall::judge,
     },
     Detector {
         code: "msg-full",
-        mechanism: Mechanism::Msg,
+        mechanism: Some(Mechanism::Msg),
         what: "Non-blocking sends to a message queue were refused while nobody received from it.",
         judge: msg_full::judge,
     },
     Detector {
         code: "msg-exhausted",
-        mechanism: Mechanism::Msg,
+        mechanism: Some(Mechanism::Msg),
         what: "msgget failed with ENOSPC, or the limit on message queues will be reached soon.",
         judge: msg_exhausted::judge,
     },
     Detector {
         code: "shm-exhausted",
-        mechanism: Mechanism::Shm,
+        mechanism: Some(Mechanism::Shm),
         what: "shmget failed with ENOSPC, or a limit on shared memory will be reached soon.",
         judge: shm_exhausted::judge,
     },
     Detector {
         code: "mq-leak",
-        mechanism: Mechanism::Mq,
+        mechanism: Some(Mechanism::Mq),
         what: "A POSIX message queue exists that nobody has open.",
         judge: mq_leak::judge,
     },
     Detector {
         code: "mq-exhausted",
-        mechanism: Mechanism::Mq,
+        mechanism: Some(Mechanism::Mq),
         what: "mq_open failed with EMFILE, ENOSPC or ENOMEM because of a limit on POSIX message queues.",
         judge: mq_exhausted::judge,
     },
     Detector {
         code: "mq-stall",
-        mechanism: Mechanism::Mq,
+        mechanism: Some(Mechanism::Mq),
         what: "A thread waited long to send to a POSIX message queue because it is full.",
         judge: mq_stall::judge,
     },
     Detector {
         code: "mq-full",
-        mechanism: Mechanism::Mq,
+        mechanism: Some(Mechanism::Mq),
         what: "Sends to a POSIX message queue were refused or timed out while nobody received from it.",
         judge: mq_full::judge,
     },
     Detector {
         code: "posix-sem-leak",
-        mechanism: Mechanism::PosixSem,
+        mechanism: Some(Mechanism::PosixSem),
         what: "A named POSIX semaphore exists that nobody has mapped.",
         judge: posix_sem_leak::judge,
     },
     Detector {
         code: "posix-shm-leak",
-        mechanism: Mechanism::PosixShm,
+        mechanism: Some(Mechanism::PosixShm),
         what: "A POSIX shared memory object exists that nobody has open or mapped.",
         judge: posix_shm_leak::judge,
     },
     Detector {
         code: "socket-stall",
-        mechanism: Mechanism::Socket,
+        mechanism: Some(Mechanism::Socket),
         what: "A sender waited long because nobody read at the other end of a unix socket.",
         judge: socket_stall::judge,
     },
     Detector {
         code: "socket-full",
-        mechanism: Mechanism::Socket,
+        mechanism: Some(Mechanism::Socket),
         what: "Non-blocking sends to a unix socket were refused while nobody read at its other end.",
         judge: socket_full::judge,
     },
     Detector {
         code: "backlog-full",
-        mechanism: Mechanism::Socket,
+        mechanism: Some(Mechanism::Socket),
         what: "Connections to a unix socket waited or were refused because its listener does not accept.",
         judge: backlog_full::judge,
     },
     Detector {
         code: "deadlock",
-        mechanism: Mechanism::Child,
+        mechanism: None,
         what: "Threads wait for each other, and nobody else can end that.",
         judge: deadlock::judge,
     },
     Detector {
         code: "futex-stall",
-        mechanism: Mechanism::Futex,
+        mechanism: Some(Mechanism::Futex),
         what: "A thread waited long for a lock in shared memory that another holds, or that nobody can give any more.",
         judge: futex_stall::judge,
     },
     Detector {
         code: "fd-inflight",
-        mechanism: Mechanism::Fdpass,
+        mechanism: Some(Mechanism::Fdpass),
         what: "Descriptors sit in a socket's queue and nobody receives them, or a send failed with ETOOMANYREFS.",
         judge: fd_inflight::judge,
     },
@@ -284,8 +285,9 @@ pub fn run(world: &World, now_ns: u64) -> Vec<Finding> {
     let mut out: Vec<Finding> = DETECTORS
         .iter()
         .filter(|d| {
-            only.is_empty()
-                || only.iter().any(|m| m == d.mechanism.name() || (m == "signal" && d.mechanism == Mechanism::Child))
+            let wanted =
+                |of: Mechanism| only.iter().any(|m| m == of.name() || (m == "signal" && of == Mechanism::Child));
+            only.is_empty() || d.mechanism.is_none_or(wanted)
         })
         .flat_map(|d| (d.judge)(world, now_ns))
         .collect();

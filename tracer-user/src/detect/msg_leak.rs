@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const NEVER_USED: usize = 3;
 /// The same if it was seen who created them, and that process lives: fewer may be a pool.
 const KEEPS_CREATING: usize = 8;
+/// Queues that were made within so many seconds are what a program keeps in stock, however many they are: one that loses
+/// them goes on making them.
+const STOCK_S: u64 = 10;
 /// A full queue must have been left alone for so long: its times are whole seconds, so less cannot be told.
 const LEFT_S: u64 = 2;
 
@@ -50,14 +53,37 @@ fn orphans(world: &World) -> Vec<(Why, Vec<&Queue>)> {
         let made: Vec<(i32, u64)> = group.iter().map(|q| (q.row.key, q.row.ctime)).collect();
         for members in clusters(&made) {
             let queues: Vec<&Queue> = members.into_iter().filter_map(|i| group.get(i).copied()).collect();
-            let owned = |q: &&Queue| owner_may_live(world, q.id.ns, q.row.cuid, q.row.ctime);
-            let enough = if queues.iter().any(|q| creator_lives(world, q)) { KEEPS_CREATING } else { NEVER_USED };
-            if why != Why::Unused || queues.len() >= enough || !queues.iter().any(owned) {
+            if why != Why::Unused || nobody_keeps(world, &queues) {
                 out.push((why, queues));
             }
         }
     }
     out
+}
+
+/// Whether queues that nobody ever used, oldest first, are lost rather than kept for later.
+fn nobody_keeps(world: &World, queues: &[&Queue]) -> bool {
+    let owned = |q: &&Queue| owner_may_live(world, q.id.ns, q.row.cuid, q.row.ctime);
+    if !queues.iter().any(owned) {
+        return true;
+    }
+    let enough = if queues.iter().any(|q| creator_lives(world, q)) { KEEPS_CREATING } else { NEVER_USED };
+    let all_dead = queues.iter().all(|q| world.msgs.creation(q.id).is_some_and(|c| !world.processes.alive(c.by)));
+    let made = |q: Option<&&Queue>| q.map_or(0, |q| q.row.ctime);
+    let took_s = made(queues.last()).saturating_sub(made(queues.first()));
+    queues.len() >= enough && (all_dead || took_s > STOCK_S || most_of_the_limit(world, queues))
+}
+
+/// Whether they leave hardly any room to others.
+fn most_of_the_limit(world: &World, queues: &[&Queue]) -> bool {
+    severity(queues.len(), &shares(world, queues)) == Severity::Critical
+}
+
+/// Their number, and how many there may be.
+fn shares(world: &World, queues: &[&Queue]) -> Vec<(u64, u64)> {
+    let limits = queues.first().and_then(|q| world.msgs.limits(q.id.ns));
+    let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
+    limits.map_or_else(Vec::new, |l| vec![(n, l.msgmni)])
 }
 
 /// Whether the creator was seen, and lives.
@@ -176,7 +202,7 @@ fn tell(world: &World, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Findi
     let receivers = users(world, queues, |r| (r.lrpid, r.rtime));
     let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
     let limits = world.msgs.limits(first.id.ns);
-    let shares = limits.map_or_else(Vec::new, |l| vec![(n, l.msgmni)]);
+    let shares = shares(world, queues);
     let age = age_s(world, oldest, now_ns);
 
     let mut d = Draft::new(world, "msg-leak", how_bad(why, queues, &shares));

@@ -106,14 +106,19 @@ fn orphans_from_before_and_their_healthy_twins() {
 fn queues_that_nobody_ever_used() {
     let (of_owner, stranger) = (owner(SERVER), ProcessRow { uid: 1001, ..P(710, "other").row('S') });
     let elsewhere = ProcessRow { ipc_ns: Some(NS + 1), ..owner(P(720, "elsewhere")) };
-    for (what, number, rows, found) in [
-        ("one, and nobody of its owner lives", 1, vec![stranger.clone()], true),
-        ("one, and its owner lives elsewhere", 1, vec![elsewhere], true),
-        ("one, and its owner lives", 1, vec![of_owner.clone()], false),
-        ("two, and their owner lives", 2, vec![of_owner.clone()], false),
-        ("three, and their owner lives", 3, vec![of_owner], true),
+    for (what, number, apart_s, rows, found) in [
+        ("one, and nobody of its owner lives", 1, 0, vec![stranger.clone()], true),
+        ("one, and its owner lives elsewhere", 1, 0, vec![elsewhere], true),
+        ("one, and its owner lives", 1, 0, vec![of_owner.clone()], false),
+        ("two, and their owner lives", 2, 60, vec![of_owner.clone()], false),
+        ("three made one after the other, and their owner lives", 3, 60, vec![of_owner.clone()], true),
+        ("a stock, and nobody of its owner lives", 1000, 0, vec![stranger], true),
+        ("a stock made at once, and its owner lives", 1000, 0, vec![of_owner.clone()], false),
+        ("a stock that took some time to make", 3, 5, vec![of_owner.clone()], false),
+        ("the same again after a restart", 3, 6, vec![of_owner], true),
     ] {
-        let queues: Vec<MsgQueue> = (0..number).map(unused).collect();
+        let later = |id: i32| MsgQueue { ctime: START_S - 400 + u64::from(id.unsigned_abs()) * apart_s, ..unused(id) };
+        let queues: Vec<MsgQueue> = (0..number).map(later).collect();
         let got = stays(&rows, &queues).findings(3_000);
         assert_eq!(!got.is_empty(), found, "{what}: {got:#?}");
         assert!(got.iter().all(|f| f.severity == Severity::Info && f.processes.is_empty()), "{what}: {got:#?}");
@@ -193,16 +198,18 @@ fn who_created_a_queue_was_seen() {
 
 #[test]
 fn a_living_creator_may_have_a_pool() {
-    for (number, found) in [(7, 0), (8, 1)] {
+    for (number, apart_s, found) in [(7, 2, 0), (8, 2, 1), (8, 1, 0), (100, 0, 0)] {
         let mut s = Stream::new();
         s.record(Record::Baseline(inventory(0, vec![INIT.row('S'), owner(SERVER)], vec![], 32_000)));
         for id in 0..number {
             let body = SysvCreate { kind: kind::MSG, id, key: 0, flags: 0o1600, ns: NS, exact: 1, size: 0 };
             s.event(1_000, SERVER, Body::SysvCreate(body));
         }
-        let queues = (0..number).map(|id| MsgQueue { ctime: START_S + 1, ..unused(id) }).collect();
-        s.record(Record::Closing(inventory(5_000, vec![INIT.row('S'), owner(SERVER)], queues, 32_000)));
-        assert_eq!(s.findings(5_000).len(), found, "{number}");
+        let queues = (0..number)
+            .map(|id| MsgQueue { ctime: START_S + 1 + u64::from(id.unsigned_abs()) * apart_s, ..unused(id) })
+            .collect();
+        s.record(Record::Closing(inventory(20_000, vec![INIT.row('S'), owner(SERVER)], queues, 32_000)));
+        assert_eq!(s.findings(20_000).len(), found, "{number} in {apart_s} s each");
     }
 }
 

@@ -3,7 +3,7 @@
 //! They are files of mqueue and of the tmpfs at /dev/shm, both of the kernel itself: no other file system is asked.
 //! Holders are found by device and inode number in maps, and by name in descriptors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -25,7 +25,16 @@ const STATUS_MAX: usize = 256;
 pub fn posix_objects() -> (PosixInventory, Vec<String>) {
     let (mut found, mut problems) = posix_names();
     find_holders(&mut found.objects, &mut problems);
+    if found.objects.iter().any(|o| o.holders.is_empty()) {
+        still_there(&mut found.objects, &posix_names().0.objects);
+    }
     (found, problems)
+}
+
+/// Leaves out what nobody holds and what is gone: its last holder may have removed it while the others were asked.
+fn still_there(objects: &mut Vec<PosixObject>, now: &[PosixObject]) {
+    let names: HashSet<(u32, u64, &str)> = now.iter().map(|o| (o.device, o.ino, o.name.as_str())).collect();
+    objects.retain(|o| !o.holders.is_empty() || names.contains(&(o.device, o.ino, o.name.as_str())));
 }
 
 /// As [`posix_objects`], without their users: to look for those takes long where there are many processes.
@@ -292,6 +301,35 @@ mod tests {
         assert_eq!(told, PosixQueue { bytes: 129, notify_pid: 8260, attributes: None });
         assert_eq!(parse_queue("QSIZE:x"), None);
         assert_eq!(parse_queue(""), None);
+    }
+
+    #[test]
+    fn what_was_removed_meanwhile_is_no_object() {
+        let object = |name: &str, ino, holders: &[u32]| PosixObject {
+            kind: PosixKind::Shm,
+            name: name.to_owned(),
+            path: format!("{SHM_DIR}{name}"),
+            dev: 27,
+            device: 27,
+            ino,
+            size_bytes: 0,
+            uid: 0,
+            gid: 0,
+            mode: 0o600,
+            mtime: 0,
+            ctime: 0,
+            queue: None,
+            holders: holders
+                .iter()
+                .map(|tgid| PosixHolder { tgid: *tgid, start_ns: 0, open: true, mapped: false })
+                .collect(),
+            complete: true,
+        };
+        let mut found =
+            vec![object("/stays", 1, &[]), object("/gone", 2, &[]), object("/new", 3, &[]), object("/held", 4, &[7])];
+        still_there(&mut found, &[object("/stays", 1, &[]), object("/new", 5, &[])]);
+        let left: Vec<&str> = found.iter().map(|o| o.name.as_str()).collect();
+        assert_eq!(left, ["/stays", "/held"]);
     }
 
     #[test]

@@ -114,25 +114,28 @@ pub fn attach(host: &Host, options: &Options) -> Result<Attached> {
         programs: Vec::new(),
         refusals: [None, None],
     };
-    let mut plan = Vec::new();
-    let mut unseen = Vec::new();
-    let mut by_tracepoint = 0u64;
-    for site in SITES.iter().filter(|s| options.config.enabled_sites & s.site.bit() != 0) {
-        let row = attacher.site(site);
-        if row.backend == Backend::Tracepoint.name() && !matches!(site.fallback, Fallback::Tracepoint(..)) {
-            by_tracepoint |= site.site.bit();
-        }
-        if row.backend == "none" {
-            unseen.push(format!("{}: not watched at all ({})", site.name, row.reason));
-        }
-        plan.push(row);
-    }
-    let mut programs = std::mem::take(&mut attacher.programs);
+    let enabled: Vec<&SiteInfo> = SITES.iter().filter(|s| options.config.enabled_sites & s.site.bit() != 0).collect();
+    let (sleepers, others): (Vec<&SiteInfo>, Vec<&SiteInfo>) = enabled.iter().partition(|s| s.site == Site::Blocked);
+    let mut plan: Vec<PlanRow> = others.iter().map(|site| attacher.site(site)).collect();
+    let by_tracepoint = others
+        .iter()
+        .zip(&plan)
+        .filter(|(s, row)| row.backend == Backend::Tracepoint.name() && !matches!(s.fallback, Fallback::Tracepoint(..)))
+        .fold(0, |bits, (s, _)| bits | s.site.bit());
+    calibrated.set(calibration::TRACEPOINT_SITES, by_tracepoint, 0).context("cannot write the map CALIBRATION")?;
+    let slots = if by_tracepoint == 0 { None } else { Some(attach_syscalls(attacher.ebpf, by_tracepoint)?) };
+    // Last, when the end of every call is seen: a wait that is noted and whose end is missed seems to last until the
+    // thread's next call.
+    plan.extend(sleepers.iter().map(|site| attacher.site(site)));
+    let mut programs = attacher.programs;
     // A skipped run of the dispatcher may have been any call's.
     let dispatched = SITES.iter().filter(|s| by_tracepoint & s.site.bit() != 0);
     programs.extend(dispatched.map(|s| (s.site, "sys_exit".to_owned())));
-    calibrated.set(calibration::TRACEPOINT_SITES, by_tracepoint, 0).context("cannot write the map CALIBRATION")?;
-    let slots = if by_tracepoint == 0 { None } else { Some(attach_syscalls(&mut ebpf, by_tracepoint)?) };
+    let mut unseen: Vec<String> = plan
+        .iter()
+        .filter(|row| row.backend == "none")
+        .map(|row| format!("{}: not watched at all ({})", row.site, row.reason))
+        .collect();
     let partly = SITES
         .iter()
         .filter(|s| !s.unseen.is_empty())

@@ -1,6 +1,6 @@
 //! Which hooks to try for a site, in which order, and why others are left out. Pure.
 
-use tracer_common::site::{At, Fallback, Hook, SiteInfo};
+use tracer_common::site::{At, Fallback, Hook, Mechanism, SiteInfo};
 use tracer_common::syscall::SYSCALLS;
 
 /// How a site is watched.
@@ -20,6 +20,12 @@ impl Backend {
             Self::Tracepoint => "tracepoint",
         }
     }
+}
+
+/// Whether sites of mechanism `of` watch objects of `wanted`: the files of POSIX semaphores are created as those of shared
+/// memory are.
+pub fn watches(of: Mechanism, wanted: Mechanism) -> bool {
+    of == wanted || (of == Mechanism::PosixShm && wanted == Mechanism::PosixSem)
 }
 
 /// What decides the plan.

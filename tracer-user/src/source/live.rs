@@ -23,7 +23,7 @@ use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::iter;
-use crate::kernel::plan::Backend;
+use crate::kernel::plan::{Backend, watches};
 use crate::kernel::probes::{PEER, Probes, TARGET};
 use crate::record::{ChildRow, Frame, ObjKey, Record, RefusedRow, Session, SocketRow, State};
 
@@ -656,11 +656,9 @@ fn is_signal(kind: u32) -> bool {
     matches!(kind, kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED)
 }
 
-/// Whether a mechanism's sites are needed for these: processes carry all (identities, ends, parents), and the files of POSIX
-/// semaphores are created as those of shared memory are.
+/// Whether a mechanism's sites are needed for these: processes carry all (identities, ends, parents).
 fn serves(mechanism: Mechanism, only: &[Mechanism]) -> bool {
-    let of_semaphores = mechanism == Mechanism::PosixShm && only.contains(&Mechanism::PosixSem);
-    mechanism == Mechanism::Child || of_semaphores || only.contains(&mechanism)
+    mechanism == Mechanism::Child || only.iter().any(|wanted| watches(mechanism, *wanted))
 }
 
 /// SysV objects are known by their ids, which may be 0, and have no descriptors.

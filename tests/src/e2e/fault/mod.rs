@@ -54,6 +54,7 @@ const FAULTS: &[Fault] = &[
     native("fork-storm", tables::fork_storm),
     everywhere("hidepid", tables::hidepid),
     everywhere("many-fds", tables::many_fds),
+    everywhere("every-kind", tables::every_kind),
 ];
 
 /// How many run at the same time.

@@ -146,6 +146,54 @@ pub(super) fn hidepid(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
+/// An incident with objects of each kind that `ls` knows.
+const EXAMPLES: &[(&str, &[&str])] = &[
+    ("sem", &["sem-leak"]),
+    ("shm", &["shm-leak"]),
+    ("msg", &["msg-leak"]),
+    ("mq", &["mq-leak"]),
+    ("posix-sem", &["posix-sem-leak"]),
+    ("posix-shm", &["posix-shm-leak"]),
+    ("pipe", &["pipe-stall", "--endless"]),
+    ("eventfd", &["eventfd-stall", "--endless"]),
+    ("socket", &["fd-leak"]),
+    ("zombie", &["zombie-leak"]),
+];
+
+pub(super) fn every_kind(settings: &Settings) -> Result<()> {
+    for (kind, incident) in EXAMPLES {
+        let (_held, truth) = complete_incident(settings, incident)?;
+        let listed = list(settings, &[kind])?;
+        let rows = listed[*kind].as_array().with_context(|| format!("ls {kind} lists no {kind}: {listed}"))?;
+        ensure!(rows.iter().any(|row| is_of(&truth, row)), "ls {kind} has nothing of {incident:?}: {}", listed[*kind]);
+    }
+    Ok(())
+}
+
+/// Whether a row of a list is an object or a process of this incident.
+fn is_of(truth: &Truth, row: &Value) -> bool {
+    let pid = |value: &Value| value.as_i64().is_some_and(|pid| truth.all_pids.contains(&(pid as i32)));
+    let users = row["users"].as_array().into_iter().flatten();
+    let expected = truth.expect.iter().flat_map(|expected| &expected.ids);
+    let names: Vec<&String> = expected.chain(&truth.names).collect();
+    let named = |value: &Value| {
+        let word = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        names.iter().any(|name| **name == word)
+    };
+    pid(&row["pid"])
+        || users.into_iter().any(|user| pid(&user["pid"]))
+        || [&row["id"], &row["name"], &row["inode"]].into_iter().any(named)
+}
+
+#[cfg(test)]
+#[test]
+fn every_kind_has_an_example() {
+    use tracer_user::report::listing::{KINDS, LIMITS};
+    for kind in KINDS.iter().filter(|kind| kind.name != LIMITS.name) {
+        assert!(EXAMPLES.iter().any(|(name, _)| *name == kind.name), "{}: no incident shows one", kind.name);
+    }
+}
+
 pub(super) fn many_fds(settings: &Settings) -> Result<()> {
     let (_held, truth) = complete_incident(settings, &["fd-crowd"])?;
     let (pid, inode) = (truth.pids["holder"].first().context("no holder")?.to_string(), fact(&truth, "pipe")?);

@@ -1,0 +1,196 @@
+//! The table of capabilities in README is what the tables of the code make of it: sites, detectors, kinds of `ls`, and
+//! the programs of the BPF object.
+//!
+//! `UPDATE_README=1 cargo test -p tracer-user --test capability` rewrites it.
+#![expect(clippy::expect_used, clippy::panic, reason = "all of this file is a test: what it cannot read fails it")]
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use tracer_common::site::{Fallback, Mechanism, SITES, Site, SiteInfo};
+use tracer_user::detect::DETECTORS;
+use tracer_user::kernel::plan::{Backend, program, watches};
+use tracer_user::report::listing;
+
+const BEGIN: &str = "<!-- capabilities: generated, see tracer-user/tests/capability.rs -->\n";
+const END: &str = "<!-- end of capabilities -->\n";
+const BACKENDS: [Backend; 3] = [Backend::Fentry, Backend::Kprobe, Backend::Tracepoint];
+
+/// What a finding is about, by the end of its code; the longest that fits counts.
+const COLUMNS: [(&str, &[&str]); 3] = [
+    ("stalls", &["-stall", "-full", "-overflow", "-orphaned-lock"]),
+    ("leaks", &["-leak", "-inherited", "-inflight"]),
+    ("limits", &["-exhausted", "-queue-full", "-shrunk", "-truncated"]),
+];
+
+/// Sites where something is left unseen, by backend; `None`: the mechanism has nothing of this kind.
+type Cell = [Option<BTreeSet<&'static str>>; 3];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The column of a finding code.
+fn column(code: &str) -> &'static str {
+    let fits = COLUMNS.iter().flat_map(|(column, ends)| ends.iter().map(move |end| (end.len(), *column, *end)));
+    let best = fits.filter(|(_, _, end)| code.ends_with(end)).max();
+    best.unwrap_or_else(|| panic!("{code}: say in COLUMNS of this test whether it is a stall, a leak or a limit")).1
+}
+
+/// Names of all programs in the BPF object.
+fn programs() -> HashSet<String> {
+    let bytes = std::fs::read(env!("IPCTRACE_BPF_OBJECT")).expect("the BPF object");
+    aya_obj::Object::parse(&bytes).expect("a BPF object").programs.into_keys().collect()
+}
+
+/// Whether the backend has programs for every group of hooks; else the site goes to its fallback.
+fn attaches(site: &SiteInfo, backend: Backend, programs: &HashSet<String>) -> bool {
+    let groups = site.hooks.iter().filter(|g| backend == Backend::Fentry || g.iter().any(|h| !h.fentry_only));
+    let mut groups = groups.peekable();
+    groups.peek().is_some() && groups.all(|g| g.iter().any(|h| programs.contains(&program(h, backend))))
+}
+
+/// Whether something is left unseen at this site with this backend.
+fn is_partial(site: &SiteInfo, backend: Backend, programs: &HashSet<String>) -> bool {
+    let fallback = match site.fallback {
+        Fallback::Tracepoint(..) => true,
+        Fallback::Syscalls(_) | Fallback::AnySyscall => {
+            backend == Backend::Tracepoint || !attaches(site, backend, programs)
+        }
+    };
+    fallback && !site.unseen.is_empty()
+}
+
+fn cell(sites: &[&'static SiteInfo], programs: &HashSet<String>) -> Cell {
+    BACKENDS.map(|b| Some(sites.iter().filter(|s| is_partial(s, b, programs)).map(|s| s.name).collect()))
+}
+
+/// Sites that a detector names in its source: those that its verdicts rest on.
+fn rests_on(code: &str) -> Vec<&'static SiteInfo> {
+    let path = repository().join(format!("tracer-user/src/detect/{}.rs", code.replace('-', "_")));
+    let source = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let named: BTreeSet<&str> = source
+        .split("Site::")
+        .skip(1)
+        .map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default())
+        .collect();
+    SITES.iter().filter(|s| named.contains(format!("{:?}", s.site).as_str())).collect()
+}
+
+fn of_findings(mechanism: Mechanism, wanted: &str, programs: &HashSet<String>) -> Cell {
+    let codes = DETECTORS.iter().filter(|d| d.mechanism == Some(mechanism) && column(d.code) == wanted);
+    let mut all: Cell = [None, None, None];
+    for one in codes.map(|d| cell(&rests_on(d.code), programs)) {
+        for (sum, part) in all.iter_mut().zip(one) {
+            sum.get_or_insert_default().extend(part.unwrap_or_default());
+        }
+    }
+    all
+}
+
+fn of_events(mechanism: Mechanism, programs: &HashSet<String>) -> Cell {
+    // Sleepers are noted for all mechanisms, and are in the column of stalls.
+    let sites: Vec<&SiteInfo> =
+        SITES.iter().filter(|s| watches(s.mechanism, mechanism) && s.site != Site::Blocked).collect();
+    if sites.is_empty() { [None, None, None] } else { cell(&sites, programs) }
+}
+
+/// `ls` needs no backend.
+fn of_listing(mechanism: Mechanism) -> Cell {
+    if listing::kind(mechanism.name()).is_some() { [(); 3].map(|()| Some(BTreeSet::new())) } else { [None, None, None] }
+}
+
+/// A cell in words; `notes` gets the sites that need one.
+fn words(cell: &Cell, notes: &mut BTreeSet<&'static str>) -> String {
+    let mut alike: Vec<(Vec<&str>, String)> = Vec::new();
+    for (backend, partial) in BACKENDS.iter().zip(cell) {
+        let said = match partial {
+            None => "–".to_owned(),
+            Some(sites) if sites.is_empty() => "yes".to_owned(),
+            Some(sites) => {
+                notes.extend(sites);
+                let marks: String = sites.iter().map(|s| format!("[^{s}]")).collect();
+                format!("partly{marks}")
+            }
+        };
+        match alike.iter_mut().find(|(_, other)| *other == said) {
+            Some((backends, _)) => backends.push(backend.name()),
+            None => alike.push((vec![backend.name()], said)),
+        }
+    }
+    match alike.as_slice() {
+        [(_, said)] => said.clone(),
+        several => several.iter().map(|(b, said)| format!("{}: {said}", b.join(", "))).collect::<Vec<_>>().join("; "),
+    }
+}
+
+fn generated() -> String {
+    let programs = programs();
+    let mut notes = BTreeSet::new();
+    let heads: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
+    let mut out =
+        format!("| mechanism | inventory | events | {} |\n|---|---|---|{}\n", heads.join(" | "), "---|".repeat(3));
+    for mechanism in Mechanism::ALL {
+        let findings = heads.iter().map(|column| of_findings(*mechanism, column, &programs));
+        let cells: Vec<String> = [of_listing(*mechanism), of_events(*mechanism, &programs)]
+            .into_iter()
+            .chain(findings)
+            .map(|cell| words(&cell, &mut notes))
+            .collect();
+        out.push_str(&format!("| {} | {} |\n", mechanism.name(), cells.join(" | ")));
+    }
+    out.push('\n');
+    for site in SITES.iter().filter(|s| notes.contains(s.name)) {
+        out.push_str(&format!("[^{}]: `{}`: {}.\n", site.name, site.name, site.unseen));
+    }
+    let sleeping: Vec<String> = SITES
+        .iter()
+        .filter(|s| s.sleeps && attaches(s, Backend::Kprobe, &programs))
+        .map(|s| format!("`{}`", s.name))
+        .collect();
+    out.push_str(&format!(
+        "\nBefore 6.1, with kprobe, these sites are watched as with tracepoint: {}.\n",
+        sleeping.join(", ")
+    ));
+    out
+}
+
+#[test]
+fn readme_has_the_table_of_the_code() {
+    let path = repository().join("README.md");
+    let readme = std::fs::read_to_string(&path).expect("README.md");
+    let (before, rest) = readme.split_once(BEGIN).expect("the line before the table in README.md");
+    let (table, after) = rest.split_once(END).expect("the line behind the table in README.md");
+    let wanted = format!("\n{}\n", generated());
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write README.md");
+    } else {
+        assert!(
+            table == wanted,
+            "README.md does not say what the tables of the code do; rewrite it:\n\
+             UPDATE_README=1 cargo test -p tracer-user --test capability\n\n{wanted}"
+        );
+    }
+}
+
+#[test]
+fn every_finding_has_a_column_and_its_sites() {
+    let mut by_column: BTreeMap<&str, usize> = BTreeMap::new();
+    for d in DETECTORS.iter().filter(|d| d.mechanism.is_some()) {
+        *by_column.entry(column(d.code)).or_default() += 1;
+        rests_on(d.code);
+    }
+    assert_eq!(by_column.len(), COLUMNS.len(), "a column without a finding: {by_column:?}");
+    assert_eq!((column("mq-full"), column("signal-queue-full")), ("stalls", "limits"));
+}
+
+#[test]
+fn what_a_backend_lacks_is_told() {
+    let programs = programs();
+    let partial = |site: Site| BACKENDS.map(|b| is_partial(site.info(), b, &programs));
+    assert_eq!(partial(Site::PipeWrite), [false, false, true]);
+    // A kretprobe cannot tell the file: its site falls back, and what that leaves out holds.
+    assert_eq!(partial(Site::FifoOpen), [false, true, true]);
+    assert_eq!(partial(Site::Blocked), [true; 3]);
+    assert_eq!(partial(Site::SemOp), [false; 3]);
+}
