@@ -51,7 +51,8 @@ impl Analyst {
             | Record::ForkLimits { .. }
             | Record::PipeUser { .. }
             | Record::Queues { .. }
-            | Record::Stack { .. } => {}
+            | Record::Stack { .. }
+            | Record::Symbols { .. } => {}
         }
         let Some(world) = &mut self.world else { return };
         match decode::decode(record) {

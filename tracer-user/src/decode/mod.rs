@@ -7,8 +7,8 @@ mod id;
 pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TICK_NS, Tgid, Tid};
 
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner, ProcessRow,
-    Record, RefusedRow, text,
+    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner, Place,
+    ProcessRow, Record, RefusedRow, text,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
 use tracer_common::site::Site;
@@ -69,6 +69,11 @@ pub enum Event<'a> {
     Stack {
         id: StackId,
         frames: &'a [Frame],
+        unwound: bool,
+    },
+    Symbols {
+        id: StackId,
+        places: &'a [Vec<Place>],
     },
     End {
         ts_ns: u64,
@@ -121,7 +126,8 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
             Event::PipeUser { ts_ns: *ts_ns, uid: *uid, processes, soft_pages: *soft_pages }
         }
         Record::Queues { ts_ns, rows } => Event::Queues { ts_ns: *ts_ns, rows },
-        Record::Stack { id, frames } => Event::Stack { id: StackId(*id), frames },
+        Record::Stack { id, frames, unwound } => Event::Stack { id: StackId(*id), frames, unwound: *unwound },
+        Record::Symbols { id, places } => Event::Symbols { id: StackId(*id), places },
         Record::End { ts_ns } => Event::End { ts_ns: *ts_ns },
     }))
 }

@@ -40,6 +40,7 @@ mod sem_stall;
 mod shm_exhausted;
 mod shm_leak;
 mod signal_queue_full;
+pub mod site;
 mod stall;
 mod syscall;
 mod zombie_leak;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,13 +19,15 @@ use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
 use super::scan::{Look, Names, Scan, Wanted};
+use super::stack::Stacks;
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::iter;
 use crate::kernel::plan::Backend;
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ChildRow, Frame, ObjKey, Record, RefusedRow, Session};
+use crate::record::{ChildRow, ObjKey, Record, RefusedRow, Session};
+use crate::symbol::Symbolizer;
 
 /// Shortest wait that is a stall, if nothing else is said.
 pub const MIN_STALL: Duration = Duration::from_millis(100);
@@ -61,6 +64,8 @@ pub struct Options {
     pub only: Vec<Mechanism>,
     pub backend: Option<Backend>,
     pub ring_bytes: u32,
+    /// Where separate debug files are looked for first; `None`: no functions and lines are looked up.
+    pub debug_dirs: Option<Vec<PathBuf>>,
 }
 
 impl Options {
@@ -73,6 +78,7 @@ impl Options {
             only: Vec::new(),
             backend: None,
             ring_bytes: RING_KIB * 1024,
+            debug_dirs: Some(Vec::new()),
         }
     }
 }
@@ -87,6 +93,8 @@ pub struct Live {
     pending: Pending,
     /// The reading of /proc under way; there is one at most.
     scan: Option<Scan>,
+    stacks: Stacks,
+    symbols: Symbolizer,
     /// Objects that somebody waits for at the last tick.
     waited_for: BTreeSet<ObjKey>,
     /// Runs that the kernel skipped, at the last tick.
@@ -108,7 +116,6 @@ struct Pending {
     order: Reorder,
     /// Processes told about already: (tgid, start tick).
     described: HashSet<(u32, u64)>,
-    stacks: HashSet<i32>,
     /// Processes that have received descriptors.
     receivers: BTreeSet<u32>,
     /// Objects whose holders matter, and whether that was asked.
@@ -197,6 +204,7 @@ impl Live {
         let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }
             .map_err(|e| e.into_parts().1)
             .context("cannot wait for the ring buffer")?;
+        let symbols = options.debug_dirs.clone().map_or_else(Symbolizer::off, Symbolizer::start);
         Ok(Self {
             probes,
             maps,
@@ -205,6 +213,8 @@ impl Live {
             session,
             pending: Pending::default(),
             scan: None,
+            stacks: Stacks::default(),
+            symbols,
             waited_for: BTreeSet::new(),
             skipped: HashMap::new(),
         })
@@ -308,6 +318,7 @@ impl Live {
                 sleep(BATCH).await;
             }
             found = Scan::done(&mut self.scan) => self.found(found?, sink),
+            symbols = self.symbols.next() => sink(symbols),
         }
         Ok(())
     }
@@ -321,8 +332,13 @@ impl Live {
     }
 
     fn collect(&mut self) {
-        let order = &mut self.pending.order;
-        self.maps.drain(|bytes| order.push(bytes));
+        let (order, stacks) = (&mut self.pending.order, &mut self.stacks);
+        self.maps.drain(|bytes| {
+            stacks.note(bytes);
+            order.push(bytes);
+        });
+        // At once, not when the records are given out: a process may be gone by then.
+        self.stacks.look(&self.maps, &mut self.symbols);
     }
 
     /// The time after which kernel records have to wait for a baseline that is being read.
@@ -350,10 +366,7 @@ impl Live {
         };
         let mut out = Vec::new();
         let p = &mut self.pending;
-        if header.stack >= 0 && p.stacks.insert(header.stack) {
-            let addrs = self.maps.stack(header.stack as u32);
-            out.push(Record::Stack { id: header.stack, frames: frames(header.tgid, &addrs) });
-        }
+        out.extend(self.stacks.take(header.stack));
         match body {
             Body::Fork(f) => {
                 // The child has the received descriptors too, and may carry them through an exec.
@@ -564,7 +577,7 @@ impl Live {
         if look.posix == Names::Listed {
             look.posix = Names::WithUsers;
         }
-        let closing = look.read();
+        let mut closing = look.read();
         // Who used a semaphore last may hold it: what does that process do?
         let users: BTreeSet<u32> = closing
             .sem_sets
@@ -576,6 +589,8 @@ impl Live {
         for row in users.into_iter().filter_map(inventory::process) {
             sink(Record::Process { ts_ns: closing.ts_ns, row });
         }
+        self.symbols.finish(sink).await;
+        closing.problems.extend(self.symbols.problem());
         sink(Record::Closing(closing));
         sink(Record::End { ts_ns: inventory::boot_ns() });
         Ok(())
@@ -630,16 +645,4 @@ fn targets(target: &Target) -> Result<Vec<u32>> {
             Ok(pids)
         }
     }
-}
-
-/// Addresses with the files mapped there.
-fn frames(tgid: u32, addrs: &[u64]) -> Vec<Frame> {
-    let modules = inventory::modules(tgid);
-    addrs
-        .iter()
-        .map(|addr| {
-            let place = inventory::locate(&modules, *addr);
-            Frame { addr: *addr, module: place.map(|(m, _)| m.path.clone()), offset: place.map(|(_, offset)| offset) }
-        })
-        .collect()
 }

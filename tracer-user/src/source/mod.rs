@@ -5,5 +5,6 @@
 mod live;
 mod order;
 mod scan;
+mod stack;
 
 pub use live::{Live, MIN_STALL, Options, RING_KIB, Target};

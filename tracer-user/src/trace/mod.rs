@@ -86,12 +86,13 @@ fn tag(record: &Record) -> u8 {
         Record::Stack { .. } => 15,
         Record::End { .. } => 16,
         Record::Queues { .. } => 17,
+        Record::Symbols { .. } => 19,
     }
 }
 
 const KERNEL_TAG: u8 = 1;
 /// Highest tag that this version knows.
-const TAG_MAX: u8 = 17;
+const TAG_MAX: u8 = 19;
 
 #[cfg(test)]
 mod tests;

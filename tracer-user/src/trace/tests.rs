@@ -44,7 +44,11 @@ fn samples() -> Vec<Record> {
         Record::ForkLimits { ts_ns: 1, tgid: 2, limits: vec![LimitRow { name: "pid_max".into(), used: 1, max: 2 }] },
         Record::PipeUser { ts_ns: 1, uid: 0, processes: vec![], soft_pages: 16384 },
         Record::Queues { ts_ns: 1, rows: vec![MsgQueue { qbytes: u64::MAX, ..MsgQueue::default() }] },
-        Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }] },
+        Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }], unwound: true },
+        Record::Symbols {
+            id: -1,
+            places: vec![vec![], vec![Place { function: Some("a\u{1b}".into()), line: Some(1), ..Place::default() }]],
+        },
         Record::Closing(inventory),
         Record::End { ts_ns: 9 },
     ]
@@ -102,7 +106,8 @@ fn file(chunks: &[Vec<u8>]) -> Vec<u8> {
 fn every_kind_of_record_comes_back() {
     let records = samples();
     let tags: std::collections::BTreeSet<u8> = records.iter().map(tag).collect();
-    assert_eq!(tags, (1..=TAG_MAX).collect(), "samples cover every tag");
+    // 18 is kept for another kind.
+    assert_eq!(tags, (1..=TAG_MAX).filter(|t| *t != 18).collect(), "samples cover every tag");
     for flush_each in [false, true] {
         let bytes = written(&records, flush_each);
         let mut reader = Reader::new(Cursor::new(bytes.as_slice())).expect("open");

@@ -355,7 +355,7 @@ impl Stream {
                 offset: Some(*offset),
             })
             .collect();
-        self.record(Record::Stack { id, frames })
+        self.record(Record::Stack { id, frames, unwound: true })
     }
 
     /// The world after all records and until `at`.

@@ -24,7 +24,7 @@ pub mod sysv;
 pub mod usage;
 
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
-use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits, text};
+use crate::record::{BlockedThread, Frame, Inventory, ObjKey, Place, ReaderRow, Session, SystemLimits, text};
 use process::Processes;
 use stall::{Ended, Ongoing, Reader, Stalls, Waiter};
 use std::collections::HashMap;
@@ -52,6 +52,15 @@ impl Look {
     }
 }
 
+/// A user stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// Followed by unwind tables; else by frame pointers, and callers may be missing.
+    pub unwound: bool,
+}
+
 /// Everything known.
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -77,7 +86,8 @@ pub struct World {
     pub closing_ns: Option<u64>,
     /// Last snapshot of the threads that wait.
     pub blocked_ns: Option<u64>,
-    stacks: HashMap<StackId, Vec<Frame>>,
+    stacks: HashMap<StackId, Stack>,
+    places: HashMap<StackId, Vec<Vec<Place>>>,
     stacks_dropped: u64,
     tick_ns: u64,
 }
@@ -97,9 +107,14 @@ impl World {
         }
     }
 
-    /// Frames of a user stack, innermost first.
-    pub fn stack(&self, id: StackId) -> Option<&[Frame]> {
-        self.stacks.get(&id).map(Vec::as_slice)
+    /// A user stack.
+    pub fn stack(&self, id: StackId) -> Option<&Stack> {
+        self.stacks.get(&id)
+    }
+
+    /// The functions at each frame of a user stack; fewer than frames, or none, where they are not known.
+    pub fn places(&self, id: StackId) -> &[Vec<Place>] {
+        self.places.get(&id).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Size of a memory page; 4096 if the session does not tell.
@@ -217,11 +232,17 @@ impl World {
                 self.advance(*ts_ns);
                 self.queues.seen(*ts_ns, rows);
             }
-            Event::Stack { id, frames } => {
+            Event::Stack { id, frames, unwound } => {
                 if self.stacks.len() >= MAX_STACKS && !self.stacks.contains_key(id) {
                     self.stacks_dropped += 1;
                 } else {
-                    self.stacks.insert(*id, frames.to_vec());
+                    self.stacks.insert(*id, Stack { frames: frames.to_vec(), unwound: *unwound });
+                }
+            }
+            Event::Symbols { id, places } => {
+                // Of stacks only: so they are as few.
+                if self.stacks.contains_key(id) {
+                    self.places.insert(*id, places.to_vec());
                 }
             }
         }
