@@ -44,9 +44,10 @@ pub enum Record {
     Stack {
         id: i32,
         frames: Vec<Frame>,
-        /// Followed by the programs' own unwind tables; else by frame pointers, which not all code keeps.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        unwound: bool,
+        /// How many of them the programs' unwind tables gave; those behind were followed by frame pointers, which not
+        /// all code keeps.
+        #[serde(default)]
+        unwound: usize,
     },
     /// Functions and lines at the addresses of a user stack, address by address: of each the innermost inlined function
     /// first; nothing where nothing is known. Comes after its `Stack`, if at all.

@@ -69,7 +69,7 @@ pub enum Event<'a> {
     Stack {
         id: StackId,
         frames: &'a [Frame],
-        unwound: bool,
+        unwound: usize,
     },
     Symbols {
         id: StackId,

@@ -168,8 +168,7 @@ impl<'a> Draft<'a> {
                 break;
             }
             let Some(stack) = stack.filter(|s| ids.insert(*s)) else { continue };
-            let (Some(known), Some((frames, truncated))) =
-                (self.world.stack(stack), site::frames(self.world, stack, MAX_FRAMES))
+            let (Some(known), Some(shown)) = (self.world.stack(stack), site::shown(self.world, stack, MAX_FRAMES))
             else {
                 continue;
             };
@@ -181,10 +180,10 @@ impl<'a> Draft<'a> {
                 role: role.to_owned(),
                 pid: id.pid(),
                 kind: "user".to_owned(),
-                site: site::own(&frames).map(site::words),
-                unwound: known.unwound,
-                truncated,
-                frames,
+                site: shown.site,
+                exact: shown.exact,
+                truncated: shown.truncated,
+                frames: shown.frames,
             });
         }
         self

@@ -102,9 +102,9 @@ pub struct Stack {
     /// Its innermost line of the program's own code, in words.
     #[serde(default)]
     pub site: Option<String>,
-    /// Followed by unwind tables; else by frame pointers, and callers may be missing.
+    /// Down to that line it was followed by unwind tables; else by frame pointers, and callees of it may be missing.
     #[serde(default)]
-    pub unwound: bool,
+    pub exact: bool,
     pub truncated: bool,
     pub frames: Vec<StackFrame>,
 }

@@ -24,10 +24,25 @@ const SYSTEM: [&str; 12] = [
     "ld64",
 ];
 
-/// Frames of a stack, those of inlined functions among them, innermost first.
-pub(super) fn frames(world: &World, stack: StackId, max: usize) -> Option<(Vec<StackFrame>, bool)> {
+/// A stack as it is shown.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// Innermost first, those of inlined functions among them.
+    pub(super) frames: Vec<StackFrame>,
+    pub(super) truncated: bool,
+    /// The innermost line of the program's own, in words.
+    pub(super) site: Option<String>,
+    /// No frame before that can be missing.
+    pub(super) exact: bool,
+}
+
+/// A stack with at most `max` frames.
+pub(super) fn shown(world: &World, stack: StackId, max: usize) -> Option<Shown> {
     let known = world.stack(stack)?;
-    let mut out = Vec::new();
+    let mut out: Vec<StackFrame> = Vec::new();
+    // How many frames come from addresses that were found by tables; the first is the instruction pointer.
+    let mut exact = 0;
+    let mut truncated = false;
     for (i, frame) in known.frames.iter().enumerate() {
         let addr = format!("{:#x}", frame.addr);
         let offset = frame.offset.map(|o| format!("+{o:#x}"));
@@ -43,13 +58,18 @@ pub(super) fn frames(world: &World, stack: StackId, max: usize) -> Option<(Vec<S
         if places.is_empty() {
             out.push(StackFrame { addr, symbol: offset, module: frame.module.clone(), ..StackFrame::default() });
         }
+        if i < known.unwound.max(1) {
+            exact = out.len();
+        }
         if out.len() >= max {
-            let cut = out.len() > max || i + 1 < known.frames.len();
+            truncated = out.len() > max || i + 1 < known.frames.len();
             out.truncate(max);
-            return Some((out, cut));
+            break;
         }
     }
-    Some((out, false))
+    let own = out.iter().position(is_own);
+    let site = own.and_then(|at| out.get(at)).map(words);
+    Some(Shown { truncated, site, exact: own.is_some_and(|at| at < exact), frames: out })
 }
 
 /// Whether a frame is of the system's libraries, or of a language's own.
@@ -60,13 +80,13 @@ pub fn is_system(frame: &StackFrame) -> bool {
     SYSTEM.contains(&stem) || frame.file.as_deref().is_some_and(|f| f.starts_with("/rustc/"))
 }
 
-/// The innermost frame of a program's own.
-pub fn own(frames: &[StackFrame]) -> Option<&StackFrame> {
-    frames.iter().find(|f| (f.module.is_some() || f.file.is_some()) && !is_system(f))
+/// Whether a frame is of a program's own, as far as that is known.
+fn is_own(frame: &StackFrame) -> bool {
+    (frame.module.is_some() || frame.file.is_some()) && !is_system(frame)
 }
 
 /// A frame in words: `FILE:LINE in FUNCTION`, or what is known of that.
-pub fn words(f: &StackFrame) -> String {
+fn words(f: &StackFrame) -> String {
     let place = match (&f.file, f.line) {
         (Some(file), Some(line)) => format!("{file}:{line}"),
         (Some(file), None) => file.clone(),
@@ -85,10 +105,7 @@ pub fn words(f: &StackFrame) -> String {
 /// The line that a stack tells about, if the stack can be trusted to have it: one that was followed by frame pointers
 /// leaves out the caller of a function that keeps none.
 fn trusted(world: &World, stack: Option<StackId>) -> Option<String> {
-    let id = stack?;
-    world.stack(id).filter(|s| s.unwound)?;
-    let (frames, _) = frames(world, id, usize::MAX)?;
-    own(&frames).map(words)
+    shown(world, stack?, usize::MAX).filter(|s| s.exact)?.site
 }
 
 /// Parts items by the line of code that they come from.
@@ -166,8 +183,8 @@ mod tests {
         let std = frame("/opt/app", "core::ops::call", Some("/rustc/abc/library/core/src/ops.rs"));
         let work = frame("/opt/app", "work", Some("/src/app.rs"));
         let all = [libc.clone(), std, work.clone()];
-        assert_eq!(own(&all), Some(&work));
-        assert_eq!(own(&[libc, StackFrame { addr: "0x1".into(), ..StackFrame::default() }]), None);
+        assert_eq!(all.iter().position(is_own), Some(2));
+        assert!(!is_own(&StackFrame { addr: "0x1".into(), ..StackFrame::default() }));
         assert_eq!(words(&work), "/src/app.rs:7 in work");
         assert_eq!(words(&frame("/opt/app", "work", None)), "work in /opt/app");
         assert_eq!(words(&frame("/opt/app", "+0x10", None)), "/opt/app+0x10");
@@ -178,14 +195,14 @@ mod tests {
     fn parts_by_line() {
         let mut s = Stream::new();
         let stack = |s: &mut Stream, id: i32, line: u32, unwound| {
-            let frames = vec![Frame { addr: 1, module: Some("/opt/app".into()), offset: Some(1) }];
-            s.record(Record::Stack { id, frames, unwound });
+            let frame = |module: &str| Frame { addr: 1, module: Some(module.into()), offset: Some(1) };
+            s.record(Record::Stack { id, frames: vec![frame("/lib/libc.so.6"), frame("/opt/app")], unwound });
             let place =
                 Place { function: Some("f".into()), file: Some("a.c".into()), line: Some(line), inlined: false };
-            s.record(Record::Symbols { id, places: vec![vec![place]] });
+            s.record(Record::Symbols { id, places: vec![vec![], vec![place]] });
         };
         // Two stacks of line 7, one of 8, one that may lack frames.
-        for (id, line, unwound) in [(1, 7, true), (2, 7, true), (3, 8, true), (4, 9, false)] {
+        for (id, line, unwound) in [(1, 7, 2), (2, 7, 2), (3, 8, 2), (4, 9, 1)] {
             stack(&mut s, id, line, unwound);
         }
         let world = s.world(1_000);

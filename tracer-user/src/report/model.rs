@@ -208,7 +208,7 @@ pub(super) mod tests {
                 pid: 4121,
                 kind: "user".into(),
                 site: Some("/src/m.c:12 in main".into()),
-                unwound: true,
+                exact: true,
                 truncated: true,
                 frames: vec![
                     StackFrame {

@@ -255,7 +255,7 @@ fn by_role(processes: &[Process]) -> Vec<(&str, Vec<&Process>)> {
 
 fn frames(page: &mut Page, stack: &Stack) {
     if let Some(site) = &stack.site {
-        let sure = if stack.unwound { "" } else { ", or a line that it calls (followed by frame pointers)" };
+        let sure = if stack.exact { "" } else { ", or a line that it calls (followed by frame pointers)" };
         page.named("at", &format!("{site}{sure}"));
     }
     page.named("stack", &format!("{} {}: {}", stack.role, stack.pid, folded(stack)));

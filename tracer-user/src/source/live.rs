@@ -27,7 +27,7 @@ use crate::kernel::iter;
 use crate::kernel::plan::Backend;
 use crate::kernel::probes::{PEER, Probes, TARGET};
 use crate::record::{ChildRow, ObjKey, Record, RefusedRow, Session};
-use crate::symbol::Symbolizer;
+use crate::symbol::{Symbolizer, Unwinding};
 
 /// Shortest wait that is a stall, if nothing else is said.
 pub const MIN_STALL: Duration = Duration::from_millis(100);
@@ -95,6 +95,7 @@ pub struct Live {
     scan: Option<Scan>,
     stacks: Stacks,
     symbols: Symbolizer,
+    unwinding: Unwinding,
     /// Objects that somebody waits for at the last tick.
     waited_for: BTreeSet<ObjKey>,
     /// Runs that the kernel skipped, at the last tick.
@@ -204,7 +205,10 @@ impl Live {
         let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }
             .map_err(|e| e.into_parts().1)
             .context("cannot wait for the ring buffer")?;
-        let symbols = options.debug_dirs.clone().map_or_else(Symbolizer::off, Symbolizer::start);
+        let (symbols, unwinding) = match options.debug_dirs.clone() {
+            Some(dirs) => (Symbolizer::start(dirs), Unwinding::start()),
+            None => (Symbolizer::off(), Unwinding::off()),
+        };
         Ok(Self {
             probes,
             maps,
@@ -215,6 +219,7 @@ impl Live {
             scan: None,
             stacks: Stacks::default(),
             symbols,
+            unwinding,
             waited_for: BTreeSet::new(),
             skipped: HashMap::new(),
         })
@@ -296,12 +301,19 @@ impl Live {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         tokio::pin!(stop);
+        let mut due_ns = None;
         let out = loop {
             tokio::select! {
                 out = &mut stop => break out,
-                // Counters of now must not come before kernel records that are held back.
-                _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink),
+                _ = ticks.tick(), if due_ns.is_none() => due_ns = Some(inventory::boot_ns()),
                 done = self.step(sink) => done?,
+                () = sleep(BATCH), if due_ns.is_some() => {}
+            }
+            // Counters of now must not come before kernel records that are held back.
+            let wait = self.scan_since_ns().is_some() || due_ns.is_some_and(|at| self.stacks.holds(at));
+            if due_ns.is_some() && !wait {
+                due_ns = None;
+                self.tick(sink);
             }
         };
         self.close(sink).await?;
@@ -319,6 +331,13 @@ impl Live {
             }
             found = Scan::done(&mut self.scan) => self.found(found?, sink),
             symbols = self.symbols.next() => sink(symbols),
+            unwound = self.unwinding.next() => {
+                self.stacks.unwound(unwound);
+                while let Some(unwound) = self.unwinding.ready() {
+                    self.stacks.unwound(unwound);
+                }
+                self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink);
+            }
         }
         Ok(())
     }
@@ -337,20 +356,34 @@ impl Live {
             stacks.note(bytes);
             order.push(bytes);
         });
+        self.maps.drain_copies(|bytes| stacks.copied(bytes));
         // At once, not when the records are given out: a process may be gone by then.
-        self.stacks.look(&self.maps, &mut self.symbols);
+        self.stacks.look(&self.maps, &mut self.symbols, &self.unwinding);
+    }
+
+    /// Waits for stacks that are being unwound, no longer than they may take.
+    async fn settle(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        while self.stacks.holds(u64::MAX) {
+            tokio::select! {
+                done = self.step(sink) => done?,
+                () = sleep(BATCH) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The time after which kernel records have to wait for a baseline that is being read.
-    fn held_back_ns(&self) -> Option<u64> {
+    fn scan_since_ns(&self) -> Option<u64> {
         self.scan.as_ref().and_then(Scan::baseline_since_ns)
     }
 
     fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) {
-        let until_ns = self.held_back_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
+        let until_ns = self.scan_since_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
+        let until_ns = self.stacks.since_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns.saturating_sub(1)));
         let mut ready = Vec::new();
         self.pending.order.release(until_ns, |bytes| ready.push(bytes));
-        for bytes in ready {
+        for mut bytes in ready {
+            self.stacks.number(&mut bytes, &mut self.symbols);
             for extra in self.look_at(&bytes) {
                 sink(extra);
             }
@@ -563,6 +596,7 @@ impl Live {
     /// The last records: what is open, asleep and there at the end.
     async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.finish_scan(sink).await?;
+        self.settle(sink).await?;
         self.tick(sink);
         self.finish_scan(sink).await?;
         for (site, n) in self.maps.faults() {
@@ -572,6 +606,7 @@ impl Live {
             sink(Record::FdTable(inventory::fd_table(tgid)));
         }
         self.collect();
+        self.settle(sink).await?;
         self.release(u64::MAX, sink);
         let mut look = self.look();
         if look.posix == Names::Listed {
@@ -591,6 +626,7 @@ impl Live {
         }
         self.symbols.finish(sink).await;
         closing.problems.extend(self.symbols.problem());
+        closing.problems.extend(self.stacks.problem(self.maps.copies_shed()));
         sink(Record::Closing(closing));
         sink(Record::End { ts_ns: inventory::boot_ns() });
         Ok(())

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::elf::{Elf, Source, bytes_at, u32_at};
-use super::process::{Mounts, Process, readable};
+use super::process::{Process, readable};
 
 /// Where distributions put debug files.
 pub(super) const SYSTEM_DIR: &str = "/usr/lib/debug";
@@ -17,9 +17,9 @@ const CHECKED_MAX: u64 = 2 << 30;
 const LINK_MAX: u64 = 8192;
 
 /// The debug file of `elf`, which is mapped from `path` into `process`.
-pub(super) fn find(elf: &Elf, path: &str, process: &Process, mounts: &Mounts, dirs: &[PathBuf]) -> Option<Elf> {
+pub(super) fn find(elf: &Elf, path: &str, process: &Process, dirs: &[PathBuf]) -> Option<Elf> {
     let by_id = elf.build_id.as_deref().and_then(|id| by_build_id(id, dirs));
-    by_id.or_else(|| by_link(elf, path, process, mounts, dirs))
+    by_id.or_else(|| by_link(elf, path, process, dirs))
 }
 
 /// What several debug files share (dwz), named by `.gnu_debugaltlink`: a path, then a build-id.
@@ -42,7 +42,7 @@ fn by_build_id(id: &[u8], dirs: &[PathBuf]) -> Option<Elf> {
     dirs.iter().find_map(|dir| open(&dir.join(&name)).filter(|e| e.build_id.as_deref() == Some(id)))
 }
 
-fn by_link(elf: &Elf, path: &str, process: &Process, mounts: &Mounts, dirs: &[PathBuf]) -> Option<Elf> {
+fn by_link(elf: &Elf, path: &str, process: &Process, dirs: &[PathBuf]) -> Option<Elf> {
     let link = elf.contents(elf.section(".gnu_debuglink")?, LINK_MAX).ok()?;
     let name = std::str::from_utf8(bytes_at(&link, 0)).ok()?;
     // A name only: a path would lead anywhere.
@@ -57,7 +57,7 @@ fn by_link(elf: &Elf, path: &str, process: &Process, mounts: &Mounts, dirs: &[Pa
         _ => debug.crc(CHECKED_MAX).is_ok_and(|found| found == crc),
     };
     let beside = [format!("{folder}/{name}"), format!("{folder}/.debug/{name}")];
-    let beside = beside.iter().filter(|p| mounts.is_local_path(p)).find_map(|p| {
+    let beside = beside.iter().filter(|p| process.mounts().is_local_path(p)).find_map(|p| {
         let file = process.below_root(p.strip_prefix('/')?).ok()?;
         Elf::open(Source::file(file).ok()?).ok().filter(agrees)
     });

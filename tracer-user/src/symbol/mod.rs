@@ -12,6 +12,7 @@ mod name;
 mod perf_map;
 mod process;
 mod resolver;
+mod unwind;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::record::{Place, Record};
 pub use process::Process;
 pub use resolver::Resolver;
+pub use unwind::{CopyKey, CopyRequest, Tables, Unwinding, Unwound};
 
 /// How long the end of a run waits for names that are still looked up.
 pub const PATIENCE: Duration = Duration::from_secs(10);

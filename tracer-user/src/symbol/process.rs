@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -18,7 +19,9 @@ use super::elf::{Elf, Source, build_id};
 use crate::inventory::{self, Entry, Module};
 
 /// Path handles held at once for stacks that wait for their names; beyond that files are opened when their turn comes.
-const HELD_MAX: usize = 256;
+const HELD_MAX: usize = 400;
+/// Files of one process that are held for unwinding.
+const HELD_EACH: usize = 24;
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
 /// A held file.
@@ -40,6 +43,16 @@ pub struct Process {
     /// By address.
     pub modules: Vec<Module>,
     held: Vec<Held>,
+    mounts: OnceLock<Mounts>,
+}
+
+/// What tells two states of a file apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FileKey {
+    dev: u64,
+    ino: u64,
+    len: u64,
+    mtime_ns: i64,
 }
 
 impl Process {
@@ -47,7 +60,7 @@ impl Process {
     pub fn look(tgid: u32) -> Self {
         let entry = Entry::open(tgid).ok();
         let modules = entry.as_ref().map(inventory::modules_of).unwrap_or_default();
-        Self { tgid, entry, modules, held: Vec::new() }
+        Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new() }
     }
 
     /// Its process id.
@@ -74,6 +87,13 @@ impl Process {
         }
     }
 
+    /// Holds the files of the first modules: the program itself and libraries, which unwinding may lead to.
+    pub fn hold_all(&mut self) {
+        for module in 0..self.modules.len().min(HELD_EACH) {
+            self.hold(module);
+        }
+    }
+
     /// Which module an address is in, by index, and the address's offset in its file.
     pub fn locate(&self, addr: u64) -> Option<(usize, u64)> {
         let after = self.modules.partition_point(|m| m.start <= addr);
@@ -83,20 +103,23 @@ impl Process {
     }
 
     /// Opens the file of a module for reading.
-    pub(super) fn open(&self, module: usize, mounts: &Mounts) -> Option<File> {
+    pub(super) fn open(&self, module: usize) -> Option<(File, FileKey)> {
         let m = self.modules.get(module)?;
-        if !mounts.is_local(m.device) {
+        if !self.mounts().is_local(m.device) {
             return None;
         }
         let held = self.held.iter().find(|h| h.module == module).map(|h| &h.fd);
-        match (held, &self.entry) {
+        let file = match (held, &self.entry) {
             (Some(fd), _) => readable(fd).ok(),
             (None, Some(entry)) => match mapped(entry, m) {
                 Ok(fd) => readable(&fd).ok(),
                 Err(_) => self.by_path(m),
             },
             (None, None) => None,
-        }
+        }?;
+        let stat = file.metadata().ok()?;
+        let mtime_ns = stat.mtime().saturating_mul(1_000_000_000).saturating_add(stat.mtime_nsec());
+        Some((file, FileKey { dev: stat.dev(), ino: stat.ino(), len: stat.len(), mtime_ns }))
     }
 
     /// The file that a module's path names now, if it is the mapped one.
@@ -153,10 +176,12 @@ impl Process {
     }
 
     /// The file systems that it sees, and this process.
-    pub(super) fn mounts(&self) -> Mounts {
-        let own = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let of_it = self.entry.as_ref().and_then(|e| e.long_text("mountinfo").ok()).unwrap_or_default();
-        Mounts { of_it, own }
+    pub(super) fn mounts(&self) -> &Mounts {
+        self.mounts.get_or_init(|| {
+            let own = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            let of_it = self.entry.as_ref().and_then(|e| e.long_text("mountinfo").ok()).unwrap_or_default();
+            Mounts { of_it, own }
+        })
     }
 }
 
@@ -213,10 +238,9 @@ mod tests {
         let mut process = Process::look(child.id());
         let at = process.modules.iter().position(|m| m.path.contains("sleeper")).expect("its module");
         process.hold(at);
-        let mounts = process.mounts();
         child.kill()?;
         child.wait()?;
-        let opened = process.open(at, &mounts);
+        let opened = process.open(at).map(|(file, _)| file);
         // map_files needs a right that a test run may lack; then there is nothing, and never the wrong file.
         if rustix::process::geteuid().is_root() {
             assert_eq!(opened.expect("held").metadata()?.len(), len);

@@ -1,7 +1,6 @@
 //! Looks addresses up: which file, which function, which line; with a bounded memory of files and answers.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -12,7 +11,7 @@ use super::debug_file::{self, SYSTEM_DIR};
 use super::elf::{Elf, Source};
 use super::image::Image;
 use super::perf_map::{self, PerfMap, Version};
-use super::process::{Mounts, Process, readable};
+use super::process::{FileKey, Process, readable};
 use crate::record::Place;
 
 /// Frames of one stack that are looked up; the report shows no more.
@@ -28,7 +27,7 @@ const ANSWERS_MAX: usize = 65_536;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Vdso,
-    File { dev: u64, ino: u64, len: u64, mtime_ns: i64 },
+    File(FileKey),
     PerfMap(Version),
 }
 
@@ -65,7 +64,7 @@ impl Resolver {
 
     /// The functions at each address of a stack, the innermost inlined one first; empty where nothing is known.
     pub fn places(&mut self, process: &Process, addrs: &[u64]) -> Vec<Vec<Place>> {
-        let mut request = Asked { process, mounts: None, keys: HashMap::new(), perf: None };
+        let mut request = Asked { process, keys: HashMap::new(), perf: None };
         // An address is that behind a call: the call itself is the line that matters.
         addrs.iter().take(FRAMES_MAX).map(|addr| self.place(&mut request, addr.saturating_sub(1)).to_vec()).collect()
     }
@@ -80,7 +79,7 @@ impl Resolver {
         let key = match asked.keys.get(&module) {
             Some(key) => *key,
             None => {
-                let key = self.read(asked, module);
+                let key = self.read(asked.process, module);
                 asked.keys.insert(module, key);
                 key
             }
@@ -112,8 +111,7 @@ impl Resolver {
     }
 
     /// Makes sure that the file of a module was read, and says under which key; `None` if it cannot be opened.
-    fn read(&mut self, asked: &mut Asked<'_>, module: usize) -> Option<Key> {
-        let process = asked.process;
+    fn read(&mut self, process: &Process, module: usize) -> Option<Key> {
         let path = process.modules.get(module)?.path.as_str();
         if path == "[vdso]" {
             if !self.files.contains_key(&Key::Vdso) {
@@ -123,16 +121,13 @@ impl Resolver {
             }
             return Some(Key::Vdso);
         }
-        let file = process.open(module, asked.mounts())?;
-        let stat = file.metadata().ok()?;
-        let mtime_ns = stat.mtime().saturating_mul(1_000_000_000).saturating_add(stat.mtime_nsec());
-        let key = Key::File { dev: stat.dev(), ino: stat.ino(), len: stat.len(), mtime_ns };
+        let (file, key) = process.open(module)?;
+        let key = Key::File(key);
         if !self.files.contains_key(&key) {
             let dirs = &self.dirs;
-            let mounts = asked.mounts();
             let image = catch_unwind(AssertUnwindSafe(|| {
                 let elf = Elf::open(Source::file(file).ok()?).ok()?;
-                let debug = debug_file::find(&elf, path, process, mounts, dirs);
+                let debug = debug_file::find(&elf, path, process, dirs);
                 let shared = debug_file::shared(debug.as_ref().unwrap_or(&elf), dirs);
                 Some(Rc::new(Image::new(&elf, debug.as_ref(), shared.as_ref())))
             }));
@@ -190,16 +185,9 @@ impl Resolver {
 /// One stack's question.
 struct Asked<'a> {
     process: &'a Process,
-    mounts: Option<Mounts>,
     keys: HashMap<usize, Option<Key>>,
     /// The perf map, once it was looked for.
     perf: Option<Option<Key>>,
-}
-
-impl Asked<'_> {
-    fn mounts(&mut self) -> &Mounts {
-        self.mounts.get_or_insert_with(|| self.process.mounts())
-    }
 }
 
 /// The kernel's own library: the same in all 64-bit processes of a boot, so this process's will do.

@@ -57,8 +57,8 @@ impl Look {
 pub struct Stack {
     /// Innermost first.
     pub frames: Vec<Frame>,
-    /// Followed by unwind tables; else by frame pointers, and callers may be missing.
-    pub unwound: bool,
+    /// How many of them unwind tables gave; behind them callers may be missing.
+    pub unwound: usize,
 }
 
 /// Everything known.
