@@ -157,7 +157,7 @@ pub static CHILDREN: HashMap<u32, ChildStats> = HashMap::with_max_entries(32_768
 
 /// Copies of user stacks to be unwound: a ring buffer of their own, so that they never take an event's room.
 #[map]
-pub static COPIES: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
+pub static COPIES: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 /// Copies made, by site.
 #[map]

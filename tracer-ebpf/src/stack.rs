@@ -15,7 +15,7 @@ use crate::maps::{COPIES, COPIES_SHED, COPY_BUDGET};
 use crate::task;
 
 /// Copies of one site on one processor in a span of time.
-const BUDGET: u64 = 128;
+const BUDGET: u64 = 256;
 /// A span has 2^30 ns, about a second: a shift is cheaper than a division.
 const SPAN_SHIFT: u32 = 30;
 

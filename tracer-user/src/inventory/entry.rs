@@ -79,7 +79,7 @@ impl Entry {
     }
 
     /// What a link says; nothing is opened.
-    pub(super) fn link(&self, name: &str) -> io::Result<String> {
+    pub(crate) fn link(&self, name: &str) -> io::Result<String> {
         let target = rustix::fs::readlinkat(&self.dir, name, Vec::with_capacity(128))?;
         Ok(target.to_string_lossy().into_owned())
     }

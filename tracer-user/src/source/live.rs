@@ -19,7 +19,7 @@ use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
 use super::scan::{Look, Names, Scan, Wanted};
-use super::stack::Stacks;
+use super::stack::{KNOWN_MAX, Stacks};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
@@ -248,6 +248,9 @@ impl Live {
         let look = self.look();
         sink(Record::Session(self.session.clone()));
         sink(Record::Baseline(look.read()));
+        for pid in self.session.target_pids.iter().take(KNOWN_MAX) {
+            self.stacks.expect(*pid, self.symbols.is_on());
+        }
     }
 
     /// Notes the targets' threads that have been asleep since before they were watched.

@@ -15,7 +15,7 @@ use crate::record::{Frame, Record};
 use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding, Unwound};
 
 /// Processes whose mappings are remembered for stacks that are read after their end.
-const KNOWN_MAX: usize = 16;
+pub(super) const KNOWN_MAX: usize = 16;
 /// Children of which it is remembered whose copy they are.
 const COPIES_MAX: usize = 4096;
 /// An event waits no longer than this for its stack.
@@ -233,6 +233,11 @@ impl Stacks {
         let too_many = (self.left_out > 0)
             .then(|| format!("the stacks of {} events: more than {UNWOUND_MAX} different ones", self.left_out));
         not_copied.into_iter().chain(too_many)
+    }
+
+    /// Looks at a process that will be heard of: it may be gone by then.
+    pub(super) fn expect(&mut self, tgid: u32, hold: bool) {
+        self.process(tgid, std::iter::empty(), hold, true);
     }
 
     /// The mappings of a process, with files held: those that these addresses lead to, and with `all` the others that

@@ -44,6 +44,7 @@ pub struct Process {
     pub modules: Vec<Module>,
     held: Vec<Held>,
     mounts: OnceLock<Mounts>,
+    root: Option<OwnedFd>,
 }
 
 /// What tells two states of a file apart.
@@ -60,7 +61,7 @@ impl Process {
     pub fn look(tgid: u32) -> Self {
         let entry = Entry::open(tgid).ok();
         let modules = entry.as_ref().map(inventory::modules_of).unwrap_or_default();
-        Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new() }
+        Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new(), root: None }
     }
 
     /// Its process id.
@@ -78,12 +79,25 @@ impl Process {
         if self.held.iter().any(|h| h.module == module) || HELD.load(Ordering::Relaxed) >= HELD_MAX {
             return;
         }
+        self.hold_root();
         let (Some(entry), Some(m)) = (&self.entry, self.modules.get(module)) else { return };
         if m.path.starts_with('/')
             && let Ok(fd) = mapped(entry, m)
         {
             HELD.fetch_add(1, Ordering::Relaxed);
             self.held.push(Held { module, fd });
+        }
+    }
+
+    /// Holds its root, and what is mounted there; both are gone with the process.
+    fn hold_root(&mut self) {
+        let (None, Some(entry)) = (&self.root, &self.entry) else { return };
+        let own = std::fs::read_link("/proc/self/ns/mnt").ok();
+        let same = entry.link("ns/mnt").is_ok_and(|it| own.is_some_and(|own| own.as_os_str() == it.as_str()));
+        self.root = entry.directory("root").ok();
+        // Most processes see what this one does: that can be read later.
+        if !same {
+            self.mounts();
         }
     }
 
@@ -159,11 +173,18 @@ impl Process {
 
     /// As [`Self::below_root`], only a path handle; `flags` is nothing or O_NOFOLLOW.
     pub(super) fn handle_below_root(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        let entry = self.entry.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let root = entry.directory("root")?;
+        let own;
+        let root = match (&self.root, &self.entry) {
+            (Some(root), _) => root,
+            (None, Some(entry)) => {
+                own = entry.directory("root")?;
+                &own
+            }
+            (None, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?)
+        Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)?)
     }
 
     /// Its effective user, and its number in its own pid namespace.
@@ -179,7 +200,8 @@ impl Process {
     pub(super) fn mounts(&self) -> &Mounts {
         self.mounts.get_or_init(|| {
             let own = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-            let of_it = self.entry.as_ref().and_then(|e| e.long_text("mountinfo").ok()).unwrap_or_default();
+            let of_it = self.entry.as_ref().and_then(|e| e.long_text("mountinfo").ok());
+            let of_it = of_it.unwrap_or_else(|| own.clone());
             Mounts { of_it, own }
         })
     }
