@@ -4,24 +4,25 @@
 
 use std::time::Instant;
 
+use anyhow::{Context, Result};
 use tracer_common::event::{COPY_PAGE, COPY_PAGES, StackCopy};
 use tracer_user::symbol::{Process, Resolver, Tables};
 
 const STACKS: u64 = 10_000;
 const DEPTH: u64 = 16;
 
-fn main() {
+fn main() -> Result<()> {
     let mut process = Process::look(std::process::id());
     process.hold_all();
-    let exe = std::env::current_exe().expect("own path");
-    let module = process.modules.iter().find(|m| exe.as_os_str() == m.path.as_str()).expect("own module").clone();
-    let size = std::fs::metadata(&exe).expect("own file").len();
+    let exe = std::env::current_exe().context("own path")?;
+    let module = process.modules.iter().find(|m| exe.as_os_str() == m.path.as_str()).context("own module")?.clone();
+    let size = std::fs::metadata(&exe).context("own file")?.len();
     println!("{} KiB of program with its debug information, {STACKS} stacks of {DEPTH} frames", size / 1024);
 
     // Each has its own addresses; every fourth frame is one of a few, as the ends of real stacks are.
     let len = module.end - module.start;
     let address = |stack: u64, frame: u64| {
-        let n = if frame % 4 == 0 { frame } else { stack * DEPTH + frame };
+        let n = if frame.is_multiple_of(4) { frame } else { stack * DEPTH + frame };
         module.start + n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % len
     };
     let before = resident_kib();
@@ -65,6 +66,7 @@ fn main() {
         took.as_secs_f64() * 1e6 / STACKS as f64,
         resident_kib().saturating_sub(before)
     );
+    Ok(())
 }
 
 /// A copy of this thread's stack, some calls deep.

@@ -24,6 +24,9 @@ const SYSTEM: [&str; 12] = [
     "ld64",
 ];
 
+/// How the names of functions begin that the C++ and the Rust library bring into each program.
+const LIBRARY: [&str; 8] = ["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "__rust_", "__gnu_cxx::"];
+
 /// A stack as it is shown.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
@@ -77,7 +80,10 @@ pub fn is_system(frame: &StackFrame) -> bool {
     let module = frame.module.as_deref().and_then(|m| m.rsplit('/').next()).unwrap_or_default();
     let stem = module.find(['.', '-']).and_then(|at| module.get(..at)).unwrap_or(module);
     // Rust's library is compiled into each program; its files are named by the compiler's commit.
-    SYSTEM.contains(&stem) || frame.file.as_deref().is_some_and(|f| f.starts_with("/rustc/"))
+    let library = |name: &str| LIBRARY.iter().any(|l| name.starts_with(l));
+    SYSTEM.contains(&stem)
+        || frame.file.as_deref().is_some_and(|f| f.starts_with("/rustc/"))
+        || frame.symbol.as_deref().is_some_and(library)
 }
 
 /// Whether a frame is of a program's own, as far as that is known.
@@ -175,6 +181,8 @@ mod tests {
         ] {
             assert_eq!(is_system(&frame(module, "f", file)), want, "{module} {file:?}");
         }
+        assert!(is_system(&frame("/opt/app", "std::vector<int>::push_back(int&&)", None)));
+        assert!(!is_system(&frame("/opt/app", "stdio_pool", None)));
     }
 
     #[test]

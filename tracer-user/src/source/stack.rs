@@ -60,6 +60,14 @@ struct Copied {
     done: bool,
 }
 
+/// What was heard of one process.
+#[derive(Default)]
+struct Heard {
+    /// Keys and addresses of stacks without a copy.
+    stacks: Vec<(i32, Vec<u64>)>,
+    copies: Vec<Box<StackCopy>>,
+}
+
 /// A place in a file, or an address where there is none.
 type Spot = (Option<((u32, u32), u64)>, u64);
 
@@ -108,19 +116,19 @@ impl Stacks {
 
     /// Reads the stacks heard of, and sends them to be unwound and named.
     pub(super) fn look(&mut self, maps: &Probes, symbols: &mut Symbolizer, unwinding: &Unwinding) {
-        let mut by: BTreeMap<u32, (Vec<(i32, Vec<u64>)>, Vec<Box<StackCopy>>)> = BTreeMap::new();
+        let mut by: BTreeMap<u32, Heard> = BTreeMap::new();
         for (tgid, id) in std::mem::take(&mut self.new) {
-            by.entry(tgid).or_default().0.push((id, maps.stack(id.cast_unsigned())));
+            by.entry(tgid).or_default().stacks.push((id, maps.stack(id.cast_unsigned())));
         }
         for copy in std::mem::take(&mut self.copies) {
             if let Some(event) = self.copied.get_mut(&(copy.id, copy.tid)).filter(|e| e.process.is_none()) {
                 if let Ok(key) = u32::try_from(event.stack) {
                     event.addrs = maps.stack(key);
                 }
-                by.entry(event.tgid).or_default().1.push(copy);
+                by.entry(event.tgid).or_default().copies.push(copy);
             }
         }
-        for (tgid, (stacks, copies)) in by {
+        for (tgid, Heard { stacks, copies }) in by {
             let unwinds = !copies.is_empty();
             let process = self.process(tgid, stacks.iter().flat_map(|(_, addrs)| addrs), symbols.is_on(), unwinds);
             for (id, addrs) in stacks {

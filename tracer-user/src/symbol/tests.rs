@@ -73,10 +73,7 @@ fn what_does_not_fit_is_told() {
 #[test]
 fn code_compiled_at_run_time() {
     let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().expect("spawn");
-    let path = std::env::temp_dir().join(format!("perf-{}.map", child.id()));
-    if path.parent() != Some(std::path::Path::new("/tmp")) {
-        return;
-    }
+    let path = std::path::PathBuf::from(format!("/tmp/perf-{}.map", child.id()));
     std::fs::write(&path, "10000 100 py::work:/srv/app.py\n").expect("map");
     let name = || {
         let process = Process::look(child.id());
