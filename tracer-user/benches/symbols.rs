@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     );
     println!(
         "naming: {} KiB more resident, {} KiB by its own account",
-        resident_kib() - before,
+        resident_kib().saturating_sub(before),
         resolver.bytes() / 1024
     );
 
