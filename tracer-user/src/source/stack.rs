@@ -19,7 +19,7 @@ pub(super) const KNOWN_MAX: usize = 16;
 /// Children of which it is remembered whose copy they are.
 const COPIES_MAX: usize = 4096;
 /// An event waits no longer than this for its stack.
-const DEADLINE_NS: u64 = 200_000_000;
+const DEADLINE_NS: u64 = 1_000_000_000;
 /// Numbers of unwound stacks start here, above the keys of the kernel's map.
 const FIRST: i32 = 1 << 24;
 /// Unwound stacks that are told apart.
