@@ -24,9 +24,42 @@ pub struct Header {
     pub uid: u32,
     /// Key in the map `STACKS`, negative: none taken.
     pub stack: i32,
-    pub _pad: u32,
+    /// The [`StackCopy`] that was made for it; 0: none. Only between the kernel and the collector: 0 in a trace.
+    pub copy: u32,
     pub comm: [u8; 16],
 }
+
+/// Pages of a user stack that are copied, from the one that the stack pointer is in.
+pub const COPY_PAGES: usize = 4;
+/// Bytes of a page there, whatever the machine's page size.
+pub const COPY_PAGE: usize = 4096;
+
+/// The top of a thread's user stack with its registers, in the ring buffer `COPIES`, to be unwound by userspace.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct StackCopy {
+    /// Boot clock, nanoseconds.
+    pub ts_ns: u64,
+    /// As in [`Header`].
+    pub id: u32,
+    pub tid: u32,
+    /// Instruction pointer, stack pointer, frame pointer; on arm64 also the link register.
+    pub ip: u64,
+    pub sp: u64,
+    pub fp: u64,
+    pub lr: u64,
+    /// Bit n set: page n could not be read.
+    pub unread: u64,
+    /// From `sp` cut down to a multiple of [`COPY_PAGE`].
+    pub bytes: [u8; COPY_PAGES * COPY_PAGE],
+}
+
+/// Size of [`StackCopy`] on the wire.
+pub const COPY_LEN: usize = 56 + COPY_PAGES * COPY_PAGE;
+const _: () = assert!(size_of::<StackCopy>() == COPY_LEN);
+
+// SAFETY: repr(C), integers only, size asserted above.
+unsafe impl Wire for StackCopy {}
 
 /// Size of [`Header`] on the wire.
 pub const HEADER_LEN: usize = 56;

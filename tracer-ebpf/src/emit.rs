@@ -8,6 +8,7 @@ use tracer_common::event::{Header, Payload};
 use tracer_common::site::Site;
 
 use crate::maps::{self, EVENTS, FAULTS, LOST, STACKS};
+use crate::stack;
 use crate::task;
 
 /// One call of a handler: where it happened, and what the call returned.
@@ -58,7 +59,7 @@ pub fn fault(site: Site) {
 }
 
 #[inline(always)]
-fn count(map: &aya_ebpf::maps::PerCpuArray<u64>, site: Site) {
+pub fn count(map: &aya_ebpf::maps::PerCpuArray<u64>, site: Site) {
     if let Some(n) = map.get_ptr_mut(site as u32) {
         // SAFETY: a pointer into this CPU's slot.
         unsafe { *n += 1 };
@@ -74,15 +75,27 @@ struct Entry<P> {
 /// Sends an event of the current process.
 #[inline(always)]
 pub fn event<P: Payload + 'static>(call: &Call, payload: P) {
-    send(call, payload, -1);
+    send(call, payload, -1, 0);
 }
 
-/// Sends an event with the user stack of the current thread.
+/// Sends an event with the user stack of the current thread, and a copy of its top to be unwound.
 #[inline(always)]
 pub fn event_with_stack<P: Payload + 'static>(call: &Call, payload: P) {
+    send(call, payload, frames(call), stack::copy(call.site));
+}
+
+/// The same without a copy of the stack to unwind: for where the verifier has enough to do.
+#[inline(always)]
+pub fn event_with_frames<P: Payload + 'static>(call: &Call, payload: P) {
+    send(call, payload, frames(call), 0);
+}
+
+/// Key of the current thread's user stack, followed by frame pointers; negative if there is none.
+#[inline(always)]
+fn frames(call: &Call) -> i32 {
     // SAFETY: the context is this program's own; the map is a stack trace map.
     let id = unsafe { bpf_get_stackid(call.ctx, (&raw const STACKS).cast_mut().cast(), u64::from(BPF_F_USER_STACK)) };
-    send(call, payload, id as i32);
+    id as i32
 }
 
 /// Sends an event that `fill` completes in place, because it is too large for the stack; none if that fails.
@@ -95,7 +108,7 @@ pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, fill: impl Fn
     let entry = slot.as_mut_ptr();
     // SAFETY: the reserved slot, zeroed before it is looked at; payloads are plain integers.
     let filled = unsafe {
-        header(&raw mut (*entry).header, call, P::KIND as u16, -1);
+        header(&raw mut (*entry).header, call, P::KIND as u16, -1, 0);
         let payload = &raw mut (*entry).payload;
         payload.write_bytes(0, 1);
         fill(&mut *payload)
@@ -104,7 +117,7 @@ pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, fill: impl Fn
 }
 
 #[inline(always)]
-fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32) {
+fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32, copy: u32) {
     let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
         count(&LOST, call.site);
         return;
@@ -112,7 +125,7 @@ fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32) {
     let entry = slot.as_mut_ptr();
     // SAFETY: the reserved slot; fields are written in place, because the BPF stack is small.
     unsafe {
-        header(&raw mut (*entry).header, call, P::KIND as u16, stack);
+        header(&raw mut (*entry).header, call, P::KIND as u16, stack, copy);
         (&raw mut (*entry).payload).write(payload);
     }
     slot.submit(0);
@@ -123,7 +136,7 @@ fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32) {
 /// # Safety
 /// `h` points into a reserved slot.
 #[inline(always)]
-unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: i32) {
+unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: i32, copy: u32) {
     let (tgid, tid) = task::ids();
     // SAFETY: the caller's promise.
     unsafe {
@@ -135,7 +148,7 @@ unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: i32) {
         (*h).tid = tid;
         (*h).uid = bpf_get_current_uid_gid() as u32;
         (*h).stack = stack;
-        (*h)._pad = 0;
+        (*h).copy = copy;
         (*h).comm = comm();
     }
 }

@@ -15,6 +15,7 @@ mod kread;
 mod maps;
 mod mech;
 mod resolve;
+mod stack;
 mod task;
 
 /// BPF programs cannot panic; the linker drops this.

@@ -157,6 +157,28 @@ pub static RECEIVING: HashMap<u32, Receiving> = HashMap::with_max_entries(16_384
 #[map]
 pub static CHILDREN: HashMap<u32, ChildStats> = HashMap::with_max_entries(32_768, 0);
 
+/// Copies of user stacks to be unwound: a ring buffer of their own, so that they never take an event's room.
+#[map]
+pub static COPIES: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Copies made, by site.
+#[map]
+pub static COPY_BUDGET: PerCpuArray<CopyBudget> = PerCpuArray::with_max_entries(64, 0);
+
+/// Copies not made: over the budget, or no room.
+#[map]
+pub static COPIES_SHED: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
+
+/// See [`COPY_BUDGET`].
+#[repr(C)]
+pub struct CopyBudget {
+    /// Which span of time `used` is of.
+    pub window: u64,
+    pub used: u64,
+    /// Number of the last copy.
+    pub serial: u64,
+}
+
 /// User stacks.
 #[map]
 pub static STACKS: StackTrace = StackTrace::with_max_entries(4_096, 0);

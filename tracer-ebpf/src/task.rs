@@ -31,6 +31,23 @@ const ARGS: [u64; 6] = [272, 8, 16, 24, 32, 40];
 #[cfg(bpf_target_arch = "aarch64")]
 const NR: u64 = 280;
 
+/// Byte offsets of what unwinding starts from: instruction pointer, stack pointer, frame pointer, link register.
+/// Source: as above; x86 has no link register, its row reads the instruction pointer again.
+#[cfg(bpf_target_arch = "x86_64")]
+const UNWIND: [u64; 4] = [128, 152, 32, 128];
+#[cfg(bpf_target_arch = "aarch64")]
+const UNWIND: [u64; 4] = [256, 248, 232, 240];
+
+/// Instruction pointer, stack pointer, frame pointer and link register of the current task in user mode; zeros or
+/// anything else where it has no user mode. Without a branch, for it is in nearly all programs.
+#[inline(always)]
+pub fn unwind_registers() -> [u64; 4] {
+    let distance = CALIBRATION.get(REGS_FROM_STACK).copied().unwrap_or(0);
+    let regs = kread::field_or_zero::<u64>(current(), Field::TaskStack) + distance;
+    let at = |offset: u64| kread::kernel_or_zero::<u64>(regs + offset);
+    [at(UNWIND[0]), at(UNWIND[1]), at(UNWIND[2]), at(UNWIND[3])]
+}
+
 /// (tgid, tid) of the current task.
 #[inline(always)]
 pub fn ids() -> (u32, u32) {

@@ -54,7 +54,8 @@ impl Analyst {
             | Record::Sockets { .. }
             | Record::Futexes { .. }
             | Record::Threads { .. }
-            | Record::Stack { .. } => {}
+            | Record::Stack { .. }
+            | Record::Symbols { .. } => {}
         }
         let Some(world) = &mut self.world else { return };
         match decode::decode(record) {

@@ -2,6 +2,7 @@
 //!
 //! Data flows one way: `kernel` and `inventory` feed `source`, which yields [`record::Record`]s;
 //! `decode` turns them into events, `world` keeps the model, `detect` judges it, `report` shows the findings.
+//! `symbol` finds functions and lines for the addresses of stacks.
 //! `trace` stores records and reads them back.
 //! `analyst`, `decode`, `world`, `detect` and `report` are pure: no clock, no file, no system call, no terminal.
 
@@ -16,5 +17,6 @@ pub mod object;
 pub mod record;
 pub mod report;
 pub mod source;
+pub mod symbol;
 pub mod trace;
 pub mod world;

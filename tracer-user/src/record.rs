@@ -45,7 +45,17 @@ pub enum Record {
     /// Message queues that somebody waits at or was refused by; who waits is not read.
     Queues { ts_ns: u64, rows: Vec<MsgQueue> },
     /// Addresses of a user stack, innermost first.
-    Stack { id: i32, frames: Vec<Frame> },
+    Stack {
+        id: i32,
+        frames: Vec<Frame>,
+        /// How many of them the programs' unwind tables gave; those behind were followed by frame pointers, which not
+        /// all code keeps.
+        #[serde(default)]
+        unwound: usize,
+    },
+    /// Functions and lines at the addresses of a user stack, address by address: of each the innermost inlined function
+    /// first; nothing where nothing is known. Comes after its `Stack`, if at all.
+    Symbols { id: i32, places: Vec<Vec<Place>> },
     /// Last record.
     End { ts_ns: u64 },
     /// Unix sockets at which somebody waits or was refused, and their other ends, as sock_diag tells them.
@@ -664,6 +674,18 @@ pub struct Frame {
     pub module: Option<String>,
     /// Offset in that file.
     pub offset: Option<u64>,
+}
+
+/// A function, and where in its source an address of it belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Demangled; cut if it is very long, control characters stay.
+    pub function: Option<String>,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    /// It has no frame of its own: the next one contains its code.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inlined: bool,
 }
 
 /// A string as the kernel wrote it: up to its first zero byte, replacing what is not UTF-8; control characters stay.

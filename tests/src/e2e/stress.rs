@@ -149,9 +149,9 @@ fn operations(line: &str, name: &str) -> Option<u64> {
     (words.next()? == name).then(|| words.next()?.parse().ok())?
 }
 
-/// An emulated processor keeps runnable threads waiting for as long as others sleep.
+/// A busy machine keeps runnable threads waiting for some 100 ms, an emulated one for as long as others sleep.
 fn min_stall(settings: &Settings) -> String {
-    format!("{}ms", settings.scaled(1).as_millis() / 10)
+    format!("{}ms", settings.scaled(1).as_millis() / 2)
 }
 
 /// Findings that name a process or an object of this stressor.

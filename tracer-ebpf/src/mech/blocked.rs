@@ -418,7 +418,7 @@ fn send(call: &Call, known: &Blocked, until_ns: u64, reader: Option<&LastRead>) 
             }
         }
     }
-    emit::event_with_stack(&call.at(site), stall);
+    emit::event_with_frames(&call.at(site), stall);
 }
 
 /// How long a thread has been running or ready to run in its life; 0 if that cannot be read.

@@ -58,6 +58,12 @@ pub struct Probing {
     /// Use this backend wherever it can (a test tool)
     #[arg(long, value_enum)]
     pub backend: Option<Backend>,
+    /// Look for separate debug files here, too (before /usr/lib/debug); may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub debug_dir: Vec<PathBuf>,
+    /// Do not look up functions and lines: stacks have addresses only, and no program's file is read
+    #[arg(long, conflicts_with = "debug_dir")]
+    pub no_symbols: bool,
     /// Do not follow children
     #[arg(long)]
     pub no_follow: bool,

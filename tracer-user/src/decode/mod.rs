@@ -8,7 +8,7 @@ mod id;
 pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TICK_NS, Tgid, Tid};
 
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Frame, FutexRow, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner,
+    BlockedThread, ChildRow, FdTable, Frame, FutexRow, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner, Place,
     ProcessRow, Record, RefusedRow, SocketRow, ThreadRow, text,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
@@ -70,6 +70,11 @@ pub enum Event<'a> {
     Stack {
         id: StackId,
         frames: &'a [Frame],
+        unwound: usize,
+    },
+    Symbols {
+        id: StackId,
+        places: &'a [Vec<Place>],
     },
     End {
         ts_ns: u64,
@@ -134,7 +139,8 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
             Event::PipeUser { ts_ns: *ts_ns, uid: *uid, processes, soft_pages: *soft_pages }
         }
         Record::Queues { ts_ns, rows } => Event::Queues { ts_ns: *ts_ns, rows },
-        Record::Stack { id, frames } => Event::Stack { id: StackId(*id), frames },
+        Record::Stack { id, frames, unwound } => Event::Stack { id: StackId(*id), frames, unwound: *unwound },
+        Record::Symbols { id, places } => Event::Symbols { id: StackId(*id), places },
         Record::End { ts_ns } => Event::End { ts_ns: *ts_ns },
         Record::Sockets { ts_ns, rows } => Event::Sockets { ts_ns: *ts_ns, rows },
         Record::Futexes { ts_ns, rows } => Event::Futexes { ts_ns: *ts_ns, rows },

@@ -1,12 +1,14 @@
 //! A finding in the making: looks names and times up in the world, so that detectors only say what they found.
 
 use super::cgroup;
-use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack, StackFrame};
+use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack};
+use super::site;
 use super::time::{milliseconds, rfc3339};
 use crate::decode::{NsId, ProcId, SemId, StackId, TICK_NS, Tid};
-use crate::record::ObjKey;
+use crate::record::{Frame, ObjKey};
 use crate::world::World;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use tracer_common::map::kind;
 use tracer_common::site::Site;
 
@@ -150,22 +152,39 @@ impl<'a> Draft<'a> {
 
     /// A user stack, if it was taken and its frames are known.
     pub(super) fn stack(&mut self, role: &'static str, id: ProcId, stack: Option<StackId>) -> &mut Self {
-        if let Some(frames) = stack.and_then(|s| self.world.stack(s)) {
-            let shown = frames.iter().take(MAX_FRAMES).map(|f| StackFrame {
-                addr: format!("{:#x}", f.addr),
-                symbol: f.offset.map(|o| format!("+{o:#x}")),
-                file: None,
-                line: None,
-                module: f.module.clone(),
-            });
-            let stack = Stack {
+        self.stacks(role, [(id, stack)], 1)
+    }
+
+    /// A few user stacks that differ, in this order; the same way through the same files is shown once.
+    pub(super) fn stacks(
+        &mut self,
+        role: &'static str,
+        all: impl IntoIterator<Item = (ProcId, Option<StackId>)>,
+        max: usize,
+    ) -> &mut Self {
+        let (mut ids, mut ways) = (BTreeSet::new(), BTreeSet::new());
+        for (id, stack) in all {
+            if ways.len() >= max {
+                break;
+            }
+            let Some(stack) = stack.filter(|s| ids.insert(*s)) else { continue };
+            let (Some(known), Some(shown)) = (self.world.stack(stack), site::shown(self.world, stack, MAX_FRAMES))
+            else {
+                continue;
+            };
+            let of = |f: &Frame| f.offset.map_or((None, f.addr), |offset| (f.module.clone(), offset));
+            if !ways.insert(known.frames.iter().map(of).collect::<Vec<_>>()) {
+                continue;
+            }
+            self.finding.stacks.push(Stack {
                 role: role.to_owned(),
                 pid: id.pid(),
                 kind: "user".to_owned(),
-                truncated: frames.len() > MAX_FRAMES,
-                frames: shown.collect(),
-            };
-            self.finding.stacks.push(stack);
+                site: shown.site,
+                exact: shown.exact,
+                truncated: shown.truncated,
+                frames: shown.frames,
+            });
         }
         self
     }

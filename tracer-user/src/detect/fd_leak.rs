@@ -199,9 +199,7 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
         .evidence("targets", targets)
         .pids([id]);
     d.limit("RLIMIT_NOFILE", r.table_len, limit, time_left(r, limit));
-    for (stack, _) in stacks(r).into_iter().take(3) {
-        d.stack("receiver", id, Some(stack));
-    }
+    d.stacks("receiver", stacks(r).into_iter().map(|(stack, _)| (id, Some(stack))), 3);
     d.seen(r.first_ns, r.last_ns);
     d.remedy(
         "Close each received descriptor on every way out, error paths too; of a truncated message (MSG_CTRUNC), close those that did arrive.",

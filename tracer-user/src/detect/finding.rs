@@ -99,6 +99,12 @@ pub struct Stack {
     pub role: String,
     pub pid: u32,
     pub kind: String,
+    /// Its innermost line of the program's own code, in words.
+    #[serde(default)]
+    pub site: Option<String>,
+    /// Down to that line it was followed by unwind tables; else by frame pointers, and callees of it may be missing.
+    #[serde(default)]
+    pub exact: bool,
     pub truncated: bool,
     pub frames: Vec<StackFrame>,
 }
@@ -112,6 +118,9 @@ pub struct StackFrame {
     pub file: Option<String>,
     pub line: Option<u32>,
     pub module: Option<String>,
+    /// It has no frame of its own: the next one contains its code.
+    #[serde(default)]
+    pub inlined: bool,
 }
 
 /// What to do.

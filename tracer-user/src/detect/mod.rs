@@ -45,6 +45,7 @@ mod sem_stall;
 mod shm_exhausted;
 mod shm_leak;
 mod signal_queue_full;
+pub mod site;
 mod socket;
 mod socket_full;
 mod socket_stall;

@@ -8,7 +8,7 @@ use super::time::duration;
 use crate::decode::{NsId, ProcId, TICK_NS, Tgid};
 use crate::world::World;
 use crate::world::usage::Creation;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 /// Keyed objects of one owner made within so many seconds of each other belong together.
 const BURST_S: u64 = 10;
@@ -79,15 +79,7 @@ pub(super) fn age_s(world: &World, since_s: u64, now_ns: u64) -> Option<u64> {
 
 /// Adds the stacks at which objects were created, as far as that was seen; a few different ones are enough.
 pub(super) fn creation_stacks<'a>(d: &mut Draft<'_>, creations: impl Iterator<Item = &'a Creation>) {
-    let mut shown = BTreeSet::new();
-    for c in creations {
-        if let Some(stack) = c.stack
-            && shown.len() < MAX_CREATION_STACKS
-            && shown.insert(stack)
-        {
-            d.stack("creator", c.by, Some(stack));
-        }
-    }
+    d.stacks("creator", creations.map(|c| (c.by, c.stack)), MAX_CREATION_STACKS);
 }
 
 /// How a title ends: the age of the only, or of the oldest of `n` objects; empty if it is not known.

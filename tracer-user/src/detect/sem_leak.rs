@@ -2,6 +2,8 @@
 
 use super::draft::{Draft, count, name, names, sem_object};
 use super::finding::{Confidence, Finding, Severity};
+use super::orphan::creation_stacks;
+use super::site;
 use super::time::duration;
 use crate::decode::{ProcId, Tgid};
 use crate::world::World;
@@ -36,9 +38,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
 /// Sets with their creation.
 type Created<'a> = Vec<(&'a SemSet, &'a Creation)>;
 
-/// Sets seen created whose creator and users are all dead, by the program that created them.
-///
-/// Not by stack: generations of one program have other addresses, and stacks without frame pointers are cut short.
+/// Sets seen created whose creator and users are all dead, by the program and the line that created them.
 fn orphans(world: &World) -> Vec<Created<'_>> {
     let mut groups: BTreeMap<(String, u32, bool), Created<'_>> = BTreeMap::new();
     for set in world.sems.sets() {
@@ -52,7 +52,7 @@ fn orphans(world: &World) -> Vec<Created<'_>> {
     for group in groups.values_mut() {
         group.sort_by_key(|(s, c)| (c.ts_ns, s.id));
     }
-    groups.into_values().collect()
+    groups.into_values().flat_map(|group| site::parts(world, group, |(_, c)| c.stack, |_| true)).collect()
 }
 
 fn waited_for(set: &SemSet) -> bool {
@@ -172,15 +172,7 @@ fn tell_orphans(world: &World, group: &[(&SemSet, &Creation)], now_ns: u64) -> O
     let window = now_ns.saturating_sub(creation.ts_ns);
     common(&mut d, world, &sets, Some(age_s), rate_per_h(sets.len(), window));
     d.pids(creators);
-    let mut shown = BTreeSet::new();
-    for (_, c) in group {
-        if let Some(stack) = c.stack
-            && shown.len() < 3
-            && shown.insert(stack)
-        {
-            d.stack("creator", c.by, Some(stack));
-        }
-    }
+    creation_stacks(&mut d, group.iter().map(|(_, c)| *c));
     d.seen(creation.ts_ns, last_ns);
     d.finish()
 }
@@ -200,15 +192,22 @@ fn hoards(world: &World) -> Vec<(ProcId, Created<'_>)> {
     }
     let removes = |id: &ProcId| world.sems.removed_of.get(id).copied().unwrap_or(0);
     by.into_iter()
-        .filter_map(|(creator, mut sets)| {
+        .filter(|(creator, _)| removes(creator) == 0)
+        .flat_map(|(creator, mut sets)| {
             sets.sort_by_key(|(s, c)| (c.ts_ns, s.id));
-            let (first, last) = (sets.first()?.1.ts_ns, sets.last()?.1.ts_ns);
-            let seconds: BTreeSet<u64> = sets.iter().map(|(_, c)| c.ts_ns / 1_000_000_000).collect();
-            let spread = last - first >= SPREAD_NS && seconds.len() >= 3;
-            let enough = sets.len() >= BURST || (sets.len() >= KEEPS_CREATING && spread);
-            (enough && removes(&creator) == 0).then_some((creator, sets))
+            let whole = if keeps_creating(&sets) { sets } else { Vec::new() };
+            site::parts(world, whole, |(_, c)| c.stack, keeps_creating).into_iter().map(move |part| (creator, part))
         })
+        .filter(|(_, sets)| !sets.is_empty())
         .collect()
+}
+
+/// Whether sets of one creator, by their time, are too many for a pool.
+fn keeps_creating(sets: &[(&SemSet, &Creation)]) -> bool {
+    let (Some((_, first)), Some((_, last))) = (sets.first(), sets.last()) else { return false };
+    let seconds: BTreeSet<u64> = sets.iter().map(|(_, c)| c.ts_ns / 1_000_000_000).collect();
+    let spread = last.ts_ns - first.ts_ns >= SPREAD_NS && seconds.len() >= 3;
+    sets.len() >= BURST || (sets.len() >= KEEPS_CREATING && spread)
 }
 
 fn tell_hoard(world: &World, by: ProcId, group: &[(&SemSet, &Creation)], now_ns: u64) -> Option<Finding> {
@@ -223,7 +222,8 @@ fn tell_hoard(world: &World, by: ProcId, group: &[(&SemSet, &Creation)], now_ns:
     let confirmed = sets.iter().all(|s| s.closing.is_some());
     d.confidence(if confirmed { Confidence::Certain } else { Confidence::Likely });
     d.rests_on(&[Site::SemCreate, Site::SemRemove, Site::SemOp]);
-    d.subject("creator", by, None).stack("creator", by, creation.stack);
+    d.subject("creator", by, None);
+    creation_stacks(&mut d, group.iter().map(|(_, c)| *c));
     let span = last.ts_ns.saturating_sub(creation.ts_ns);
     d.title(format!(
         "{} keeps creating semaphore sets: {}{} within {} that it neither removed nor used again",

@@ -17,14 +17,14 @@ const FILE_MAX: usize = 64 << 20;
 pub(super) const INIT: u32 = 1;
 
 /// /proc/PID of one process, or a directory in it.
-pub(super) struct Entry {
+pub struct Entry {
     dir: OwnedFd,
 }
 
 impl Entry {
     /// # Errors
     /// ENOENT if there is no such process.
-    pub(super) fn open(pid: u32) -> io::Result<Self> {
+    pub(crate) fn open(pid: u32) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self { dir: rustix::fs::openat(CWD, format!("/proc/{pid}"), flags, Mode::empty())? })
     }
@@ -42,14 +42,14 @@ impl Entry {
     }
 
     /// The contents of a file as text; bytes that are no UTF-8 are replaced.
-    pub(super) fn text(&self, name: &str) -> io::Result<String> {
+    pub(crate) fn text(&self, name: &str) -> io::Result<String> {
         let mut buf = Vec::new();
         self.read(name, &mut buf)?;
         Ok(String::from_utf8_lossy(&buf).into_owned())
     }
 
     /// The same for a file of many records (maps), which comes in pieces.
-    pub(super) fn long_text(&self, name: &str) -> io::Result<String> {
+    pub(crate) fn long_text(&self, name: &str) -> io::Result<String> {
         let mut buf = Vec::new();
         self.read_until(name, &mut buf, |_, got| got == 0)?;
         Ok(String::from_utf8_lossy(&buf).into_owned())
@@ -75,14 +75,14 @@ impl Entry {
     }
 
     /// Memory of the process at `addr`; nothing of it stops.
-    pub(super) fn memory(&self, addr: u64, buf: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn memory(&self, addr: u64, buf: &mut [u8]) -> io::Result<()> {
         let file = rustix::fs::openat(&self.dir, "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let got = rustix::io::pread(&file, &mut *buf, addr)?;
         if got < buf.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
     /// What a link says; nothing is opened.
-    pub(super) fn link(&self, name: &str) -> io::Result<String> {
+    pub(crate) fn link(&self, name: &str) -> io::Result<String> {
         let target = rustix::fs::readlinkat(&self.dir, name, Vec::with_capacity(128))?;
         Ok(target.to_string_lossy().into_owned())
     }
@@ -109,6 +109,17 @@ impl Entry {
         }
         out.sort_unstable();
         Ok((self.below(name)?, out))
+    }
+
+    /// A path handle to what a link leads to (`map_files/...`): no file system is asked anything.
+    pub(crate) fn path_handle(&self, name: &str) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::openat(&self.dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// A path handle to a directory that a link leads to (`root`).
+    pub(crate) fn directory(&self, name: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.dir, name, flags, Mode::empty())?)
     }
 
     /// Opens a namespace of the process (`ns/ipc`).
@@ -141,7 +152,7 @@ pub(super) fn bracketed(link: &str, kind: &str) -> Option<u64> {
 }
 
 /// The value of `key:` in a file of `key:\tvalue` lines.
-pub(super) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
 }
 

@@ -46,16 +46,30 @@ fn local(entry: &Entry, name: &str, mounts: &str) -> Option<FileRef> {
     let link = entry.link(name).ok()?;
     // A file that was removed keeps its inode; the mark may follow its path.
     let path = link.strip_suffix(" (deleted)").unwrap_or(&link);
-    if !LOCAL.contains(&file_system(mounts, path)?) {
+    if !is_local(file_system(mounts, path)?) {
         return None;
     }
     let found = entry.stat(name).ok()?;
     Some(FileRef { path: link, dev_minor: found.stx_dev_minor, ino: found.stx_ino })
 }
 
+/// Whether this type of file system answers without a network or another process.
+pub(crate) fn is_local(kind: &str) -> bool {
+    LOCAL.contains(&kind)
+}
+
+/// The type of the file system of a device (major, minor).
+pub(crate) fn file_system_of(mountinfo: &str, device: (u32, u32)) -> Option<&str> {
+    let number = format!("{}:{}", device.0, device.1);
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        (before.split(' ').nth(2) == Some(number.as_str())).then(|| after.split(' ').next())?
+    })
+}
+
 /// The type of the file system on which a path is.
 /// Source of the fields: proc(5), /proc/PID/mountinfo.
-fn file_system<'a>(mountinfo: &'a str, path: &str) -> Option<&'a str> {
+pub(crate) fn file_system<'a>(mountinfo: &'a str, path: &str) -> Option<&'a str> {
     let mut best: Option<(usize, &str)> = None;
     for line in mountinfo.lines() {
         let Some((before, after)) = line.split_once(" - ") else { continue };

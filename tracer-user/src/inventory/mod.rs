@@ -37,11 +37,14 @@ use tracer_common::map::kind;
 use crate::record::{InFlightRow, Inventory, ProcessRow, SemSetRow, SystemLimits};
 
 pub use cgroup::{CgroupError, cgroup_pids};
+pub use entry::Entry;
+pub(crate) use entry::field;
 pub use fd::{fd_table, holders_of};
 pub use file::files_of;
+pub(crate) use file::{file_system, file_system_of, is_local};
 pub use futex::{FutexAsked, futex_words, futexes};
 pub use limits::{fork_limits, open_files, process_limits, threads};
-pub use module::{Module, locate, modules};
+pub use module::{Module, locate, modules, modules_of};
 pub use msg::queues;
 pub use open::open_objects;
 pub use package::packages;

@@ -10,14 +10,21 @@ pub struct Module {
     pub end: u64,
     /// Offset of `start` in the file.
     pub offset: u64,
+    /// Device (major, minor) and inode of the file; zeros for `[vdso]`.
+    pub device: (u32, u32),
+    pub inode: u64,
     /// Path as the kernel shows it; ` (deleted)` behind a replaced file. `[vdso]` for the kernel's own page.
     pub path: String,
 }
 
 /// The executable mappings of a process, by address; empty if it is gone.
 pub fn modules(pid: u32) -> Vec<Module> {
-    let text = Entry::open(pid).and_then(|e| e.long_text("maps")).unwrap_or_default();
-    text.lines().filter_map(parse).collect()
+    Entry::open(pid).as_ref().map(modules_of).unwrap_or_default()
+}
+
+/// The same of a process that is held.
+pub fn modules_of(entry: &Entry) -> Vec<Module> {
+    entry.long_text("maps").unwrap_or_default().lines().filter_map(parse).collect()
 }
 
 /// The module at an address and the address's offset in its file.
@@ -32,12 +39,15 @@ fn parse(line: &str) -> Option<Module> {
     let mut words = line.splitn(6, ' ');
     let (start, end) = words.next()?.split_once('-')?;
     let (perms, offset) = (words.next()?, words.next()?);
-    let path = words.nth(2)?.trim_start();
+    let ((major, minor), inode) = (words.next()?.split_once(':')?, words.next()?.parse().ok()?);
+    let path = words.next()?.trim_start();
     if !perms.contains('x') || !(path.starts_with('/') || path == "[vdso]") {
         return None;
     }
     let hex = |s| u64::from_str_radix(s, 16).ok();
-    Some(Module { start: hex(start)?, end: hex(end)?, offset: hex(offset)?, path: path.to_owned() })
+    let number = |s| u32::from_str_radix(s, 16).ok();
+    let device = (number(major)?, number(minor)?);
+    Some(Module { start: hex(start)?, end: hex(end)?, offset: hex(offset)?, device, inode, path: path.to_owned() })
 }
 
 #[cfg(test)]
@@ -48,6 +58,7 @@ mod tests {
     fn lines() {
         let m = parse("55d0-55f0 r-xp 00001000 fe:00 12  /opt/a b (deleted)").expect("module");
         assert_eq!((m.start, m.end, m.offset, m.path.as_str()), (0x55d0, 0x55f0, 0x1000, "/opt/a b (deleted)"));
+        assert_eq!((m.device, m.inode), ((0xfe, 0), 12));
         assert!(parse("7ffd0-7ffd2 r-xp 00000000 00:00 0                          [vdso]").is_some());
         for other in [
             "55d0-55f0 rw-p 00001000 fe:00 12  /opt/a",
@@ -62,7 +73,8 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let module = |start, end, path: &str| Module { start, end, offset: 0x100, path: path.into() };
+        let module =
+            |start, end, path: &str| Module { start, end, offset: 0x100, device: (0, 0), inode: 0, path: path.into() };
         let all = [module(0x1000, 0x2000, "/a"), module(0x3000, 0x4000, "/b")];
         let at = |addr| locate(&all, addr).map(|(m, o)| (m.path.as_str(), o));
         assert_eq!(at(0x0fff), None);

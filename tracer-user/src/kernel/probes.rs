@@ -24,6 +24,8 @@ pub const PEER: u32 = 2;
 /// The maps that userspace reads.
 pub struct Probes {
     events: RingBuf<MapData>,
+    copies: RingBuf<MapData>,
+    copies_shed: PerCpuArray<MapData, u64>,
     lost: PerCpuArray<MapData, u64>,
     faults: PerCpuArray<MapData, u64>,
     targets: HashMap<MapData, u32, u32>,
@@ -45,6 +47,8 @@ impl Probes {
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object lacks the map {name}"));
         Ok(Self {
             events: RingBuf::try_from(take("EVENTS")?)?,
+            copies: RingBuf::try_from(take("COPIES")?)?,
+            copies_shed: PerCpuArray::try_from(take("COPIES_SHED")?)?,
             lost: PerCpuArray::try_from(take("LOST")?)?,
             faults: PerCpuArray::try_from(take("FAULTS")?)?,
             targets: HashMap::try_from(take("TARGETS")?)?,
@@ -63,6 +67,18 @@ impl Probes {
         while let Some(item) = self.events.next() {
             each(&item);
         }
+    }
+
+    /// Calls `each` with every copy of a user stack that is there. Those of events drained before are.
+    pub fn drain_copies(&mut self, mut each: impl FnMut(&[u8])) {
+        while let Some(item) = self.copies.next() {
+            each(&item);
+        }
+    }
+
+    /// How many stacks were not copied since the start, at all sites.
+    pub fn copies_shed(&self) -> u64 {
+        SITES.iter().map(|s| sum(&self.copies_shed, s.site as u32)).fold(0, u64::saturating_add)
     }
 
     /// Makes a process a target or a peer.

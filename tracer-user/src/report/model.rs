@@ -207,6 +207,8 @@ pub(super) mod tests {
                 role: "creator".into(),
                 pid: 4121,
                 kind: "user".into(),
+                site: Some("/src/m.c:12 in main".into()),
+                exact: true,
                 truncated: true,
                 frames: vec![
                     StackFrame {
@@ -219,7 +221,7 @@ pub(super) mod tests {
                         symbol: Some("main".into()),
                         file: Some("m.c".into()),
                         line: Some(12),
-                        module: None,
+                        ..StackFrame::default()
                     },
                 ],
             }],

@@ -4,11 +4,15 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::detect::finding::{Confidence, Finding, Limit, Object, Origin, Process, StackFrame};
+use crate::detect::finding::{Confidence, Finding, Limit, Object, Origin, Process, Stack, StackFrame};
+use crate::detect::site::is_system;
 use crate::detect::time::seconds;
 
 /// Elements of a list that are shown; JSON has them all.
 pub(super) const LIST_MAX: usize = 12;
+
+/// Frames of one stack that are shown.
+const FRAMES_MAX: usize = 24;
 
 /// Evidence in the order of reading; names that are not here follow by alphabet.
 const EVIDENCE_ORDER: &[&str] = &[
@@ -159,16 +163,40 @@ pub(super) fn seen(f: &Finding) -> Option<String> {
     }
 }
 
-pub(super) fn place(f: &StackFrame) -> String {
-    let mut out = f.symbol.clone().unwrap_or_else(|| f.addr.clone());
+/// A stack in one line, callee < caller; more than two frames in a row of the system's or a language's libraries, and
+/// what is beyond [`FRAMES_MAX`], become dots. JSON has them all.
+pub(super) fn folded(stack: &Stack) -> String {
+    let mut out: Vec<String> = Vec::new();
+    let runs = stack.frames.chunk_by(|a, b| is_system(a) == is_system(b));
+    for run in runs {
+        let system = run.first().is_some_and(is_system);
+        let shown = if system && run.len() > 2 { 1 } else { run.len() };
+        out.extend(run.iter().take(shown).map(frame));
+        if shown < run.len() {
+            out.push("...".into());
+        }
+    }
+    if out.len() > FRAMES_MAX || stack.truncated {
+        out.truncate(FRAMES_MAX);
+        out.push("...".into());
+    }
+    if out.is_empty() { "no frames".into() } else { out.join(" < ") }
+}
+
+/// `function file:line`, without folders, or what is known of that.
+fn frame(f: &StackFrame) -> String {
+    let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let module = || f.module.as_deref().map(base);
+    let mut out = match f.symbol.as_deref() {
+        Some(offset) if offset.starts_with('+') => module().unwrap_or_default() + offset,
+        Some(name) => name.to_owned(),
+        None => module().unwrap_or_else(|| f.addr.clone()),
+    };
     if let Some(file) = &f.file {
-        let _ = write!(out, " at {file}");
+        let _ = write!(out, " {}", base(file));
         if let Some(line) = f.line {
             let _ = write!(out, ":{line}");
         }
-    }
-    if let Some(module) = &f.module {
-        let _ = write!(out, " in {module}");
     }
     out
 }

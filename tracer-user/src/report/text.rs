@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::escape::escape;
 use super::model::Report;
-use super::phrase::{LIST_MAX, confidence, evidence, limit, object, origin, place, process, seen};
+use super::phrase::{LIST_MAX, confidence, evidence, folded, limit, object, origin, process, seen};
 use crate::detect::finding::{Confidence, Finding, Origin, Process, Severity, Stack};
 use crate::detect::time::seconds;
 
@@ -254,15 +254,11 @@ fn by_role(processes: &[Process]) -> Vec<(&str, Vec<&Process>)> {
 }
 
 fn frames(page: &mut Page, stack: &Stack) {
-    page.named("stack", &format!("{} of {} {}", stack.kind, stack.role, stack.pid));
-    for (i, frame) in stack.frames.iter().enumerate().take(LIST_MAX) {
-        page.named("", &format!("#{i} {}", place(frame)));
+    if let Some(site) = &stack.site {
+        let sure = if stack.exact { "" } else { ", or a line that it calls (followed by frame pointers)" };
+        page.named("at", &format!("{site}{sure}"));
     }
-    if stack.frames.len() > LIST_MAX {
-        page.named("", &format!("and {} more", stack.frames.len() - LIST_MAX));
-    } else if stack.truncated {
-        page.named("", "(cut off here)");
-    }
+    page.named("stack", &format!("{} {}: {}", stack.role, stack.pid, folded(stack)));
 }
 
 /// Breaks at blanks into lines of at most `room` columns; a longer word gets a line of its own.
@@ -331,10 +327,8 @@ mod tests {
    limit      SEMMNI: 128 of 128 in use (100 %)
    sure       certain, seen happening
    seen       2014-03-30T10:33:38.000Z
-   stack      user of creator 4121
-              #0 0x55d0 in /opt/worker+0x10
-              #1 main at m.c:12
-              (cut off here)
+   at         /src/m.c:12 in main
+   stack      creator 4121: worker+0x10 < main m.c:12 < ...
    do         remove the sets that nobody uses
               $ ipcrm -s 32768
               remove the set in every error path

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,13 +20,15 @@ use tracer_common::site::{Mechanism, SITES, Site};
 use super::futex::Futexes;
 use super::order::Reorder;
 use super::scan::{Look, Names, Scan, Wanted, socket};
+use super::stack::{KNOWN_MAX, Stacks};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::iter;
 use crate::kernel::plan::{Backend, watches};
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ChildRow, Frame, ObjKey, Record, RefusedRow, Session, SocketRow, State};
+use crate::record::{ChildRow, ObjKey, Record, RefusedRow, Session, SocketRow, State};
+use crate::symbol::{Symbolizer, Unwinding};
 
 /// Shortest wait that is a stall, if nothing else is said.
 pub const MIN_STALL: Duration = Duration::from_millis(100);
@@ -66,6 +69,8 @@ pub struct Options {
     pub only: Vec<Mechanism>,
     pub backend: Option<Backend>,
     pub ring_bytes: u32,
+    /// Where separate debug files are looked for first; `None`: no functions and lines are looked up.
+    pub debug_dirs: Option<Vec<PathBuf>>,
 }
 
 impl Options {
@@ -78,6 +83,7 @@ impl Options {
             only: Vec::new(),
             backend: None,
             ring_bytes: RING_KIB * 1024,
+            debug_dirs: Some(Vec::new()),
         }
     }
 }
@@ -92,6 +98,9 @@ pub struct Live {
     pending: Pending,
     /// The reading of /proc under way; there is one at most.
     scan: Option<Scan>,
+    stacks: Stacks,
+    symbols: Symbolizer,
+    unwinding: Unwinding,
     /// Objects that somebody waits for at the last tick.
     waited_for: BTreeSet<ObjKey>,
     /// Runs that the kernel skipped, at the last tick.
@@ -113,7 +122,6 @@ struct Pending {
     order: Reorder,
     /// Processes told about already: (tgid, start tick).
     described: HashSet<(u32, u64)>,
-    stacks: HashSet<i32>,
     /// Processes that have received descriptors.
     receivers: BTreeSet<u32>,
     /// Objects whose holders matter, and whether that was asked.
@@ -224,6 +232,10 @@ impl Live {
         let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }
             .map_err(|e| e.into_parts().1)
             .context("cannot wait for the ring buffer")?;
+        let (symbols, unwinding) = match options.debug_dirs.clone() {
+            Some(dirs) => (Symbolizer::start(dirs), Unwinding::start()),
+            None => (Symbolizer::off(), Unwinding::off()),
+        };
         Ok(Self {
             probes,
             maps,
@@ -232,6 +244,9 @@ impl Live {
             session,
             pending: Pending::default(),
             scan: None,
+            stacks: Stacks::default(),
+            symbols,
+            unwinding,
             waited_for: BTreeSet::new(),
             skipped: HashMap::new(),
         })
@@ -260,6 +275,9 @@ impl Live {
         let look = self.look();
         sink(Record::Session(self.session.clone()));
         sink(Record::Baseline(look.read()));
+        for pid in self.session.target_pids.iter().take(KNOWN_MAX) {
+            self.stacks.expect(*pid, self.symbols.is_on());
+        }
     }
 
     /// Notes the targets' threads that have been asleep since before they were watched.
@@ -313,12 +331,19 @@ impl Live {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         tokio::pin!(stop);
+        let mut due_ns = None;
         let out = loop {
             tokio::select! {
                 out = &mut stop => break out,
-                // Counters of now must not come before kernel records that are held back.
-                _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink),
+                _ = ticks.tick(), if due_ns.is_none() => due_ns = Some(inventory::boot_ns()),
                 done = self.step(sink) => done?,
+                () = sleep(BATCH), if due_ns.is_some() => {}
+            }
+            // Counters of now must not come before kernel records that are held back.
+            let wait = self.scan_since_ns().is_some() || due_ns.is_some_and(|at| self.stacks.holds(at));
+            if due_ns.is_some() && !wait {
+                due_ns = None;
+                self.tick(sink);
             }
         };
         self.close(sink).await?;
@@ -335,6 +360,14 @@ impl Live {
                 sleep(BATCH).await;
             }
             found = Scan::done(&mut self.scan) => self.found(found?, sink),
+            symbols = self.symbols.next() => sink(symbols),
+            unwound = self.unwinding.next() => {
+                self.stacks.unwound(unwound);
+                while let Some(unwound) = self.unwinding.ready() {
+                    self.stacks.unwound(unwound);
+                }
+                self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink);
+            }
         }
         Ok(())
     }
@@ -348,20 +381,39 @@ impl Live {
     }
 
     fn collect(&mut self) {
-        let order = &mut self.pending.order;
-        self.maps.drain(|bytes| order.push(bytes));
+        let (order, stacks) = (&mut self.pending.order, &mut self.stacks);
+        self.maps.drain(|bytes| {
+            stacks.note(bytes);
+            order.push(bytes);
+        });
+        self.maps.drain_copies(|bytes| stacks.copied(bytes));
+        // At once, not when the records are given out: a process may be gone by then.
+        self.stacks.look(&self.maps, &mut self.symbols, &self.unwinding);
+    }
+
+    /// Waits for stacks that are being unwound, no longer than they may take.
+    async fn settle(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        while self.stacks.holds(u64::MAX) {
+            tokio::select! {
+                done = self.step(sink) => done?,
+                () = sleep(BATCH) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The time after which kernel records have to wait for a baseline that is being read.
-    fn held_back_ns(&self) -> Option<u64> {
+    fn scan_since_ns(&self) -> Option<u64> {
         self.scan.as_ref().and_then(Scan::baseline_since_ns)
     }
 
     fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) {
-        let until_ns = self.held_back_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
+        let until_ns = self.scan_since_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
+        let until_ns = self.stacks.since_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns.saturating_sub(1)));
         let mut ready = Vec::new();
         self.pending.order.release(until_ns, |bytes| ready.push(bytes));
-        for bytes in ready {
+        for mut bytes in ready {
+            self.stacks.number(&mut bytes, &mut self.symbols);
             for extra in self.look_at(&bytes) {
                 sink(extra);
             }
@@ -377,10 +429,7 @@ impl Live {
         };
         let mut out = Vec::new();
         let p = &mut self.pending;
-        if header.stack >= 0 && p.stacks.insert(header.stack) {
-            let addrs = self.maps.stack(header.stack as u32);
-            out.push(Record::Stack { id: header.stack, frames: frames(header.tgid, &addrs) });
-        }
+        out.extend(self.stacks.take(header.stack));
         match body {
             Body::Fork(f) => {
                 // The child has the received descriptors too, and may carry them through an exec.
@@ -614,6 +663,7 @@ impl Live {
     async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.finish_scan(sink).await?;
         self.pending.futexes.forget();
+        self.settle(sink).await?;
         self.tick(sink);
         self.finish_scan(sink).await?;
         for (site, n) in self.maps.faults() {
@@ -623,13 +673,14 @@ impl Live {
             sink(Record::FdTable(inventory::fd_table(tgid)));
         }
         self.collect();
+        self.settle(sink).await?;
         self.release(u64::MAX, sink);
         self.look_at_threads(sink).await;
         let mut look = self.look();
         if look.posix == Names::Listed {
             look.posix = Names::WithUsers;
         }
-        let closing = look.read();
+        let mut closing = look.read();
         // Who used a semaphore last may hold it: what does that process do?
         let users: BTreeSet<u32> = closing
             .sem_sets
@@ -641,6 +692,9 @@ impl Live {
         for row in users.into_iter().filter_map(inventory::process) {
             sink(Record::Process { ts_ns: closing.ts_ns, row });
         }
+        self.symbols.finish(sink).await;
+        closing.problems.extend(self.symbols.problem());
+        closing.problems.extend(self.stacks.problem(self.maps.copies_shed()));
         sink(Record::Closing(closing));
         sink(Record::End { ts_ns: inventory::boot_ns() });
         Ok(())
@@ -686,16 +740,4 @@ fn targets(target: &Target) -> Result<Vec<u32>> {
             Ok(pids)
         }
     }
-}
-
-/// Addresses with the files mapped there.
-fn frames(tgid: u32, addrs: &[u64]) -> Vec<Frame> {
-    let modules = inventory::modules(tgid);
-    addrs
-        .iter()
-        .map(|addr| {
-            let place = inventory::locate(&modules, *addr);
-            Frame { addr: *addr, module: place.map(|(m, _)| m.path.clone()), offset: place.map(|(_, offset)| offset) }
-        })
-        .collect()
 }

@@ -6,5 +6,6 @@ mod futex;
 mod live;
 mod order;
 mod scan;
+mod stack;
 
 pub use live::{Live, MIN_STALL, Options, RING_KIB, Target};

@@ -89,12 +89,13 @@ fn tag(record: &Record) -> u8 {
         Record::Sockets { .. } => 18,
         Record::Futexes { .. } => 19,
         Record::Threads { .. } => 20,
+        Record::Symbols { .. } => 21,
     }
 }
 
 const KERNEL_TAG: u8 = 1;
 /// Highest tag that this version knows.
-const TAG_MAX: u8 = 20;
+const TAG_MAX: u8 = 21;
 
 #[cfg(test)]
 mod tests;

@@ -44,7 +44,11 @@ fn samples() -> Vec<Record> {
         Record::ForkLimits { ts_ns: 1, tgid: 2, limits: vec![LimitRow { name: "pid_max".into(), used: 1, max: 2 }] },
         Record::PipeUser { ts_ns: 1, uid: 0, processes: vec![], soft_pages: 16384 },
         Record::Queues { ts_ns: 1, rows: vec![MsgQueue { qbytes: u64::MAX, ..MsgQueue::default() }] },
-        Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }] },
+        Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }], unwound: 1 },
+        Record::Symbols {
+            id: -1,
+            places: vec![vec![], vec![Place { function: Some("a\u{1b}".into()), line: Some(1), ..Place::default() }]],
+        },
         Record::Closing(inventory),
         Record::Sockets { ts_ns: 8, rows: vec![SocketRow { peer: Some(u64::MAX), ..SocketRow::default() }] },
         Record::Futexes { ts_ns: 8, rows: vec![FutexRow { owner_tid: 7, ..FutexRow::default() }] },

@@ -30,7 +30,7 @@ pub(crate) fn header_bytes(h: &Header) -> Vec<u8> {
         out.extend_from_slice(&word.to_ne_bytes());
     }
     out.extend_from_slice(&h.stack.to_ne_bytes());
-    out.extend_from_slice(&h._pad.to_ne_bytes());
+    out.extend_from_slice(&h.copy.to_ne_bytes());
     out.extend_from_slice(&h.comm);
     out
 }
@@ -348,7 +348,7 @@ impl Stream {
     }
 
     pub(crate) fn frames(&mut self, id: i32, frames: &[(&str, u64, u64)]) -> &mut Self {
-        let frames = frames
+        let frames: Vec<Frame> = frames
             .iter()
             .map(|(module, addr, offset)| Frame {
                 addr: *addr,
@@ -356,7 +356,8 @@ impl Stream {
                 offset: Some(*offset),
             })
             .collect();
-        self.record(Record::Stack { id, frames })
+        let unwound = frames.len();
+        self.record(Record::Stack { id, frames, unwound })
     }
 
     /// The world after all records and until `at`.

@@ -27,7 +27,7 @@ pub mod usage;
 pub mod wait;
 
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
-use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits, text};
+use crate::record::{BlockedThread, Frame, Inventory, ObjKey, Place, ReaderRow, Session, SystemLimits, text};
 use process::Processes;
 use stall::{Ended, Ongoing, Reader, Stalls, Waiter};
 use std::collections::HashMap;
@@ -53,6 +53,15 @@ impl Look {
     fn complete(self) -> bool {
         matches!(self, Self::Again | Self::Closing)
     }
+}
+
+/// A user stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// How many of them unwind tables gave; behind them callers may be missing.
+    pub unwound: usize,
 }
 
 /// Everything known.
@@ -83,7 +92,8 @@ pub struct World {
     pub closing_ns: Option<u64>,
     /// Last snapshot of the threads that wait.
     pub blocked_ns: Option<u64>,
-    stacks: HashMap<StackId, Vec<Frame>>,
+    stacks: HashMap<StackId, Stack>,
+    places: HashMap<StackId, Vec<Vec<Place>>>,
     stacks_dropped: u64,
     tick_ns: u64,
 }
@@ -103,9 +113,14 @@ impl World {
         }
     }
 
-    /// Frames of a user stack, innermost first.
-    pub fn stack(&self, id: StackId) -> Option<&[Frame]> {
-        self.stacks.get(&id).map(Vec::as_slice)
+    /// A user stack.
+    pub fn stack(&self, id: StackId) -> Option<&Stack> {
+        self.stacks.get(&id)
+    }
+
+    /// The functions at each frame of a user stack; fewer than frames, or none, where they are not known.
+    pub fn places(&self, id: StackId) -> &[Vec<Place>] {
+        self.places.get(&id).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Size of a memory page; 4096 if the session does not tell.
@@ -243,11 +258,17 @@ impl World {
                 self.advance(*ts_ns);
                 self.waits.seen(*ts_ns, rows, &mut self.processes);
             }
-            Event::Stack { id, frames } => {
+            Event::Stack { id, frames, unwound } => {
                 if self.stacks.len() >= MAX_STACKS && !self.stacks.contains_key(id) {
                     self.stacks_dropped += 1;
                 } else {
-                    self.stacks.insert(*id, frames.to_vec());
+                    self.stacks.insert(*id, Stack { frames: frames.to_vec(), unwound: *unwound });
+                }
+            }
+            Event::Symbols { id, places } => {
+                // Of stacks only: so they are as few.
+                if self.stacks.contains_key(id) {
+                    self.places.insert(*id, places.to_vec());
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod attach;
 mod ending;
 mod files;
+mod lines;
 mod running;
 mod tables;
 
@@ -50,6 +51,12 @@ const FAULTS: &[Fault] = &[
     native("run-not-found", running::not_found),
     native("run-not-executable", running::not_executable),
     native("run-fail-on", running::fail_on),
+    everywhere("lines-c", lines::c),
+    native("lines-rust", lines::rust),
+    native("lines-stripped", lines::stripped),
+    native("lines-debuglink", lines::debuglink),
+    native("lines-replaced", lines::replaced),
+    native("lines-mounts", lines::mount_namespace),
     everywhere("namespaces", tables::namespaces),
     native("fork-storm", tables::fork_storm),
     everywhere("hidepid", tables::hidepid),

@@ -1,0 +1,296 @@
+//! What a process has mapped, held from the moment at which a stack of it was seen, and files opened on its behalf.
+//!
+//! A mapped file is opened through /proc/PID/map_files, which leads to the very file that is mapped, whatever its path
+//! names now and in whichever mount namespace; without the right to that (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE) by
+//! its path below /proc/PID/root, if the device and inode there are the mapped ones, or the build-id is.
+//! Files are first held by a path handle (O_PATH), which asks no file system anything; they are opened for reading only
+//! if they are regular files of a file system of this machine: another could hang, and FUSE is another process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+
+use super::elf::{Elf, Source, build_id};
+use crate::inventory::{self, Entry, Module};
+
+/// Path handles held at once for stacks that wait for their names; beyond that files are opened when their turn comes.
+const HELD_MAX: usize = 400;
+/// Files of one process that are held for unwinding.
+const HELD_EACH: usize = 24;
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// A held file.
+struct Held {
+    module: usize,
+    fd: OwnedFd,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A process as it was when a stack of it was seen.
+pub struct Process {
+    pub(super) tgid: u32,
+    entry: Option<Entry>,
+    /// By address.
+    pub modules: Vec<Module>,
+    held: Vec<Held>,
+    mounts: OnceLock<Mounts>,
+    root: Option<OwnedFd>,
+}
+
+/// What tells two states of a file apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FileKey {
+    dev: u64,
+    ino: u64,
+    len: u64,
+    mtime_ns: i64,
+}
+
+impl Process {
+    /// Looks at a process; without modules if it is gone.
+    pub fn look(tgid: u32) -> Self {
+        let entry = Entry::open(tgid).ok();
+        let modules = entry.as_ref().map(inventory::modules_of).unwrap_or_default();
+        Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new(), root: None }
+    }
+
+    /// Its process id.
+    pub fn tgid(&self) -> u32 {
+        self.tgid
+    }
+
+    /// True if nothing of it could be read.
+    pub fn is_gone(&self) -> bool {
+        self.modules.is_empty()
+    }
+
+    /// Holds the file of a module, so that it can be read after the process has ended.
+    pub fn hold(&mut self, module: usize) {
+        if self.held.iter().any(|h| h.module == module) || HELD.load(Ordering::Relaxed) >= HELD_MAX {
+            return;
+        }
+        self.hold_root();
+        let (Some(entry), Some(m)) = (&self.entry, self.modules.get(module)) else { return };
+        if m.path.starts_with('/')
+            && let Ok(fd) = mapped(entry, m)
+        {
+            HELD.fetch_add(1, Ordering::Relaxed);
+            self.held.push(Held { module, fd });
+        }
+    }
+
+    /// Holds its root, and what is mounted there; both are gone with the process.
+    fn hold_root(&mut self) {
+        let (None, Some(entry)) = (&self.root, &self.entry) else { return };
+        let own = std::fs::read_link("/proc/self/ns/mnt").ok();
+        let same = entry.link("ns/mnt").is_ok_and(|it| own.is_some_and(|own| own.as_os_str() == it.as_str()));
+        self.root = entry.directory("root").ok();
+        // Most processes see what this one does: that can be read later.
+        if !same {
+            self.mounts();
+        }
+    }
+
+    /// Holds the files of the first modules: the program itself and libraries, which unwinding may lead to.
+    pub fn hold_all(&mut self) {
+        for module in 0..self.modules.len().min(HELD_EACH) {
+            self.hold(module);
+        }
+    }
+
+    /// Which module an address is in, by index, and the address's offset in its file.
+    pub fn locate(&self, addr: u64) -> Option<(usize, u64)> {
+        let after = self.modules.partition_point(|m| m.start <= addr);
+        let at = after.checked_sub(1)?;
+        let module = self.modules.get(at).filter(|m| addr < m.end)?;
+        Some((at, (addr - module.start).checked_add(module.offset)?))
+    }
+
+    /// Opens the file of a module for reading.
+    pub(super) fn open(&self, module: usize) -> Option<(File, FileKey)> {
+        let m = self.modules.get(module)?;
+        if !self.mounts().is_local(m.device) {
+            return None;
+        }
+        let held = self.held.iter().find(|h| h.module == module).map(|h| &h.fd);
+        let file = match (held, &self.entry) {
+            (Some(fd), _) => readable(fd).ok(),
+            (None, Some(entry)) => match mapped(entry, m) {
+                Ok(fd) => readable(&fd).ok(),
+                Err(_) => self.by_path(m),
+            },
+            (None, None) => None,
+        }?;
+        let stat = file.metadata().ok()?;
+        let mtime_ns = stat.mtime().saturating_mul(1_000_000_000).saturating_add(stat.mtime_nsec());
+        Some((file, FileKey { dev: stat.dev(), ino: stat.ino(), len: stat.len(), mtime_ns }))
+    }
+
+    /// The file that a module's path names now, if it is the mapped one.
+    fn by_path(&self, m: &Module) -> Option<File> {
+        let file = self.below_root(m.path.strip_prefix('/')?).ok()?;
+        let stat = file.metadata().ok()?;
+        let device = (rustix::fs::major(stat.dev()), rustix::fs::minor(stat.dev()));
+        if device == m.device && stat.ino() == m.inode {
+            return Some(file);
+        }
+        // Some file systems show other numbers for a mapping; then the build-ids tell.
+        let found = Elf::open(Source::file(file.try_clone().ok()?).ok()?).ok()?.build_id?;
+        (self.build_id_in_memory(m)? == found).then_some(file)
+    }
+
+    /// The build-id in the memory of a process, at the first mapping of the same file.
+    fn build_id_in_memory(&self, m: &Module) -> Option<Vec<u8>> {
+        let entry = self.entry.as_ref()?;
+        let first = entry.long_text("maps").ok()?;
+        let start = first.lines().filter(|l| l.ends_with(m.path.as_str())).find_map(|l| {
+            let (range, rest) = l.split_once(' ')?;
+            let offset = rest.split(' ').nth(1)?;
+            (u64::from_str_radix(offset, 16) == Ok(0))
+                .then(|| u64::from_str_radix(range.split_once('-')?.0, 16).ok())?
+        })?;
+        let mut page = vec![0; 4096];
+        entry.memory(start, &mut page).ok()?;
+        // The note is in the first page of what linkers make; its name is searched, as it stands before the value.
+        let at = page.windows(4).position(|w| w == b"GNU\0")?.checked_sub(12)?;
+        (at..page.len()).step_by(4).find_map(|at| build_id(page.get(at..)?))
+    }
+
+    /// Opens a regular file by a path of the process's mount namespace; links lead nowhere outside its root.
+    pub(super) fn below_root(&self, path: &str) -> io::Result<File> {
+        readable(&self.handle_below_root(path, OFlags::empty())?)
+    }
+
+    /// As [`Self::below_root`], only a path handle; `flags` is nothing or O_NOFOLLOW.
+    pub(super) fn handle_below_root(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let own;
+        let root = match (&self.root, &self.entry) {
+            (Some(root), _) => root,
+            (None, Some(entry)) => {
+                own = entry.directory("root")?;
+                &own
+            }
+            (None, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)?)
+    }
+
+    /// Its effective user, and its number in its own pid namespace.
+    pub(super) fn user(&self) -> Option<(u32, u32)> {
+        let status = self.entry.as_ref()?.text("status").ok()?;
+        let field = |key| inventory::field(&status, key);
+        let uid = field("Uid")?.split_whitespace().nth(1)?.parse().ok()?;
+        let pid = field("NStgid").and_then(|pids| pids.split_whitespace().last()?.parse().ok()).unwrap_or(self.tgid);
+        Some((uid, pid))
+    }
+
+    /// The file systems that it sees, and this process.
+    pub(super) fn mounts(&self) -> &Mounts {
+        self.mounts.get_or_init(|| {
+            let own = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            let of_it = self.entry.as_ref().and_then(|e| e.long_text("mountinfo").ok());
+            let of_it = of_it.unwrap_or_else(|| own.clone());
+            Mounts { of_it, own }
+        })
+    }
+}
+
+fn mapped(entry: &Entry, m: &Module) -> io::Result<OwnedFd> {
+    entry.path_handle(&format!("map_files/{:x}-{:x}", m.start, m.end))
+}
+
+/// Opens what a path handle leads to for reading, if it is a regular file.
+pub(super) fn readable(fd: &OwnedFd) -> io::Result<File> {
+    let stat = rustix::fs::fstat(fd)?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())?;
+    Ok(file.into())
+}
+
+/// Which devices are file systems of this machine, as far as two processes see them.
+pub(super) struct Mounts {
+    of_it: String,
+    own: String,
+}
+
+impl Mounts {
+    /// Whether the device (major, minor) answers without a network or another process.
+    pub(super) fn is_local(&self, device: (u32, u32)) -> bool {
+        let kind = [&self.of_it, &self.own].into_iter().find_map(|text| inventory::file_system_of(text, device));
+        kind.is_some_and(inventory::is_local)
+    }
+
+    /// The same of a path of the process's mount namespace.
+    pub(super) fn is_local_path(&self, path: &str) -> bool {
+        inventory::file_system(&self.of_it, path).is_some_and(inventory::is_local)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_read_as_it_is_mapped() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("sleeper");
+        std::fs::copy("/bin/sleep", &path)?;
+        let len = std::fs::metadata(&path)?.len();
+        let mut child = Command::new(&path).arg("60").stdout(Stdio::null()).spawn()?;
+        std::fs::remove_file(&path)?;
+        std::fs::write(&path, "another")?;
+        // spawn waits until exec closes its descriptors, and that maps the program a moment later.
+        let (mut process, at) = loop {
+            let process = Process::look(child.id());
+            if let Some(at) = process.modules.iter().position(|m| m.path.contains("sleeper")) {
+                break (process, at);
+            }
+        };
+        process.hold(at);
+        child.kill()?;
+        child.wait()?;
+        let opened = process.open(at).map(|(file, _)| file);
+        // map_files needs a right that a test run may lack; then there is nothing, and never the wrong file.
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(opened.expect("held").metadata()?.len(), len);
+        } else {
+            assert!(opened.is_none_or(|f| f.metadata().is_ok_and(|m| m.len() == len)));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_gone_has_nothing() {
+        let mut child = Command::new("true").spawn().expect("spawn");
+        child.wait().expect("wait");
+        let mut process = Process::look(child.id());
+        process.hold(0);
+        assert!(process.is_gone() && process.locate(1).is_none() && process.below_root("etc/passwd").is_err());
+    }
+
+    #[test]
+    fn links_lead_nowhere_outside_the_root() -> io::Result<()> {
+        let process = Process::look(std::process::id());
+        assert!(process.below_root("proc/self/exe").is_err(), "a magic link");
+        assert!(process.below_root("dev/null").is_err(), "a device");
+        assert!(process.handle_below_root("proc/self", OFlags::NOFOLLOW).is_ok());
+        Ok(())
+    }
+}

@@ -1,0 +1,283 @@
+//! Copies of user stacks to return addresses, by the unwind tables of the mapped programs (`.eh_frame`).
+//!
+//! It works on a thread of its own: tables are read from files. What it is given is memory of strangers; it is dropped
+//! as soon as the addresses are known, and never stored.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use framehop::{
+    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Module, UnwindRegsNative, Unwinder,
+    UnwinderNative,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tracer_common::event::{COPY_PAGE, COPY_PAGES, StackCopy};
+
+use super::elf::{Elf, Section, Source, address};
+use super::process::{FileKey, Process};
+
+/// Most frames of a stack.
+const FRAMES_MAX: usize = 127;
+/// Largest table of one file that is read.
+const TABLE_MAX: u64 = 64 << 20;
+/// Bytes of tables kept; then all are forgotten at once.
+const CACHE_MAX: usize = 128 << 20;
+/// Copies that wait at once: each has 16 KiB.
+const QUEUE_MAX: usize = 1024;
+
+/// Which copy: its number and the thread.
+pub type CopyKey = (u32, u32);
+
+/// A copy to be unwound.
+pub struct CopyRequest {
+    pub key: CopyKey,
+    pub process: Arc<Process>,
+    pub copy: Box<StackCopy>,
+}
+
+/// Its addresses, innermost first. At least the first is right: it is the instruction pointer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unwound {
+    pub key: CopyKey,
+    pub addrs: Vec<u64>,
+    /// How many of them the tables gave; behind them are frame pointers.
+    pub by_tables: usize,
+}
+
+/// The thread that unwinds, and the way to it.
+pub struct Unwinding {
+    requests: Option<SyncSender<CopyRequest>>,
+    answers: UnboundedReceiver<Unwound>,
+}
+
+impl Unwinding {
+    pub fn start() -> Self {
+        let (requests, todo) = sync_channel(QUEUE_MAX);
+        let (done, answers) = unbounded_channel();
+        let started = std::thread::Builder::new().name("unwind".into()).spawn(move || work(&todo, &done));
+        if let Err(e) = &started {
+            tracing::warn!("stacks are followed by frame pointers only: {e}");
+        }
+        Self { requests: started.ok().map(|_| requests), answers }
+    }
+
+    /// Nobody unwinds anything.
+    pub fn off() -> Self {
+        Self { requests: None, answers: unbounded_channel().1 }
+    }
+
+    /// Asks for a stack; false if the queue is full, or nobody answers.
+    pub fn ask(&self, request: CopyRequest) -> bool {
+        self.requests.as_ref().is_some_and(|r| r.try_send(request).is_ok())
+    }
+
+    /// The next answer; waits for ever if there is none. May be cancelled at any time.
+    pub async fn next(&mut self) -> Unwound {
+        match self.answers.recv().await {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// An answer that is there already.
+    pub fn ready(&mut self) -> Option<Unwound> {
+        self.answers.try_recv().ok()
+    }
+}
+
+fn work(todo: &Receiver<CopyRequest>, done: &UnboundedSender<Unwound>) {
+    let mut tables = Tables::default();
+    while let Ok(CopyRequest { key, process, copy }) = todo.recv() {
+        // Tables are input of strangers, too: a panic costs this stack and the tables, not the run.
+        let found = catch_unwind(AssertUnwindSafe(|| tables.unwind(&process, &copy)));
+        let (addrs, by_tables) = found.unwrap_or_else(|_| {
+            tables = Tables::default();
+            (vec![copy.ip], 1)
+        });
+        if done.send(Unwound { key, addrs, by_tables }).is_err() {
+            return;
+        }
+    }
+}
+
+type Bytes = Arc<[u8]>;
+type Frames = UnwinderNative<Bytes, MayAllocateDuringUnwind>;
+
+/// The tables of one file.
+#[derive(Clone)]
+struct Table {
+    info: ExplicitModuleSectionInfo<Bytes>,
+    /// (offset in the file, length, linked address) of its segments.
+    segments: Vec<super::elf::Segment>,
+}
+
+/// Tables that were read, by file.
+#[derive(Default)]
+pub struct Tables {
+    files: HashMap<FileKey, Option<Table>>,
+    bytes: usize,
+    cache: CacheNative<MayAllocateDuringUnwind>,
+}
+
+impl Tables {
+    /// The return addresses of a copied stack, and how many of them the tables gave.
+    pub fn unwind(&mut self, process: &Process, copy: &StackCopy) -> (Vec<u64>, usize) {
+        let mut unwinder = Frames::new();
+        let mut regs = registers(copy);
+        let mut read = |addr| word(copy, addr).ok_or(());
+        let (mut addrs, mut by_tables) = (vec![copy.ip], 0);
+        let mut added: HashMap<usize, bool> = HashMap::new();
+        let mut at = FrameAddress::from_instruction_pointer(copy.ip);
+        loop {
+            let pc = at.address_for_lookup();
+            let module = process.locate(pc);
+            let covered = module.is_some_and(|(m, offset)| {
+                *added.entry(m).or_insert_with(|| self.add(process, m, (pc, offset), &mut unwinder))
+            });
+            if by_tables == 0 && !covered {
+                by_tables = addrs.len();
+            }
+            match unwinder.unwind_frame(at, &mut regs, &mut self.cache, &mut read) {
+                Ok(Some(next)) if addrs.len() < FRAMES_MAX => {
+                    // Frame pointers that lead nowhere: what is no code is no caller.
+                    if !covered && process.locate(next).is_none() && module.is_some() {
+                        break;
+                    }
+                    addrs.push(next);
+                    let Some(next) = FrameAddress::from_return_address(next) else { break };
+                    at = next;
+                }
+                Ok(_) | Err(_) => break,
+            }
+        }
+        let by_tables = if by_tables == 0 { addrs.len() } else { by_tables };
+        (addrs, by_tables)
+    }
+
+    /// Bytes of tables that are kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives an unwinder the tables of a module, of which one address and its offset in the file are known; false if there
+    /// are none.
+    fn add(&mut self, process: &Process, module: usize, known: (u64, u64), unwinder: &mut Frames) -> bool {
+        let (Some(m), Some((file, key))) = (process.modules.get(module), process.open(module)) else { return false };
+        if !self.files.contains_key(&key) {
+            let table = Source::file(file).ok().and_then(|s| Elf::open(s).ok()).and_then(|elf| read(&elf));
+            self.bytes += table.as_ref().map_or(0, size);
+            if self.bytes > CACHE_MAX {
+                self.files.clear();
+                self.bytes = table.as_ref().map_or(0, size);
+            }
+            self.files.insert(key, table);
+        }
+        let Some(Some(table)) = self.files.get(&key) else { return false };
+        let base = table.info.base_svma;
+        // Not from the mapping's start: that is rounded down to a page, and may lie in the segment before.
+        let Some(linked) = address(&table.segments, known.1).and_then(|a| a.checked_sub(base)) else { return false };
+        let Some(base_avma) = known.0.checked_sub(linked) else { return false };
+        unwinder.add_module(Module::new(String::new(), m.start..m.end, base_avma, table.info.clone()));
+        true
+    }
+}
+
+fn read(elf: &Elf) -> Option<Table> {
+    let range = |s: &Section| s.addr..s.addr.saturating_add(s.size);
+    let frames = elf.section(".eh_frame")?;
+    let index = elf.section(".eh_frame_hdr");
+    let bytes = |s: &Section| elf.contents(s, TABLE_MAX).ok().map(Bytes::from).filter(|b| !b.is_empty());
+    let base_svma = elf.segments.iter().map(|s| s.addr).min()? & !(COPY_PAGE as u64 - 1);
+    let info = ExplicitModuleSectionInfo {
+        base_svma,
+        text_svma: elf.section(".text").map(range),
+        got_svma: elf.section(".got").map(range),
+        eh_frame_svma: Some(range(frames)),
+        eh_frame: Some(bytes(frames)?),
+        eh_frame_hdr_svma: index.map(range),
+        eh_frame_hdr: index.and_then(bytes),
+        ..ExplicitModuleSectionInfo::default()
+    };
+    Some(Table { info, segments: elf.segments.clone() })
+}
+
+fn size(table: &Table) -> usize {
+    [&table.info.eh_frame, &table.info.eh_frame_hdr].into_iter().flatten().map(|b| b.len()).sum()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn registers(copy: &StackCopy) -> UnwindRegsNative {
+    UnwindRegsNative::new(copy.ip, copy.sp, copy.fp)
+}
+
+#[cfg(target_arch = "aarch64")]
+fn registers(copy: &StackCopy) -> UnwindRegsNative {
+    UnwindRegsNative::new(copy.lr, copy.sp, copy.fp)
+}
+
+/// The eight bytes at an address of the stack, if they were copied.
+fn word(copy: &StackCopy, addr: u64) -> Option<u64> {
+    let base = copy.sp & !(COPY_PAGE as u64 - 1);
+    let at = usize::try_from(addr.checked_sub(base)?).ok()?;
+    let bytes = copy.bytes.get(at..at.checked_add(8)?)?;
+    let unread = |at: usize| copy.unread >> (at / COPY_PAGE) & 1 == 1;
+    if at >= COPY_PAGES * COPY_PAGE || unread(at) || unread(at + 7) {
+        return None;
+    }
+    Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(sp: u64, unread: u64, bytes: &[u8]) -> Box<StackCopy> {
+        let mut out = Box::new(StackCopy {
+            ts_ns: 1,
+            id: 1,
+            tid: 1,
+            ip: 0,
+            sp,
+            fp: 0,
+            lr: 0,
+            unread,
+            bytes: [0; COPY_PAGES * COPY_PAGE],
+        });
+        out.bytes[..bytes.len()].copy_from_slice(bytes);
+        out
+    }
+
+    #[test]
+    fn only_what_was_copied_is_read() {
+        let copy = copy(0x7fff_0010, 0b0010, &7_u64.to_ne_bytes());
+        assert_eq!(word(&copy, 0x7fff_0000), Some(7));
+        assert_eq!(word(&copy, 0x7fff_0ff8), Some(0));
+        for addr in [0, 0x7ffe_fff8, 0x7fff_0ff9, 0x7fff_1000, 0x7fff_1ff9, 0x7fff_4000, 0x7fff_3ff9, u64::MAX] {
+            assert_eq!(word(&copy, addr), None, "{addr:#x}");
+        }
+        assert_eq!(word(&copy, 0x7fff_2000), Some(0));
+    }
+
+    /// Whatever the registers and the memory are, it ends, and the first address is the instruction pointer.
+    #[test]
+    fn garbage_ends() {
+        let process = Process::look(std::process::id());
+        let mut tables = Tables::default();
+        let text = process.modules.first().map_or(0, |m| m.start);
+        let mut seed = 1_u64;
+        for _ in 0..200 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let words: Vec<u8> =
+                (0..512_u64).flat_map(|n| (text + (seed >> (n % 40)) % 0x10_0000).to_ne_bytes()).collect();
+            let mut copy = copy(0x7fff_0000 + seed % 4096, seed % 16, &words);
+            copy.ip = text + seed % 0x10_0000;
+            copy.fp = 0x7fff_0000 + seed % 8192;
+            let (addrs, by_tables) = tables.unwind(&process, &copy);
+            assert!(addrs.first() == Some(&copy.ip) && addrs.len() <= FRAMES_MAX && by_tables <= addrs.len());
+        }
+        let (addrs, _) = tables.unwind(&process, &copy(u64::MAX, 0, &[]));
+        assert_eq!(addrs, [0]);
+    }
+}
