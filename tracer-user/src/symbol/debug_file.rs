@@ -57,7 +57,7 @@ fn by_link(elf: &Elf, path: &str, process: &Process, dirs: &[PathBuf]) -> Option
         _ => debug.crc(CHECKED_MAX).is_ok_and(|found| found == crc),
     };
     let beside = [format!("{folder}/{name}"), format!("{folder}/.debug/{name}")];
-    let beside = beside.iter().filter(|p| process.mounts().is_local_path(p)).find_map(|p| {
+    let beside = beside.iter().filter(|p| process.mounts().is_read_path(p)).find_map(|p| {
         let file = process.below_root(p.strip_prefix('/')?).ok()?;
         Elf::open(Source::file(file).ok()?).ok().filter(agrees)
     });

@@ -4,7 +4,9 @@
 //! names now and in whichever mount namespace; without the right to that (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE) by
 //! its path below /proc/PID/root, if the device and inode there are the mapped ones, or the build-id is.
 //! Files are first held by a path handle (O_PATH), which asks no file system anything; they are opened for reading only
-//! if they are regular files of a file system of this machine: another could hang, and FUSE is another process.
+//! if they are regular files of a file system that the kernel itself serves, or that only root can mount.
+//! FUSE is a program of whoever mounted it: it can answer never, and a thread that waits for it cannot be killed
+//! (fs/fuse/dev.c, `request_wait_answer`). A dead server's NFS costs the names, for its waits can be killed.
 
 use std::fs::File;
 use std::io;
@@ -119,7 +121,7 @@ impl Process {
     /// Opens the file of a module for reading.
     pub(super) fn open(&self, module: usize) -> Option<(File, FileKey)> {
         let m = self.modules.get(module)?;
-        if !self.mounts().is_local(m.device) {
+        if !self.mounts().are_read(m.device) {
             return None;
         }
         let held = self.held.iter().find(|h| h.module == module).map(|h| &h.fd);
@@ -222,22 +224,30 @@ pub(super) fn readable(fd: &OwnedFd) -> io::Result<File> {
     Ok(file.into())
 }
 
-/// Which devices are file systems of this machine, as far as two processes see them.
+/// Network file systems, and those of a hypervisor: only root mounts them.
+const REMOTE: [&str; 9] = ["9p", "afs", "ceph", "cifs", "lustre", "nfs", "nfs4", "smb3", "virtiofs"];
+
+/// Whether files of such a file system are read.
+fn is_read(kind: &str) -> bool {
+    inventory::is_local(kind) || REMOTE.contains(&kind)
+}
+
+/// Which devices have file systems that are read, as far as two processes see them.
 pub(super) struct Mounts {
     of_it: String,
     own: String,
 }
 
 impl Mounts {
-    /// Whether the device (major, minor) answers without a network or another process.
-    pub(super) fn is_local(&self, device: (u32, u32)) -> bool {
+    /// Whether files of the device (major, minor) are read.
+    pub(super) fn are_read(&self, device: (u32, u32)) -> bool {
         let kind = [&self.of_it, &self.own].into_iter().find_map(|text| inventory::file_system_of(text, device));
-        kind.is_some_and(inventory::is_local)
+        kind.is_some_and(is_read)
     }
 
     /// The same of a path of the process's mount namespace.
-    pub(super) fn is_local_path(&self, path: &str) -> bool {
-        inventory::file_system(&self.of_it, path).is_some_and(inventory::is_local)
+    pub(super) fn is_read_path(&self, path: &str) -> bool {
+        inventory::file_system(&self.of_it, path).is_some_and(is_read)
     }
 }
 
@@ -274,6 +284,17 @@ mod tests {
             assert!(opened.is_none_or(|f| f.metadata().is_ok_and(|m| m.len() == len)));
         }
         Ok(())
+    }
+
+    #[test]
+    fn file_systems() {
+        let own = "20 1 254:0 / / rw - ext4 /dev/vda rw\n30 20 0:40 / /net rw - nfs4 host:/ rw\n";
+        let of_it = "41 20 0:50 / /app rw - fuse.evil none rw\n42 20 0:51 / /tmp rw - tmpfs none rw\n";
+        let mounts = Mounts { of_it: of_it.into(), own: own.into() };
+        for (device, want) in [((254, 0), true), ((0, 40), true), ((0, 50), false), ((0, 51), true), ((9, 9), false)] {
+            assert_eq!(mounts.are_read(device), want, "{device:?}");
+        }
+        assert!(mounts.is_read_path("/tmp/x.debug") && !mounts.is_read_path("/app/x.debug"));
     }
 
     #[test]

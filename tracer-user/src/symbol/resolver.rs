@@ -145,7 +145,7 @@ impl Resolver {
 
     fn read_map(&mut self, process: &Process) -> Option<Key> {
         let (uid, pid) = process.user()?;
-        if !process.mounts().is_local_path("/tmp") {
+        if !process.mounts().is_read_path("/tmp") {
             return None;
         }
         // In /tmp a link may lead anywhere; O_NOFOLLOW gives a handle to the link itself, which is no regular file.
