@@ -1,7 +1,8 @@
 //! User stacks: read with the files mapped in their processes as soon as they are heard of, unwound, and sent to be named.
 //!
 //! An event carries the key of a stack that the kernel followed by frame pointers, and often a copy of the stack's top.
-//! The copy is unwound elsewhere; until that is done, or for [`DEADLINE_NS`], the event is held back, so that it can name
+//! The copy is unwound elsewhere; until that is done, or for [`DEADLINE_NS`] without progress, the event is held back, so
+//! that it can name
 //! the stack that was found. Equal stacks, by files and offsets, get one number, wherever their programs lie.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -18,8 +19,9 @@ use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwindin
 pub(super) const KNOWN_MAX: usize = 16;
 /// Children of which it is remembered whose copy they are.
 const COPIES_MAX: usize = 4096;
-/// An event waits no longer than this for its stack.
+/// An event waits so long for its stack, and longer while others are unwound, but no longer than [`LIMIT_NS`].
 const DEADLINE_NS: u64 = 1_000_000_000;
+const LIMIT_NS: u64 = 5_000_000_000;
 /// Numbers of unwound stacks start here, above the keys of the kernel's map.
 const FIRST: i32 = 1 << 24;
 /// Unwound stacks that are told apart.
@@ -38,6 +40,8 @@ pub(super) struct Stacks {
     /// Events with a copy that were not given out.
     copied: HashMap<CopyKey, Copied>,
     copies: Vec<Box<StackCopy>>,
+    /// When a stack was unwound last.
+    progress_ns: u64,
     /// Stacks by their places.
     numbers: HashMap<Vec<Spot>, i32>,
     left_out: u64,
@@ -149,6 +153,7 @@ impl Stacks {
 
     /// Takes what was found in a copy.
     pub(super) fn unwound(&mut self, found: Unwound) {
+        self.progress_ns = inventory::boot_ns();
         if let Some(event) = self.copied.get_mut(&found.key) {
             event.unwound = Some((found.addrs, found.by_tables));
             event.done = true;
@@ -160,7 +165,9 @@ impl Stacks {
         if self.copied.is_empty() {
             return None;
         }
-        let oldest_ns = inventory::boot_ns().saturating_sub(DEADLINE_NS);
+        let now_ns = inventory::boot_ns();
+        let waited_ns = if now_ns.saturating_sub(self.progress_ns) < DEADLINE_NS { LIMIT_NS } else { DEADLINE_NS };
+        let oldest_ns = now_ns.saturating_sub(waited_ns);
         self.copied.values().filter(|e| !e.done && e.ts_ns > oldest_ns).map(|e| e.ts_ns).min()
     }
 
