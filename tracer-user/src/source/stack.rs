@@ -2,8 +2,8 @@
 //!
 //! An event carries the key of a stack that the kernel followed by frame pointers, and often a copy of the stack's top.
 //! The copy is unwound elsewhere; until that is done, or for [`DEADLINE_NS`] without progress, the event is held back, so
-//! that it can name
-//! the stack that was found. Equal stacks, by files and offsets, get one number, wherever their programs lie.
+//! that it can name the stack that was found. Equal stacks, by files and offsets, get one number, wherever their programs
+//! lie.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub(super) struct Stacks {
     /// Stacks by their places.
     numbers: HashMap<Vec<Spot>, i32>,
     left_out: u64,
+    /// Events that were given out before their stack was unwound.
+    late: u64,
     /// Those looked at last, the newest at the end.
     known: VecDeque<Arc<Process>>,
     /// Children that have not executed a program since their fork: their code is where their parents' is.
@@ -186,6 +188,7 @@ impl Stacks {
         if let Some(event) = self.copied.remove(&(header.copy, header.tid))
             && let Some(process) = event.process
         {
+            self.late += u64::from(!event.done);
             let code = |addrs: &[u64]| addrs.iter().filter(|a| process.locate(**a).is_some()).count();
             // Frame pointers where they lead further: code without tables, and stacks that are larger than the copy.
             let (addrs, by_tables) = match event.unwound {
@@ -247,7 +250,14 @@ impl Stacks {
         });
         let too_many = (self.left_out > 0)
             .then(|| format!("the stacks of {} events: more than {UNWOUND_MAX} different ones", self.left_out));
-        not_copied.into_iter().chain(too_many)
+        let late = (self.late > 0).then(|| {
+            format!(
+                "the stacks of {} events were not unwound in time: they were followed by frame pointers, which may leave \
+                 out callers",
+                self.late
+            )
+        });
+        not_copied.into_iter().chain(too_many).chain(late)
     }
 
     /// Looks at a process that will be heard of: it may be gone by then.

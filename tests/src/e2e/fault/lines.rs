@@ -27,6 +27,8 @@ const FLAGS: [&str; 4] = ["-O2", "-g", "-fomit-frame-pointer", "-Wl,--build-id"]
 struct Played {
     lines: [u32; 2],
     findings: Vec<Value>,
+    /// Records and program runs that the report says were lost.
+    lost: u64,
 }
 
 pub(super) fn c(settings: &Settings) -> Result<()> {
@@ -137,13 +139,26 @@ fn play(
     }
     let numbers: Vec<u32> = done.split(' ').filter_map(|n| n.parse().ok()).collect();
     let [many, few] = numbers[..] else { bail!("the program said {done:?}") };
-    let findings = report?.0["findings"].as_array().cloned().unwrap_or_default();
+    let report = report?.0;
+    let lost = report["loss"]["events"].as_u64().unwrap_or(0);
+    let findings = report["findings"].as_array().cloned().unwrap_or_default();
     let findings = findings.into_iter().filter(|f| f["code"] == "sem-leak").collect();
-    Ok(Played { lines: [many, few], findings })
+    Ok(Played { lines: [many, few], findings, lost })
 }
 
 /// One finding a line, each with its number of sets and with the line first.
+///
+/// # Errors
+/// Otherwise; a [`Skip`] if the report admits losses.
 fn named(played: &Played, file: &str) -> Result<()> {
+    let lost = played.lost;
+    named_exactly(played, file).map_err(|e| match lost {
+        0 => e,
+        lost => Skip(format!("the report admits {lost} lost records, which may explain: {e:#}")).into(),
+    })
+}
+
+fn named_exactly(played: &Played, file: &str) -> Result<()> {
     let told: Vec<(u64, Vec<&str>)> = played
         .findings
         .iter()
