@@ -2,7 +2,7 @@
 //!
 //! All of it runs on one thread, and nothing in the loop may take long: what does is a [`Scan`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
@@ -17,9 +17,9 @@ use tracer_common::event::{Body, HEADER_LEN, Header};
 use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
-use super::futex::Futexes;
 use super::order::Reorder;
-use super::scan::{Look, Names, Scan, Wanted, socket};
+use super::pending::{LOOKUPS_MAX, Pending, ends, has_holders, is_signal, is_sysv, tick_of};
+use super::scan::{Look, Names, Scan, Wanted};
 use super::stack::{KNOWN_MAX, Stacks};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
@@ -27,7 +27,7 @@ use crate::kernel::host::Host;
 use crate::kernel::iter;
 use crate::kernel::plan::{Backend, watches};
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ChildRow, ObjKey, Record, RefusedRow, Session, SocketRow, State};
+use crate::record::{ObjKey, Record, Session};
 use crate::symbol::{Symbolizer, Unwinding};
 
 /// Shortest wait that is a stall, if nothing else is said.
@@ -40,16 +40,8 @@ const REORDER_NS: u64 = 5_000_000;
 const BATCH: Duration = Duration::from_millis(5);
 /// Between two looks at sleeping threads.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
-/// Default slots of a pipe (PIPE_DEF_BUFFERS, include/linux/pipe_fs_i.h).
-const DEFAULT_SLOTS: u32 = 16;
 /// Peers that a target's objects may bring into the filter.
 const PEERS_MAX: usize = 256;
-/// Processes whose descriptor tables are read at the end.
-const RECEIVERS_MAX: usize = 4096;
-/// Objects whose holders are looked up in one scan.
-const LOOKUPS_MAX: usize = 64;
-/// Sockets of which it is remembered whom a call named.
-const ADDRESSES_MAX: usize = 4096;
 
 /// Whom to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +87,7 @@ pub struct Live {
     attached: Attached,
     options: Options,
     session: Session,
+    order: Reorder,
     pending: Pending,
     /// The reading of /proc under way; there is one at most.
     scan: Option<Scan>,
@@ -114,61 +107,6 @@ impl AsRawFd for Fd {
     fn as_raw_fd(&self) -> RawFd {
         self.0
     }
-}
-
-/// What the records seen so far make worth reading.
-#[derive(Default)]
-struct Pending {
-    order: Reorder,
-    /// Processes told about already: (tgid, start tick).
-    described: HashSet<(u32, u64)>,
-    /// Processes that have received descriptors.
-    receivers: BTreeSet<u32>,
-    /// Objects whose holders matter, and whether that was asked.
-    lookups: BTreeSet<ObjKey>,
-    /// Message queues that matter, by namespace and id, each with a process in that namespace.
-    queues: BTreeMap<(u32, i32), u32>,
-    shrunk_users: BTreeSet<u32>,
-    shrunk_pipes: BTreeSet<ObjKey>,
-    /// Records were lost since the last baseline began.
-    baseline_due: bool,
-    fork_failed: BTreeSet<u32>,
-    children: HashMap<u32, ChildRow>,
-    refused: HashMap<(ObjKey, u32), RefusedRow>,
-    peers: HashSet<u32>,
-    /// Names that calls on sockets gave, by inode number of the socket.
-    addresses: HashMap<u64, String>,
-    futexes: Futexes,
-    /// Processes with threads that wait.
-    waiting: BTreeSet<u32>,
-}
-
-impl Pending {
-    /// Notes that somebody waits for an object, or was refused by it.
-    fn look_up(&mut self, obj: ObjKey, state: State) {
-        self.lookups.extend(ends(obj, state));
-    }
-
-    fn addressed(&mut self, sock: u64, name: Option<String>) {
-        if self.addresses.len() >= ADDRESSES_MAX {
-            self.addresses.clear();
-        }
-        self.addresses.extend(name.map(|name| (sock, name)));
-    }
-
-    /// Notes a message queue to be read; `tgid` is in its namespace. Other objects are left alone.
-    fn look_at_queue(&mut self, obj: ObjKey, tgid: u32) {
-        if obj.kind == kind::MSG && self.queues.len() < LOOKUPS_MAX {
-            self.queues.insert((obj.ns, i32::try_from(obj.id).unwrap_or(-1)), tgid);
-        }
-    }
-}
-
-/// The object; of a socket the other end too, as far as the kernel half told it.
-fn ends(obj: ObjKey, state: State) -> impl Iterator<Item = ObjKey> {
-    let is_socket = obj.kind == kind::SOCKET;
-    let other = (is_socket && state.c != 0).then(|| socket(state.c));
-    std::iter::once(if is_socket { socket(obj.id) } else { obj }).chain(other)
 }
 
 type Sink<'a> = dyn FnMut(Record) + 'a;
@@ -242,6 +180,7 @@ impl Live {
             attached,
             options,
             session,
+            order: Reorder::default(),
             pending: Pending::default(),
             scan: None,
             stacks: Stacks::default(),
@@ -381,7 +320,7 @@ impl Live {
     }
 
     fn collect(&mut self) {
-        let (order, stacks) = (&mut self.pending.order, &mut self.stacks);
+        let (order, stacks) = (&mut self.order, &mut self.stacks);
         self.maps.drain(|bytes| {
             stacks.note(bytes);
             order.push(bytes);
@@ -411,7 +350,7 @@ impl Live {
         let until_ns = self.scan_since_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
         let until_ns = self.stacks.since_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns.saturating_sub(1)));
         let mut ready = Vec::new();
-        self.pending.order.release(until_ns, |bytes| ready.push(bytes));
+        self.order.release(until_ns, |bytes| ready.push(bytes));
         for mut bytes in ready {
             self.stacks.number(&mut bytes, &mut self.symbols);
             for extra in self.look_at(&bytes) {
@@ -427,76 +366,8 @@ impl Live {
         let Ok(body) = Body::decode(header.kind, bytes.get(HEADER_LEN..).unwrap_or_default()) else {
             return Vec::new();
         };
-        let mut out = Vec::new();
-        let p = &mut self.pending;
-        out.extend(self.stacks.take(header.stack));
-        match body {
-            Body::Fork(f) => {
-                // The child has the received descriptors too, and may carry them through an exec.
-                if p.receivers.contains(&header.tgid) && p.receivers.len() < RECEIVERS_MAX {
-                    p.receivers.insert(f.child);
-                }
-                return out;
-            }
-            Body::Exit(_) => {
-                p.receivers.remove(&header.tgid);
-                return out;
-            }
-            Body::Free(_) | Body::SemRemove(_) | Body::SysvRemove(_) => return out,
-            Body::Exec(_) => {
-                p.described.remove(&(header.tgid, tick_of(header.start_ns)));
-                if p.receivers.contains(&header.tgid) {
-                    out.push(Record::FdTable(inventory::fd_table(header.tgid)));
-                }
-                return out;
-            }
-            Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) | Body::MqFail(_) => {
-                p.receivers.insert(header.tgid);
-            }
-            Body::Stall(s) if s.obj.kind == kind::MSG => p.look_at_queue(s.obj.into(), header.tgid),
-            Body::Stall(s) if s.obj.kind == kind::FUTEX => {
-                p.futexes.waited(header.ts_ns, s.obj.into(), header.start_ns, s.state.into());
-            }
-            Body::Stall(s) if s.obj.kind != kind::SEM && s.obj.id != 0 => {
-                p.look_up(s.obj.into(), s.state.into());
-            }
-            Body::SocketAddress(a) => {
-                let bytes = a.name.as_flattened();
-                p.addressed(a.sock, SocketRow::name(bytes.get(..a.len as usize).unwrap_or(bytes)));
-            }
-            Body::PipeCreate(c) => {
-                if c.slots < DEFAULT_SLOTS {
-                    p.shrunk_users.insert(header.uid);
-                    p.shrunk_pipes.insert(ObjKey { kind: kind::PIPE, ns: 0, id: c.ino });
-                }
-                return out;
-            }
-            Body::ForkFail(_) => {
-                p.fork_failed.insert(header.tgid);
-            }
-            Body::Stall(_)
-            | Body::SemCreate(_)
-            | Body::SemFail(_)
-            | Body::SemFirstUse(_)
-            | Body::SemHeldAtExit(_)
-            | Body::SemSet(_)
-            | Body::PipeResize(_)
-            | Body::FdClose(_)
-            | Body::FdCloseRange(_)
-            | Body::FdDup(_)
-            | Body::FdSend(_)
-            | Body::FdFlags(_)
-            | Body::FdOverflow(_)
-            | Body::EventfdCreate(_)
-            | Body::SysvCreate(_)
-            | Body::SysvFail(_)
-            | Body::PosixCreate(_) => {}
-        }
-        if p.described.insert((header.tgid, tick_of(header.start_ns)))
-            && let Some(row) = inventory::process(header.tgid)
-        {
-            out.push(Record::Process { ts_ns: header.ts_ns, row });
-        }
+        let mut out = Vec::from_iter(self.stacks.take(header.stack));
+        out.extend(self.pending.look_at(&header, &body));
         out
     }
 
@@ -701,33 +572,15 @@ impl Live {
     }
 }
 
-/// Whether processes have such an object open.
-fn has_holders(obj: ObjKey) -> bool {
-    !is_sysv(obj) && !is_signal(obj.kind) && obj.kind != kind::FUTEX
-}
-
-fn is_signal(kind: u32) -> bool {
-    matches!(kind, kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED)
-}
-
 /// Whether a mechanism's sites are needed for these: processes carry all (identities, ends, parents).
 fn serves(mechanism: Mechanism, only: &[Mechanism]) -> bool {
     mechanism == Mechanism::Child || only.iter().any(|wanted| watches(mechanism, *wanted))
-}
-
-/// SysV objects are known by their ids, which may be 0, and have no descriptors.
-fn is_sysv(obj: ObjKey) -> bool {
-    matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG)
 }
 
 /// What no backend sees of the mechanisms that are watched.
 fn unseen(only: &[Mechanism]) -> impl Iterator<Item = String> {
     let watched = Mechanism::ALL.iter().filter(move |m| only.is_empty() || only.contains(m));
     watched.filter(|m| !m.unseen().is_empty()).map(|m| format!("{}: {}", m.name(), m.unseen()))
-}
-
-fn tick_of(start_ns: u64) -> u64 {
-    start_ns / 10_000_000
 }
 
 fn targets(target: &Target) -> Result<Vec<u32>> {

@@ -5,6 +5,7 @@
 mod futex;
 mod live;
 mod order;
+mod pending;
 mod scan;
 mod stack;
 
