@@ -66,8 +66,6 @@ fields! {
     PipeMaxUsage = ["pipe_inode_info.max_usage"];
     PipeBufs = ["pipe_inode_info.bufs"];
     PipeRingSize = ["pipe_inode_info.ring_size"];
-    PipeReaders = ["pipe_inode_info.readers"];
-    PipeWriters = ["pipe_inode_info.writers"];
     PipeBufferLen = ["pipe_buffer.len"];
     EventfdCount = ["eventfd_ctx.count"];
     EventfdId = ["eventfd_ctx.id"];

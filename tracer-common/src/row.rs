@@ -16,13 +16,10 @@ pub struct FileRow {
     /// Start time of that process, nanoseconds of the boot clock.
     pub start_ns: u64,
     pub obj: ObjRef,
-    /// Of a pipe or eventfd.
+    /// Of a pipe.
     pub state: ObjState,
     pub tgid: u32,
     pub fd: u32,
-    /// Of a pipe: open files that can read, and write, it.
-    pub readers: u32,
-    pub writers: u32,
 }
 
 /// Bytes of a row.
@@ -30,4 +27,4 @@ pub const FILE_ROW_LEN: usize = size_of::<FileRow>();
 
 // SAFETY: plain integers without padding.
 unsafe impl crate::event::Wire for FileRow {}
-const _: () = assert!(FILE_ROW_LEN == 4 * 8 + 16 + 24 + 16);
+const _: () = assert!(FILE_ROW_LEN == 4 * 8 + 16 + 24 + 8);

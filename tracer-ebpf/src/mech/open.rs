@@ -25,10 +25,6 @@ pub fn fill(row: &mut FileRow, task: u64, fd: u32, file: u64) -> bool {
     if row.obj.kind == kind::PIPE {
         let Some(pipe) = open.pipe() else { return false };
         row.state = resolve::pipe_state(pipe);
-        row.readers = kread::field_or_zero(pipe, Field::PipeReaders);
-        row.writers = kread::field_or_zero(pipe, Field::PipeWriters);
-    } else if row.obj.kind == kind::EVENTFD {
-        row.state = resolve::eventfd_state(open.private());
     }
     true
 }

@@ -69,10 +69,8 @@ fn used_by(world: &World, set: &SemSet, pid: u32) -> bool {
     // The last operation happened at otime or ctime (SETVAL); a process started after both is another one.
     let Some(row) = set.row() else { return true };
     let last_s = row.otime.max(row.ctime);
-    let s = &world.session;
-    let started_ns = p.id.start_ticks.saturating_mul(crate::decode::TICK_NS);
-    let started_wall_s = (s.wall_ns.saturating_add(started_ns).saturating_sub(s.start_ns)) / 1_000_000_000;
-    s.wall_ns == 0 || last_s == 0 || started_wall_s <= last_s.saturating_add(1)
+    let started_s = world.wall_s(p.id.start_ticks.saturating_mul(crate::decode::TICK_NS));
+    last_s == 0 || started_s.is_none_or(|s| s <= last_s.saturating_add(1))
 }
 
 /// Sets of SEMMNI in use and SEMMNI, of one namespace.
@@ -271,9 +269,7 @@ fn inherited(world: &World) -> Vec<Vec<&SemSet>> {
 /// Seconds since the last operation or change of a set; `None` if the clocks are not known.
 fn idle_s(world: &World, set: &SemSet) -> Option<u64> {
     let row = set.row()?;
-    let s = &world.session;
-    let now_s = s.wall_ns.saturating_add(world.now_ns).saturating_sub(s.start_ns) / 1_000_000_000;
-    (s.wall_ns > 0).then(|| now_s.saturating_sub(row.otime.max(row.ctime)))
+    world.wall_s(world.now_ns).map(|now_s| now_s.saturating_sub(row.otime.max(row.ctime)))
 }
 
 fn tell_inherited(world: &World, sets: &[&SemSet], now_ns: u64) -> Option<Finding> {
@@ -288,10 +284,8 @@ fn tell_inherited(world: &World, sets: &[&SemSet], now_ns: u64) -> Option<Findin
     for p in &peers {
         d.process("peer", *p, None);
     }
-    let wall_now_s =
-        (world.session.wall_ns.saturating_add(now_ns).saturating_sub(world.session.start_ns)) / 1_000_000_000;
     let oldest_s = sets.iter().filter_map(|s| s.baseline.as_ref()).map(|r| r.ctime).filter(|c| *c > 0).min();
-    let age_s = oldest_s.filter(|_| world.session.wall_ns > 0).map(|c| wall_now_s.saturating_sub(c));
+    let age_s = world.wall_s(now_ns).zip(oldest_s).map(|(now_s, c)| now_s.saturating_sub(c));
     let who = match pids.len() {
         0 => "nobody ever operated on them".to_owned(),
         1 => format!("the last operation was by pid {}, dead now (who created them is not recorded)", pids.first()?),

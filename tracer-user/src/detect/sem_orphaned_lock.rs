@@ -126,10 +126,8 @@ fn found_stuck<'a>(world: &'a World, set: &'a SemSet, now_ns: u64) -> Vec<Orphan
 }
 
 fn started_after(world: &World, id: ProcId, otime_s: u64) -> bool {
-    let s = &world.session;
-    let wall_s =
-        s.wall_ns.saturating_add(id.start_ticks.saturating_mul(TICK_NS)).saturating_sub(s.start_ns) / 1_000_000_000;
-    s.wall_ns != 0 && otime_s != 0 && wall_s > otime_s.saturating_add(1)
+    let started_s = world.wall_s(id.start_ticks.saturating_mul(TICK_NS));
+    otime_s != 0 && started_s.is_some_and(|s| s > otime_s.saturating_add(1))
 }
 
 /// Processes that /proc shows in semop, if they must be the waiters of this set: nobody else waits in its namespace.

@@ -66,6 +66,16 @@ pub enum Scope {
     Pids(Vec<u32>),
 }
 
+impl Scope {
+    /// The processes in it; `None`: all.
+    fn members(&self, processes: &[ProcessRow]) -> Option<BTreeSet<u32>> {
+        match self {
+            Self::All => None,
+            Self::Pids(pids) => Some(descendants(processes, pids)),
+        }
+    }
+}
+
 /// Nanoseconds of the boot clock (the clock of `bpf_ktime_get_boot_ns`).
 pub fn boot_ns() -> u64 {
     clock_ns(libc::CLOCK_BOOTTIME)
@@ -87,10 +97,7 @@ pub fn read(scope: &Scope) -> Inventory {
     let mut denied = BTreeSet::new();
     let all = matches!(scope, Scope::All);
     inv.processes = process::table(all, &mut denied);
-    let wanted = match scope {
-        Scope::All => None,
-        Scope::Pids(pids) => Some(descendants(&inv.processes, pids)),
-    };
+    let wanted = scope.members(&inv.processes);
     let parents = zombie_parents(&inv.processes);
     let is_wanted = |pid| wanted.as_ref().is_some_and(|w: &BTreeSet<u32>| w.contains(&pid));
     for row in inv.processes.iter_mut().filter(|r| is_wanted(r.tgid) || parents.contains(&r.tgid)) {
@@ -121,10 +128,7 @@ pub fn read(scope: &Scope) -> Inventory {
 
 /// Adds to an inventory of this scope what its processes have open that others opened.
 pub fn read_passed(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
-    let wanted = match scope {
-        Scope::All => None,
-        Scope::Pids(pids) => Some(descendants(&inv.processes, pids)),
-    };
+    let wanted = scope.members(&inv.processes);
     let me = std::process::id();
     let is_wanted = |pid: u32| pid != me && wanted.as_ref().is_none_or(|w| w.contains(&pid));
     let mut gatherer = passed::Gatherer::default();
