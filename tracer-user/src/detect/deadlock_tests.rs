@@ -90,6 +90,19 @@ fn what_can_still_be_resolved_is_none() {
             vec![asleep(A, vec![semaphore(3, B)]), asleep(B, vec![semaphore(3, B)])],
             false,
         ),
+        (
+            "signal handlers that write to a pipe of their own, as those of sudo and its monitor",
+            vec![asleep(A, vec![pipe(Way::Take, &[A, B])]), asleep(B, vec![pipe(Way::Take, &[A, B])])],
+            false,
+        ),
+        (
+            "event loops that wait for each other and for signals",
+            vec![
+                asleep(A, vec![pipe(Way::Take, &[B]), WaitRow { fd: 7, ..pipe(Way::Take, &[B]) }]),
+                asleep(B, vec![pipe(Way::Take, &[A]), WaitRow { fd: 7, ..pipe(Way::Take, &[A]) }]),
+            ],
+            false,
+        ),
         ("one process that waits for its own signal handler", vec![asleep(A, vec![pipe(Way::Take, &[A])])], false),
     ] {
         let found = looks(rows, switched).findings(300);

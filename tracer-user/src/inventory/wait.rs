@@ -355,8 +355,7 @@ impl Call {
 
 /// The descriptors of `struct pollfd` at `address`.
 fn polled(task: &Entry, address: u64, count: u64) -> (Vec<Asked>, bool) {
-    let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let mut bytes = vec![0; 8 * count.min(POLLED_MAX)];
+    let mut bytes = vec![0; 8 * usize::try_from(count).unwrap_or(usize::MAX).min(POLLED_MAX)];
     if task.memory(address, &mut bytes).is_err() {
         return (Vec::new(), true);
     }
@@ -367,7 +366,8 @@ fn polled(task: &Entry, address: u64, count: u64) -> (Vec<Asked>, bool) {
         out.extend((events & POLLIN != 0).then_some(Asked::Fd(fd, Way::Take)));
         out.extend((events & POLLOUT != 0).then_some(Asked::Fd(fd, Way::Give)));
     }
-    (out, count > POLLED_MAX)
+    // A signal wakes it as well, and event loops have handlers.
+    (out, true)
 }
 
 /// The descriptors that an epoll instance watches: `tfd: 5 events: 19 ...` (fs/eventpoll.c, `ep_show_fdinfo`).

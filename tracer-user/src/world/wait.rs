@@ -131,7 +131,9 @@ impl Waits {
     pub fn knots(&self, alive: impl Fn(ProcId) -> bool) -> Vec<Vec<&Thread>> {
         let asleep =
             |t: &&Thread| t.state == 'S' && !t.timeout && !t.more && !t.waits.is_empty() && t.since_ns < t.seen_ns;
-        let closed = |t: &&Thread| t.waits.iter().all(|w| w.complete || self.is_lock_of_another(t, w));
+        // Who waits for several things is an event loop, and what a process could give to itself, its signal handlers give.
+        let own = |t: &Thread, w: &Wait| !w.is_for_another() && w.releasers.contains(&t.key.0);
+        let closed = |t: &&Thread| matches!(t.waits.as_slice(), [w] if (w.complete || self.is_lock_of_another(t, w)) && !own(t, w));
         let mut set: BTreeSet<Key> = self.all.values().filter(asleep).filter(closed).map(|t| t.key).collect();
         loop {
             let stuck = |proc: &ProcId| {
