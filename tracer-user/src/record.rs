@@ -65,7 +65,7 @@ pub struct FutexRow {
     pub start_ns: u64,
     /// `None`: not in memory that processes share.
     pub place: Option<FutexPlace>,
-    /// The thread that holds it by its own word, as the waiter's pid namespace numbers it; 0: it names none.
+    /// The thread that holds it by its own word, as that thread's pid namespace numbers it; 0: it names none.
     pub owner_tid: u32,
     /// That thread; `None` if no living thread of those that map the memory has that number.
     pub owner: Option<FutexOwner>,

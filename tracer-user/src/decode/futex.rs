@@ -14,7 +14,7 @@ const KIND_BITS: u32 = 0x3ff;
 /// A lock that somebody waits for (glibc, sysdeps/nptl/lowlevellock.h).
 const LOCKED_WITH_WAITERS: u32 = 2;
 
-/// The thread that holds it, as the waiter's pid namespace numbers it; `None` if the memory names none: a semaphore, a
+/// The thread that holds it, as its own pid namespace numbers it; `None` if the memory names none: a semaphore, a
 /// condition, or memory that could not be read.
 ///
 /// The word itself has the owner of priority inheriting and robust mutexes (Documentation/robust-futex-ABI.rst, the same

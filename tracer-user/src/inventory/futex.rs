@@ -7,7 +7,7 @@ use super::file::{Map, parse_map};
 use super::process;
 use crate::record::{FutexOwner, FutexPlace, FutexRow, FutexUser, ObjKey};
 
-/// Processes in which an owner is looked for by its number in their pid namespace.
+/// Processes in which an owner is looked for.
 const USERS_SEARCHED: usize = 64;
 
 /// What is asked about a futex.
@@ -46,7 +46,7 @@ pub fn futexes(asked: &BTreeMap<ObjKey, FutexAsked>) -> Vec<FutexRow> {
         place.users.clone_from(&users.all);
         place.complete = users.complete;
         if row.owner_tid != 0 {
-            row.owner = owner(row.obj.ns, row.owner_tid, &users.all);
+            row.owner = owner(row.owner_tid, &users.all);
         }
     }
     rows
@@ -119,19 +119,15 @@ fn find_users(by_file: &mut HashMap<(u32, u64), Users>) {
     by_file.values_mut().for_each(|users| users.complete &= complete);
 }
 
-/// The living thread that `waiter` knows by this number, if its process is one of these.
-fn owner(waiter: u32, tid: u32, users: &[FutexUser]) -> Option<FutexOwner> {
-    let depth = levels(&Entry::open(waiter).ok()?)?.len();
+/// The living thread of these processes that has this number in its own pid namespace: that is what it wrote.
+fn owner(tid: u32, users: &[FutexUser]) -> Option<FutexOwner> {
     for user in users.iter().take(USERS_SEARCHED) {
-        let Ok((tasks, tids)) = Entry::open(user.tgid).and_then(|entry| entry.numbers("task")) else { continue };
-        for candidate in tids {
-            // In the host's own pid namespace the number is the name.
-            if depth == 1 && candidate != tid {
-                continue;
-            }
+        let Ok(entry) = Entry::open(user.tgid) else { continue };
+        let in_namespace = levels(&entry).is_some_and(|numbers| numbers.len() > 1);
+        let Ok((tasks, tids)) = entry.numbers("task") else { continue };
+        for candidate in tids.into_iter().filter(|candidate| in_namespace || *candidate == tid) {
             let Ok(task) = tasks.below(&candidate.to_string()) else { continue };
-            let Some(numbers) = levels(&task) else { continue };
-            if numbers.get(depth - 1) != Some(&tid) {
+            if levels(&task).and_then(|numbers| numbers.last().copied()) != Some(tid) {
                 continue;
             }
             let comm = task.text("comm").unwrap_or_default().trim_end_matches('\n').to_owned();
