@@ -188,6 +188,11 @@ fn descendants(rows: &[ProcessRow], roots: &[u32]) -> BTreeSet<u32> {
     out
 }
 
+/// These processes and their descendants, ascending.
+pub fn with_descendants(pids: &[u32]) -> Vec<u32> {
+    descendants(&process::table(false, &mut BTreeSet::new()), pids).into_iter().collect()
+}
+
 fn zombie_parents(rows: &[ProcessRow]) -> BTreeSet<u32> {
     rows.iter().filter(|r| r.state == 'Z').map(|r| r.ppid).collect()
 }
@@ -232,6 +237,18 @@ mod tests {
         let rows = [row(1, 0, 'S'), row(2, 1, 'S'), row(3, 2, 'S'), row(4, 1, 'S'), row(5, 5, 'S')];
         assert_eq!(descendants(&rows, &[2, 5]), BTreeSet::from([2, 3, 5]));
         assert_eq!(descendants(&rows, &[99]), BTreeSet::from([99]));
+    }
+
+    #[test]
+    fn a_child_belongs_to_its_parent() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("spawn");
+        let me = std::process::id();
+        let found = with_descendants(&[me]);
+        drop(child.stdin.take());
+        child.wait().expect("wait");
+        assert!(found.contains(&me) && found.contains(&child.id()));
+        assert_eq!(with_descendants(&[]), Vec::<u32>::new());
     }
 
     #[test]

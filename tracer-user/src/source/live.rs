@@ -195,7 +195,10 @@ impl Live {
             },
         )?;
         let mut maps = Probes::new(&mut attached.ebpf)?;
-        let pids = targets(&options.target)?;
+        let mut pids = targets(&options.target)?;
+        if options.follow && matches!(options.target, Target::Pids(_)) {
+            pids = inventory::with_descendants(&pids);
+        }
         for pid in &pids {
             maps.add(*pid, TARGET).with_context(|| format!("cannot add pid {pid} to the filter"))?;
         }
