@@ -56,7 +56,7 @@ pub use sem::{SemOp, sem_op};
 pub use socket::{socket_address, sockets};
 pub use sysv::{own_namespace, within};
 pub use user::names;
-pub use wait::{waits, waits_of_all};
+pub use wait::waits;
 
 /// Sockets with descriptors in flight that are told.
 const IN_FLIGHT_MAX: usize = 1024;
@@ -191,6 +191,12 @@ fn descendants(rows: &[ProcessRow], roots: &[u32]) -> BTreeSet<u32> {
     out
 }
 
+/// All processes but this one, ascending.
+pub fn others() -> Vec<u32> {
+    let me = std::process::id();
+    entry::pids().into_iter().filter(|pid| *pid != me).collect()
+}
+
 /// These processes and their descendants, ascending.
 pub fn with_descendants(pids: &[u32]) -> Vec<u32> {
     descendants(&process::table(false, &mut BTreeSet::new()), pids).into_iter().collect()
@@ -244,8 +250,7 @@ mod tests {
 
     #[test]
     fn a_child_belongs_to_its_parent() {
-        let mut child =
-            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("spawn");
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("spawn");
         let me = std::process::id();
         let found = with_descendants(&[me]);
         drop(child.stdin.take());

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use tracer_common::map::{FutexState, kind};
 
-use super::entry::{Entry, field, pids};
+use super::entry::{Entry, field};
 use super::fd::{Link, eventfd_id};
 use super::futex::{FutexAsked, futex_words, futexes};
 use super::sysv::namespace_of;
@@ -50,12 +50,6 @@ pub fn waits(pids: &[u32]) -> Vec<ThreadRow> {
         out.extend(rows);
     }
     out
-}
-
-/// The threads of all processes but this one.
-pub fn waits_of_all() -> Vec<ThreadRow> {
-    let me = std::process::id();
-    waits(&pids().into_iter().filter(|pid| *pid != me).collect::<Vec<_>>())
 }
 
 /// What a call sleeps for, by its arguments.

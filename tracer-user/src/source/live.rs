@@ -500,18 +500,20 @@ impl Live {
     }
 
     /// Two looks at the threads of all targets and of those that they wait for: who sleeps in both has slept in between.
-    async fn look_at_threads(&mut self, sink: &mut Sink<'_>) {
+    async fn look_at_threads(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        let targets = match &self.options.target {
+            Target::All => inventory::others(),
+            Target::Pids(_) | Target::Cgroup(_) => inventory::with_descendants(&self.session.target_pids),
+        };
         for look in 0..2 {
             if look > 0 {
                 sleep(BETWEEN_LOOKS).await;
             }
-            let ts_ns = inventory::boot_ns();
-            let rows = match &self.options.target {
-                Target::All => inventory::waits_of_all(),
-                Target::Pids(_) | Target::Cgroup(_) => inventory::waits(&self.session.target_pids),
-            };
-            sink(Record::Threads { ts_ns, rows });
+            let waiting = targets.iter().copied().collect();
+            self.scan = Some(Scan::start(Wanted { waiting, ..Wanted::default() }));
+            self.finish_scan(sink).await?;
         }
+        Ok(())
     }
 
     fn add_peers(&mut self, tgids: impl Iterator<Item = u32>) {
@@ -549,7 +551,7 @@ impl Live {
         self.collect();
         self.settle(sink).await?;
         self.release(u64::MAX, sink);
-        self.look_at_threads(sink).await;
+        self.look_at_threads(sink).await?;
         let mut look = self.look();
         if look.posix == Names::Listed {
             look.posix = Names::WithUsers;
