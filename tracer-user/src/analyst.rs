@@ -55,6 +55,7 @@ impl Analyst {
             | Record::Futexes { .. }
             | Record::Threads { .. }
             | Record::Stack { .. }
+            | Record::SameStack { .. }
             | Record::Symbols { .. } => {}
         }
         let Some(world) = &mut self.world else { return };

@@ -44,7 +44,7 @@ pub enum Record {
     PipeUser { ts_ns: u64, uid: u32, processes: Vec<PipeOwner>, soft_pages: u64 },
     /// Message queues that somebody waits at or was refused by; who waits is not read.
     Queues { ts_ns: u64, rows: Vec<MsgQueue> },
-    /// Addresses of a user stack, innermost first.
+    /// Addresses of a user stack, innermost first. It may come after the events that have its number, or never.
     Stack {
         id: i32,
         frames: Vec<Frame>,
@@ -53,6 +53,8 @@ pub enum Record {
         #[serde(default)]
         unwound: usize,
     },
+    /// The user stack with one number is the one that was told with another.
+    SameStack { id: i32, of: i32 },
     /// Functions and lines at the addresses of a user stack, address by address: of each the innermost inlined function
     /// first; nothing where nothing is known. Comes after its `Stack`, if at all.
     Symbols { id: i32, places: Vec<Vec<Place>> },

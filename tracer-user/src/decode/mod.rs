@@ -72,6 +72,10 @@ pub enum Event<'a> {
         frames: &'a [Frame],
         unwound: usize,
     },
+    SameStack {
+        id: StackId,
+        of: StackId,
+    },
     Symbols {
         id: StackId,
         places: &'a [Vec<Place>],
@@ -140,6 +144,7 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
         }
         Record::Queues { ts_ns, rows } => Event::Queues { ts_ns: *ts_ns, rows },
         Record::Stack { id, frames, unwound } => Event::Stack { id: StackId(*id), frames, unwound: *unwound },
+        Record::SameStack { id, of } => Event::SameStack { id: StackId(*id), of: StackId(*of) },
         Record::Symbols { id, places } => Event::Symbols { id: StackId(*id), places },
         Record::End { ts_ns } => Event::End { ts_ns: *ts_ns },
         Record::Sockets { ts_ns, rows } => Event::Sockets { ts_ns: *ts_ns, rows },

@@ -167,7 +167,7 @@ impl<'a> Draft<'a> {
             if ways.len() >= max {
                 break;
             }
-            let Some(stack) = stack.filter(|s| ids.insert(*s)) else { continue };
+            let Some(stack) = stack.map(|s| self.world.canonical(s)).filter(|s| ids.insert(*s)) else { continue };
             let (Some(known), Some(shown)) = (self.world.stack(stack), site::shown(self.world, stack, MAX_FRAMES))
             else {
                 continue;

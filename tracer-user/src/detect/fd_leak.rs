@@ -7,7 +7,7 @@ use super::draft::{Draft, count, name, names, process_object};
 use super::fd_kept;
 use super::finding::{Confidence, Finding, Severity};
 use super::time::duration;
-use crate::decode::ProcId;
+use crate::decode::{ProcId, StackId};
 use crate::record::ObjKey;
 use crate::world::World;
 use crate::world::fdpass::{Received, Receiver};
@@ -199,7 +199,7 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
         .evidence("targets", targets)
         .pids([id]);
     d.limit("RLIMIT_NOFILE", r.table_len, limit, time_left(r, limit));
-    d.stacks("receiver", stacks(r).into_iter().map(|(stack, _)| (id, Some(stack))), 3);
+    d.stacks("receiver", stacks(world, r).into_iter().map(|(stack, _)| (id, Some(stack))), 3);
     d.seen(r.first_ns, r.last_ns);
     d.remedy(
         "Close each received descriptor on every way out, error paths too; of a truncated message (MSG_CTRUNC), close those that did arrive.",
@@ -213,10 +213,10 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
 }
 
 /// Stacks by how many open descriptors were received there, most first.
-fn stacks(r: &Receiver) -> Vec<(crate::decode::StackId, u64)> {
-    let mut by: BTreeMap<crate::decode::StackId, u64> = BTreeMap::new();
+fn stacks(world: &World, r: &Receiver) -> Vec<(StackId, u64)> {
+    let mut by: BTreeMap<StackId, u64> = BTreeMap::new();
     for stack in r.open.values().filter_map(|f| f.stack) {
-        *by.entry(stack).or_default() += 1;
+        *by.entry(world.canonical(stack)).or_default() += 1;
     }
     let mut all: Vec<_> = by.into_iter().collect();
     all.sort_by_key(|(s, n)| (std::cmp::Reverse(*n), *s));

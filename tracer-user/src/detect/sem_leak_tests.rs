@@ -225,3 +225,21 @@ fn each_line_is_a_finding_of_its_own() {
     let want = [(Some(3.0), vec![Some("/bin/w+0x10")]), (Some(1.0), vec![Some("/bin/w+0x20")])];
     assert_eq!(told, want);
 }
+
+#[test]
+fn stacks_that_come_after_their_events_and_numbers_that_mean_the_same() {
+    let mut s = Stream::new();
+    for (stack, pid) in [(11, 700), (12, 701), (13, 702), (14, 703)] {
+        s.stack = stack;
+        s.sem_create(1_000, P(pid, "w"), pid.cast_signed(), 0).gone(1_100, P(pid, "w"));
+    }
+    // What is cut off before any stack was told has the leak all the same.
+    let found = s.findings(3_000);
+    assert!(matches!(&found[..], [f] if number(f, "instances") == Some(4.0) && f.stacks.is_empty()), "{found:?}");
+    s.frames(11, &[("/bin/w", 0x1010, 0x10)]).record(Record::SameStack { id: 13, of: 11 });
+    s.frames(12, &[("/bin/w", 0x1020, 0x20)]);
+    let sites = |f: &Finding| f.stacks.iter().filter_map(|s| s.site.clone()).collect::<Vec<_>>();
+    let told: Vec<_> = s.findings(3_000).iter().map(|f| (number(f, "instances"), sites(f))).collect();
+    // The one of an unknown line is with the most.
+    assert_eq!(told, [(Some(3.0), vec!["/bin/w+0x10".to_owned()]), (Some(1.0), vec!["/bin/w+0x20".to_owned()])]);
+}

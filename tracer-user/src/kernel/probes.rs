@@ -69,7 +69,8 @@ impl Probes {
         }
     }
 
-    /// Calls `each` with every copy of a user stack that is there. Those of events drained before are.
+    /// Calls `each` with every copy of a user stack that is there. That of an event drained before may not be: the
+    /// buffer ends at the first copy that is still being made.
     pub fn drain_copies(&mut self, mut each: impl FnMut(&[u8])) {
         while let Some(item) = self.copies.next() {
             each(&item);

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::io::Interest;
@@ -40,6 +40,9 @@ const REORDER_NS: u64 = 5_000_000;
 const BATCH: Duration = Duration::from_millis(5);
 /// Between two looks at sleeping threads.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// How long the end of a run waits for stacks while none is unwound, and in all.
+const STUCK: Duration = Duration::from_secs(3);
+const SETTLED: Duration = Duration::from_secs(15);
 /// Peers that a target's objects may bring into the filter.
 const PEERS_MAX: usize = 256;
 
@@ -273,19 +276,12 @@ impl Live {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         tokio::pin!(stop);
-        let mut due_ns = None;
         let out = loop {
             tokio::select! {
                 out = &mut stop => break out,
-                _ = ticks.tick(), if due_ns.is_none() => due_ns = Some(inventory::boot_ns()),
+                // Counters of now must not come before kernel records that are held back.
+                _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink),
                 done = self.step(sink) => done?,
-                () = sleep(BATCH), if due_ns.is_some() => {}
-            }
-            // Counters of now must not come before kernel records that are held back.
-            let wait = self.scan_since_ns().is_some() || due_ns.is_some_and(|at| self.stacks.holds(at));
-            if due_ns.is_some() && !wait {
-                due_ns = None;
-                self.tick(sink);
             }
         };
         self.close(sink).await?;
@@ -297,18 +293,18 @@ impl Live {
         tokio::select! {
             ready = self.probes.readable() => {
                 ready?.clear_ready();
-                self.collect();
+                self.collect(sink);
                 self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink);
                 sleep(BATCH).await;
             }
             found = Scan::done(&mut self.scan) => self.found(found?, sink),
             symbols = self.symbols.next() => sink(symbols),
             unwound = self.unwinding.next() => {
-                self.stacks.unwound(unwound);
+                self.stacks.unwound(unwound, &mut self.symbols);
                 while let Some(unwound) = self.unwinding.ready() {
-                    self.stacks.unwound(unwound);
+                    self.stacks.unwound(unwound, &mut self.symbols);
                 }
-                self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink);
+                self.stacks.take().into_iter().for_each(sink);
             }
         }
         Ok(())
@@ -322,40 +318,50 @@ impl Live {
         Ok(())
     }
 
-    fn collect(&mut self) {
+    fn collect(&mut self, sink: &mut Sink<'_>) {
         let (order, stacks) = (&mut self.order, &mut self.stacks);
         self.maps.drain(|bytes| {
-            stacks.note(bytes);
+            let mut bytes = bytes.to_vec();
+            stacks.note(&mut bytes);
             order.push(bytes);
         });
-        self.maps.drain_copies(|bytes| stacks.copied(bytes));
-        // At once, not when the records are given out: a process may be gone by then.
-        self.stacks.look(&self.maps, &mut self.symbols, &self.unwinding);
+        self.look_at_stacks(sink);
     }
 
-    /// Waits for stacks that are being unwound, no longer than they may take.
-    async fn settle(&mut self, sink: &mut Sink<'_>) -> Result<()> {
-        while self.stacks.holds(u64::MAX) {
+    /// At once, not when the records are given out: a process may be gone by then.
+    fn look_at_stacks(&mut self, sink: &mut Sink<'_>) {
+        self.maps.drain_copies(|bytes| self.stacks.copied(bytes));
+        self.stacks.look(&self.maps, &mut self.symbols, &self.unwinding);
+        self.stacks.take().into_iter().for_each(sink);
+    }
+
+    /// Waits for stacks that are being unwound, as long as there is progress; what is left is told by frame pointers.
+    async fn settle(&mut self, sink: &mut Sink<'_>) {
+        let start = Instant::now();
+        let mut progress = start;
+        while self.stacks.are_awaited() && progress.elapsed() < STUCK && start.elapsed() < SETTLED {
             tokio::select! {
-                done = self.step(sink) => done?,
-                () = sleep(BATCH) => {}
+                unwound = self.unwinding.next() => {
+                    progress = Instant::now();
+                    self.stacks.unwound(unwound, &mut self.symbols);
+                }
+                () = sleep(BATCH) => self.look_at_stacks(sink),
             }
         }
-        Ok(())
+        self.stacks.give_up(&mut self.symbols);
+        self.stacks.take().into_iter().for_each(sink);
     }
 
     /// The time after which kernel records have to wait for a baseline that is being read.
-    fn scan_since_ns(&self) -> Option<u64> {
+    fn held_back_ns(&self) -> Option<u64> {
         self.scan.as_ref().and_then(Scan::baseline_since_ns)
     }
 
     fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) {
-        let until_ns = self.scan_since_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
-        let until_ns = self.stacks.since_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns.saturating_sub(1)));
+        let until_ns = self.held_back_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
         let mut ready = Vec::new();
         self.order.release(until_ns, |bytes| ready.push(bytes));
-        for mut bytes in ready {
-            self.stacks.number(&mut bytes, &mut self.symbols);
+        for bytes in ready {
             for extra in self.look_at(&bytes) {
                 sink(extra);
             }
@@ -369,14 +375,12 @@ impl Live {
         let Ok(body) = Body::decode(header.kind, bytes.get(HEADER_LEN..).unwrap_or_default()) else {
             return Vec::new();
         };
-        let mut out = Vec::from_iter(self.stacks.take(header.stack));
-        out.extend(self.pending.look_at(&header, &body));
-        out
+        self.pending.look_at(&header, &body)
     }
 
     /// Once a second: losses, sleepers, counters, and the start of a scan if there is something to read.
     fn tick(&mut self, sink: &mut Sink<'_>) {
-        self.collect();
+        self.collect(sink);
         let now = inventory::boot_ns();
         self.release(now.saturating_sub(REORDER_NS), sink);
         self.follow_cgroup();
@@ -539,7 +543,6 @@ impl Live {
     async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.finish_scan(sink).await?;
         self.pending.futexes.forget();
-        self.settle(sink).await?;
         self.tick(sink);
         self.finish_scan(sink).await?;
         for (site, n) in self.maps.faults() {
@@ -548,8 +551,7 @@ impl Live {
         for tgid in std::mem::take(&mut self.pending.receivers) {
             sink(Record::FdTable(inventory::fd_table(tgid)));
         }
-        self.collect();
-        self.settle(sink).await?;
+        self.collect(sink);
         self.release(u64::MAX, sink);
         self.look_at_threads(sink).await?;
         let mut look = self.look();
@@ -568,6 +570,8 @@ impl Live {
         for row in users.into_iter().filter_map(inventory::process) {
             sink(Record::Process { ts_ns: closing.ts_ns, row });
         }
+        // Kernel records that come from here on are no part of the run, and stay where they are.
+        self.settle(sink).await;
         self.symbols.finish(sink).await;
         closing.problems.extend(self.symbols.problem());
         closing.problems.extend(self.stacks.problem(self.maps.copies_shed()));

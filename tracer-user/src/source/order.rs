@@ -12,10 +12,10 @@ pub struct Reorder {
 
 impl Reorder {
     /// Takes one record; its first eight bytes are the time stamp. Shorter ones are kept and sort first.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: Vec<u8>) {
         let ts = bytes.first_chunk::<8>().map_or(0, |b| u64::from_ne_bytes(*b));
         self.arrivals += 1;
-        self.heap.push(Reverse((ts, self.arrivals, bytes.to_vec())));
+        self.heap.push(Reverse((ts, self.arrivals, bytes)));
     }
 
     /// Gives out everything stamped up to `until_ns`, oldest first.
@@ -38,7 +38,7 @@ mod tests {
         for (ts, tag) in [(5u64, 0u8), (3, 1), (5, 2), (9, 3)] {
             let mut bytes = ts.to_ne_bytes().to_vec();
             bytes.push(tag);
-            r.push(&bytes);
+            r.push(bytes);
         }
         let mut out = Vec::new();
         r.release(5, |b| out.push(b[8]));

@@ -1,16 +1,14 @@
 //! User stacks: read with the files mapped in their processes as soon as they are heard of, unwound, and sent to be named.
 //!
 //! An event carries the key of a stack that the kernel followed by frame pointers, and often a copy of the stack's top.
-//! The copy is unwound elsewhere; until that is done, or for [`DEADLINE_NS`] without progress, the event is held back, so
-//! that it can name the stack that was found. Equal stacks, by files and offsets, get one number, wherever their programs
-//! lie.
+//! An event with a copy gets a number of its own and goes on: which stack that is, is told when the copy was unwound.
+//! Equal stacks, by files and offsets, are told once, wherever their programs lie, and later ones as the same.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
 
-use crate::inventory;
 use crate::kernel::probes::Probes;
 use crate::record::{Frame, Record};
 use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding, Unwound};
@@ -18,14 +16,15 @@ use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwindin
 /// Processes whose mappings are remembered for stacks that are read after their end.
 pub(super) const KNOWN_MAX: usize = 16;
 /// Children of which it is remembered whose copy they are.
-const COPIES_MAX: usize = 4096;
-/// An event waits so long for its stack, and longer while others are unwound, but no longer than [`LIMIT_NS`].
-const DEADLINE_NS: u64 = 1_000_000_000;
-const LIMIT_NS: u64 = 5_000_000_000;
-/// Numbers of unwound stacks start here, above the keys of the kernel's map.
+const TWINS_MAX: usize = 4096;
+/// Numbers of stacks that were copied start here, above the keys of the kernel's map.
 const FIRST: i32 = 1 << 24;
 /// Unwound stacks that are told apart.
 const UNWOUND_MAX: usize = 16_384;
+/// Events whose copies are awaited or unwound at once.
+const WAITING_MAX: usize = 2048;
+/// Copies kept whose events have not come; those of lost events are among them.
+const UNCLAIMED_MAX: usize = 256;
 /// Where the fields are in [`Header`].
 const STACK_AT: usize = std::mem::offset_of!(Header, stack);
 const COPY_AT: usize = std::mem::offset_of!(Header, copy);
@@ -34,71 +33,68 @@ const COPY_AT: usize = std::mem::offset_of!(Header, copy);
 #[derive(Default)]
 pub(super) struct Stacks {
     seen: HashSet<i32>,
-    /// Heard of since the last look: (tgid, stack).
-    new: Vec<(u32, i32)>,
-    ready: HashMap<i32, Record>,
-    /// Events with a copy that were not given out.
-    copied: HashMap<CopyKey, Copied>,
-    copies: Vec<Box<StackCopy>>,
-    /// When a stack was unwound last.
-    progress_ns: u64,
-    /// Stacks by their places.
-    numbers: HashMap<Vec<Spot>, i32>,
+    /// Since the last look.
+    heard: BTreeMap<u32, Vec<Heard>>,
+    /// How many numbers were given.
+    given: i32,
+    waiting: HashMap<CopyKey, Waiting>,
+    /// In the order in which they came.
+    unclaimed: VecDeque<Box<StackCopy>>,
+    /// Stacks by their places, and by how many of them can be trusted.
+    numbers: HashMap<(Vec<Spot>, usize), i32>,
+    ready: Vec<Record>,
     left_out: u64,
-    /// Events that were given out before their stack was unwound.
-    late: u64,
+    not_unwound: u64,
     /// Those looked at last, the newest at the end.
     known: VecDeque<Arc<Process>>,
     /// Children that have not executed a program since their fork: their code is where their parents' is.
     twins: HashMap<u32, u32>,
 }
 
-/// An event with a copy.
-struct Copied {
-    tgid: u32,
-    ts_ns: u64,
-    /// Key of the stack by frame pointers, and its addresses, once they were read.
-    stack: i32,
-    addrs: Vec<u64>,
-    process: Option<Arc<Process>>,
-    unwound: Option<(Vec<u64>, usize)>,
-    /// Nothing more will come.
-    done: bool,
+/// A stack of a process.
+struct Heard {
+    id: i32,
+    /// Key of the stack by frame pointers; negative: none.
+    frames: i32,
+    copy: Option<CopyKey>,
 }
 
-/// What was heard of one process.
-#[derive(Default)]
-struct Heard {
-    /// Keys and addresses of stacks without a copy.
-    stacks: Vec<(i32, Vec<u64>)>,
-    copies: Vec<Box<StackCopy>>,
+/// A stack whose copy is awaited or unwound.
+struct Waiting {
+    id: i32,
+    /// By frame pointers.
+    addrs: Vec<u64>,
+    process: Arc<Process>,
 }
 
 /// A place in a file, or an address where there is none.
 type Spot = (Option<((u32, u32), u64)>, u64);
 
 impl Stacks {
-    /// Takes note of a record that has just come.
-    pub(super) fn note(&mut self, bytes: &[u8]) {
+    /// Takes note of a record that has just come, and writes the number of its stack into it.
+    pub(super) fn note(&mut self, bytes: &mut [u8]) {
         let Ok(header) = tracer_common::event::read::<Header>(bytes) else { return };
+        let mut hear = |id, copy| {
+            self.heard.entry(header.tgid).or_default().push(Heard { id, frames: header.stack, copy });
+        };
         if header.copy != 0 {
-            let event = Copied {
-                tgid: header.tgid,
-                ts_ns: header.ts_ns,
-                stack: header.stack,
-                addrs: Vec::new(),
-                process: None,
-                unwound: None,
-                done: false,
+            let id = FIRST.checked_add(self.given).unwrap_or(-1);
+            self.given = self.given.saturating_add(1);
+            hear(id, Some((header.copy, header.tid)));
+            let mut put = |at: usize, value: [u8; 4]| {
+                if let Some(field) = bytes.get_mut(at..at + 4) {
+                    field.copy_from_slice(&value);
+                }
             };
-            self.copied.insert((header.copy, header.tid), event);
+            put(STACK_AT, id.to_ne_bytes());
+            put(COPY_AT, [0; 4]);
         } else if header.stack >= 0 && self.seen.insert(header.stack) {
-            self.new.push((header.tgid, header.stack));
+            hear(header.stack, None);
         }
         match Body::decode(header.kind, bytes.get(HEADER_LEN..).unwrap_or_default()) {
             Ok(Body::Fork(f)) => {
                 self.known.retain(|p| p.tgid() != f.child);
-                if self.twins.len() < COPIES_MAX {
+                if self.twins.len() < TWINS_MAX {
                     self.twins.insert(f.child, header.tgid);
                 }
             }
@@ -113,131 +109,111 @@ impl Stacks {
         }
     }
 
-    /// Takes a copy; those of events that were lost are dropped at the next look.
+    /// Takes a copy. Its event may have come, or will, or was lost.
     pub(super) fn copied(&mut self, bytes: &[u8]) {
         if let Ok(copy) = tracer_common::event::read::<StackCopy>(bytes) {
-            self.copies.push(Box::new(copy));
+            self.unclaimed.push_back(Box::new(copy));
         }
     }
 
     /// Reads the stacks heard of, and sends them to be unwound and named.
     pub(super) fn look(&mut self, maps: &Probes, symbols: &mut Symbolizer, unwinding: &Unwinding) {
-        let mut by: BTreeMap<u32, Heard> = BTreeMap::new();
-        for (tgid, id) in std::mem::take(&mut self.new) {
-            by.entry(tgid).or_default().stacks.push((id, maps.stack(id.cast_unsigned())));
-        }
-        for copy in std::mem::take(&mut self.copies) {
-            if let Some(event) = self.copied.get_mut(&(copy.id, copy.tid)).filter(|e| e.process.is_none()) {
-                if let Ok(key) = u32::try_from(event.stack) {
-                    event.addrs = maps.stack(key);
+        for (tgid, heard) in std::mem::take(&mut self.heard) {
+            let addrs = |h: &Heard| u32::try_from(h.frames).map(|key| maps.stack(key)).unwrap_or_default();
+            let addrs: Vec<Vec<u64>> = heard.iter().map(addrs).collect();
+            let unwinds = heard.iter().any(|h| h.copy.is_some());
+            let process = self.process(tgid, addrs.iter().flatten(), symbols.is_on(), unwinds);
+            for (Heard { id, copy, .. }, addrs) in heard.into_iter().zip(addrs) {
+                let waiting = Waiting { id, addrs, process: process.clone() };
+                match copy {
+                    None => self.tell(waiting, 0, symbols),
+                    Some(_) if !unwinding.is_on() => self.intern(waiting, 0, symbols),
+                    Some(_) if self.waiting.len() >= WAITING_MAX => self.give_up_on(waiting, symbols),
+                    Some(key) => {
+                        // Numbers of copies come again, but only when the older event's copy has been lost for long.
+                        if let Some(older) = self.waiting.insert(key, waiting) {
+                            self.give_up_on(older, symbols);
+                        }
+                    }
                 }
-                by.entry(event.tgid).or_default().copies.push(copy);
             }
         }
-        for (tgid, Heard { stacks, copies }) in by {
-            let unwinds = !copies.is_empty();
-            let process = self.process(tgid, stacks.iter().flat_map(|(_, addrs)| addrs), symbols.is_on(), unwinds);
-            for (id, addrs) in stacks {
-                self.tell(id, &process, addrs, 0, symbols);
-            }
-            for copy in copies {
-                let key = (copy.id, copy.tid);
-                let Some(event) = self.copied.get_mut(&key) else { continue };
-                event.process = Some(process.clone());
-                event.done = !unwinding.ask(CopyRequest { key, process: process.clone(), copy });
+        for copy in std::mem::take(&mut self.unclaimed) {
+            let key = (copy.id, copy.tid);
+            let Some(waiting) = self.waiting.get(&key) else {
+                self.unclaimed.push_back(copy);
+                continue;
+            };
+            if !unwinding.ask(CopyRequest { key, process: waiting.process.clone(), copy })
+                && let Some(waiting) = self.waiting.remove(&key)
+            {
+                self.give_up_on(waiting, symbols);
             }
         }
-        // The copy of each event was there before it: where there is none now, none comes.
-        for event in self.copied.values_mut().filter(|e| e.process.is_none()) {
-            event.done = true;
-        }
+        let excess = self.unclaimed.len().saturating_sub(UNCLAIMED_MAX);
+        self.unclaimed.drain(..excess);
     }
 
     /// Takes what was found in a copy.
-    pub(super) fn unwound(&mut self, found: Unwound) {
-        self.progress_ns = inventory::boot_ns();
-        if let Some(event) = self.copied.get_mut(&found.key) {
-            event.unwound = Some((found.addrs, found.by_tables));
-            event.done = true;
+    pub(super) fn unwound(&mut self, found: Unwound, symbols: &mut Symbolizer) {
+        let Some(waiting) = self.waiting.remove(&found.key) else { return };
+        let code = |addrs: &[u64]| addrs.iter().filter(|a| waiting.process.locate(**a).is_some()).count();
+        // Frame pointers where they lead further: code without tables, and stacks that are larger than the copy.
+        if code(&found.addrs) >= code(&waiting.addrs) {
+            self.intern(Waiting { addrs: found.addrs, ..waiting }, found.by_tables, symbols);
+        } else {
+            self.intern(waiting, 0, symbols);
         }
     }
 
-    /// Time of the oldest event that waits for its stack, and may.
-    pub(super) fn since_ns(&self) -> Option<u64> {
-        if self.copied.is_empty() {
-            return None;
-        }
-        let now_ns = inventory::boot_ns();
-        let waited_ns = if now_ns.saturating_sub(self.progress_ns) < DEADLINE_NS { LIMIT_NS } else { DEADLINE_NS };
-        let oldest_ns = now_ns.saturating_sub(waited_ns);
-        self.copied.values().filter(|e| !e.done && e.ts_ns > oldest_ns).map(|e| e.ts_ns).min()
+    /// Whether stacks are being unwound.
+    pub(super) fn are_awaited(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
-    /// Whether events up to this time wait.
-    pub(super) fn holds(&self, until_ns: u64) -> bool {
-        self.since_ns().is_some_and(|since_ns| since_ns <= until_ns)
+    /// Waits no longer: what was not unwound is told by frame pointers.
+    pub(super) fn give_up(&mut self, symbols: &mut Symbolizer) {
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            self.give_up_on(waiting, symbols);
+        }
     }
 
-    /// Writes the number of its stack into an event that is given out.
-    pub(super) fn number(&mut self, bytes: &mut [u8], symbols: &mut Symbolizer) {
-        let Ok(header) = tracer_common::event::read::<Header>(bytes) else { return };
-        if header.copy == 0 {
-            return;
-        }
-        let mut id = header.stack;
-        if let Some(event) = self.copied.remove(&(header.copy, header.tid))
-            && let Some(process) = event.process
-        {
-            self.late += u64::from(!event.done);
-            let code = |addrs: &[u64]| addrs.iter().filter(|a| process.locate(**a).is_some()).count();
-            // Frame pointers where they lead further: code without tables, and stacks that are larger than the copy.
-            let (addrs, by_tables) = match event.unwound {
-                Some((addrs, n)) if code(&addrs) >= code(&event.addrs) => (addrs, n),
-                Some(_) | None => (event.addrs, 0),
-            };
-            id = self.interned(&process, addrs, by_tables, symbols);
-        }
-        let mut put = |at: usize, value: [u8; 4]| {
-            if let Some(field) = bytes.get_mut(at..at + 4) {
-                field.copy_from_slice(&value);
-            }
-        };
-        put(STACK_AT, id.to_ne_bytes());
-        put(COPY_AT, [0; 4]);
+    fn give_up_on(&mut self, waiting: Waiting, symbols: &mut Symbolizer) {
+        self.not_unwound += 1;
+        self.intern(waiting, 0, symbols);
     }
 
-    /// The number of a stack; the first time it is told.
-    fn interned(&mut self, process: &Arc<Process>, addrs: Vec<u64>, by_tables: usize, symbols: &mut Symbolizer) -> i32 {
+    /// Tells which stack a number means: a new one, or one that was told before.
+    fn intern(&mut self, stack: Waiting, by_tables: usize, symbols: &mut Symbolizer) {
+        let process = &stack.process;
         let spot = |addr: &u64| match process.locate(*addr) {
             Some((at, offset)) => (process.modules.get(at).map(|m| (m.device, m.inode)), offset),
             None => (None, *addr),
         };
-        let spots: Vec<Spot> = addrs.iter().map(spot).collect();
-        if spots.is_empty() {
-            return -1;
+        let spots: Vec<Spot> = stack.addrs.iter().map(spot).collect();
+        if spots.is_empty() || stack.id < 0 {
+            return;
         }
-        if let Some(id) = self.numbers.get(&spots) {
-            return *id;
-        }
-        if self.numbers.len() >= UNWOUND_MAX {
+        if let Some(of) = self.numbers.get(&(spots.clone(), by_tables)) {
+            self.ready.push(Record::SameStack { id: stack.id, of: *of });
+        } else if self.numbers.len() < UNWOUND_MAX {
+            self.numbers.insert((spots, by_tables), stack.id);
+            self.tell(stack, by_tables, symbols);
+        } else {
             self.left_out += 1;
-            return -1;
         }
-        let id = FIRST + i32::try_from(self.numbers.len()).unwrap_or(0);
-        self.numbers.insert(spots, id);
-        self.tell(id, process, addrs, by_tables, symbols);
-        id
     }
 
-    fn tell(&mut self, id: i32, process: &Arc<Process>, addrs: Vec<u64>, unwound: usize, symbols: &mut Symbolizer) {
-        let frames = addrs.iter().map(|addr| frame(process, *addr)).collect();
-        self.ready.insert(id, Record::Stack { id, frames, unwound });
-        symbols.ask(Request { id, process: process.clone(), addrs });
+    fn tell(&mut self, stack: Waiting, unwound: usize, symbols: &mut Symbolizer) {
+        let Waiting { id, addrs, process } = stack;
+        let frames = addrs.iter().map(|addr| frame(&process, *addr)).collect();
+        self.ready.push(Record::Stack { id, frames, unwound });
+        symbols.ask(Request { id, process, addrs });
     }
 
-    /// The record of a stack, once.
-    pub(super) fn take(&mut self, id: i32) -> Option<Record> {
-        self.ready.remove(&id)
+    /// What has been found since the last call.
+    pub(super) fn take(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.ready)
     }
 
     /// What of the stacks is not known, as a sentence; `shed` were not copied.
@@ -250,14 +226,14 @@ impl Stacks {
         });
         let too_many = (self.left_out > 0)
             .then(|| format!("the stacks of {} events: more than {UNWOUND_MAX} different ones", self.left_out));
-        let late = (self.late > 0).then(|| {
+        let not_unwound = (self.not_unwound > 0).then(|| {
             format!(
-                "the stacks of {} events were not unwound in time: they were followed by frame pointers, which may leave \
-                 out callers",
-                self.late
+                "the stacks of {} events were not unwound, there were too many or it took too long: they were followed by \
+                 frame pointers, which may leave out callers",
+                self.not_unwound
             )
         });
-        not_copied.into_iter().chain(too_many).chain(late)
+        not_copied.into_iter().chain(too_many).chain(not_unwound)
     }
 
     /// Looks at a process that will be heard of: it may be gone by then.
@@ -310,4 +286,61 @@ fn frame(process: &Process, addr: u64) -> Frame {
     let place = process.locate(addr).and_then(|(at, offset)| Some((process.modules.get(at)?.path.clone(), offset)));
     let (module, offset) = place.unzip();
     Frame { addr, module, offset }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbol::Symbolizer;
+    use crate::world::fixture::header_bytes;
+
+    const KEY: CopyKey = (5, 8);
+
+    fn event(stack: i32, copy: u32) -> Vec<u8> {
+        header_bytes(&Header { tgid: std::process::id(), tid: KEY.1, stack, copy, ..Header::default() })
+    }
+
+    fn number(bytes: &[u8]) -> (i32, u32) {
+        let header = tracer_common::event::read::<Header>(bytes).unwrap_or_default();
+        (header.stack, header.copy)
+    }
+
+    fn waiting(id: i32, process: &Arc<Process>, addrs: &[u64]) -> Waiting {
+        Waiting { id, addrs: addrs.to_vec(), process: process.clone() }
+    }
+
+    #[test]
+    fn each_event_with_a_copy_has_a_number_and_the_others_keep_theirs() {
+        let mut s = Stacks::default();
+        let (mut first, mut second, mut none) = (event(3, 5), event(-1, 6), event(3, 0));
+        for bytes in [&mut first, &mut second, &mut none] {
+            s.note(bytes);
+        }
+        assert_eq!([number(&first), number(&second), number(&none)], [(FIRST, 0), (FIRST + 1, 0), (3, 0)]);
+    }
+
+    #[test]
+    fn equal_stacks_are_told_once_and_what_is_given_up_is_counted() {
+        let mut s = Stacks::default();
+        let mut symbols = Symbolizer::off();
+        let process = Arc::new(Process::look(std::process::id()));
+        let code = process.modules.first().map_or(0, |m| m.start);
+        // By frame pointers nothing, by tables twice the same; then frame pointers that lead further.
+        for (id, addrs) in [(1, vec![]), (2, vec![code]), (3, vec![code, code])] {
+            s.waiting.insert(KEY, waiting(id, &process, &addrs));
+            s.unwound(Unwound { key: KEY, addrs: vec![code], by_tables: 1 }, &mut symbols);
+        }
+        // One answer that nobody waits for, and one stack of which nothing is known.
+        s.unwound(Unwound { key: KEY, addrs: vec![code], by_tables: 1 }, &mut symbols);
+        s.waiting.insert(KEY, waiting(4, &process, &[]));
+        assert!(s.are_awaited());
+        s.give_up(&mut symbols);
+        assert!(!s.are_awaited());
+        let stack = |id, n: usize, unwound| {
+            let frames = std::iter::repeat_n(frame(&process, code), n).collect();
+            Record::Stack { id, frames, unwound }
+        };
+        assert_eq!(s.take(), [stack(1, 1, 1), Record::SameStack { id: 2, of: 1 }, stack(3, 2, 0)]);
+        assert_eq!(s.problem(0).filter(|p| p.starts_with("the stacks of 1 events were not unwound")).count(), 1);
+    }
 }

@@ -68,6 +68,11 @@ impl Unwinding {
         Self { requests: None, answers: unbounded_channel().1 }
     }
 
+    /// True if stacks are unwound at all.
+    pub fn is_on(&self) -> bool {
+        self.requests.is_some()
+    }
+
     /// Asks for a stack; false if the queue is full, or nobody answers.
     pub fn ask(&self, request: CopyRequest) -> bool {
         self.requests.as_ref().is_some_and(|r| r.try_send(request).is_ok())

@@ -90,12 +90,13 @@ fn tag(record: &Record) -> u8 {
         Record::Futexes { .. } => 19,
         Record::Threads { .. } => 20,
         Record::Symbols { .. } => 21,
+        Record::SameStack { .. } => 22,
     }
 }
 
 const KERNEL_TAG: u8 = 1;
 /// Highest tag that this version knows.
-const TAG_MAX: u8 = 21;
+const TAG_MAX: u8 = 22;
 
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,7 @@ fn samples() -> Vec<Record> {
         Record::PipeUser { ts_ns: 1, uid: 0, processes: vec![], soft_pages: 16384 },
         Record::Queues { ts_ns: 1, rows: vec![MsgQueue { qbytes: u64::MAX, ..MsgQueue::default() }] },
         Record::Stack { id: -1, frames: vec![Frame { addr: u64::MAX, ..Frame::default() }], unwound: 1 },
+        Record::SameStack { id: i32::MAX, of: -1 },
         Record::Symbols {
             id: -1,
             places: vec![vec![], vec![Place { function: Some("a\u{1b}".into()), line: Some(1), ..Place::default() }]],

@@ -19,6 +19,7 @@ pub mod refused;
 pub mod sem;
 pub mod shm;
 pub mod socket;
+pub mod stack;
 pub mod stall;
 #[cfg(test)]
 mod storm;
@@ -27,15 +28,11 @@ pub mod usage;
 pub mod wait;
 
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
-use crate::record::{BlockedThread, Frame, Inventory, ObjKey, Place, ReaderRow, Session, SystemLimits, text};
+use crate::record::{BlockedThread, Inventory, ObjKey, Place, ReaderRow, Session, SystemLimits, text};
 use process::Processes;
 use stall::{Ended, Ongoing, Reader, Stalls, Waiter};
-use std::collections::HashMap;
 use tracer_common::event::{Body, Stall, UNKNOWN};
 use tracer_common::map::kind;
-
-/// User stacks remembered.
-const MAX_STACKS: usize = 16_384;
 
 /// Which look at the kernel's tables an inventory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +50,6 @@ impl Look {
     fn complete(self) -> bool {
         matches!(self, Self::Again | Self::Closing)
     }
-}
-
-/// A user stack.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stack {
-    /// Innermost first.
-    pub frames: Vec<Frame>,
-    /// How many of them unwind tables gave; behind them callers may be missing.
-    pub unwound: usize,
 }
 
 /// Everything known.
@@ -92,9 +80,7 @@ pub struct World {
     pub closing_ns: Option<u64>,
     /// Last snapshot of the threads that wait.
     pub blocked_ns: Option<u64>,
-    stacks: HashMap<StackId, Stack>,
-    places: HashMap<StackId, Vec<Vec<Place>>>,
-    stacks_dropped: u64,
+    stacks: stack::Stacks,
     tick_ns: u64,
 }
 
@@ -113,14 +99,19 @@ impl World {
         }
     }
 
-    /// A user stack.
-    pub fn stack(&self, id: StackId) -> Option<&Stack> {
-        self.stacks.get(&id)
+    /// The number that equal user stacks share.
+    pub fn canonical(&self, id: StackId) -> StackId {
+        self.stacks.canonical(id)
+    }
+
+    /// A user stack; `None` if it was not told, for it comes after its event, or was dropped.
+    pub fn stack(&self, id: StackId) -> Option<&stack::Stack> {
+        self.stacks.get(id)
     }
 
     /// The functions at each frame of a user stack; fewer than frames, or none, where they are not known.
     pub fn places(&self, id: StackId) -> &[Vec<Place>] {
-        self.places.get(&id).map(Vec::as_slice).unwrap_or_default()
+        self.stacks.places(id)
     }
 
     /// Size of a memory page; 4096 if the session does not tell.
@@ -150,7 +141,7 @@ impl World {
             ("ended children", self.children.dropped),
             ("waits", self.stalls.dropped),
             ("refused calls", self.refused.dropped),
-            ("user stacks", self.stacks_dropped),
+            ("user stacks", self.stacks.dropped),
             ("unix sockets", self.sockets.dropped),
             ("futexes", self.futexes.dropped),
             ("threads that wait", self.waits.dropped),
@@ -258,19 +249,9 @@ impl World {
                 self.advance(*ts_ns);
                 self.waits.seen(*ts_ns, rows, &mut self.processes);
             }
-            Event::Stack { id, frames, unwound } => {
-                if self.stacks.len() >= MAX_STACKS && !self.stacks.contains_key(id) {
-                    self.stacks_dropped += 1;
-                } else {
-                    self.stacks.insert(*id, Stack { frames: frames.to_vec(), unwound: *unwound });
-                }
-            }
-            Event::Symbols { id, places } => {
-                // Of stacks only: so they are as few.
-                if self.stacks.contains_key(id) {
-                    self.places.insert(*id, places.to_vec());
-                }
-            }
+            Event::Stack { id, frames, unwound } => self.stacks.tell(*id, frames, *unwound),
+            Event::SameStack { id, of } => self.stacks.same(*id, *of),
+            Event::Symbols { id, places } => self.stacks.name(*id, places),
         }
     }
 

@@ -5,10 +5,10 @@ use super::fixture::{P, START, Stream, header_bytes};
 use crate::decode::decode;
 use crate::detect;
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, FutexOwner, FutexPlace, FutexRow, FutexUser, Holder, InFlightRow, Inventory,
-    LimitRow, MsgLimitRow, MsgQueue, ObjKey, PassedRow, PipeOwner, PosixHolder, PosixInventory, PosixKind, PosixObject,
-    PosixQueue, ProcessRow, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment,
-    SocketRow, State, SystemLimits,
+    BlockedThread, ChildRow, FdTable, Frame, FutexOwner, FutexPlace, FutexRow, FutexUser, Holder, InFlightRow,
+    Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey, PassedRow, PipeOwner, Place, PosixHolder, PosixInventory,
+    PosixKind, PosixObject, PosixQueue, ProcessRow, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue,
+    ShmLimitRow, ShmSegment, SocketRow, State, SystemLimits,
 };
 use tracer_common::event::Header;
 
@@ -255,7 +255,7 @@ impl Dice {
 
     fn record(&mut self) -> Record {
         let ts_ns = self.time();
-        match self.roll() % 24 {
+        match self.roll() % 27 {
             0 => Record::Baseline(self.inventory()),
             1 => Record::Closing(self.inventory()),
             2 => Record::Tick { ts_ns },
@@ -382,8 +382,15 @@ impl Dice {
                     }),
                 }],
             },
+            15 => Record::Stack { id: self.number_of_stack(), frames: vec![Frame::default()], unwound: 9 },
+            16 => Record::SameStack { id: self.number_of_stack(), of: self.number_of_stack() },
+            17 => Record::Symbols { id: self.number_of_stack(), places: vec![vec![Place::default()]; 3] },
             _ => self.kernel(),
         }
+    }
+
+    fn number_of_stack(&mut self) -> i32 {
+        self.word().cast_signed()
     }
 }
 

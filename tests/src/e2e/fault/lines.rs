@@ -27,8 +27,8 @@ const FLAGS: [&str; 4] = ["-O2", "-g", "-fomit-frame-pointer", "-Wl,--build-id"]
 struct Played {
     lines: [u32; 2],
     findings: Vec<Value>,
-    /// Records and program runs that the report says were lost.
-    lost: u64,
+    /// What the report admits that may explain a line that is missing.
+    admitted: Vec<String>,
 }
 
 pub(super) fn c(settings: &Settings) -> Result<()> {
@@ -140,21 +140,23 @@ fn play(
     let numbers: Vec<u32> = done.split(' ').filter_map(|n| n.parse().ok()).collect();
     let [many, few] = numbers[..] else { bail!("the program said {done:?}") };
     let report = report?.0;
-    let lost = report["loss"]["events"].as_u64().unwrap_or(0);
+    let lost = report["loss"]["events"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} lost records"));
+    let told = report["not_collected"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let stacks = told.filter(|line| line.contains("followed by frame pointers")).map(str::to_owned);
+    let admitted = lost.into_iter().chain(stacks).collect();
     let findings = report["findings"].as_array().cloned().unwrap_or_default();
     let findings = findings.into_iter().filter(|f| f["code"] == "sem-leak").collect();
-    Ok(Played { lines: [many, few], findings, lost })
+    Ok(Played { lines: [many, few], findings, admitted })
 }
 
 /// One finding a line, each with its number of sets and with the line first.
 ///
 /// # Errors
-/// Otherwise; a [`Skip`] if the report admits losses.
+/// Otherwise; a [`Skip`] if the report admits what may explain it.
 fn named(played: &Played, file: &str) -> Result<()> {
-    let lost = played.lost;
-    named_exactly(played, file).map_err(|e| match lost {
-        0 => e,
-        lost => Skip(format!("the report admits {lost} lost records, which may explain: {e:#}")).into(),
+    named_exactly(played, file).map_err(|e| match &played.admitted[..] {
+        [] => e,
+        admitted => Skip(format!("the report admits {}, which may explain: {e:#}", admitted.join("; "))).into(),
     })
 }
 
