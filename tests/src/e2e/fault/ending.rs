@@ -5,9 +5,10 @@ use std::ffi::OsString;
 use std::process::Stdio;
 use std::thread::sleep;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::attach::A_MOMENT;
+use super::tables::explained;
 use crate::e2e::Settings;
 use crate::e2e::session::{Running, Watch, complete_incident, replay, tool};
 use crate::e2e::verdict::ids_of;
@@ -62,7 +63,10 @@ pub(super) fn killed(settings: &Settings) -> Result<()> {
         let ids = ids_of(finding);
         finding["code"] == *leaked.code && leaked.ids.iter().all(|id| ids.contains(id))
     });
-    ensure!(found, "the trace of a killed session does not tell of the leak before");
+    if !found {
+        let error = anyhow!("the trace of a killed session does not tell of the leak before");
+        return Err(explained(&report, error, "after a kill"));
+    }
     let mut missing = report["not_collected"].as_array().into_iter().flatten().filter_map(|sentence| sentence.as_str());
     let said =
         missing.any(|sentence| sentence.starts_with("the trace has no end") || sentence.contains("is cut off at"));

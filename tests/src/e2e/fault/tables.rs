@@ -37,7 +37,7 @@ fn sets_in(list: &Value, ns: u64) -> Vec<String> {
 }
 
 /// What the losses that a report admits may explain is skipped, as it is of incidents.
-fn explained(report: &Value, error: anyhow::Error, when: &str) -> anyhow::Error {
+pub(super) fn explained(report: &Value, error: anyhow::Error, when: &str) -> anyhow::Error {
     match report["loss"]["events"].as_u64() {
         None | Some(0) => error.context(when.to_owned()),
         Some(lost) => {
