@@ -29,6 +29,8 @@ pub use unwind::{CopyKey, CopyRequest, Tables, Unwinding, Unwound};
 
 /// How long the end of a run waits for names that are still looked up.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How much less than others the threads of this room want of a processor.
+const NICE: i32 = 10;
 /// Stacks that wait for their names at once.
 const QUEUE_MAX: usize = 4096;
 
@@ -121,7 +123,18 @@ impl Symbolizer {
     }
 }
 
+/// Lets everybody else go first: what is watched, and the thread that drains the ring buffers.
+///
+/// A task that was preempted in a program of ours keeps the kernel from running that program for others on its processor.
+fn go_behind() {
+    // On Linux this is the calling thread alone.
+    if let Err(e) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!("a thread keeps its priority: {e}");
+    }
+}
+
 fn work(todo: &Receiver<Request>, done: &UnboundedSender<Answer>, dirs: Vec<PathBuf>) {
+    go_behind();
     let mut resolver = Resolver::new(dirs);
     while let Ok(request) = todo.recv() {
         let places = resolver.places(&request.process, &request.addrs);

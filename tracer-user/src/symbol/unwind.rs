@@ -93,6 +93,7 @@ impl Unwinding {
 }
 
 fn work(todo: &Receiver<CopyRequest>, done: &UnboundedSender<Unwound>) {
+    super::go_behind();
     let mut tables = Tables::default();
     while let Ok(CopyRequest { key, process, copy }) = todo.recv() {
         // Tables are input of strangers, too: a panic costs this stack and the tables, not the run.
