@@ -74,20 +74,29 @@ struct Entry<P> {
 /// Sends an event of the current process.
 #[inline(always)]
 pub fn event<P: Payload + 'static>(call: &Call, payload: P) {
-    send(call, payload, -1);
+    send(call, payload, NO_FRAMES);
 }
 
 /// Sends an event with the user stack of the current thread.
 #[inline(always)]
 pub fn event_with_stack<P: Payload + 'static>(call: &Call, payload: P) {
-    // SAFETY: the context is this program's own; the map is a stack trace map.
-    let id = unsafe { bpf_get_stackid(call.ctx, (&raw const STACKS).cast_mut().cast(), u64::from(BPF_F_USER_STACK)) };
-    send(call, payload, id as i32);
+    send(call, payload, frames(call));
 }
 
-/// Sends an event that `fill` completes in place, because it is too large for the stack; none if that fails.
+/// No user stack.
+pub const NO_FRAMES: i32 = -1;
+
+/// Key of the current thread's user stack, followed by frame pointers; negative if there is none.
 #[inline(always)]
-pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, fill: impl FnOnce(&mut P) -> bool) {
+pub fn frames(call: &Call) -> i32 {
+    // SAFETY: the context is this program's own; the map is a stack trace map.
+    let id = unsafe { bpf_get_stackid(call.ctx, (&raw const STACKS).cast_mut().cast(), u64::from(BPF_F_USER_STACK)) };
+    id as i32
+}
+
+/// Sends an event that `fill` completes in place, because it is too large for the BPF stack; none if that fails.
+#[inline(always)]
+pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, frames: i32, fill: impl FnOnce(&mut P) -> bool) {
     let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
         count(&LOST, call.site);
         return;
@@ -95,7 +104,7 @@ pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, fill: impl Fn
     let entry = slot.as_mut_ptr();
     // SAFETY: the reserved slot, zeroed before it is looked at; payloads are plain integers.
     let filled = unsafe {
-        header(&raw mut (*entry).header, call, P::KIND as u16, -1);
+        header(&raw mut (*entry).header, call, P::KIND as u16, frames);
         let payload = &raw mut (*entry).payload;
         payload.write_bytes(0, 1);
         fill(&mut *payload)

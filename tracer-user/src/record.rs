@@ -256,9 +256,9 @@ pub struct RefusedRow {
     pub comm: String,
     pub fd: i32,
     pub count: u64,
-    /// Of these, how many came with nobody seen to read since the one before.
-    #[serde(default)]
-    pub repeated: u64,
+    /// How many at most came one after another with nobody seen to read between two of them.
+    #[serde(default, alias = "repeated")]
+    pub in_a_row: u64,
     pub first_ns: u64,
     pub last_ns: u64,
     pub reader: Option<ReaderRow>,

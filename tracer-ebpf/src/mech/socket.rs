@@ -175,7 +175,7 @@ fn named(call: &Call, sock: u64, regs: Regs, syscall: Syscall) {
     }
     // Masked where the compiler cannot see that it is no more than that: it would leave out what 5.10's verifier needs.
     let len = core::hint::black_box(len - FAMILY_LEN) as usize & 0x7f;
-    emit::event_in_place::<SocketAddress>(call, |event| {
+    emit::event_in_place::<SocketAddress>(call, emit::NO_FRAMES, |event| {
         event.sock = sock;
         event.len = len as u32;
         kread::user_bytes(addr + FAMILY_LEN, &mut event.name.as_flattened_mut()[..len])

@@ -31,6 +31,7 @@ mod msg_full;
 mod msg_leak;
 mod msg_stall;
 mod orphan;
+mod pace;
 mod pid_exhausted;
 mod pipe_full;
 mod pipe_shrunk;

@@ -29,7 +29,7 @@ pub mod wait;
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
 use crate::record::{BlockedThread, Frame, Inventory, ObjKey, ReaderRow, Session, SystemLimits, text};
 use process::Processes;
-use stall::{Ended, Ongoing, Reader, Stalls, Waiter};
+use stall::{Ended, Ongoing, Reader, ReaderTime, Stalls, Waiter};
 use std::collections::HashMap;
 use tracer_common::event::{Body, Stall, UNKNOWN};
 use tracer_common::map::kind;
@@ -375,7 +375,11 @@ impl World {
             self.sem_used(proc, sem_id(obj), context.ts_ns);
         }
         let part = if obj.kind == kind::SEM { e.state.b } else { 0 };
-        self.stalls.ended(Ended {
+        let wait_ns = e.until_ns.saturating_sub(e.since_ns);
+        let thousandths = |part: u16| wait_ns / 1000 * u64::from(part.min(1000));
+        let reader_time = (e.reader_running_ns != UNKNOWN)
+            .then(|| ReaderTime { running_ns: e.reader_running_ns, runqueue_ns: thousandths(e.reader_runqueue) });
+        let ended = Ended {
             obj,
             waiter: Waiter { proc, call: u8::try_from(e.call).unwrap_or(0), part },
             tid: context.tid,
@@ -386,9 +390,11 @@ impl World {
             ret: e.ret,
             state: e.state.into(),
             reader,
-            reader_running_ns: (e.reader_running_ns != UNKNOWN).then_some(e.reader_running_ns),
+            runqueue_ns: thousandths(e.runqueue),
+            reader_time,
             estimated: e.estimated != 0,
-        });
+        };
+        self.stalls.ended(ended, self.session.min_stall_ns);
     }
 
     fn ongoing(&mut self, ts_ns: u64, t: &BlockedThread) -> (Ongoing, Option<Reader>) {
