@@ -241,6 +241,9 @@ impl Search {
             }
             Link::Other => {}
         }
+        // The kernel lets nobody wait at a pipe or a connection without another end: if none is seen, it is where /proc does
+        // not show it, in flight in a socket or open in a process that cannot be read.
+        row.complete &= (1..=RELEASERS_MAX).contains(&row.releasers.len());
         row.releasers.truncate(RELEASERS_MAX);
         Some(row)
     }
@@ -416,7 +419,9 @@ fn switches(status: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use std::io::Write;
+    use std::os::fd::AsFd;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -452,5 +457,28 @@ mod tests {
         child.stdin.take().expect("pipe").write_all(b"x").expect("write");
         child.wait().expect("wait");
         assert!(living(child.id()).is_none());
+    }
+
+    #[test]
+    fn a_write_end_that_is_in_flight() {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
+        let (queue, kept) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        let fds = [writer.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&queue, &[std::io::IoSlice::new(b"x")], &mut control, SendFlags::empty()).expect("sendmsg");
+        drop(writer);
+        let mut child = Command::new("cat").stdin(reader).stdout(Stdio::null()).spawn().expect("spawn");
+        let wait = loop {
+            let rows = waits(&[child.id()]);
+            if let Some(wait) = rows.iter().find(|row| row.tgid == child.id()).and_then(|row| row.waits.first()) {
+                break wait.clone();
+            }
+        };
+        assert!(wait.releasers.is_empty() && !wait.complete, "{wait:?}");
+        drop(queue);
+        drop(kept);
+        child.wait().expect("wait");
     }
 }
