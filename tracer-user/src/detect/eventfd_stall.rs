@@ -8,7 +8,6 @@ use super::time::duration;
 use crate::decode::ProcId;
 use crate::world::World;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::EVENTFD)
@@ -22,7 +21,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                 return None;
             }
             let mut d = Draft::new(world, "eventfd-stall", pace::severity(&s));
-            d.rests_on(&[Site::EventfdWrite, Site::Blocked]);
+            d.rests_on_events();
             for w in &s.waiting {
                 d.subject("writer", w.proc, Some(w.tid));
             }

@@ -10,7 +10,6 @@ use super::time::duration;
 use crate::decode::ProcId;
 use crate::world::World;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::MQ)
@@ -23,7 +22,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                 return None;
             }
             let mut d = Draft::new(world, "mq-stall", pace::severity(&s));
-            d.rests_on(&[Site::MqSend, Site::Blocked]);
+            d.rests_on_events();
             for w in &s.waiting {
                 d.subject("sender", w.proc, Some(w.tid));
             }

@@ -12,7 +12,6 @@ use crate::decode::ProcId;
 use crate::record::ObjKey;
 use crate::world::World;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::MSG).into_iter().filter_map(|obj| told(world, obj, now_ns)).collect()
@@ -29,7 +28,7 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     }
     let message_bytes = s.state.a;
     let mut d = Draft::new(world, "msg-stall", pace::severity(&s));
-    d.rests_on(&[Site::MsgSend, Site::Blocked]);
+    d.rests_on_events();
     let senders = s.procs();
     for w in &s.waiting {
         d.subject("sender", w.proc, Some(w.tid));

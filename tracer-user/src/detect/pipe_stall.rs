@@ -12,7 +12,6 @@ use crate::record::ObjKey;
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Readers named.
 const MAX_READERS: usize = 4;
@@ -76,7 +75,7 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
     let (slots, used, fill) = (s.state.a, s.state.b, s.state.c);
     let capacity = (slots > 0).then(|| slots.saturating_mul(page));
     let mut d = Draft::new(world, "pipe-stall", pace::severity(s));
-    d.rests_on(&[Site::PipeWrite, Site::PipeSplice, Site::FifoOpen, Site::Blocked]);
+    d.rests_on_events();
     let writers = s.procs();
     for w in &s.waiting {
         d.subject("writer", w.proc, Some(w.tid));

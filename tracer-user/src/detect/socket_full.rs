@@ -12,7 +12,6 @@ use crate::record::ObjKey;
 use crate::world::World;
 use crate::world::refused::Refusals;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Refusals, or time without a read, that make it more than a note.
 const MANY: u64 = 100;
@@ -73,7 +72,7 @@ fn told(world: &World, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
     let readers = readers(world, latest.other, &senders, last);
     let severity = if eagain >= MANY || full_ns >= LONG_NS { Severity::Warning } else { Severity::Info };
     let mut d = Draft::new(world, "socket-full", severity);
-    d.rests_on(&[Site::SocketSend]);
+    d.rests_on_events();
     for r in &rows {
         d.subject("sender", r.sender, Some(Tid(r.refusals.tid)));
     }

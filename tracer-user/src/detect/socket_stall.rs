@@ -11,7 +11,6 @@ use crate::decode::ProcId;
 use crate::record::ObjKey;
 use crate::world::World;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Receivers named.
 const MAX_READERS: usize = 4;
@@ -58,7 +57,7 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     let ids: Vec<ProcId> = case.readers.iter().map(|r| r.proc).collect();
     let cause = cascade::cause(world, obj, &s.intervals, &ids, now_ns);
     let mut d = Draft::new(world, "socket-stall", if cause.is_some() { Severity::Info } else { pace::severity(s) });
-    d.rests_on(&[Site::SocketSend, Site::PipeSplice, Site::Blocked]);
+    d.rests_on_events();
     for w in &s.waiting {
         d.subject("sender", w.proc, Some(w.tid));
     }
