@@ -35,8 +35,6 @@ pub const RING_KIB: u32 = 4096;
 const REORDER_NS: u64 = 5_000_000;
 /// Pause after a wake-up, so that a storm is read in batches.
 const BATCH: Duration = Duration::from_millis(5);
-/// Between two looks at sleeping threads.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// Default slots of a pipe (PIPE_DEF_BUFFERS, include/linux/pipe_fs_i.h).
 const DEFAULT_SLOTS: u32 = 16;
 /// Peers that a target's objects may bring into the filter.
@@ -587,7 +585,7 @@ impl Live {
         };
         for look in 0..2 {
             if look > 0 {
-                sleep(BETWEEN_LOOKS).await;
+                sleep(inventory::BETWEEN_LOOKS).await;
             }
             let waiting = targets.iter().copied().collect();
             self.scan = Some(Scan::start(Wanted { waiting, ..Wanted::default() }));
