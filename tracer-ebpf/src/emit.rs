@@ -37,6 +37,12 @@ impl Call {
         Self { ret, ..self }
     }
 
+    /// The same call of a function that returns int: the upper half of the register means nothing.
+    #[inline(always)]
+    pub fn of_int(self) -> Self {
+        self.returning(i64::from(self.ret as i32))
+    }
+
     /// True if the tracepoint backend watches this site.
     #[inline(always)]
     pub fn by_tracepoint(self) -> bool {

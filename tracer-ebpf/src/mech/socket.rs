@@ -80,13 +80,12 @@ pub fn connected(call: &Call) {
 /// Nearly all sends neither wait nor fail.
 #[inline(always)]
 fn matters(call: &Call) -> bool {
-    matches!(i64::from(call.ret as i32), EAGAIN | ENOBUFS | ETOOMANYREFS) || blocked::waited()
+    matches!(call.of_int().ret, EAGAIN | ENOBUFS | ETOOMANYREFS) || blocked::waited()
 }
 
 #[inline(always)]
 fn ended(call: &Call, regs: Regs, syscall: Syscall) {
-    // The functions' int results are not all sign-extended.
-    let call = &call.returning(call.ret as i32 as i64);
+    let call = &call.of_int();
     let nameless = if blocked::waited() {
         let nameless = blocked::nameless();
         blocked::ended(call, ObjRef::default());

@@ -110,13 +110,12 @@ impl World {
 
     /// Size of a memory page; 4096 if the session does not tell.
     pub fn page_bytes(&self) -> u64 {
-        if self.session.page_bytes == 0 { 4096 } else { self.session.page_bytes }
+        self.session.page()
     }
 
     /// Seconds since 1970 at a time of the boot clock; `None` if the session does not tie the clocks.
     pub fn wall_s(&self, ts_ns: u64) -> Option<u64> {
-        let s = &self.session;
-        (s.wall_ns > 0).then(|| s.wall_ns.saturating_add(ts_ns).saturating_sub(s.start_ns) / 1_000_000_000)
+        self.session.clocks().wall_s(ts_ns)
     }
 
     /// What the model had to leave out, each a sentence.
