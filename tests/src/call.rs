@@ -485,6 +485,13 @@ pub fn become_user(uid: u32) -> Result<()> {
     check(unsafe { libc::setresuid(uid, uid, uid) }).map(drop)
 }
 
+/// Takes the lowest of the priorities that go before all usual programs.
+pub fn become_realtime() -> Result<()> {
+    let param = libc::sched_param { sched_priority: 1 };
+    // SAFETY: `param` is valid.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) }).map(drop)
+}
+
 /// Moves this process (or, for `CLONE_NEWPID`, its next children) into new namespaces.
 pub fn unshare(flags: c_int) -> Result<()> {
     // SAFETY: no pointers; the process has one thread.

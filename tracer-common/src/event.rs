@@ -197,9 +197,13 @@ events! {
         /// Last successful read of the object: by whom and when (0 = not seen).
         reader: u32, fd: i32, reader_start_ns: u64, read_ns: u64,
         /// How long the last reader's thread was running or ready to run during the wait, nanoseconds; [`UNKNOWN`]: not known.
-        reader_running_ns: u64, call: u32,
+        reader_running_ns: u64, call: u16,
+        /// For how much of the wait, in thousandths, the waiter was not asleep any more but had no processor.
+        runqueue: u16,
         /// 1: the thread was asleep before it was watched, and `since_ns` is an estimate.
-        estimated: u32, reader_comm: [u8; 16] }
+        estimated: u16,
+        /// The same of the reader's thread: of `reader_running_ns` the part without a processor.
+        reader_runqueue: u16, reader_comm: [u8; 16] }
 
     /// A pipe was created; `slots` is its capacity in pages.
     PipeCreate = 30 { ino: u64, slots: u32, _pad: u32 }

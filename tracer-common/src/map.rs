@@ -149,30 +149,45 @@ pub const fn read_id(obj: ObjRef, state: ObjState) -> u64 {
     if obj.kind == kind::SOCKET { state.c } else { obj.id }
 }
 
-/// A thread that sleeps in a watched call right now. Key: tid (u32).
+/// What a thread sleeps for, and since when.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Blocked {
+pub struct Sleep {
     pub obj: ObjRef,
     pub state: ObjState,
     /// When it went to sleep first in this call, nanoseconds of the boot clock.
     pub since_ns: u64,
-    /// Start time of its process, nanoseconds of the boot clock.
-    pub start_ns: u64,
-    /// Not 0: the call was interrupted then and may be restarted; the thread is not asleep.
-    pub restart_ns: u64,
     /// Kernel address of the object, or what stands for it: key of `LAST_READ`, never shown.
     /// Of a semaphore whose number is not known: user address of the operations that its thread waits with.
     pub ptr: u64,
-    pub tgid: u32,
-    pub tid: u32,
+    /// How long the thread had been ready to run without a processor in its life, at `since_ns`.
+    pub runqueue_ns: u64,
+    /// Who had read the object last at `since_ns`, and how long that thread had been on a processor, and ready to run
+    /// without one, in its life by then.
+    pub reader_run_ns: u64,
+    pub reader_runqueue_ns: u64,
+    pub reader_tid: u32,
+    pub fd: i32,
     /// [`crate::site::Site`] as u16.
     pub site: u16,
     /// [`crate::syscall::Syscall`] as u8.
     pub call: u8,
     /// 1: it was asleep before it was watched, and `since_ns` is an estimate.
     pub estimated: u8,
-    pub fd: i32,
+    pub _pad: u32,
+}
+
+/// A thread that sleeps in a watched call right now. Value of `BLOCKED`, key: tid (u32).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blocked {
+    pub sleep: Sleep,
+    /// Start time of its process, nanoseconds of the boot clock.
+    pub start_ns: u64,
+    /// Not 0: the call was interrupted then and may be restarted; the thread is not asleep.
+    pub restart_ns: u64,
+    pub tgid: u32,
+    pub tid: u32,
     pub comm: [u8; 16],
 }
 
@@ -192,8 +207,9 @@ pub struct Refused {
     pub state: ObjState,
     /// Non-blocking calls that got EAGAIN.
     pub count: u64,
-    /// Of these, how many came with nobody seen to read since the one before.
-    pub repeated: u64,
+    /// How many came last, and how many at most, one after another with nobody seen to read between two of them.
+    pub run: u32,
+    pub longest_run: u32,
     pub first_ns: u64,
     pub last_ns: u64,
     pub start_ns: u64,
@@ -212,12 +228,10 @@ pub struct LastRead {
     pub id: u64,
     pub ts_ns: u64,
     pub start_ns: u64,
-    /// How long the thread had been running or ready to run in its life, at `ts_ns`.
-    pub running_ns: u64,
-    /// The last long gap before one of its reads: how long, how much of it the thread was running or ready to run,
-    /// and when it ended (0: there was none).
+    /// Kernel address of the thread, never shown; after the thread's end it may be somebody else's.
+    pub task: u64,
+    /// The last long gap before one of its reads: how long, and when it ended (0: there was none).
     pub gap_ns: u64,
-    pub gap_running_ns: u64,
     pub gap_end_ns: u64,
     pub tgid: u32,
     pub tid: u32,
@@ -332,7 +346,7 @@ mod pod {
         )* };
     }
     pod!(
-        ObjRef, ObjState, Blocked, RefusedKey, Refused, LastRead, SemUseKey, SemNet, SemHeld, SemKey, Receiving,
+        ObjRef, ObjState, Sleep, Blocked, RefusedKey, Refused, LastRead, SemUseKey, SemNet, SemHeld, SemKey, Receiving,
         ChildStats, FdKey
     );
     // SAFETY: repr(C), integers only, no padding.
@@ -340,10 +354,10 @@ mod pod {
 }
 
 const _: () = assert!(size_of::<ObjRef>() == 16);
-const _: () = assert!(size_of::<Blocked>() == 16 + 24 + 32 + 8 + 4 + 4 + 16);
+const _: () = assert!(size_of::<Blocked>() == 16 + 24 + 40 + 16 + 40);
 const _: () = assert!(size_of::<RefusedKey>() == 24);
 const _: () = assert!(size_of::<Refused>() == 24 + 48 + 8 + 16);
-const _: () = assert!(size_of::<LastRead>() == 80);
+const _: () = assert!(size_of::<LastRead>() == 72);
 const _: () = assert!(size_of::<SemUseKey>() == 12);
 const _: () = assert!(size_of::<SemHeld>() == 16 * SEM_HELD_MAX);
 const _: () = assert!(size_of::<Receiving>() == 56);

@@ -38,6 +38,12 @@ impl Call {
         Self { ret, ..self }
     }
 
+    /// The same call of a function that returns int: the upper half of the register means nothing.
+    #[inline(always)]
+    pub fn of_int(self) -> Self {
+        self.returning(i64::from(self.ret as i32))
+    }
+
     /// True if the tracepoint backend watches this site.
     #[inline(always)]
     pub fn by_tracepoint(self) -> bool {
@@ -66,6 +72,34 @@ pub fn count(map: &aya_ebpf::maps::PerCpuArray<u64>, site: Site) {
     }
 }
 
+/// The user stack that goes with an event.
+#[derive(Clone, Copy)]
+pub struct UserStack {
+    /// Key in `STACKS`; negative: none.
+    key: i32,
+    /// Number of the copy; 0: none.
+    copy: u32,
+}
+
+impl UserStack {
+    pub const NONE: Self = Self { key: -1, copy: 0 };
+
+    /// That of the current thread, followed by frame pointers.
+    #[inline(always)]
+    pub fn frames(call: &Call) -> Self {
+        let flags = u64::from(BPF_F_USER_STACK);
+        // SAFETY: the context is this program's own; the map is a stack trace map.
+        let key = unsafe { bpf_get_stackid(call.ctx, (&raw const STACKS).cast_mut().cast(), flags) };
+        Self { key: key as i32, copy: 0 }
+    }
+
+    /// The same, and a copy of its top to be unwound.
+    #[inline(always)]
+    pub fn copied(call: &Call) -> Self {
+        Self { copy: stack::copy(call.site), ..Self::frames(call) }
+    }
+}
+
 #[repr(C)]
 struct Entry<P> {
     header: Header,
@@ -75,32 +109,22 @@ struct Entry<P> {
 /// Sends an event of the current process.
 #[inline(always)]
 pub fn event<P: Payload + 'static>(call: &Call, payload: P) {
-    send(call, payload, -1, 0);
+    send(call, payload, UserStack::NONE);
 }
 
 /// Sends an event with the user stack of the current thread, and a copy of its top to be unwound.
 #[inline(always)]
 pub fn event_with_stack<P: Payload + 'static>(call: &Call, payload: P) {
-    send(call, payload, frames(call), stack::copy(call.site));
+    send(call, payload, UserStack::copied(call));
 }
 
-/// The same without a copy of the stack to unwind: for where the verifier has enough to do.
+/// Sends an event that `fill` completes in place, because it is too large for the BPF stack; none if that fails.
 #[inline(always)]
-pub fn event_with_frames<P: Payload + 'static>(call: &Call, payload: P) {
-    send(call, payload, frames(call), 0);
-}
-
-/// Key of the current thread's user stack, followed by frame pointers; negative if there is none.
-#[inline(always)]
-fn frames(call: &Call) -> i32 {
-    // SAFETY: the context is this program's own; the map is a stack trace map.
-    let id = unsafe { bpf_get_stackid(call.ctx, (&raw const STACKS).cast_mut().cast(), u64::from(BPF_F_USER_STACK)) };
-    id as i32
-}
-
-/// Sends an event that `fill` completes in place, because it is too large for the stack; none if that fails.
-#[inline(always)]
-pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, fill: impl FnOnce(&mut P) -> bool) {
+pub fn event_in_place<P: Payload + Default + 'static>(
+    call: &Call,
+    stack: UserStack,
+    fill: impl FnOnce(&mut P) -> bool,
+) {
     let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
         count(&LOST, call.site);
         return;
@@ -108,7 +132,7 @@ pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, fill: impl Fn
     let entry = slot.as_mut_ptr();
     // SAFETY: the reserved slot, zeroed before it is looked at; payloads are plain integers.
     let filled = unsafe {
-        header(&raw mut (*entry).header, call, P::KIND as u16, -1, 0);
+        header(&raw mut (*entry).header, call, P::KIND as u16, stack);
         let payload = &raw mut (*entry).payload;
         payload.write_bytes(0, 1);
         fill(&mut *payload)
@@ -117,7 +141,7 @@ pub fn event_in_place<P: Payload + Default + 'static>(call: &Call, fill: impl Fn
 }
 
 #[inline(always)]
-fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32, copy: u32) {
+fn send<P: Payload + 'static>(call: &Call, payload: P, stack: UserStack) {
     let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
         count(&LOST, call.site);
         return;
@@ -125,7 +149,7 @@ fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32, copy: u32) {
     let entry = slot.as_mut_ptr();
     // SAFETY: the reserved slot; fields are written in place, because the BPF stack is small.
     unsafe {
-        header(&raw mut (*entry).header, call, P::KIND as u16, stack, copy);
+        header(&raw mut (*entry).header, call, P::KIND as u16, stack);
         (&raw mut (*entry).payload).write(payload);
     }
     slot.submit(0);
@@ -136,7 +160,7 @@ fn send<P: Payload + 'static>(call: &Call, payload: P, stack: i32, copy: u32) {
 /// # Safety
 /// `h` points into a reserved slot.
 #[inline(always)]
-unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: i32, copy: u32) {
+unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: UserStack) {
     let (tgid, tid) = task::ids();
     // SAFETY: the caller's promise.
     unsafe {
@@ -147,8 +171,8 @@ unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: i32, copy: u32) 
         (*h).tgid = tgid;
         (*h).tid = tid;
         (*h).uid = bpf_get_current_uid_gid() as u32;
-        (*h).stack = stack;
-        (*h).copy = copy;
+        (*h).stack = stack.key;
+        (*h).copy = stack.copy;
         (*h).comm = comm();
     }
 }

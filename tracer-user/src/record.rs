@@ -186,6 +186,34 @@ pub struct PlanRow {
     pub functions: Vec<String>,
 }
 
+/// What ties the boot clock to the time of day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clocks {
+    /// One moment by both, nanoseconds; `wall_ns` since 1970, 0: not known.
+    boot_ns: u64,
+    wall_ns: u64,
+}
+
+impl Clocks {
+    /// Seconds since 1970 at a time of the boot clock; `None` if the session does not tie the clocks.
+    pub fn wall_s(self, ts_ns: u64) -> Option<u64> {
+        let wall_ns = self.wall_ns.saturating_add(ts_ns).saturating_sub(self.boot_ns);
+        (self.wall_ns > 0).then_some(wall_ns / 1_000_000_000)
+    }
+}
+
+impl Session {
+    /// The clocks at its start.
+    pub fn clocks(&self) -> Clocks {
+        Clocks { boot_ns: self.start_ns, wall_ns: self.wall_ns }
+    }
+
+    /// Size of a memory page; 4096 if it does not tell.
+    pub fn page(&self) -> u64 {
+        if self.page_bytes == 0 { 4096 } else { self.page_bytes }
+    }
+}
+
 impl SocketRow {
     /// The bytes of `sun_path` as a name: a path ends with a zero byte, an abstract name begins with one.
     pub fn name(path: &[u8]) -> Option<String> {
@@ -268,9 +296,9 @@ pub struct RefusedRow {
     pub comm: String,
     pub fd: i32,
     pub count: u64,
-    /// Of these, how many came with nobody seen to read since the one before.
-    #[serde(default)]
-    pub repeated: u64,
+    /// How many at most came one after another with nobody seen to read between two of them.
+    #[serde(default, alias = "repeated")]
+    pub in_a_row: u64,
     pub first_ns: u64,
     pub last_ns: u64,
     pub reader: Option<ReaderRow>,

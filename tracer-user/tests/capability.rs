@@ -61,26 +61,18 @@ fn is_partial(site: &SiteInfo, backend: Backend, programs: &HashSet<String>) -> 
     fallback && !site.unseen.is_empty()
 }
 
-fn cell(sites: &[&'static SiteInfo], programs: &HashSet<String>) -> Cell {
-    BACKENDS.map(|b| Some(sites.iter().filter(|s| is_partial(s, b, programs)).map(|s| s.name).collect()))
+fn infos(sites: &[Site]) -> Vec<&'static SiteInfo> {
+    SITES.iter().filter(|s| sites.contains(&s.site)).collect()
 }
 
-/// Sites that a detector names in its source: those that its verdicts rest on.
-fn rests_on(code: &str) -> Vec<&'static SiteInfo> {
-    let path = repository().join(format!("tracer-user/src/detect/{}.rs", code.replace('-', "_")));
-    let source = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let named: BTreeSet<&str> = source
-        .split("Site::")
-        .skip(1)
-        .map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default())
-        .collect();
-    SITES.iter().filter(|s| named.contains(format!("{:?}", s.site).as_str())).collect()
+fn cell(sites: &[&'static SiteInfo], programs: &HashSet<String>) -> Cell {
+    BACKENDS.map(|b| Some(sites.iter().filter(|s| is_partial(s, b, programs)).map(|s| s.name).collect()))
 }
 
 fn of_findings(mechanism: Mechanism, wanted: &str, programs: &HashSet<String>) -> Cell {
     let codes = DETECTORS.iter().filter(|d| d.mechanism == Some(mechanism) && column(d.code) == wanted);
     let mut all: Cell = [None, None, None];
-    for one in codes.map(|d| cell(&rests_on(d.code), programs)) {
+    for one in codes.map(|d| cell(&infos(d.sites), programs)) {
         for (sum, part) in all.iter_mut().zip(one) {
             sum.get_or_insert_default().extend(part.unwrap_or_default());
         }
@@ -178,7 +170,6 @@ fn every_finding_has_a_column_and_its_sites() {
     let mut by_column: BTreeMap<&str, usize> = BTreeMap::new();
     for d in DETECTORS.iter().filter(|d| d.mechanism.is_some()) {
         *by_column.entry(column(d.code)).or_default() += 1;
-        rests_on(d.code);
     }
     assert_eq!(by_column.len(), COLUMNS.len(), "a column without a finding: {by_column:?}");
     assert_eq!((column("mq-full"), column("signal-queue-full")), ("stalls", "limits"));

@@ -34,6 +34,7 @@ mod pipe_doors;
 mod pipe_full;
 mod pipe_shrunk;
 mod pipe_stall;
+mod pipe_starved;
 mod sem_exhausted;
 mod sem_leak;
 mod sem_orphaned_lock;
@@ -274,6 +275,12 @@ pub const ALL: &[Incident] = &[
         name: "pipe-doors",
         about: "each call that writes to a pipe waits 300 ms for its reader",
         play: pipe_doors::play,
+        cases: TWINS,
+    },
+    Incident {
+        name: "pipe-starved",
+        about: "a program of higher priority has the processor of the reader, or of the writer",
+        play: pipe_starved::play,
         cases: TWINS,
     },
     Incident {

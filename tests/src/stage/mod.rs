@@ -183,11 +183,11 @@ impl Stage {
         &self.shared.stalls
     }
 
-    /// Times a call that may wait.
+    /// Times a call that may wait. What it waited for a processor alone is no stall.
     pub fn timed<T>(self, call: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
+        let (start, queued) = (Instant::now(), proc::runqueue());
         let result = call();
-        self.shared.stalls.record(start.elapsed());
+        self.shared.stalls.record(start.elapsed(), proc::runqueue().saturating_sub(queued));
         result
     }
 

@@ -1,6 +1,7 @@
 //! What /proc says about the processes of a workload; this is how workloads know that a peer has really blocked.
 
 use std::fs::read_to_string;
+use std::time::Duration;
 
 /// The state letter of a process (`S`, `Z`, ...), or `None` if it is gone.
 pub fn state(pid: i32) -> Option<char> {
@@ -17,6 +18,12 @@ fn after_comm(pid: i32) -> Option<(String, String)> {
     let stat = read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
     Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+}
+
+/// How long this thread was ready to run without a processor in its life; zero where the kernel does not tell.
+pub fn runqueue() -> Duration {
+    let stat = read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(stat.split_whitespace().nth(1).and_then(|ns| ns.parse().ok()).unwrap_or(0))
 }
 
 /// True if the process sleeps inside this system call.

@@ -186,9 +186,9 @@ impl List {
 }
 
 impl Stalls {
-    /// Takes the length of one call that may have waited.
-    pub fn record(&self, waited: Duration) {
-        if waited < Duration::from_millis(MIN_STALL_MS) {
+    /// Takes the length of one call that may have waited, and for how much of it its thread only lacked a processor.
+    pub fn record(&self, waited: Duration, runqueue: Duration) {
+        if waited.saturating_sub(runqueue) < Duration::from_millis(MIN_STALL_MS) {
             return;
         }
         let us = waited.as_micros() as u64;

@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use tracer_common::event::{Stall, UNKNOWN};
 use tracer_common::field::Field;
-use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, kind, read_id, slot};
+use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, Sleep, kind, read_id, slot};
 use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
@@ -37,6 +37,21 @@ struct Wait {
     state: ObjState,
     ptr: u64,
     fd: i32,
+}
+
+impl Wait {
+    #[inline(always)]
+    fn sleep(&self, call: Syscall) -> Sleep {
+        Sleep {
+            obj: self.obj,
+            state: self.state,
+            ptr: self.ptr,
+            fd: self.fd,
+            site: self.site as u16,
+            call: call as u8,
+            ..Sleep::default()
+        }
+    }
 }
 
 /// The current task is switched out; `preempted`: it did not go to sleep by itself.
@@ -70,31 +85,27 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
         fresh = 0;
         let restarted = known.restart_ns == 0 || now - known.restart_ns < RESTART_WINDOW_NS;
         // Of a set, the semaphore matters too; a pipe's fill may change between two sleeps of one wait.
-        let same = known.obj == wait.obj && (!is_semop(syscall) || known.state.b == wait.state.b);
-        if same && known.call == syscall as u8 && restarted {
+        let sleep = &known.sleep;
+        let same = sleep.obj == wait.obj && (!is_semop(syscall) || sleep.state.b == wait.state.b);
+        if same && sleep.call == syscall as u8 && restarted {
             known.restart_ns = 0;
             return;
         }
         // Without its reader: all of this is followed for each way that led here, and 5.10's verifier has seen enough.
-        if known.restart_ns != 0 && has_object(known) && matters(known, known.restart_ns) {
-            send(&call.returning(EINTR), known, known.restart_ns, None);
+        if known.restart_ns != 0 && has_object(sleep) && matters(sleep, known.restart_ns) {
+            send(&call.returning(EINTR), sleep, known.restart_ns, None);
         }
     }
-    let entry = Blocked {
-        obj: wait.obj,
-        state: wait.state,
-        since_ns: now,
-        start_ns: task::start_ns(prev),
-        restart_ns: 0,
-        ptr: wait.ptr,
-        tgid,
-        tid,
-        site: wait.site as u16,
-        call: syscall as u8,
-        estimated: 0,
-        fd: wait.fd,
-        comm: emit::comm(),
-    };
+    let mut sleep = Sleep { since_ns: now, runqueue_ns: runqueue_ns(prev), ..wait.sleep(syscall) };
+    // SAFETY: a map value, read in place: the BPF stack is small.
+    if let Some(reader) = unsafe { LAST_READ.get(sleep.ptr) }
+        && is_alive(reader)
+    {
+        sleep.reader_run_ns = run_ns(reader.task);
+        sleep.reader_runqueue_ns = runqueue_ns(reader.task);
+        sleep.reader_tid = reader.tid;
+    }
+    let entry = Blocked { sleep, start_ns: task::start_ns(prev), restart_ns: 0, tgid, tid, comm: emit::comm() };
     if BLOCKED.insert(tid, entry, 0).is_err() {
         return emit::fault(call.site);
     }
@@ -127,21 +138,16 @@ pub fn found(task: u64) {
     let scheduler_now_ns: u64 = kread::field_or_zero(task::current(), Field::TaskLastArrival);
     let slept_ns = scheduler_now_ns.saturating_sub(arrived_ns);
     let began_ns: u64 = kread::field_or_zero(task, Field::TaskStart);
-    let mut entry = Blocked {
-        obj: wait.obj,
-        state: wait.state,
+    let mut sleep = Sleep {
         since_ns: emit::now_ns().saturating_sub(slept_ns).max(began_ns),
-        start_ns: task::start_ns(task),
-        restart_ns: 0,
-        ptr: if is_semop(syscall) { regs.arg(1).unwrap_or(0) } else { wait.ptr },
-        tgid,
-        tid,
-        site: wait.site as u16,
-        call: syscall as u8,
+        runqueue_ns: runqueue_ns(task),
         estimated: 1,
-        fd: wait.fd,
-        comm: [0; 16],
+        ..wait.sleep(syscall)
     };
+    if is_semop(syscall) {
+        sleep.ptr = regs.arg(1).unwrap_or(0);
+    }
+    let mut entry = Blocked { sleep, start_ns: task::start_ns(task), restart_ns: 0, tgid, tid, comm: [0; 16] };
     if let Some(comm) = kread::address(task, Field::TaskComm) {
         kread::string(comm, &mut entry.comm);
     }
@@ -292,8 +298,10 @@ fn writes_to(task: u64, fd: u32, site: Site) -> Option<Wait> {
 pub fn nameless() -> u64 {
     let (_, tid) = task::ids();
     match noted(tid) {
-        Some(known) if known.obj.kind == kind::SOCKET && known.state.c == 0 && matters(known, emit::now_ns()) => {
-            known.obj.id
+        Some(Blocked { sleep, .. })
+            if sleep.obj.kind == kind::SOCKET && sleep.state.c == 0 && matters(sleep, emit::now_ns()) =>
+        {
+            sleep.obj.id
         }
         _ => 0,
     }
@@ -320,10 +328,11 @@ pub fn fifo_begins() {
 pub fn ended(call: &Call, opened: ObjRef) {
     let (_, tid) = task::ids();
     let Some(entry) = noted(tid) else { return };
-    let mut known = *entry;
-    if known.restart_ns != 0 {
+    let mut known = entry.sleep;
+    let restart_ns = entry.restart_ns;
+    if restart_ns != 0 {
         forget(tid);
-        return interrupted(call, &known);
+        return interrupted(call, &known, restart_ns);
     }
     let now = emit::now_ns();
     if call.ret == EINTR || (call.ret >= RESTART_FIRST && call.ret <= RESTART_LAST) {
@@ -343,19 +352,20 @@ pub fn ended(call: &Call, opened: ObjRef) {
 
 /// An interrupted call was not restarted: its wait ended at the interruption.
 #[inline(always)]
-fn interrupted(call: &Call, known: &Blocked) {
+fn interrupted(call: &Call, known: &Sleep, at_ns: u64) {
     if has_object(known) {
-        tell(&call.returning(EINTR), known, known.restart_ns);
+        tell(&call.returning(EINTR), known, at_ns);
     }
 }
 
 /// The thread ends: what it waited for is over.
 #[inline(always)]
 pub fn thread_exited(call: &Call, tid: u32) {
-    let Some(known) = noted(tid).map(|entry| *entry) else { return };
+    let Some(entry) = noted(tid) else { return };
+    let (known, restart_ns) = (entry.sleep, entry.restart_ns);
     forget(tid);
-    if known.restart_ns != 0 {
-        interrupted(call, &known);
+    if restart_ns != 0 {
+        interrupted(call, &known, restart_ns);
     } else if has_object(&known) {
         tell(call, &known, emit::now_ns());
     }
@@ -363,18 +373,18 @@ pub fn thread_exited(call: &Call, tid: u32) {
 
 /// False for an open that never returned: nobody knows which FIFO it was.
 #[inline(always)]
-fn has_object(known: &Blocked) -> bool {
+fn has_object(known: &Sleep) -> bool {
     known.site != Site::FifoOpen as u16
 }
 
 /// Long enough to be told.
 #[inline(always)]
-fn matters(known: &Blocked, until_ns: u64) -> bool {
+fn matters(known: &Sleep, until_ns: u64) -> bool {
     until_ns - known.since_ns >= config().min_stall_ns
 }
 
 #[inline(always)]
-fn tell(call: &Call, known: &Blocked, until_ns: u64) {
+fn tell(call: &Call, known: &Sleep, until_ns: u64) {
     if !matters(known, until_ns) {
         return;
     }
@@ -384,48 +394,84 @@ fn tell(call: &Call, known: &Blocked, until_ns: u64) {
 }
 
 #[inline(always)]
-fn send(call: &Call, known: &Blocked, until_ns: u64, reader: Option<&LastRead>) {
+fn send(call: &Call, known: &Sleep, until_ns: u64, reader: Option<&LastRead>) {
     let site = Site::from_raw(known.site).unwrap_or(call.site);
-    let mut stall = Stall {
-        obj: known.obj,
-        state: known.state,
-        since_ns: known.since_ns,
-        until_ns,
-        ret: call.ret,
-        fd: known.fd,
-        call: known.call as u32,
-        estimated: known.estimated as u32,
-        reader_running_ns: UNKNOWN,
-        ..Stall::default()
-    };
-    if let Some(reader) = reader
-        && reader.id == read_id(known.obj, known.state)
-    {
-        stall.reader = reader.tgid;
-        stall.reader_start_ns = reader.start_ns;
-        stall.read_ns = reader.ts_ns;
-        stall.reader_comm = reader.comm;
-        // A read ended the wait. What of the gap before it the reader was at work for certain: what is left if it was at
-        // work in all of the gap that is no wait. A wait of several gaps is taken to be like the last.
-        if reader.gap_end_ns >= known.since_ns {
-            let wait_ns = until_ns - known.since_ns;
-            let other_ns = reader.gap_ns.saturating_sub(wait_ns);
-            let running_ns = reader.gap_running_ns.saturating_sub(other_ns);
-            // Of a far longer gap, nothing left means nothing known.
-            if running_ns != 0 || other_ns <= wait_ns {
-                let percent = (running_ns * 100).checked_div(reader.gap_ns - other_ns).unwrap_or(0);
-                stall.reader_running_ns = wait_ns / 100 * percent;
+    let call = call.at(site);
+    emit::event_in_place::<Stall>(&call, emit::UserStack::frames(&call), |stall| {
+        let queued_ns = runqueue_ns(task::current()).saturating_sub(known.runqueue_ns);
+        stall.obj = known.obj;
+        stall.state = known.state;
+        stall.since_ns = known.since_ns;
+        stall.until_ns = until_ns;
+        stall.ret = call.ret;
+        stall.fd = known.fd;
+        stall.call = known.call as u16;
+        stall.runqueue = thousandths(queued_ns, until_ns - known.since_ns) as u16;
+        stall.estimated = known.estimated as u16;
+        stall.reader_running_ns = UNKNOWN;
+        if let Some(reader) = reader
+            && reader.id == read_id(known.obj, known.state)
+        {
+            stall.reader = reader.tgid;
+            stall.reader_start_ns = reader.start_ns;
+            stall.read_ns = reader.ts_ns;
+            stall.reader_comm = reader.comm;
+            if is_alive(reader) {
+                reader_meanwhile(stall, known, until_ns, reader);
             }
         }
-    }
-    emit::event_with_frames(&call.at(site), stall);
+        true
+    });
 }
 
-/// How long a thread has been running or ready to run in its life; 0 if that cannot be read.
-/// Source: `update_curr`, kernel/sched/fair.c (up to a tick old); `sched_info_arrive`, kernel/sched/stats.h.
+/// What the thread of the last reader did in a wait. If it was not known when the wait began, its whole life is looked at:
+/// then, what it did in the wait for certain, had it been at work in all of the time before.
 #[inline(always)]
-fn running_ns(task: u64) -> u64 {
-    kread::field_or_zero::<u64>(task, Field::TaskRuntime) + kread::field_or_zero::<u64>(task, Field::TaskRunDelay)
+fn reader_meanwhile(stall: &mut Stall, known: &Sleep, until_ns: u64, reader: &LastRead) {
+    let mut began_ns = known.since_ns;
+    let (mut run_ns, mut runqueue_ns) = (run_ns(reader.task), runqueue_ns(reader.task));
+    if reader.tid == known.reader_tid {
+        run_ns = run_ns.saturating_sub(known.reader_run_ns);
+        runqueue_ns = runqueue_ns.saturating_sub(known.reader_runqueue_ns);
+    } else {
+        began_ns = kread::field_or_zero(reader.task, Field::TaskStart);
+    }
+    let before_ns = known.since_ns.saturating_sub(began_ns);
+    let busy_ns = run_ns + runqueue_ns;
+    let sure_ns = busy_ns.saturating_sub(before_ns);
+    let wait_ns = until_ns - known.since_ns;
+    // Of a far longer time before, nothing left means nothing known.
+    if sure_ns != 0 || before_ns <= wait_ns {
+        let running = thousandths(sure_ns, until_ns.saturating_sub(began_ns.max(known.since_ns)));
+        stall.reader_running_ns = wait_ns / 1000 * running;
+        stall.reader_runqueue = (running * thousandths(runqueue_ns, busy_ns) / 1000) as u16;
+    }
+}
+
+/// Whether the address still is that of the reader's thread.
+#[inline(always)]
+fn is_alive(reader: &LastRead) -> bool {
+    kread::field_or_zero::<u32>(reader.task, Field::TaskPid) == reader.tid
+        && kread::field_or_zero::<u32>(reader.task, Field::TaskTgid) == reader.tgid
+}
+
+/// How long a thread has been on a processor in its life, up to a tick ago. Source: `update_curr`, kernel/sched/fair.c.
+#[inline(always)]
+fn run_ns(task: u64) -> u64 {
+    kread::field_or_zero(task, Field::TaskRuntime)
+}
+
+/// How long a thread has been ready to run without a processor in its life, up to the last time that it got one; 0 if the
+/// kernel does not tell. Source: `sched_info_arrive`, kernel/sched/stats.h.
+#[inline(always)]
+fn runqueue_ns(task: u64) -> u64 {
+    kread::field_or_zero(task, Field::TaskRunDelay)
+}
+
+/// A part of a whole, 0 to 1000.
+#[inline(always)]
+fn thousandths(part: u64, whole: u64) -> u64 {
+    (part.min(whole) * 1000).checked_div(whole).unwrap_or(0)
 }
 
 /// A successful read of the object at `ptr`.
@@ -434,7 +480,6 @@ pub fn drained(call: &Call, ptr: u64, id: u64) {
     let (tgid, tid) = task::ids();
     let now = emit::now_ns();
     let task = task::current();
-    let running_ns = running_ns(task);
     // Before its first read, the thread's whole life is the gap, if nobody else read meanwhile.
     let mut gap_end_ns = now;
     if let Some(last) = LAST_READ.get_ptr_mut(ptr) {
@@ -445,11 +490,9 @@ pub fn drained(call: &Call, ptr: u64, id: u64) {
         } else if last.id == id {
             if now - last.ts_ns >= config().min_stall_ns / 2 {
                 last.gap_ns = now - last.ts_ns;
-                last.gap_running_ns = running_ns - last.running_ns;
                 last.gap_end_ns = now;
             }
             last.ts_ns = now;
-            last.running_ns = running_ns;
             return;
         }
     }
@@ -457,9 +500,8 @@ pub fn drained(call: &Call, ptr: u64, id: u64) {
         id,
         ts_ns: now,
         start_ns: task::start_ns(task),
-        running_ns,
+        task,
         gap_ns: now - kread::field_or_zero::<u64>(task, Field::TaskStart),
-        gap_running_ns: running_ns,
         gap_end_ns,
         tgid,
         tid,

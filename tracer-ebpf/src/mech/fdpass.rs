@@ -484,7 +484,7 @@ pub fn flags_set(call: &Call, regs: Regs) {
 /// A call, or alloc_fd inside it, failed with EMFILE or ENFILE.
 #[inline(always)]
 pub fn failed(call: &Call) {
-    let errno = call.ret as i32 as i64;
+    let errno = call.of_int().ret;
     if errno != EMFILE && errno != ENFILE {
         return;
     }

@@ -35,5 +35,5 @@ pub fn waits_at(task: u64, regs: Regs) -> Option<(ObjRef, ObjState)> {
 /// A wait for a futex returned.
 #[inline(always)]
 pub fn waited(call: &Call) {
-    blocked::ended(&call.returning(call.ret as i32 as i64), ObjRef::default());
+    blocked::ended(&call.of_int(), ObjRef::default());
 }

@@ -19,16 +19,10 @@ const ETIMEDOUT: i64 = -110;
 /// include/uapi/asm-generic/fcntl.h
 const O_CREAT: u64 = 0o100;
 
-/// The kernel's functions return int: the upper half of the register means nothing.
-#[inline(always)]
-fn whole(call: &Call) -> Call {
-    call.returning(i64::from(call.ret as i32))
-}
-
 /// mq_open returned.
 #[inline(always)]
 pub fn opened(call: &Call, regs: Regs) {
-    let call = whole(call);
+    let call = call.of_int();
     if !filter::wanted(task::ids().0) || regs.arg(1).unwrap_or(0) & O_CREAT == 0 {
         return;
     }
@@ -56,7 +50,7 @@ pub fn opened(call: &Call, regs: Regs) {
 /// mq_timedsend returned.
 #[inline(always)]
 pub fn sent(call: &Call) {
-    let call = whole(call);
+    let call = call.of_int();
     blocked::ended(&call, ObjRef::default());
     if (call.ret != EAGAIN && call.ret != ETIMEDOUT) || !filter::wanted(task::ids().0) {
         return;
@@ -72,7 +66,7 @@ pub fn sent(call: &Call) {
 /// mq_timedreceive returned; a message may be empty.
 #[inline(always)]
 pub fn received(call: &Call) {
-    let call = whole(call);
+    let call = call.of_int();
     if call.ret < 0 || !filter::wanted(task::ids().0) {
         return;
     }

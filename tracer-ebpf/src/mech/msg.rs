@@ -36,7 +36,7 @@ pub fn key(queue: ObjRef) -> u64 {
 #[inline(always)]
 pub fn sent(call: &Call, regs: Regs) {
     blocked::ended(call, ObjRef::default());
-    if call.ret as i32 as i64 != EAGAIN || !filter::wanted(task::ids().0) {
+    if call.of_int().ret != EAGAIN || !filter::wanted(task::ids().0) {
         return;
     }
     let queue = queue(task::current(), regs);

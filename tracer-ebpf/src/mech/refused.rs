@@ -19,9 +19,9 @@ pub fn count(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32) -> bo
         // SAFETY: a map value. Two threads may lose a count to each other: the add is atomic, the rest is the latest.
         unsafe {
             add(&raw mut (*known).count, 1);
-            if read_ns <= (*known).last_ns {
-                add(&raw mut (*known).repeated, 1);
-            }
+            let run = if read_ns <= (*known).last_ns { (*known).run + 1 } else { 0 };
+            (*known).run = run;
+            (*known).longest_run = (*known).longest_run.max(run);
             (*known).last_ns = now;
             (*known).state = state;
         }
@@ -60,7 +60,8 @@ fn first(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32, count: u6
     let entry = Refused {
         state,
         count,
-        repeated: 0,
+        run: 0,
+        longest_run: 0,
         first_ns: now,
         last_ns: now,
         start_ns: task::start_ns(task::current()),

@@ -42,8 +42,7 @@ pub fn created(call: &Call, exact: bool) {
     if !filter::wanted(task::ids().0) {
         return;
     }
-    // newary's int result is not sign-extended.
-    let ret = call.ret as i32 as i64;
+    let ret = call.of_int().ret;
     if ret < 0 && ret != ENOSPC && ret != ENOMEM {
         return;
     }

@@ -80,13 +80,12 @@ pub fn connected(call: &Call) {
 /// Nearly all sends neither wait nor fail.
 #[inline(always)]
 fn matters(call: &Call) -> bool {
-    matches!(i64::from(call.ret as i32), EAGAIN | ENOBUFS | ETOOMANYREFS) || blocked::waited()
+    matches!(call.of_int().ret, EAGAIN | ENOBUFS | ETOOMANYREFS) || blocked::waited()
 }
 
 #[inline(always)]
 fn ended(call: &Call, regs: Regs, syscall: Syscall) {
-    // The functions' int results are not all sign-extended.
-    let call = &call.returning(call.ret as i32 as i64);
+    let call = &call.of_int();
     let nameless = if blocked::waited() {
         let nameless = blocked::nameless();
         blocked::ended(call, ObjRef::default());
@@ -175,7 +174,7 @@ fn named(call: &Call, sock: u64, regs: Regs, syscall: Syscall) {
     }
     // Masked where the compiler cannot see that it is no more than that: it would leave out what 5.10's verifier needs.
     let len = core::hint::black_box(len - FAMILY_LEN) as usize & 0x7f;
-    emit::event_in_place::<SocketAddress>(call, |event| {
+    emit::event_in_place::<SocketAddress>(call, emit::UserStack::NONE, |event| {
         event.sock = sock;
         event.len = len as u32;
         kread::user_bytes(addr + FAMILY_LEN, &mut event.name.as_flattened_mut()[..len])

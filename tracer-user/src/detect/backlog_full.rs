@@ -11,7 +11,6 @@ use crate::world::World;
 use crate::world::refused::Refusals;
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Refusals that make it more than a note.
 const MANY: u64 = 10;
@@ -80,7 +79,7 @@ fn told(world: &World, at: &At, case: &Case<'_>) -> Option<Finding> {
         _ => Severity::Warning,
     };
     let mut d = Draft::new(world, "backlog-full", severity);
-    d.rests_on(&[Site::SocketConnect, Site::Blocked]);
+    d.rests_on_events();
     if let Some(waits) = &case.waits {
         for w in &waits.waiting {
             d.subject("sender", w.proc, Some(w.tid));

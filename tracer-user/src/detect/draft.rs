@@ -4,13 +4,13 @@ use super::cgroup;
 use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack};
 use super::site;
 use super::time::{milliseconds, rfc3339};
+use super::{DETECTORS, Detector};
 use crate::decode::{NsId, ProcId, SemId, StackId, TICK_NS, Tid};
 use crate::record::{Frame, ObjKey};
 use crate::world::World;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Processes named by role in one finding; the rest goes to `evidence.pids`.
 const MAX_NAMED: usize = 24;
@@ -82,9 +82,10 @@ impl<'a> Draft<'a> {
         self
     }
 
-    /// The verdict rests on these sites: records lost there make it uncertain.
-    pub(super) fn rests_on(&mut self, sites: &[Site]) -> &mut Self {
-        if self.world.losses.touched(sites) {
+    /// The verdict rests on the events of its detector's sites: records lost there make it uncertain.
+    pub(super) fn rests_on_events(&mut self) -> &mut Self {
+        let lost = |d: &Detector| d.code == self.finding.code && self.world.losses.touched(d.sites);
+        if DETECTORS.iter().any(lost) {
             self.finding.confidence = Confidence::Uncertain;
         }
         self

@@ -12,7 +12,6 @@ use crate::world::World;
 use crate::world::refused::Refusals;
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     let mut by: BTreeMap<ObjKey, Vec<(ProcId, &Refusals)>> = BTreeMap::new();
@@ -69,7 +68,7 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
 
     let severity = if prompt { Severity::Info } else { Severity::Warning };
     let mut d = Draft::new(world, "eventfd-overflow", severity);
-    d.rests_on(&[Site::EventfdWrite]);
+    d.rests_on_events();
     for (proc, r) in &rows {
         d.subject("writer", *proc, Some(Tid(r.tid)));
     }

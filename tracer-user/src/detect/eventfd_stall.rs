@@ -1,13 +1,13 @@
 //! `eventfd-stall`: a blocking write waited at least min-stall because the counter is full.
 
 use super::draft::{Draft, name, names, object};
-use super::finding::{Finding, Severity};
-use super::stall::{CRITICAL_NS, doing, objects, readers, summary};
+use super::finding::Finding;
+use super::pace;
+use super::stall::{doing, objects, readers, summary};
 use super::time::duration;
 use crate::decode::ProcId;
 use crate::world::World;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::EVENTFD)
@@ -17,9 +17,11 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             let writers = s.procs();
             let readers = readers(world, obj, &writers);
             let known = world.eventfds.get(obj.id);
-            let severity = if s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
-            let mut d = Draft::new(world, "eventfd-stall", severity);
-            d.rests_on(&[Site::EventfdWrite, Site::Blocked]);
+            if pace::is_over(world, &s, &readers) {
+                return None;
+            }
+            let mut d = Draft::new(world, "eventfd-stall", pace::severity(&s));
+            d.rests_on_events();
             for w in &s.waiting {
                 d.subject("writer", w.proc, Some(w.tid));
             }
@@ -38,7 +40,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                     let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
                     format!("reader {} {since}{what}", name(world, r.proc))
                 }
-                Some(r) => format!("reader {} read too late", name(world, r.proc)),
+                Some(r) => format!("reader {} {}", name(world, r.proc), pace::words(&s, "read")),
                 None => "nobody was seen to read it".to_owned(),
             };
             let id = obj.id;
@@ -50,6 +52,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             ));
             d.object(object(obj));
             s.tell(&mut d, world.session.min_stall_ns);
+            pace::tell(&mut d, &s);
             let fd = s.waiting.first().map(|w| w.fd).filter(|fd| *fd >= 0);
             d.evidence("counter", counter.to_string()).evidence("fd", fd).pids(writers.iter().copied());
             d.evidence("semaphore", known.map(|e| e.semaphore));

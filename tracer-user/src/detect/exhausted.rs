@@ -8,7 +8,6 @@ use crate::decode::{NsId, ProcId};
 use crate::world::World;
 use crate::world::usage::{Limits, NoSpace, Usage};
 use std::collections::BTreeMap;
-use tracer_common::site::Site;
 
 /// Use of the limit, in percent, that is worth a warning if it rises.
 const WARN_PERCENT: u64 = 80;
@@ -42,8 +41,6 @@ pub(super) struct Kind<L: 'static> {
     pub code: &'static str,
     /// The call that creates it.
     pub call: &'static str,
-    pub create: Site,
-    pub remove: Site,
     pub one: &'static str,
     pub many: &'static str,
     /// What the parts are called where a holder is named with them; else empty.
@@ -161,7 +158,7 @@ impl<'a, L: Limits> Case<'a, L> {
     /// A finding about failed calls, and the names of those that made them.
     fn failed(&self, f: &NoSpace, errno: &str) -> (Draft<'a>, String) {
         let mut d = Draft::new(self.world, self.kind.code, Severity::Critical);
-        d.rests_on(&[self.kind.create]);
+        d.rests_on_events();
         let mut failing: Vec<(ProcId, u64)> = f.by.iter().map(|(p, n)| (*p, *n)).collect();
         failing.sort_by_key(|(p, n)| (std::cmp::Reverse(*n), *p));
         let blocked: Vec<ProcId> = failing.iter().map(|(p, _)| *p).collect();
@@ -242,7 +239,7 @@ impl<'a, L: Limits> Case<'a, L> {
             return None;
         }
         let mut d = Draft::new(world, self.kind.code, Severity::Warning);
-        d.rests_on(&[self.kind.create, self.kind.remove]);
+        d.rests_on_events();
         let held = self.name_holders(&mut d);
         let in_time = duration(eta_s.saturating_mul(1_000_000_000));
         d.title(format!("{which} will be used up in {in_time} at the present rate ({used} of {max} in use){held}"));

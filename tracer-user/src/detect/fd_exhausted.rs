@@ -6,7 +6,6 @@ use crate::decode::ProcId;
 use crate::world::World;
 use crate::world::fdpass::{Receiver, Truncation};
 use std::collections::BTreeSet;
-use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
 const ENFILE: i32 = 23;
@@ -43,7 +42,7 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
         }
         d.confidence(Confidence::Likely);
     }
-    d.rests_on(&[Site::FdReceive, Site::FdFail]);
+    d.rests_on_events();
     d.subject("receiver", id, None);
     for s in world.fds.senders_to(&full.socks).iter().take(4) {
         d.process("sender", *s, None);

@@ -11,7 +11,6 @@ use crate::decode::ProcId;
 use crate::world::World;
 use crate::world::socket::{InFlight, Overflow};
 use std::collections::BTreeSet;
-use tracer_common::site::Site;
 
 /// A receiver that is busy for less than this is none of our business.
 const LONG_NS: u64 = 1_000_000_000;
@@ -34,7 +33,7 @@ fn stuck(world: &World, ino: u64, f: &InFlight, now_ns: u64) -> Option<Finding> 
     let age_ns = now_ns.saturating_sub(f.since_ns);
     let severity = if f.queued >= MANY || age_ns >= STUCK_NS { Severity::Warning } else { Severity::Info };
     let mut d = Draft::new(world, "fd-inflight", severity);
-    d.rests_on(&[Site::FdSend, Site::FdReceive]);
+    d.rests_on_events();
     if let Some(holder) = f.holder {
         d.subject("receiver", holder, None);
     }
@@ -62,7 +61,7 @@ fn stuck(world: &World, ino: u64, f: &InFlight, now_ns: u64) -> Option<Finding> 
 
 fn refused(world: &World, sender: ProcId, o: &Overflow) -> Option<Finding> {
     let mut d = Draft::new(world, "fd-inflight", Severity::Warning);
-    d.rests_on(&[Site::SocketSend]);
+    d.rests_on_events();
     d.subject("sender", sender, None);
     let receiver = world.pipes.holders(key(o.peer)).and_then(|h| h.holders.iter().find(|h| h.tgid != sender.pid()));
     if let Some(h) = receiver {

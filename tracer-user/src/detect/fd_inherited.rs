@@ -7,7 +7,6 @@ use super::finding::{Finding, Severity};
 use crate::decode::ProcId;
 use crate::world::World;
 use crate::world::fdpass::{Inherited, Receiver};
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, _now_ns: u64) -> Vec<Finding> {
     let mut all: Vec<(ProcId, &Receiver)> = world.fds.receivers().filter(|(_, r)| !r.inherited.is_empty()).collect();
@@ -18,7 +17,7 @@ pub(super) fn judge(world: &World, _now_ns: u64) -> Vec<Finding> {
 fn told(world: &World, id: ProcId, fds: &[Inherited]) -> Option<Finding> {
     let first = fds.first()?;
     let mut d = Draft::new(world, "fd-inherited", Severity::Warning);
-    d.rests_on(&[Site::FdReceive, Site::FdClose, Site::ProcessExec]);
+    d.rests_on_events();
     d.subject("owner", id, None).process("receiver", first.received_by, None);
     let numbers: Vec<String> = fds.iter().take(8).map(|f| f.fd.0.to_string()).collect();
     let more = if fds.len() > numbers.len() { ", ..." } else { "" };

@@ -13,7 +13,6 @@ use crate::world::World;
 use crate::world::fdpass::{Received, Receiver};
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Fewer open ones are never a leak.
 const LEAST: usize = 8;
@@ -158,7 +157,7 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
     let confirmed = r.confirmed_ns.is_some() && r.open.values().all(|f| f.confirmed);
     let sure = confirmed && why != Why::Rising;
     d.confidence(if sure { Confidence::Certain } else { Confidence::Likely });
-    d.rests_on(&[Site::FdReceive, Site::FdGetfd, Site::FdClose, Site::FdDup]);
+    d.rests_on_events();
     d.subject("receiver", id, None);
     let senders = world.fds.senders_to(&r.socks);
     for s in senders.iter().take(4) {

@@ -6,7 +6,6 @@ use crate::decode::ProcId;
 use crate::world::World;
 use crate::world::fdpass::{Receiver, Truncation};
 use std::collections::BTreeSet;
-use tracer_common::site::Site;
 
 /// Cause 1, a full table, is `fd-exhausted`.
 const FULL: u32 = 1;
@@ -36,7 +35,7 @@ fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
     let socks: BTreeSet<u64> = causes.iter().flat_map(|(_, t)| t.socks.iter().copied()).collect();
 
     let mut d = Draft::new(world, "fd-truncated", Severity::Warning);
-    d.rests_on(&[Site::FdReceive]);
+    d.rests_on_events();
     d.subject("receiver", id, None);
     for s in world.fds.senders_to(&socks).iter().take(4) {
         d.process("sender", *s, None);

@@ -13,7 +13,6 @@ use crate::record::{FutexPlace, FutexRow, FutexUser, ObjKey};
 use crate::world::World;
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     // Processes may have the same memory at different addresses.
@@ -62,7 +61,7 @@ fn told(world: &World, keys: &[ObjKey], now_ns: u64) -> Option<Finding> {
     let stuck = s.ongoing > 0 && !matches!(holder, Holder::Thread { .. });
     let severity = if stuck || s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
     let mut d = Draft::new(world, "futex-stall", severity);
-    d.rests_on(&[Site::FutexWait, Site::Blocked]);
+    d.rests_on_events();
     for w in &s.waiting {
         d.subject("blocked", w.proc, Some(w.tid));
     }

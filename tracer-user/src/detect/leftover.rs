@@ -10,7 +10,6 @@ use crate::record::{PosixKind, PosixObject};
 use crate::world::World;
 use crate::world::posix::Object as Named;
 use std::collections::{BTreeMap, BTreeSet};
-use tracer_common::site::Site;
 
 /// A name must have been left alone for so long: whoever created it may be about to start the one that uses it, and
 /// times are whole seconds.
@@ -29,8 +28,6 @@ pub(super) struct Words {
     pub word: &'static str,
     pub one: &'static str,
     pub many: &'static str,
-    /// Where creations are seen.
-    pub site: Site,
     /// What to change in the program.
     pub fix: &'static str,
 }
@@ -124,7 +121,7 @@ fn tell(
         ns: None,
     });
     if !first.baseline {
-        d.rests_on(&[words.site]);
+        d.rests_on_events();
     }
     for c in &creators {
         d.subject("creator", *c, None);

@@ -7,7 +7,6 @@ use crate::record::PosixKind;
 use crate::world::World;
 use crate::world::posix::Failures;
 use std::collections::BTreeMap;
-use tracer_common::site::Site;
 
 /// Numbers of errors: include/uapi/asm-generic/errno-base.h.
 const ENOMEM: i32 = 12;
@@ -50,7 +49,7 @@ fn tell(world: &World, errno: i32, mut rows: Vec<(ProcId, &Failures)>) -> Option
     let (wanted, uid) = rows.first().map(|(_, f)| (charged_bytes(f), f.uid))?;
     let queues_max = Some(world.posix.limits().queues_max).filter(|max| *max > 0);
     let mut d = Draft::new(world, "mq-exhausted", Severity::Critical);
-    d.rests_on(&[Site::MqOpen]);
+    d.rests_on_events();
     for (proc, f) in &rows {
         d.subject("blocked", *proc, None).stack("blocked", *proc, f.stack);
     }

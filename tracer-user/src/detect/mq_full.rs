@@ -12,7 +12,6 @@ use crate::world::World;
 use crate::world::refused::Refusals;
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Refusals, or time without a receive, that make it more than a note.
 const MANY: u64 = 100;
@@ -61,7 +60,7 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let receivers = readers_from(world, obj, &senders, last);
     let many = eagain.saturating_add(given_up) >= MANY || undrained >= LONG_NS;
     let mut d = Draft::new(world, "mq-full", if many { Severity::Warning } else { Severity::Info });
-    d.rests_on(&[Site::MqSend]);
+    d.rests_on_events();
     for (proc, r) in &rows {
         d.subject("sender", *proc, Some(Tid(r.tid)));
     }

@@ -4,7 +4,6 @@ use super::finding::Finding;
 use super::leftover::{self, Words};
 use crate::record::PosixKind;
 use crate::world::World;
-use tracer_common::site::Site;
 
 const WORDS: Words = Words {
     code: "mq-leak",
@@ -12,7 +11,6 @@ const WORDS: Words = Words {
     word: "mq",
     one: "POSIX message queue",
     many: "POSIX message queues",
-    site: Site::MqOpen,
     fix: "Call mq_unlink on every way out, or as soon as all sides have opened the queue: it then goes with its last descriptor.",
 };
 

@@ -3,13 +3,13 @@
 //! A receiver that waits for a message is idle, and never gets here.
 
 use super::draft::{Draft, mq_object, name, names, queue};
-use super::finding::{Finding, Severity};
-use super::stall::{CRITICAL_NS, doing, objects, readers, summary};
+use super::finding::Finding;
+use super::pace;
+use super::stall::{doing, objects, readers, summary};
 use super::time::duration;
 use crate::decode::ProcId;
 use crate::world::World;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::MQ)
@@ -18,9 +18,11 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             let s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
             let senders = s.procs();
             let receivers = readers(world, obj, &senders);
-            let severity = if s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
-            let mut d = Draft::new(world, "mq-stall", severity);
-            d.rests_on(&[Site::MqSend, Site::Blocked]);
+            if pace::is_over(world, &s, &receivers) {
+                return None;
+            }
+            let mut d = Draft::new(world, "mq-stall", pace::severity(&s));
+            d.rests_on_events();
             for w in &s.waiting {
                 d.subject("sender", w.proc, Some(w.tid));
             }
@@ -39,7 +41,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                     let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
                     format!("receiver {} {since}{what}", name(world, r.proc))
                 }
-                Some(r) => format!("receiver {} took messages too late", name(world, r.proc)),
+                Some(r) => format!("receiver {} {}", name(world, r.proc), pace::words(&s, "took messages")),
                 None => "nobody was seen to receive from it".to_owned(),
             };
             let what = queue(world, obj);
@@ -55,6 +57,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             d.title(format!("{who} {}{gave_up}, for room in {what}{full}: {blame}", s.words()));
             d.object(mq_object(world, obj));
             s.tell(&mut d, world.session.min_stall_ns);
+            pace::tell(&mut d, &s);
             let fd = s.waiting.first().map(|w| w.fd).filter(|fd| *fd >= 0);
             d.evidence("timed_out", s.timed_out)
                 .evidence("messages", most.map(|_| s.state.b))
@@ -71,6 +74,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                     Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
                 );
             }
+            pace::remedy(&mut d, &s, "receiver", "queue");
             d.remedy(
                 "Receive in a thread that does nothing slow, or ask for more room (mq_maxmsg of mq_open, at most \
                  fs.mqueue.msg_max) if the pauses are short.",

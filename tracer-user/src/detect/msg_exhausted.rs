@@ -4,13 +4,10 @@ use super::exhausted::{self, Counts, Kind, Limit};
 use super::finding::Finding;
 use crate::record::MsgLimitRow;
 use crate::world::World;
-use tracer_common::site::Site;
 
 const KIND: Kind<MsgLimitRow> = Kind {
     code: "msg-exhausted",
     call: "msgget",
-    create: Site::MsgCreate,
-    remove: Site::MsgRemove,
     one: "queue",
     many: "queues",
     parts: "",

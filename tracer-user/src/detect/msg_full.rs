@@ -13,7 +13,6 @@ use crate::world::World;
 use crate::world::refused::Refusals;
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Refusals, or time without a receive, that make it more than a note.
 const MANY: u64 = 100;
@@ -56,7 +55,7 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let senders: Vec<ProcId> = rows.iter().map(|(proc, _)| *proc).collect();
     let severity = if eagain >= MANY || undrained >= LONG_NS { Severity::Warning } else { Severity::Info };
     let mut d = Draft::new(world, "msg-full", severity);
-    d.rests_on(&[Site::MsgSend]);
+    d.rests_on_events();
     for (proc, r) in &rows {
         d.subject("sender", *proc, Some(Tid(r.tid)));
     }

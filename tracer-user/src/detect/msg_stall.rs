@@ -2,17 +2,16 @@
 //!
 //! A receiver that waits for a message waits for input, and is no stall.
 
-use super::cascade;
 use super::draft::{Draft, name, names};
 use super::finding::{Finding, Severity};
-use super::pipe_stall::{AT_WORK, at_work, object_word, over_and_at_work, over_and_brief};
+use super::pipe_stall::object_word;
 use super::queue::{Receiver, receiver, seen, tell, words};
-use super::stall::{CRITICAL_NS, ReadBy, Summary, doing, objects, summary};
+use super::stall::{ReadBy, Summary, doing, objects, summary};
+use super::{cascade, pace};
 use crate::decode::ProcId;
 use crate::record::ObjKey;
 use crate::world::World;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::MSG).into_iter().filter_map(|obj| told(world, obj, now_ns)).collect()
@@ -24,19 +23,12 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     let last = world.stalls.object(obj).and_then(|o| o.reader.as_ref());
     let receiver = receiver(world, seen.as_ref(), last);
     let readers: Vec<ReadBy> = receiver.iter().map(|r| ReadBy { proc: r.proc, read_ns: r.at_ns }).collect();
-    if over_and_brief(world, &s, &readers) || over_and_at_work(world, &s, &readers) {
+    if pace::is_over(world, &s, &readers) {
         return None;
     }
-    let working = at_work(&s).filter(|percent| *percent >= AT_WORK);
-    let severity = match working {
-        _ if s.longest_ongoing_ns > CRITICAL_NS => Severity::Critical,
-        // Back-pressure by design: who is slow, not an alarm.
-        Some(_) => Severity::Info,
-        None => Severity::Warning,
-    };
     let message_bytes = s.state.a;
-    let mut d = Draft::new(world, "msg-stall", severity);
-    d.rests_on(&[Site::MsgSend, Site::Blocked]);
+    let mut d = Draft::new(world, "msg-stall", pace::severity(&s));
+    d.rests_on_events();
     let senders = s.procs();
     for w in &s.waiting {
         d.subject("sender", w.proc, Some(w.tid));
@@ -49,7 +41,7 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     let blame = blame(world, &s, receiver.as_ref(), never, now_ns);
     d.title(format!("{} {} ({what}): {blame}", names(world, &senders), s.words()));
     s.tell(&mut d, world.session.min_stall_ns);
-    d.ms("reader_running_ms", (s.durations.observed_ns > 0).then_some(s.durations.reader_running_ns));
+    pace::tell(&mut d, &s);
     tell(&mut d, world, obj, seen.as_ref(), message_bytes);
     d.pids(senders.iter().copied());
     let id = crate::world::msg_id(obj).id;
@@ -62,7 +54,7 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
         d.chain(format!("{} was itself blocked at {} meanwhile", name(world, by), object_word(cause)));
         d.severity(Severity::Info);
     }
-    remedies(&mut d, world, &s, receiver.as_ref(), id, working.is_some());
+    remedies(&mut d, world, &s, receiver.as_ref(), id);
     d.finish()
 }
 
@@ -87,13 +79,7 @@ fn blame(world: &World, s: &Summary, receiver: Option<&Receiver>, never: bool, n
         };
     }
     let state = if alive { "" } else { ", now gone," };
-    match at_work(s) {
-        Some(percent @ AT_WORK..) => {
-            format!("{who}{state} was at work for {percent} % of that time, it is the slower one")
-        }
-        Some(percent) => format!("{who}{state} paused: it was at work for {percent} % of that time"),
-        None => format!("{who}{state} received too slowly or paused"),
-    }
+    format!("{who}{state} {}", pace::words(s, "received"))
 }
 
 fn receiving(world: &World, r: &Receiver, ongoing: bool, now_ns: u64) -> String {
@@ -104,7 +90,7 @@ fn receiving(world: &World, r: &Receiver, ongoing: bool, now_ns: u64) -> String 
     }
 }
 
-fn remedies(d: &mut Draft<'_>, world: &World, s: &Summary, receiver: Option<&Receiver>, id: i32, working: bool) {
+fn remedies(d: &mut Draft<'_>, world: &World, s: &Summary, receiver: Option<&Receiver>, id: i32) {
     match receiver {
         Some(r) if world.processes.alive(r.proc) => {
             let pid = r.proc.pid();
@@ -121,9 +107,7 @@ fn remedies(d: &mut Draft<'_>, world: &World, s: &Summary, receiver: Option<&Rec
         }
         Some(_) | None => {}
     }
-    if working {
-        d.remedy("Make the receiver faster, or several: a larger queue bridges bursts, not a slower receiver.", None);
-    } else {
+    if !pace::remedy(d, s, "receiver", "queue") {
         d.remedy(
             "Let the queue bridge the pauses: raise msg_qbytes with msgctl(id, IPC_SET, ...), above kernel.msgmnb as root.",
             Some("sysctl kernel.msgmnb".to_owned()),

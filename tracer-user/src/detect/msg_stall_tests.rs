@@ -126,7 +126,7 @@ fn a_receiver_that_is_at_work() {
         reader_start_ns: RECEIVER.start_ns(),
         read_ns: START + at * MS - 1000,
         reader_running_ns: 490 * MS,
-        call: u32::from(Syscall::Msgsnd as u8),
+        call: u16::from(Syscall::Msgsnd as u8),
         fd: -1,
         ..Stall::default()
     };

@@ -8,7 +8,6 @@ use crate::record::LimitRow;
 use crate::world::World;
 use crate::world::process::ForkFailures;
 use std::collections::BTreeMap;
-use tracer_common::site::Site;
 
 const EAGAIN: i32 = 11;
 /// Parent of the kernel's own threads.
@@ -63,7 +62,7 @@ fn told(world: &World, mut rows: Vec<(ProcId, &ForkFailures)>, now_ns: u64) -> O
     if limit.is_none() {
         d.confidence(Confidence::Likely);
     }
-    d.rests_on(&[Site::ChildForkFail]);
+    d.rests_on_events();
     for (p, _) in rows.iter().take(MAX_PARENTS) {
         d.subject("parent", *p, None);
     }

@@ -12,7 +12,6 @@ use crate::world::World;
 use crate::world::refused::Refusals;
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Refusals, or time without a read, that make it more than a note.
 const MANY: u64 = 100;
@@ -51,7 +50,7 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let readers = readers_from(world, obj, &writers, last);
     let severity = if eagain >= MANY || undrained >= LONG_NS { Severity::Warning } else { Severity::Info };
     let mut d = Draft::new(world, "pipe-full", severity);
-    d.rests_on(&[Site::PipeWrite, Site::PipeSplice]);
+    d.rests_on_events();
     for (proc, r) in &rows {
         d.subject("writer", *proc, Some(Tid(r.tid)));
     }

@@ -8,7 +8,6 @@ use crate::world::World;
 use crate::world::pipe::{DEFAULT_SLOTS, ShrunkPipe};
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Creators named.
 const MAX_CREATORS: usize = 4;
@@ -52,7 +51,7 @@ fn told(world: &World, uid: u32, pipes: &[&ShrunkPipe]) -> Option<Finding> {
     };
 
     let mut d = Draft::new(world, "pipe-shrunk", Severity::Warning);
-    d.rests_on(&[Site::PipeCreate]);
+    d.rests_on_events();
     if let Some(h) = holder {
         d.process("holder", h, None);
     }

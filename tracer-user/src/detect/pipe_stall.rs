@@ -4,28 +4,17 @@
 
 use super::draft::{Draft, name, names, object};
 use super::finding::{Finding, Severity};
-use super::stall::{CRITICAL_NS, ReadBy, Summary, doing, objects, readers, summary};
+use super::stall::{ReadBy, Summary, doing, objects, readers, summary};
 use super::time::duration;
-use super::{cascade, finding};
-use crate::decode::{ProcId, TICK_NS};
+use super::{cascade, finding, pace};
+use crate::decode::ProcId;
 use crate::record::ObjKey;
 use crate::world::World;
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Readers named.
 const MAX_READERS: usize = 4;
-/// A finished program that waited no more often than this,
-const FEW: u64 = 3;
-/// and for less than one part in so many of its life, has nothing to repair.
-const SMALL_SHARE: u64 = 10;
-/// A reader that was running or ready to run for at least this part of the waits (percent) is at work: it is slower
-/// than its writer, and nothing holds it up.
-pub(super) const AT_WORK: u64 = 80;
-/// So many times min-stall in all are too little to tell of a program that is gone (its reader had to start, say).
-const BRIEF: u64 = 3;
-
 struct Case {
     obj: ObjKey,
     summary: Summary,
@@ -49,7 +38,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             let mut readers = readers(world, obj, &summary.procs());
             readers.truncate(MAX_READERS);
             let ids: Vec<ProcId> = readers.iter().map(|r| r.proc).collect();
-            if over_and_brief(world, &summary, &readers) || over_and_at_work(world, &summary, &readers) {
+            if pace::is_over(world, &summary, &readers) {
                 return None;
             }
             let cause = cascade::cause(world, obj, &summary.intervals, &ids, now_ns);
@@ -65,42 +54,6 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             told(world, case, &effects, now_ns)
         })
         .collect()
-}
-
-/// Whether it was a short hitch of programs that have ended since: nobody is slow any more.
-pub(super) fn over_and_brief(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
-    let gone = |id: ProcId| !world.processes.alive(id);
-    if s.ongoing > 0 || s.durations.count > FEW || !readers.iter().all(|r| gone(r.proc)) {
-        return false;
-    }
-    let lived = |id: ProcId| {
-        let p = world.processes.get(id)?;
-        Some(p.exited_ns.or(p.gone_ns)?.saturating_sub(id.start_ticks.saturating_mul(TICK_NS)))
-    };
-    let total = s.durations.total_ns;
-    let brief = total < world.session.min_stall_ns.saturating_mul(BRIEF);
-    s.waiting.iter().all(|w| {
-        let small = lived(w.proc).is_some_and(|life| w.total_ns < life / SMALL_SHARE);
-        gone(w.proc) && (brief || small)
-    })
-}
-
-/// Part of the finished waits (percent) in which the reader was running or ready to run; `None` unless most were observed.
-pub(super) fn at_work(s: &Summary) -> Option<u64> {
-    let d = &s.durations;
-    if s.ongoing > 0 || d.observed_ns < d.total_ns / 100 * AT_WORK {
-        return None;
-    }
-    Some(d.reader_running_ns.saturating_mul(100) / d.observed_ns.max(1))
-}
-
-/// Whether programs that have ended since were held up by nothing but the work of the reader: a batch that took its
-/// time (`tar | xz`).
-pub(super) fn over_and_at_work(world: &World, s: &Summary, readers: &[ReadBy]) -> bool {
-    let gone = |id: ProcId| !world.processes.alive(id);
-    at_work(s).is_some_and(|percent| percent >= AT_WORK)
-        && s.waiting.iter().all(|w| gone(w.proc))
-        && readers.iter().all(|r| gone(r.proc))
 }
 
 /// The last object of the chain of causes; `None` if `obj` is its own cause, or part of a ring.
@@ -121,15 +74,8 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
     let page = world.page_bytes();
     let (slots, used, fill) = (s.state.a, s.state.b, s.state.c);
     let capacity = (slots > 0).then(|| slots.saturating_mul(page));
-    let working = at_work(s).filter(|percent| *percent >= AT_WORK);
-    let severity = match working {
-        _ if s.longest_ongoing_ns > CRITICAL_NS => Severity::Critical,
-        // Back-pressure by design: who is slow, not an alarm.
-        Some(_) => Severity::Info,
-        None => Severity::Warning,
-    };
-    let mut d = Draft::new(world, "pipe-stall", severity);
-    d.rests_on(&[Site::PipeWrite, Site::PipeSplice, Site::FifoOpen, Site::Blocked]);
+    let mut d = Draft::new(world, "pipe-stall", pace::severity(s));
+    d.rests_on_events();
     let writers = s.procs();
     for w in &s.waiting {
         d.subject("writer", w.proc, Some(w.tid));
@@ -150,8 +96,8 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
         .evidence("fill_bytes", capacity.map(|_| fill))
         .evidence("slots", capacity.map(|_| slots))
         .evidence("slots_used", capacity.map(|_| used))
-        .ms("reader_running_ms", (s.durations.observed_ns > 0).then_some(s.durations.reader_running_ns))
         .evidence("suggested_capacity_bytes", capacity.and_then(|c| suggested(s, c, world.limits.pipe_max_size)));
+    pace::tell(&mut d, s);
     if let [only] = s.waiting.as_slice()
         && only.fd >= 0
     {
@@ -210,13 +156,7 @@ fn blame(world: &World, case: &Case, opening: bool, now_ns: u64) -> String {
         };
     }
     let state = if world.processes.alive(first.proc) { "" } else { ", now gone," };
-    match at_work(&case.summary) {
-        Some(percent @ AT_WORK..) => {
-            format!("{who}{state} was at work for {percent} % of that time, it is the slower one")
-        }
-        Some(percent) => format!("{who}{state} paused: it was at work for {percent} % of that time"),
-        None => format!("{who}{state} read too slowly or paused"),
-    }
+    format!("{who}{state} {}", pace::words(&case.summary, "read"))
 }
 
 fn reading(world: &World, r: &ReadBy, now_ns: u64, ongoing: bool) -> String {
@@ -262,9 +202,8 @@ fn remedies(d: &mut Draft<'_>, case: &Case, opening: bool, capacity: Option<u64>
             Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
         );
     }
-    if at_work(&case.summary).is_some_and(|percent| percent >= AT_WORK) {
-        d.remedy("Make the reader faster, or several: a larger pipe bridges bursts, not a slower reader.", None);
-    } else if let (Some(capacity), Some(larger)) = (capacity, larger)
+    if !pace::remedy(d, &case.summary, "reader", "pipe")
+        && let (Some(capacity), Some(larger)) = (capacity, larger)
         && larger > capacity
         && case.summary.ongoing == 0
     {

@@ -4,7 +4,6 @@ use super::finding::Finding;
 use super::leftover::{self, Words};
 use crate::record::PosixKind;
 use crate::world::World;
-use tracer_common::site::Site;
 
 const WORDS: Words = Words {
     code: "posix-sem-leak",
@@ -12,7 +11,6 @@ const WORDS: Words = Words {
     word: "posix-sem",
     one: "POSIX semaphore",
     many: "POSIX semaphores",
-    site: Site::PosixCreate,
     fix: "Call sem_unlink as soon as all sides have opened the semaphore: it then goes with its last user, however that ends.",
 };
 

@@ -4,7 +4,6 @@ use super::finding::Finding;
 use super::leftover::{self, Words};
 use crate::record::PosixKind;
 use crate::world::World;
-use tracer_common::site::Site;
 
 const WORDS: Words = Words {
     code: "posix-shm-leak",
@@ -12,7 +11,6 @@ const WORDS: Words = Words {
     word: "posix-shm",
     one: "POSIX shared memory object",
     many: "POSIX shared memory objects",
-    site: Site::PosixCreate,
     fix: "Call shm_unlink as soon as all sides have opened the object, or pass a memfd on: the memory then goes with its last user, however that ends.",
 };
 

@@ -4,13 +4,10 @@ use super::exhausted::{self, Counts, Kind, Limit};
 use super::finding::Finding;
 use crate::record::SemLimitRow;
 use crate::world::World;
-use tracer_common::site::Site;
 
 const KIND: Kind<SemLimitRow> = Kind {
     code: "sem-exhausted",
     call: "semget",
-    create: Site::SemCreate,
-    remove: Site::SemRemove,
     one: "set",
     many: "sets",
     parts: "",

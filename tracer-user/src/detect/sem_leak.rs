@@ -10,7 +10,6 @@ use crate::world::World;
 use crate::world::sem::SemSet;
 use crate::world::usage::Creation;
 use std::collections::{BTreeMap, BTreeSet};
-use tracer_common::site::Site;
 
 /// Sets of one living creator from which on it counts as a leak.
 const KEEPS_CREATING: usize = 8;
@@ -150,7 +149,7 @@ fn tell_orphans(world: &World, group: &[(&SemSet, &Creation)], now_ns: u64) -> O
     let mut d = Draft::new(world, "sem-leak", severity(world, first, sets.len()));
     let confirmed = sets.iter().all(|s| s.closing.is_some());
     d.confidence(if confirmed { Confidence::Certain } else { Confidence::Likely });
-    d.rests_on(&[Site::SemCreate, Site::SemRemove, Site::SemOp, Site::ProcessExit]);
+    d.rests_on_events();
     for c in &creators {
         d.subject("creator", *c, None);
     }
@@ -219,7 +218,7 @@ fn tell_hoard(world: &World, by: ProcId, group: &[(&SemSet, &Creation)], now_ns:
     let mut d = Draft::new(world, "sem-leak", severity);
     let confirmed = sets.iter().all(|s| s.closing.is_some());
     d.confidence(if confirmed { Confidence::Certain } else { Confidence::Likely });
-    d.rests_on(&[Site::SemCreate, Site::SemRemove, Site::SemOp]);
+    d.rests_on_events();
     d.subject("creator", by, None);
     creation_stacks(&mut d, group.iter().map(|(_, c)| *c));
     let span = last.ts_ns.saturating_sub(creation.ts_ns);

@@ -8,7 +8,6 @@ use crate::world::World;
 use crate::world::sem::SemSet;
 use crate::world::stall::Ongoing;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
 /// Waiters found waiting twice must have done so for this long to be stuck.
@@ -167,7 +166,7 @@ fn told(world: &World, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
     if o.died_ns.is_none() {
         d.confidence(Confidence::Likely).origin(true);
     }
-    d.rests_on(&[Site::SemOp, Site::SemCtl, Site::SemRemove]);
+    d.rests_on_events();
     d.subject("holder", o.holder, None);
     let mut waiting: Vec<(ProcId, Option<Tid>)> = o.waiting.iter().map(|w| (w.waiter.proc, Some(w.tid))).collect();
     if waiting.is_empty() {

@@ -14,7 +14,6 @@ use crate::world::World;
 use crate::world::sem::SemSet;
 use std::collections::BTreeSet;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     let orphaned: BTreeSet<(SemId, u64)> = orphans(world, now_ns).iter().map(|o| (o.id, u64::from(o.num))).collect();
@@ -98,7 +97,7 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
     if s.ongoing == 0 {
         d.confidence(Confidence::Likely);
     }
-    d.rests_on(&[Site::SemOp, Site::Blocked]);
+    d.rests_on_events();
     for w in &s.waiting {
         d.subject("blocked", w.proc, Some(w.tid));
     }

@@ -5,13 +5,10 @@ use super::finding::Finding;
 use super::orphan::bearer;
 use crate::record::ShmLimitRow;
 use crate::world::World;
-use tracer_common::site::Site;
 
 const KIND: Kind<ShmLimitRow> = Kind {
     code: "shm-exhausted",
     call: "shmget",
-    create: Site::ShmCreate,
-    remove: Site::ShmRemove,
     one: "segment",
     many: "segments",
     parts: "pages",

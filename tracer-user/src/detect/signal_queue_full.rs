@@ -9,7 +9,6 @@ use crate::world::World;
 use crate::world::refused::Refusals;
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// First real-time signal that glibc leaves to programs (`SIGRTMIN`).
 const SIGRTMIN: u32 = 34;
@@ -99,7 +98,7 @@ fn told(world: &World, target: ProcId, mut losses: Losses<'_>) -> Option<Finding
     let is_blocked = |signal: &u32| blocked.is_some_and(|mask| mask >> signal.saturating_sub(1).min(63) & 1 == 1);
 
     let mut d = Draft::new(world, "signal-queue-full", Severity::Warning);
-    d.rests_on(&[Site::SignalGenerate]).object(process_object(target));
+    d.rests_on_events().object(process_object(target));
     d.subject("receiver", target, None);
     for s in senders.iter().take(4) {
         d.process("sender", *s, None);

@@ -17,7 +17,7 @@ fn row(kind: u32, signal: u32, count: u64, by_kernel: bool) -> RefusedRow {
         comm: BOSS.1.to_owned(),
         fd: -1,
         count,
-        repeated: 0,
+        in_a_row: 0,
         first_ns: START + 10 * MS,
         last_ns: START + 20 * MS,
         reader: None,

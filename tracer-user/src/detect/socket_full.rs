@@ -12,13 +12,13 @@ use crate::record::ObjKey;
 use crate::world::World;
 use crate::world::refused::Refusals;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Refusals, or time without a read, that make it more than a note.
 const MANY: u64 = 100;
 const LONG_NS: u64 = 1_000_000_000;
-/// A datagram that is refused is sent again or lost. Whoever tries again without anybody having read, so often, loses
-/// messages or spins; after poll somebody has read.
+/// A datagram that is refused is sent again or lost. Whoever tries again without anybody having read, so often in a row,
+/// loses messages or spins. After poll somebody has read; a read is stamped when its call returns, and a sender that it
+/// woke may be refused once more before that.
 const IN_A_ROW: u64 = 3;
 
 struct Row<'a> {
@@ -38,7 +38,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
         let other = world.sockets.other_end(obj.id, r.state.c);
         let full_ns = full(world, other, *sender, r, now_ns);
         let watched = r.reader.is_some() || world.processes.all_wanted();
-        let lost = seen(r.state).kind == DGRAM && watched && r.repeated >= IN_A_ROW;
+        let lost = seen(r.state).kind == DGRAM && watched && r.in_a_row >= IN_A_ROW;
         if lost || full_ns >= world.session.min_stall_ns.max(1) {
             rows.push((
                 other.unwrap_or(obj.id),
@@ -72,7 +72,7 @@ fn told(world: &World, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
     let readers = readers(world, latest.other, &senders, last);
     let severity = if eagain >= MANY || full_ns >= LONG_NS { Severity::Warning } else { Severity::Info };
     let mut d = Draft::new(world, "socket-full", severity);
-    d.rests_on(&[Site::SocketSend]);
+    d.rests_on_events();
     for r in &rows {
         d.subject("sender", r.sender, Some(Tid(r.refusals.tid)));
     }
@@ -97,7 +97,7 @@ fn told(world: &World, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
     ));
     d.object(object(latest.obj));
     d.evidence("eagain", eagain)
-        .evidence("in_a_row", rows.iter().map(|r| r.refusals.repeated).fold(0, u64::saturating_add))
+        .evidence("in_a_row", rows.iter().map(|r| r.refusals.in_a_row).max())
         .ms("last_drain_age_ms", last.map(|r| now_ns.saturating_sub(r.ts_ns)))
         .ms("max_ms", Some(full_ns))
         .evidence("fd", (latest.refusals.fd >= 0).then_some(latest.refusals.fd));

@@ -15,13 +15,13 @@ fn sock(id: u64) -> ObjKey {
     ObjKey { kind: kind::SOCKET, ns: 0, id }
 }
 
-/// `count` refusals from `span.0` to `span.1`, `repeated` of them in a row; `reader`: (last read, pause before a read,
+/// `count` refusals from `span.0` to `span.1`, `in_a_row` of them in a row; `reader`: (last read, pause before a read,
 /// its end), all in milliseconds.
 fn refused(
     s: &mut Stream,
     at: u64,
     kind: u32,
-    (count, repeated): (u64, u64),
+    (count, in_a_row): (u64, u64),
     span: (u64, u64),
     reader: Option<(u64, u64, u64)>,
 ) {
@@ -34,7 +34,7 @@ fn refused(
         comm: SENDER.1.to_owned(),
         fd: 3,
         count,
-        repeated,
+        in_a_row,
         first_ns: START + span.0 * MS,
         last_ns: START + span.1 * MS,
         reader: reader.map(|(read, gap, gap_end)| ReaderRow {

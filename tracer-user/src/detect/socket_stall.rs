@@ -1,17 +1,16 @@
 //! `socket-stall`: a send to a unix socket waited at least min-stall because nobody read at the other end.
 
-use super::cascade;
 use super::draft::{Draft, name, names, object};
 use super::finding::{Finding, Severity};
-use super::pipe_stall::{AT_WORK, at_work, object_word, over_and_at_work, over_and_brief};
+use super::pipe_stall::object_word;
 use super::socket::{fullness, grouped, merge, queue_is_full, readers, seen, tell, to_name};
-use super::stall::{CRITICAL_NS, ReadBy, Summary, doing, objects, summary};
+use super::stall::{ReadBy, Summary, doing, objects, summary};
 use super::time::duration;
+use super::{cascade, pace};
 use crate::decode::ProcId;
 use crate::record::ObjKey;
 use crate::world::World;
 use tracer_common::map::kind;
-use tracer_common::site::Site;
 
 /// Receivers named.
 const MAX_READERS: usize = 4;
@@ -51,22 +50,14 @@ fn case(world: &World, mut group: Vec<(ObjKey, Option<u64>, Summary)>) -> Option
 
 fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     let s = &case.summary;
-    if over_and_brief(world, s, &case.readers) || over_and_at_work(world, s, &case.readers) {
+    if pace::is_over(world, s, &case.readers) {
         return None;
     }
     let obj = *case.objs.first()?;
-    let working = at_work(s).filter(|percent| *percent >= AT_WORK);
     let ids: Vec<ProcId> = case.readers.iter().map(|r| r.proc).collect();
     let cause = cascade::cause(world, obj, &s.intervals, &ids, now_ns);
-    let severity = match working {
-        // Back-pressure by design, or the effect of another stall.
-        Some(_) => Severity::Info,
-        None if cause.is_some() => Severity::Info,
-        None if s.longest_ongoing_ns > CRITICAL_NS => Severity::Critical,
-        None => Severity::Warning,
-    };
-    let mut d = Draft::new(world, "socket-stall", severity);
-    d.rests_on(&[Site::SocketSend, Site::PipeSplice, Site::Blocked]);
+    let mut d = Draft::new(world, "socket-stall", if cause.is_some() { Severity::Info } else { pace::severity(s) });
+    d.rests_on_events();
     for w in &s.waiting {
         d.subject("sender", w.proc, Some(w.tid));
     }
@@ -76,12 +67,12 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     let senders = s.procs();
     let full = seen(s.state);
     let to = to_name(world, obj.id, s.state.c);
-    let blame = blame(world, &case, working, now_ns);
+    let blame = blame(world, &case, now_ns);
     d.title(format!("{} {}{to} (socket:[{}]{}): {blame}", names(world, &senders), s.words(), obj.id, fullness(full)));
     d.object(object(obj));
     s.tell(&mut d, world.session.min_stall_ns);
     tell(&mut d, world, obj.id, s.state);
-    d.ms("reader_running_ms", (s.durations.observed_ns > 0).then_some(s.durations.reader_running_ns));
+    pace::tell(&mut d, s);
     if let [only] = s.waiting.as_slice()
         && only.fd >= 0
     {
@@ -108,13 +99,17 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     } else if case.other.is_none() {
         d.remedy("See which sockets there are, with their holders.", Some("ipctrace ls socket".to_owned()));
     }
-    if queue_is_full(full) {
-        d.remedy(
-            "Let the queue bridge bursts: net.unix.max_dgram_qlen, for sockets that are made afterwards.",
-            Some("sysctl net.unix.max_dgram_qlen".to_owned()),
-        );
-    } else {
-        d.remedy("Let the socket bridge pauses: SO_SNDBUF of the sender, up to net.core.wmem_max.", None);
+    match pace::remedy(&mut d, s, "receiver", "queue") {
+        true => {}
+        false if queue_is_full(full) => {
+            d.remedy(
+                "Let the queue bridge bursts: net.unix.max_dgram_qlen, for sockets that are made afterwards.",
+                Some("sysctl net.unix.max_dgram_qlen".to_owned()),
+            );
+        }
+        false => {
+            d.remedy("Let the socket bridge pauses: SO_SNDBUF of the sender, up to net.core.wmem_max.", None);
+        }
     }
     d.remedy(
         "If the sender must not wait, send with MSG_DONTWAIT, or set SO_SNDTIMEO, and decide what happens to the message.",
@@ -123,7 +118,7 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     d.finish()
 }
 
-fn blame(world: &World, case: &Case, working: Option<u64>, now_ns: u64) -> String {
+fn blame(world: &World, case: &Case, now_ns: u64) -> String {
     let Some(first) = case.readers.first() else {
         return match case.other {
             Some(_) => "nobody has the other end open, or its holder could not be seen".to_owned(),
@@ -143,10 +138,7 @@ fn blame(world: &World, case: &Case, working: Option<u64>, now_ns: u64) -> Strin
             None => format!("{who} does not read{what}"),
         };
     }
-    match working {
-        Some(percent) => format!("{who} was at work for {percent} % of that time, it is the slower one"),
-        None => format!("{who} read too slowly or paused"),
-    }
+    format!("{who} {}", pace::words(&case.summary, "read"))
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use crate::record::ChildRow;
 use crate::world::World;
 use crate::world::child::{Parent, Zombie, namespace_init};
 use std::collections::BTreeMap;
-use tracer_common::site::Site;
 
 /// A zombie counts from this age on.
 const STAYED_NS: u64 = 1_000_000_000;
@@ -182,7 +181,7 @@ fn told(world: &World, g: &Group<'_>, now_ns: u64) -> Option<Finding> {
     let confirmed = g.zombies.iter().all(|z| z.confirmed);
     d.origin(baseline).confidence(if confirmed { Confidence::Certain } else { Confidence::Likely });
     if !confirmed {
-        d.rests_on(&[Site::ProcessExit, Site::ProcessFree]);
+        d.rests_on_events();
     }
     d.subject("parent", g.parent, None);
     for z in g.zombies.iter().take(3) {

@@ -56,7 +56,7 @@ pub use sem::{SemOp, sem_op};
 pub use socket::{socket_address, sockets};
 pub use sysv::{own_namespace, within};
 pub use user::names;
-pub use wait::waits;
+pub use wait::{BETWEEN_LOOKS, waits};
 
 /// Sockets with descriptors in flight that are told.
 const IN_FLIGHT_MAX: usize = 1024;

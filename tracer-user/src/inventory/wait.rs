@@ -3,6 +3,7 @@
 //! Begins with some processes and goes on with those that could end their waits, until nobody new is found.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use tracer_common::map::{FutexState, kind};
 
@@ -13,7 +14,7 @@ use super::sysv::namespace_of;
 use super::{fd, msg, open, process, sem};
 use crate::decode::futex;
 use crate::listed::{OpenObject, OpenObjects, Peer, SocketState, UnixSocket};
-use crate::record::{Holder, ObjKey, Releaser, State, ThreadRow, WaitRow, Way};
+use crate::record::{FutexRow, Holder, ObjKey, Releaser, State, ThreadRow, WaitRow, Way};
 
 /// Processes that are followed.
 const PROCESSES_MAX: usize = 512;
@@ -32,6 +33,9 @@ const P_PID: u64 = 1;
 /// include/uapi/asm-generic/poll.h
 const POLLIN: u16 = 1;
 const POLLOUT: u16 = 4;
+
+/// Between two looks of which the second shows what has slept since the first.
+pub const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// The threads of these processes, and of those that they wait for, directly or through others.
 pub fn waits(pids: &[u32]) -> Vec<ThreadRow> {
@@ -100,7 +104,7 @@ impl Search {
         let entry = Entry::open(pid).ok()?;
         let stat = process::stat(&entry, &mut Vec::new())?;
         let (tasks, tids) = entry.numbers("task").ok()?;
-        let mut out = Vec::new();
+        let mut threads = Vec::new();
         for tid in tids.into_iter().take(THREADS_MAX) {
             let Ok(task) = tasks.below(&tid.to_string()) else { continue };
             let Some(own) = process::stat(&task, &mut Vec::new()) else { continue };
@@ -115,18 +119,22 @@ impl Search {
                 switches: task.text("status").map_or(0, |status| switches(&status)),
                 ..ThreadRow::default()
             };
+            let mut asked = Vec::new();
             if let Some(call) = call.filter(|_| own.state == 'S') {
                 row.timeout = call.has_timeout();
-                let (asked, more) = call.asks_for(&task, &entry);
-                row.more = more;
-                row.waits = asked.iter().filter_map(|asked| self.wait(&entry, pid, stat.start_ns, asked)).collect();
+                (asked, row.more) = call.asks_for(&task, &entry);
             }
-            out.push(row);
+            threads.push((row, asked));
         }
-        Some(out)
+        let futexes = placed(pid, stat.start_ns, threads.iter().flat_map(|(_, asked)| asked));
+        let told = |(mut row, asked): (ThreadRow, Vec<Asked>)| {
+            row.waits = asked.iter().filter_map(|asked| self.wait(&entry, pid, asked, &futexes)).collect();
+            row
+        };
+        Some(threads.into_iter().map(told).collect())
     }
 
-    fn wait(&mut self, entry: &Entry, pid: u32, start_ns: u64, asked: &Asked) -> Option<WaitRow> {
+    fn wait(&mut self, entry: &Entry, pid: u32, asked: &Asked, futexes: &HashMap<u64, FutexRow>) -> Option<WaitRow> {
         match *asked {
             Asked::Fd(fd, way) => self.at_descriptor(entry, fd, way),
             Asked::Sem { id, num } => {
@@ -154,26 +162,22 @@ impl Search {
                     ..WaitRow::default()
                 })
             }
-            Asked::Futex { address, expected, command } => {
-                let words = futex_words(pid, address).unwrap_or_default();
-                let state: State = FutexState { words, expected, command }.pack().into();
-                let owner_tid = futex::owner(state).unwrap_or(0);
-                let obj = ObjKey { kind: kind::FUTEX, ns: pid, id: address };
-                let row = futexes(&BTreeMap::from([(obj, FutexAsked { start_ns, owner_tid })])).pop()?;
-                let place = row.place?;
-                let releasers = match (owner_tid, row.owner) {
+            Asked::Futex { address, .. } => {
+                let row = futexes.get(&address)?;
+                let place = row.place.as_ref()?;
+                let releasers = match (row.owner_tid, &row.owner) {
                     (0, _) => place.users.iter().map(|u| Releaser { tgid: u.tgid, start_ns: u.start_ns }).collect(),
                     (_, Some(o)) => vec![Releaser { tgid: o.tgid, start_ns: o.start_ns }],
                     (_, None) => Vec::new(),
                 };
                 Some(WaitRow {
-                    obj,
+                    obj: row.obj,
                     way: Way::Lock,
                     fd: -1,
-                    name: place.path,
+                    name: place.path.clone(),
                     releasers,
                     // A lock is its owner's; what has no owner, whoever may map it later may release.
-                    complete: place.complete && owner_tid != 0,
+                    complete: place.complete && row.owner_tid != 0,
                     ..WaitRow::default()
                 })
             }
@@ -241,9 +245,28 @@ impl Search {
             }
             Link::Other => {}
         }
+        // The kernel lets nobody wait at a pipe or a connection without another end: if none is seen, it is where /proc does
+        // not show it, in flight in a socket or open in a process that cannot be read.
+        row.complete &= (1..=RELEASERS_MAX).contains(&row.releasers.len());
         row.releasers.truncate(RELEASERS_MAX);
         Some(row)
     }
+}
+
+/// The futexes at which threads of a process sleep, by their addresses: all with one search for who maps them.
+fn placed<'a>(pid: u32, start_ns: u64, asked: impl Iterator<Item = &'a Asked>) -> HashMap<u64, FutexRow> {
+    let mut places = BTreeMap::new();
+    for asked in asked {
+        let Asked::Futex { address, expected, command } = *asked else { continue };
+        let words = futex_words(pid, address).unwrap_or_default();
+        let state: State = FutexState { words, expected, command }.pack().into();
+        let owner_tid = futex::owner(state).unwrap_or(0);
+        places.insert(ObjKey { kind: kind::FUTEX, ns: pid, id: address }, FutexAsked { start_ns, owner_tid });
+    }
+    if places.is_empty() {
+        return HashMap::new();
+    }
+    futexes(&places).into_iter().map(|row| (row.obj.id, row)).collect()
 }
 
 /// A system call in which a thread sleeps.
@@ -416,7 +439,9 @@ fn switches(status: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use std::io::Write;
+    use std::os::fd::AsFd;
     use std::process::{Command, Stdio};
 
     #[test]
@@ -452,5 +477,28 @@ mod tests {
         child.stdin.take().expect("pipe").write_all(b"x").expect("write");
         child.wait().expect("wait");
         assert!(living(child.id()).is_none());
+    }
+
+    #[test]
+    fn a_write_end_that_is_in_flight() {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("pipe");
+        let (queue, kept) = std::os::unix::net::UnixStream::pair().expect("sockets");
+        let fds = [writer.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&queue, &[std::io::IoSlice::new(b"x")], &mut control, SendFlags::empty()).expect("sendmsg");
+        drop(writer);
+        let mut child = Command::new("cat").stdin(reader).stdout(Stdio::null()).spawn().expect("spawn");
+        let wait = loop {
+            let rows = waits(&[child.id()]);
+            if let Some(wait) = rows.iter().find(|row| row.tgid == child.id()).and_then(|row| row.waits.first()) {
+                break wait.clone();
+            }
+        };
+        assert!(wait.releasers.is_empty() && !wait.complete, "{wait:?}");
+        drop(queue);
+        drop(kept);
+        child.wait().expect("wait");
     }
 }

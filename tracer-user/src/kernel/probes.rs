@@ -117,27 +117,32 @@ impl Probes {
             .iter()
             .filter_map(Result::ok)
             .map(|(_, b)| b)
-            .filter(|b| b.restart_ns == 0 && now_ns.saturating_sub(b.since_ns) >= min_ns)
+            .filter(|b| b.restart_ns == 0 && now_ns.saturating_sub(b.sleep.since_ns) >= min_ns)
             .map(|b| BlockedThread {
-                obj: b.obj.into(),
-                state: b.state.into(),
+                obj: b.sleep.obj.into(),
+                state: b.sleep.state.into(),
                 tgid: b.tgid,
                 tid: b.tid,
                 start_ns: b.start_ns,
-                since_ns: b.since_ns,
+                since_ns: b.sleep.since_ns,
                 comm: text(&b.comm),
-                call: b.call,
-                fd: b.fd,
-                estimated: b.estimated != 0,
-                reader: self.reader(b.ptr, read_id(b.obj, b.state)),
+                call: b.sleep.call,
+                fd: b.sleep.fd,
+                estimated: b.sleep.estimated != 0,
+                reader: self.reader(b.sleep.ptr, read_id(b.sleep.obj, b.sleep.state)),
             })
             .collect()
     }
 
     /// Threads found asleep at a semaphore of which only the set is known: (tid, address of their first `struct sembuf`).
     pub fn at_unknown_semaphores(&self) -> Vec<(u32, u64)> {
-        let unknown = |b: &Blocked| b.obj.kind == kind::SEM && b.state.b == UNKNOWN;
-        self.blocked.iter().filter_map(Result::ok).filter(|(_, b)| unknown(b)).map(|(tid, b)| (tid, b.ptr)).collect()
+        let unknown = |b: &Blocked| b.sleep.obj.kind == kind::SEM && b.sleep.state.b == UNKNOWN;
+        self.blocked
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, b)| unknown(b))
+            .map(|(tid, b)| (tid, b.sleep.ptr))
+            .collect()
     }
 
     /// Fills in what such a thread waits for, unless its wait has ended meanwhile; with `None` it is forgotten.
@@ -148,8 +153,8 @@ impl Probes {
         let Ok(mut entry) = self.blocked.get(&tid, 0) else { return Ok(()) };
         let done = match op {
             Some(op) => {
-                entry.state = ObjState { a: u64::from(op.op == 0), b: op.num.into(), c: i64::from(op.op) as u64 };
-                entry.ptr = 0;
+                entry.sleep.state = ObjState { a: u64::from(op.op == 0), b: op.num.into(), c: i64::from(op.op) as u64 };
+                entry.sleep.ptr = 0;
                 self.blocked.insert(tid, entry, BPF_EXIST)
             }
             // Its slot stays counted: that costs a search now and then.
@@ -175,7 +180,7 @@ impl Probes {
                 comm: text(&r.comm),
                 fd: r.fd,
                 count: r.count,
-                repeated: r.repeated,
+                in_a_row: r.longest_run.into(),
                 first_ns: r.first_ns,
                 last_ns: r.last_ns,
                 reader: self.reader(r.ptr, read_id(k.obj, r.state)),

@@ -38,8 +38,6 @@ pub const RING_KIB: u32 = 4096;
 const REORDER_NS: u64 = 5_000_000;
 /// Pause after a wake-up, so that a storm is read in batches.
 const BATCH: Duration = Duration::from_millis(5);
-/// Between two looks at sleeping threads.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// How long the end of a run waits for stacks while none is unwound, and in all.
 const STUCK: Duration = Duration::from_secs(3);
 const SETTLED: Duration = Duration::from_secs(15);
@@ -511,7 +509,7 @@ impl Live {
         };
         for look in 0..2 {
             if look > 0 {
-                sleep(BETWEEN_LOOKS).await;
+                sleep(inventory::BETWEEN_LOOKS).await;
             }
             let waiting = targets.iter().copied().collect();
             self.scan = Some(Scan::start(Wanted { waiting, ..Wanted::default() }));

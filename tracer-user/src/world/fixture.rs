@@ -177,7 +177,7 @@ impl Stream {
             fd: 1,
             reader_start_ns: reader.map_or(0, P::start_ns),
             read_ns: reader.map_or(0, |_| START + at * MS - 1000),
-            call: u32::from(call as u8),
+            call: u16::from(call as u8),
             reader_running_ns: UNKNOWN,
             ..Stall::default()
         };
@@ -197,7 +197,7 @@ impl Stream {
             reader_start_ns: reader.start_ns(),
             read_ns: START + at * MS - 1000,
             reader_running_ns: running_ms * MS,
-            call: u32::from(Syscall::Write as u8),
+            call: u16::from(Syscall::Write as u8),
             ..Stall::default()
         };
         self.event(at, p, Body::Stall(body))
@@ -268,7 +268,7 @@ impl Stream {
             comm: p.1.to_owned(),
             fd: 3,
             count,
-            repeated: 0,
+            in_a_row: 0,
             first_ns: START + span.0 * MS,
             last_ns: START + span.1 * MS,
             reader: reader.map(|(r, t)| reader_row(r, t)),

@@ -30,7 +30,7 @@ pub mod wait;
 use crate::decode::{Context, Event, ProcId, SemId, StackId};
 use crate::record::{BlockedThread, Inventory, ObjKey, Place, ReaderRow, Session, SystemLimits, text};
 use process::Processes;
-use stall::{Ended, Ongoing, Reader, Stalls, Waiter};
+use stall::{Ended, Ongoing, Reader, ReaderTime, Stalls, Waiter};
 use tracer_common::event::{Body, Stall, UNKNOWN};
 use tracer_common::map::kind;
 
@@ -116,13 +116,12 @@ impl World {
 
     /// Size of a memory page; 4096 if the session does not tell.
     pub fn page_bytes(&self) -> u64 {
-        if self.session.page_bytes == 0 { 4096 } else { self.session.page_bytes }
+        self.session.page()
     }
 
     /// Seconds since 1970 at a time of the boot clock; `None` if the session does not tie the clocks.
     pub fn wall_s(&self, ts_ns: u64) -> Option<u64> {
-        let s = &self.session;
-        (s.wall_ns > 0).then(|| s.wall_ns.saturating_add(ts_ns).saturating_sub(s.start_ns) / 1_000_000_000)
+        self.session.clocks().wall_s(ts_ns)
     }
 
     /// What the model had to leave out, each a sentence.
@@ -377,7 +376,11 @@ impl World {
             self.sem_used(proc, sem_id(obj), context.ts_ns);
         }
         let part = if obj.kind == kind::SEM { e.state.b } else { 0 };
-        self.stalls.ended(Ended {
+        let wait_ns = e.until_ns.saturating_sub(e.since_ns);
+        let thousandths = |part: u16| wait_ns / 1000 * u64::from(part.min(1000));
+        let reader_time = (e.reader_running_ns != UNKNOWN)
+            .then(|| ReaderTime { running_ns: e.reader_running_ns, runqueue_ns: thousandths(e.reader_runqueue) });
+        let ended = Ended {
             obj,
             waiter: Waiter { proc, call: u8::try_from(e.call).unwrap_or(0), part },
             tid: context.tid,
@@ -388,9 +391,11 @@ impl World {
             ret: e.ret,
             state: e.state.into(),
             reader,
-            reader_running_ns: (e.reader_running_ns != UNKNOWN).then_some(e.reader_running_ns),
+            runqueue_ns: thousandths(e.runqueue),
+            reader_time,
             estimated: e.estimated != 0,
-        });
+        };
+        self.stalls.ended(ended, self.session.min_stall_ns);
     }
 
     fn ongoing(&mut self, ts_ns: u64, t: &BlockedThread) -> (Ongoing, Option<Reader>) {

@@ -24,8 +24,8 @@ pub struct Refusals {
     pub undrained_ns: u64,
     /// When the totals were read last.
     pub read_ns: u64,
-    /// Of the refusals, how many came with nobody seen to read since the one before.
-    pub repeated: u64,
+    /// How many refusals at most came one after another with nobody seen to read between two of them.
+    pub in_a_row: u64,
     /// Since when it is full at least, if nobody has read since the last refusal; and for how long it was so at most.
     /// Unlike `undrained_ns`, the time before the first refusal does not count: the reader may have had nothing to read.
     pub full_since_ns: Option<u64>,
@@ -69,7 +69,7 @@ impl Refused {
                 reader,
                 undrained_ns: before.max(row.last_ns.saturating_sub(drained)),
                 read_ns: ts_ns,
-                repeated: row.repeated,
+                in_a_row: row.in_a_row,
                 full_since_ns,
                 full_ns,
             },
@@ -83,7 +83,7 @@ fn full(ts_ns: u64, before: Option<&Refusals>, row: &RefusedRow, watched: bool) 
     let old = before.and_then(|b| b.full_since_ns);
     let Some(reader) = &row.reader else {
         // Its stamp is gone, with the object or because there are too many: whether it is full now is not known.
-        if row.count > row.repeated.saturating_add(1) || before.is_some_and(|b| b.reader.is_some()) {
+        if row.count > row.in_a_row.saturating_add(1) || before.is_some_and(|b| b.reader.is_some()) {
             return (None, longest_ns);
         }
         let since_ns = old.unwrap_or(if watched { row.first_ns } else { ts_ns });

@@ -23,9 +23,13 @@ pub struct Durations {
     pub count: u64,
     pub total_ns: u64,
     pub max_ns: u64,
-    /// Of the waits during which it is known how long the last reader was running or ready to run: their sum, and that time.
+    /// For how long of them the waiters were ready to run again, and had no processor.
+    pub runqueue_ns: u64,
+    /// Of the waits during which it is known what the last reader did: their sum.
     pub observed_ns: u64,
+    /// For how long of those it was running or ready to run, and the part of that in which it had no processor.
     pub reader_running_ns: u64,
+    pub reader_runqueue_ns: u64,
     /// Of how many the beginning was not seen, but estimated.
     pub estimated: u64,
     buckets: BTreeMap<u32, u64>,
@@ -41,9 +45,10 @@ impl Durations {
     }
 
     /// Notes what the last reader's thread did during a wait of `ns` that has been counted.
-    pub fn observe(&mut self, ns: u64, running_ns: u64) {
+    pub fn observe(&mut self, ns: u64, reader: ReaderTime) {
         self.observed_ns = self.observed_ns.saturating_add(ns);
-        self.reader_running_ns = self.reader_running_ns.saturating_add(running_ns.min(ns));
+        self.reader_running_ns = self.reader_running_ns.saturating_add(reader.running_ns.min(ns));
+        self.reader_runqueue_ns = self.reader_runqueue_ns.saturating_add(reader.runqueue_ns.min(ns));
     }
 
     /// Counts all durations of another distribution.
@@ -51,8 +56,10 @@ impl Durations {
         self.count += other.count;
         self.total_ns = self.total_ns.saturating_add(other.total_ns);
         self.max_ns = self.max_ns.max(other.max_ns);
+        self.runqueue_ns = self.runqueue_ns.saturating_add(other.runqueue_ns);
         self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
         self.reader_running_ns = self.reader_running_ns.saturating_add(other.reader_running_ns);
+        self.reader_runqueue_ns = self.reader_runqueue_ns.saturating_add(other.reader_runqueue_ns);
         self.estimated += other.estimated;
         for (b, n) in &other.buckets {
             *self.buckets.entry(*b).or_default() += n;
@@ -92,6 +99,15 @@ fn upper(bucket: u32) -> u64 {
     let shift = (bucket >> PRECISION) - 1;
     let mantissa = u64::from(bucket - (shift << PRECISION));
     (mantissa << shift) | ((1 << shift) - 1)
+}
+
+/// Time of a reader's thread during a wait, nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReaderTime {
+    /// Running or ready to run.
+    pub running_ns: u64,
+    /// Ready to run, and without a processor: part of the former.
+    pub runqueue_ns: u64,
 }
 
 /// The last successful reader of an object (of a semaphore: whoever the kernel half names there).
@@ -190,8 +206,10 @@ pub(super) struct Ended {
     pub ret: i64,
     pub state: State,
     pub reader: Option<Reader>,
-    /// How long the last reader's thread was running or ready to run meanwhile, as far as known.
-    pub reader_running_ns: Option<u64>,
+    /// For how long of it the waiter was ready to run again, and had no processor.
+    pub runqueue_ns: u64,
+    /// What the last reader's thread did meanwhile, as far as known.
+    pub reader_time: Option<ReaderTime>,
     /// Its beginning was not seen, but estimated.
     pub estimated: bool,
 }
@@ -234,9 +252,15 @@ impl Stalls {
         out
     }
 
-    pub(super) fn ended(&mut self, e: Ended) {
+    /// A wait is over. One in which the object was free again before `min_stall_ns`, so that the waiter only lacked a
+    /// processor, is not the object's doing, and does not count.
+    pub(super) fn ended(&mut self, e: Ended, min_stall_ns: u64) {
         if self.ongoing.get(&e.tid).is_some_and(|o| o.waiter.proc == e.waiter.proc) {
             self.ongoing.remove(&e.tid);
+        }
+        let ns = e.until_ns.saturating_sub(e.since_ns);
+        if e.runqueue_ns > 0 && ns.saturating_sub(e.runqueue_ns) < min_stall_ns {
+            return;
         }
         let Some(o) = self.object_mut(e.obj) else { return };
         o.state = e.state;
@@ -248,14 +272,14 @@ impl Stalls {
             self.dropped += 1;
             return;
         }
-        let ns = e.until_ns.saturating_sub(e.since_ns);
         let w = o.waiters.entry(e.waiter).or_default();
         if w.durations.count == 0 {
             w.first_ns = e.since_ns;
         }
         w.durations.add(ns);
-        if let Some(running_ns) = e.reader_running_ns {
-            w.durations.observe(ns, running_ns);
+        w.durations.runqueue_ns = w.durations.runqueue_ns.saturating_add(e.runqueue_ns);
+        if let Some(time) = e.reader_time {
+            w.durations.observe(ns, time);
         }
         w.durations.estimated += u64::from(e.estimated);
         if e.ret >= 0 {

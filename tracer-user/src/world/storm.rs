@@ -290,7 +290,7 @@ impl Dice {
                         comm: String::new(),
                         fd: self.word().cast_signed(),
                         count: self.number(),
-                        repeated: self.number(),
+                        in_a_row: self.number(),
                         first_ns: self.time(),
                         last_ns: self.time(),
                         reader: self.reader(),

@@ -4,7 +4,7 @@
 use super::Look;
 use super::usage::{Creation, Limits, Usage};
 use crate::decode::{Context, NsId, ProcId};
-use crate::record::{Inventory, Session};
+use crate::record::{Clocks, Inventory, Session};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use tracer_common::event::{SysvCreate, SysvFail, SysvRemove};
@@ -16,7 +16,6 @@ const IPC_CREAT: u32 = 0o1000;
 /// `SHM_HUGETLB` of shmget(2).
 const SHM_HUGETLB: u32 = 0o4000;
 const ENOMEM: i32 = 12;
-const NS_PER_S: u64 = 1_000_000_000;
 
 /// A row of the kernel's table of one kind.
 pub trait Row: Clone {
@@ -64,9 +63,7 @@ pub struct Objects<R: Row> {
     created: HashMap<R::Id, (Creation, u64)>,
     namespaces: HashMap<NsId, Usage<R::Limits>>,
     page_bytes: u64,
-    /// What ties the boot clock to the times in the tables.
-    start_ns: u64,
-    wall_ns: u64,
+    clocks: Clocks,
     pub dropped: u64,
 }
 
@@ -77,8 +74,7 @@ impl<R: Row> Default for Objects<R> {
             created: HashMap::new(),
             namespaces: HashMap::new(),
             page_bytes: 4096,
-            start_ns: 0,
-            wall_ns: 0,
+            clocks: Clocks::default(),
             dropped: 0,
         }
     }
@@ -87,8 +83,7 @@ impl<R: Row> Default for Objects<R> {
 impl<R: Row> Objects<R> {
     /// No object yet.
     pub(super) fn new(session: &Session) -> Self {
-        let page_bytes = if session.page_bytes == 0 { 4096 } else { session.page_bytes };
-        Self { page_bytes, start_ns: session.start_ns, wall_ns: session.wall_ns, ..Self::default() }
+        Self { page_bytes: session.page(), clocks: session.clocks(), ..Self::default() }
     }
 
     /// All objects that exist as far as the tables told, in no order.
@@ -210,9 +205,7 @@ impl<R: Row> Objects<R> {
     /// Forgets a creation that the table contradicts: the call had opened an object that was there.
     fn check_creation(&mut self, id: R::Id, row: &R) {
         let Some((creation, pages)) = self.created.get(&id) else { return };
-        let made_s = (self.wall_ns > 0)
-            .then(|| self.wall_ns.saturating_add(creation.ts_ns).saturating_sub(self.start_ns) / NS_PER_S);
-        if creation.exact || row.made_by(creation.by, made_s) {
+        if creation.exact || row.made_by(creation.by, self.clocks.wall_s(creation.ts_ns)) {
             return;
         }
         let pages = *pages;
