@@ -10,7 +10,7 @@ use tracer_common::map::{Blocked, LastRead, ObjRef, ObjState, Sleep, kind, read_
 use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
-use crate::emit::{self, Call};
+use crate::emit::{self, Call, UserStack};
 use crate::filter;
 use crate::kread;
 use crate::maps::{self, BLOCKED, BLOCKED_SLOTS, LAST_READ, config};
@@ -91,9 +91,10 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
             known.restart_ns = 0;
             return;
         }
-        // Without its reader: all of this is followed for each way that led here, and 5.10's verifier has seen enough.
+        // Without its reader and a copy of its stack: all of this is followed for each way that led here, and 5.10's verifier has seen enough.
         if known.restart_ns != 0 && has_object(sleep) && matters(sleep, known.restart_ns) {
-            send(&call.returning(EINTR), sleep, known.restart_ns, None);
+            let call = call.returning(EINTR);
+            send(&call, sleep, known.restart_ns, None, UserStack::frames(&call));
         }
     }
     let mut sleep = Sleep { since_ns: now, runqueue_ns: runqueue_ns(prev), ..wait.sleep(syscall) };
@@ -390,14 +391,14 @@ fn tell(call: &Call, known: &Sleep, until_ns: u64) {
     }
     // SAFETY: a map value, read in place: the BPF stack is small.
     let reader = unsafe { LAST_READ.get(known.ptr) };
-    send(call, known, until_ns, reader);
+    send(call, known, until_ns, reader, UserStack::copied(call));
 }
 
 #[inline(always)]
-fn send(call: &Call, known: &Sleep, until_ns: u64, reader: Option<&LastRead>) {
+fn send(call: &Call, known: &Sleep, until_ns: u64, reader: Option<&LastRead>, stack: UserStack) {
     let site = Site::from_raw(known.site).unwrap_or(call.site);
     let call = call.at(site);
-    emit::event_in_place::<Stall>(&call, emit::UserStack::frames(&call), |stall| {
+    emit::event_in_place::<Stall>(&call, stack, |stall| {
         let queued_ns = runqueue_ns(task::current()).saturating_sub(known.runqueue_ns);
         stall.obj = known.obj;
         stall.state = known.state;

@@ -22,9 +22,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             }
             let mut d = Draft::new(world, "eventfd-stall", pace::severity(&s));
             d.rests_on_events();
-            for w in &s.waiting {
-                d.subject("writer", w.proc, Some(w.tid));
-            }
+            s.name_waiters(&mut d, "writer");
             for r in readers.iter().take(4) {
                 d.process("reader", r.proc, None);
             }

@@ -62,9 +62,7 @@ fn told(world: &World, keys: &[ObjKey], now_ns: u64) -> Option<Finding> {
     let severity = if stuck || s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
     let mut d = Draft::new(world, "futex-stall", severity);
     d.rests_on_events();
-    for w in &s.waiting {
-        d.subject("blocked", w.proc, Some(w.tid));
-    }
+    s.name_waiters(&mut d, "blocked");
     let itself = matches!(holder, Holder::Thread { tid, .. } if s.waiting.iter().any(|w| w.tid == Tid(tid)));
     let lasting = s.ongoing > 0;
     let blame = match &holder {

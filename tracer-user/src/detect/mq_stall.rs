@@ -23,9 +23,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             }
             let mut d = Draft::new(world, "mq-stall", pace::severity(&s));
             d.rests_on_events();
-            for w in &s.waiting {
-                d.subject("sender", w.proc, Some(w.tid));
-            }
+            s.name_waiters(&mut d, "sender");
             for r in receivers.iter().take(4) {
                 d.process("receiver", r.proc, None);
             }

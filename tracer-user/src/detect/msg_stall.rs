@@ -30,9 +30,7 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     let mut d = Draft::new(world, "msg-stall", pace::severity(&s));
     d.rests_on_events();
     let senders = s.procs();
-    for w in &s.waiting {
-        d.subject("sender", w.proc, Some(w.tid));
-    }
+    s.name_waiters(&mut d, "sender");
     if let Some(r) = &receiver {
         d.process("receiver", r.proc, None);
     }

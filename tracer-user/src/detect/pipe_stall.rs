@@ -77,9 +77,7 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
     let mut d = Draft::new(world, "pipe-stall", pace::severity(s));
     d.rests_on_events();
     let writers = s.procs();
-    for w in &s.waiting {
-        d.subject("writer", w.proc, Some(w.tid));
-    }
+    s.name_waiters(&mut d, "writer");
     for r in &case.readers {
         d.process("reader", r.proc, None);
     }

@@ -98,9 +98,7 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         d.confidence(Confidence::Likely);
     }
     d.rests_on_events();
-    for w in &s.waiting {
-        d.subject("blocked", w.proc, Some(w.tid));
-    }
+    s.name_waiters(&mut d, "blocked");
     let blame = match holder {
         Some(h) if s.ongoing > 0 => {
             d.process("holder", h, None);

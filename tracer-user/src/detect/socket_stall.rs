@@ -58,9 +58,7 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     let cause = cascade::cause(world, obj, &s.intervals, &ids, now_ns);
     let mut d = Draft::new(world, "socket-stall", if cause.is_some() { Severity::Info } else { pace::severity(s) });
     d.rests_on_events();
-    for w in &s.waiting {
-        d.subject("sender", w.proc, Some(w.tid));
-    }
+    s.name_waiters(&mut d, "sender");
     for r in &case.readers {
         d.process("receiver", r.proc, None);
     }

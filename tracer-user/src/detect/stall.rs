@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::time::{duration, milliseconds};
-use crate::decode::{ProcId, Tid};
+use crate::decode::{ProcId, StackId, Tid};
 use crate::record::{ObjKey, State};
 use crate::world::World;
 use crate::world::stall::{Durations, Interval, Reader, WaiterStalls};
@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// An ongoing wait longer than this is critical.
 pub(super) const CRITICAL_NS: u64 = 10_000_000_000;
+
+/// Places shown at which processes waited.
+const STACKS_MAX: usize = 3;
 
 /// One process that waited.
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub(super) struct Waiting {
     pub fd: i32,
     pub call: &'static str,
     pub total_ns: u64,
+    /// Where it waited last, of the waits that are over.
+    pub stack: Option<StackId>,
     /// Length of its longest wait that lasts.
     pub ongoing_ns: Option<u64>,
 }
@@ -51,6 +56,14 @@ impl Summary {
             }
         }
         out
+    }
+
+    /// Names the processes that waited in a role, with where they did.
+    pub(super) fn name_waiters(&self, draft: &mut Draft<'_>, role: &'static str) {
+        for w in &self.waiting {
+            draft.subject(role, w.proc, Some(w.tid));
+        }
+        draft.stacks(role, self.waiting.iter().map(|w| (w.proc, w.stack)), STACKS_MAX);
     }
 
     /// Fills in the evidence that all stalls share.
@@ -141,8 +154,10 @@ pub(super) fn summary_of(
                 fd: s.fd,
                 call: waiter.call_name(),
                 total_ns: 0,
+                stack: None,
                 ongoing_ns: None,
             });
+            w.stack = s.stack.or(w.stack);
             w.total_ns = w.total_ns.saturating_add(took.total_ns);
         }
         intervals.extend(o.intervals.iter().filter(|i| wanted(i.waiter.part)).copied());
@@ -171,6 +186,7 @@ pub(super) fn summary_of(
             fd: o.fd,
             call: o.waiter.call_name(),
             total_ns: 0,
+            stack: None,
             ongoing_ns: None,
         });
         w.tid = o.tid;

@@ -394,6 +394,7 @@ impl World {
             runqueue_ns: thousandths(e.runqueue),
             reader_time,
             estimated: e.estimated != 0,
+            stack: context.stack,
         };
         self.stalls.ended(ended, self.session.min_stall_ns);
     }

@@ -1,6 +1,6 @@
 //! Waits on objects: finished ones as bounded statistics, and those that last right now.
 
-use crate::decode::{ProcId, Tid};
+use crate::decode::{ProcId, StackId, Tid};
 use crate::record::{ObjKey, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use tracer_common::syscall::Syscall;
@@ -149,6 +149,8 @@ pub struct WaiterStalls {
     pub last_success_ns: Option<u64>,
     /// Waits that ended with ETIMEDOUT.
     pub timed_out: u64,
+    /// Of the last wait whose stack was taken.
+    pub stack: Option<StackId>,
 }
 
 /// A finished or lasting wait with its times.
@@ -212,6 +214,7 @@ pub(super) struct Ended {
     pub reader_time: Option<ReaderTime>,
     /// Its beginning was not seen, but estimated.
     pub estimated: bool,
+    pub stack: Option<StackId>,
 }
 
 impl Stalls {
@@ -288,6 +291,7 @@ impl Stalls {
             w.last_success_ns = Some(e.until_ns);
         }
         w.timed_out += u64::from(e.ret == -ETIMEDOUT);
+        w.stack = e.stack.or(w.stack);
         w.last_tid = e.tid;
         w.fd = e.fd;
         w.comm = e.comm;
