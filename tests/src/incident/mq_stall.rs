@@ -27,6 +27,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let text = stage.text_of(name);
     let of_receiver = text.clone();
     let receiver = stage.spawn(&[], move || {
+        stage.await_slot(SENDER, 1)?;
         stage.await_slot(OPEN, 1)?;
         let queue = Mq::open(&of_receiver, libc::O_RDONLY, (ROOM, 8)).context("cannot open the queue")?;
         stage.reach(OPEN, 2);
