@@ -3,8 +3,16 @@
 //! Raw facts only, never findings.
 //! Kernel records stay bytes; everything that userspace read is a plain structure with serde.
 
+mod futex;
+mod posix;
+mod socket;
+mod sysv;
 mod thread;
 
+pub use futex::{FutexOwner, FutexPlace, FutexRow, FutexUser};
+pub use posix::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue};
+pub use socket::{InFlightRow, SocketRow};
+pub use sysv::{MsgLimitRow, MsgQueue, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment};
 pub use thread::{Releaser, ThreadRow, WaitRow, Way};
 
 use serde::{Deserialize, Serialize};
@@ -66,86 +74,6 @@ pub enum Record {
     Futexes { ts_ns: u64, rows: Vec<FutexRow> },
     /// Threads of processes that wait, and of those that they wait for; of each process all.
     Threads { ts_ns: u64, rows: Vec<ThreadRow> },
-}
-
-/// A futex, as its waiter knows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FutexRow {
-    /// The waiting process and its address there.
-    pub obj: ObjKey,
-    /// Start of the waiting process, nanoseconds of the boot clock.
-    pub start_ns: u64,
-    /// `None`: not in memory that processes share.
-    pub place: Option<FutexPlace>,
-    /// The thread that holds it by its own word, as that thread's pid namespace numbers it; 0: it names none.
-    pub owner_tid: u32,
-    /// That thread; `None` if no living thread of those that map the memory has that number.
-    pub owner: Option<FutexOwner>,
-}
-
-/// Where a futex is: two addresses with the same place are one futex.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FutexPlace {
-    pub dev_minor: u32,
-    pub ino: u64,
-    /// In the file, bytes.
-    pub offset: u64,
-    /// As /proc/PID/maps writes it; a file without a name ends with ` (deleted)`.
-    pub path: String,
-    /// Processes that map the file and share it.
-    pub users: Vec<FutexUser>,
-    /// All processes could be asked.
-    pub complete: bool,
-}
-
-/// A process that shares memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FutexUser {
-    pub tgid: u32,
-    pub start_ns: u64,
-    pub threads: u32,
-}
-
-/// A thread that holds a lock.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FutexOwner {
-    /// As the host numbers it.
-    pub tid: u32,
-    pub tgid: u32,
-    pub start_ns: u64,
-    pub comm: String,
-}
-
-/// A unix socket. What is not known is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SocketRow {
-    /// Inode number, unique on the host.
-    pub ino: u64,
-    /// False if sock_diag does not show it (any more).
-    pub listed: bool,
-    pub listening: bool,
-    /// Its own name: a path, or an abstract name behind an `@`.
-    pub name: Option<String>,
-    /// The name that a call on it gave, of the same form.
-    pub address: Option<String>,
-    /// The one socket that has that name.
-    pub named: Option<u64>,
-    /// The other end, or the listener that has not accepted it yet.
-    pub peer: Option<u64>,
-    /// Of a listener: connections not accepted, and above how many connect waits.
-    pub pending: Option<u64>,
-    pub backlog: Option<u64>,
-}
-
-/// Descriptors in the queue of a unix socket that nobody has received.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InFlightRow {
-    pub ino: u64,
-    pub fds: u64,
-    /// One process that has the socket open.
-    pub tgid: u32,
-    pub start_ns: u64,
-    pub fd: u32,
 }
 
 /// Facts about the run.
@@ -211,17 +139,6 @@ impl Session {
     /// Size of a memory page; 4096 if it does not tell.
     pub fn page(&self) -> u64 {
         if self.page_bytes == 0 { 4096 } else { self.page_bytes }
-    }
-}
-
-impl SocketRow {
-    /// The bytes of `sun_path` as a name: a path ends with a zero byte, an abstract name begins with one.
-    pub fn name(path: &[u8]) -> Option<String> {
-        match path {
-            [] => None,
-            [0, name @ ..] => Some(format!("@{}", String::from_utf8_lossy(name))),
-            path => Some(text(path)),
-        }
     }
 }
 
@@ -434,223 +351,6 @@ pub struct ProcessRow {
     pub nofile_soft: Option<u64>,
     /// cgroup path (v2, or the pids controller's of v1).
     pub cgroup: Option<String>,
-}
-
-/// One SysV semaphore set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SemSetRow {
-    pub ns: u32,
-    pub id: i32,
-    pub key: i32,
-    pub perms: u32,
-    pub nsems: u32,
-    pub uid: u32,
-    #[serde(default)]
-    pub gid: u32,
-    pub cuid: u32,
-    #[serde(default)]
-    pub cgid: u32,
-    /// Seconds since 1970; 0 = never.
-    pub otime: u64,
-    pub ctime: u64,
-    /// Empty if they could not be read, or in sets of more than 64.
-    pub values: Vec<SemValue>,
-}
-
-/// One semaphore of a set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SemValue {
-    pub value: u32,
-    /// Last process that operated on it (GETPID), in the tracer's pid namespace; 0 = none or not visible.
-    pub pid: u32,
-    pub ncnt: u32,
-    pub zcnt: u32,
-}
-
-/// kernel.sem of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SemLimitRow {
-    pub ns: u32,
-    pub semmsl: u64,
-    pub semmns: u64,
-    pub semopm: u64,
-    pub semmni: u64,
-    pub used_sets: u64,
-    pub used_sems: u64,
-}
-
-/// One SysV shared memory segment.
-///
-/// Process ids are of the tracer's pid namespace; they stay in the row when the process is gone, and may be reused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShmSegment {
-    pub ns: u32,
-    pub id: i32,
-    /// 0 = private, also once it is marked for removal.
-    pub key: i32,
-    pub size_bytes: u64,
-    /// Attachments now: mappings, not processes.
-    pub nattch: u64,
-    /// Creator; 0 = not visible in the tracer's pid namespace.
-    pub cpid: u32,
-    /// Last process that attached or detached; 0 = none, or not visible.
-    pub lpid: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub cuid: u32,
-    pub cgid: u32,
-    /// Permission bits only.
-    pub mode: u32,
-    /// Removed (IPC_RMID), and gone with its last attachment.
-    pub dest: bool,
-    /// Locked in memory (SHM_LOCK).
-    pub locked: bool,
-    /// Seconds since 1970, last attachment; 0 = never.
-    pub atime: u64,
-    /// Last detachment; 0 = never.
-    pub dtime: u64,
-    /// Creation, or last IPC_SET.
-    pub ctime: u64,
-    /// Process ids that have it mapped now, as far as /proc/PID/maps could be read; not looked for if `nattch` is 0.
-    pub attached: Vec<u32>,
-}
-
-/// Limits of shared memory of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShmLimitRow {
-    pub ns: u32,
-    /// Segments.
-    pub shmmni: u64,
-    /// Bytes of one segment.
-    pub shmmax: u64,
-    /// Pages of all segments.
-    pub shmall: u64,
-    pub used_segments: u64,
-    /// Pages of all segments, touched or not.
-    pub used_pages: u64,
-    /// Pages in memory now.
-    pub resident_pages: u64,
-    /// Pages in swap now.
-    pub swapped_pages: u64,
-}
-
-/// One SysV message queue.
-///
-/// The kernel keeps no creator. Process ids are as in [`ShmSegment`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MsgQueue {
-    pub ns: u32,
-    pub id: i32,
-    pub key: i32,
-    /// In the queue now.
-    pub bytes: u64,
-    pub messages: u64,
-    /// The queue's own limit (`msg_qbytes`); 0 = could not be read.
-    pub qbytes: u64,
-    /// Last sender; 0 = none, or not visible.
-    pub lspid: u32,
-    /// Last receiver; 0 = none, or not visible.
-    pub lrpid: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub cuid: u32,
-    pub cgid: u32,
-    /// Permission bits only.
-    pub mode: u32,
-    /// Seconds since 1970, last send; 0 = never.
-    pub stime: u64,
-    /// Last receive; 0 = never.
-    pub rtime: u64,
-    /// Creation, or last IPC_SET.
-    pub ctime: u64,
-    /// Process ids with a thread asleep in msgsnd or msgrcv on it.
-    pub waiting: Vec<u32>,
-    /// False if some processes could not be asked what they wait for.
-    pub waiting_complete: bool,
-}
-
-/// Limits of message queues of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MsgLimitRow {
-    pub ns: u32,
-    /// Queues.
-    pub msgmni: u64,
-    /// Bytes of one message.
-    pub msgmax: u64,
-    /// Bytes of a new queue.
-    pub msgmnb: u64,
-    pub used_queues: u64,
-    /// In all queues now.
-    pub used_messages: u64,
-    pub used_bytes: u64,
-}
-
-/// POSIX message queues, semaphores and shared memory objects of the tracer's mount and IPC namespaces.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PosixInventory {
-    pub objects: Vec<PosixObject>,
-    /// Kinds that could not be listed at all.
-    pub unlisted: Vec<PosixKind>,
-    /// Most queues of the IPC namespace (fs.mqueue.queues_max); 0 = could not be read.
-    pub queues_max: u64,
-    /// Bytes in use, and at most, of the file system with semaphores and shared memory; 0 = could not be read, or no limit.
-    pub shm_used_bytes: u64,
-    pub shm_max_bytes: u64,
-}
-
-/// Which kind of POSIX object a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum PosixKind {
-    Mq,
-    Sem,
-    Shm,
-}
-
-/// A POSIX message queue, semaphore or shared memory object: a name in a file system of the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PosixObject {
-    pub kind: PosixKind,
-    /// As the program says it, with its leading slash.
-    pub name: String,
-    /// Where it is in the file system; empty for a queue whose file system is mounted nowhere.
-    pub path: String,
-    pub dev: u64,
-    /// The same as the kernel counts: the `ns` of its [`ObjKey`].
-    pub device: u32,
-    pub ino: u64,
-    pub size_bytes: u64,
-    pub uid: u32,
-    pub gid: u32,
-    /// Permission bits only.
-    pub mode: u32,
-    /// Seconds since 1970, last change of the contents; of a mapped object it may be older.
-    pub mtime: u64,
-    /// Last change of the file itself: its links, its permissions.
-    pub ctime: u64,
-    /// `None` if it could not be read, or is no queue.
-    pub queue: Option<PosixQueue>,
-    pub holders: Vec<PosixHolder>,
-    /// Whether all descriptors and mappings were read, and could be.
-    pub complete: bool,
-}
-
-/// What is in a POSIX message queue, and what it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PosixQueue {
-    pub bytes: u64,
-    /// Process that is told of a message (mq_notify); 0 = none, or not visible.
-    pub notify_pid: u32,
-    /// Messages now and at most, and the bytes of one at most; `None` if mq_getattr failed.
-    pub attributes: Option<[u64; 3]>,
-}
-
-/// A process with a POSIX object open or mapped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PosixHolder {
-    pub tgid: u32,
-    pub start_ns: u64,
-    pub open: bool,
-    pub mapped: bool,
 }
 
 /// Limits of the host; 0 = could not be read.

@@ -15,7 +15,7 @@ use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 /// As much as the pipe takes: the writer is asleep in a write nearly all the time.
-const PIECE: [u8; 65536] = [b'.'; 65536];
+const PIECE: usize = 65536;
 const BURSTS: u64 = 4;
 const BURST: Duration = Duration::from_millis(400);
 /// What the reader does with a pipe's content: it is no idle reader.
@@ -32,7 +32,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let cpu = sched_getcpu();
     let consumer = stage.spawn(&[writer.as_raw_fd()], move || {
         if bug { stay_on(cpu) } else { stay_off(cpu) }?;
-        let mut buffer = PIECE;
+        let mut buffer = vec![0; PIECE];
         loop {
             rustix::io::read(&reader, &mut buffer).context("cannot read")?;
             if bug {
@@ -42,8 +42,9 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     })?;
     let producer = stage.spawn(&[], move || {
         if bug { stay_off(cpu) } else { stay_on(cpu) }?;
+        let piece = vec![b'.'; PIECE];
         while stage.value(STOP) == 0 {
-            stage.timed(|| rustix::io::write(&writer, &PIECE)).context("cannot write")?;
+            stage.timed(|| rustix::io::write(&writer, &piece)).context("cannot write")?;
         }
         stage.reach(DONE, 1);
         stage.idle()
