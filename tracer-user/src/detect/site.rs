@@ -37,6 +37,8 @@ pub(super) struct Shown {
     pub(super) site: Option<String>,
     /// No frame before that can be missing.
     pub(super) exact: bool,
+    /// The function of that line is known; else it is a file and an offset.
+    named: bool,
 }
 
 /// A stack with at most `max` frames.
@@ -71,8 +73,10 @@ pub(super) fn shown(world: &World, stack: StackId, max: usize) -> Option<Shown> 
         }
     }
     let own = out.iter().position(is_own);
-    let site = own.and_then(|at| out.get(at)).map(words);
-    Some(Shown { truncated, site, exact: own.is_some_and(|at| at < exact), frames: out })
+    let frame = own.and_then(|at| out.get(at));
+    let site = frame.map(words);
+    let named = frame.and_then(|f| f.symbol.as_deref()).is_some_and(|symbol| !symbol.starts_with('+'));
+    Some(Shown { truncated, site, exact: own.is_some_and(|at| at < exact), named, frames: out })
 }
 
 /// Whether a frame is of the system's libraries, or of a language's own.
@@ -109,9 +113,10 @@ fn words(f: &StackFrame) -> String {
 }
 
 /// The line that a stack tells about, if the stack can be trusted to have it: one that was followed by frame pointers
-/// leaves out the caller of a function that keeps none.
-fn trusted(world: &World, stack: Option<StackId>) -> Option<String> {
-    shown(world, stack?, usize::MAX).filter(|s| s.exact)?.site
+/// leaves out the caller of a function that keeps none. True: with the name of its function.
+fn trusted(world: &World, stack: Option<StackId>) -> Option<(String, bool)> {
+    let shown = shown(world, stack?, usize::MAX).filter(|s| s.exact)?;
+    Some((shown.site?, shown.named))
 }
 
 /// Parts items by the line of code that they come from.
@@ -124,9 +129,13 @@ pub(super) fn parts<T>(
     stack: impl Fn(&T) -> Option<StackId>,
     stands: impl Fn(&[T]) -> bool,
 ) -> Vec<Vec<T>> {
+    let sites: Vec<Option<(String, bool)>> = items.iter().map(|item| trusted(world, stack(item))).collect();
+    // A name that was not found in time makes no other line.
+    let any_named = sites.iter().flatten().any(|(_, named)| *named);
     let mut by: BTreeMap<Option<String>, Vec<(usize, T)>> = BTreeMap::new();
-    for (at, item) in items.into_iter().enumerate() {
-        by.entry(trusted(world, stack(&item))).or_default().push((at, item));
+    for (at, (item, site)) in items.into_iter().zip(sites).enumerate() {
+        let site = site.filter(|(_, named)| *named || !any_named).map(|(site, _)| site);
+        by.entry(site).or_default().push((at, item));
     }
     let (mut out, mut rest) = (Vec::new(), Vec::new());
     for (site, part) in by {
@@ -222,5 +231,17 @@ mod tests {
         assert_eq!(split(&[3, 1, 2, -1, 4], 2), [vec![3, 1, 2, -1, 4]]);
         assert_eq!(split(&[3, 3, 1, 2, 1, -1, 4], 2), [vec![1, 2, 1, -1, 4], vec![3, 3]]);
         assert_eq!(split(&[-1, 4], 1), [vec![-1, 4]]);
+        // Names that are missing for one stack of a line, and for all.
+        let unnamed = |s: &mut Stream, id: i32, offset: u64| {
+            let frame = Frame { addr: 1, module: Some("/opt/app".into()), offset: Some(offset) };
+            s.record(Record::Stack { id, frames: vec![frame], unwound: 1 });
+        };
+        unnamed(&mut s, 5, 1);
+        unnamed(&mut s, 6, 2);
+        let world = s.world(1_000);
+        let split = |ids: &[i32]| parts(&world, ids.to_vec(), |id| Some(StackId(*id)), |_| true);
+        assert_eq!(split(&[1, 5, 2, 3]), [vec![1, 5, 2], vec![3]]);
+        assert_eq!(split(&[1, 5, 2]), [vec![1, 5, 2]]);
+        assert_eq!(split(&[5, 6]), [vec![5], vec![6]]);
     }
 }
