@@ -18,32 +18,36 @@ const SMALL_SHARE: u64 = 10;
 /// So many times min-stall in all are too little to tell of a program that is gone (its reader had to start, say).
 const BRIEF: u64 = 3;
 
-/// How the reader's thread spent the finished waits, in percent of them.
+/// How the reader's thread spent the finished waits: the part of them, in percent, that tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pace {
+enum Pace {
+    /// While somebody waits, and unless most of the waits were observed.
+    Unknown,
+    /// Held up: running or ready to run for this part only.
+    Paused(u64),
     /// Running or ready to run.
-    working: u64,
+    AtWork(u64),
     /// Ready to run, and without a processor.
-    runqueue: u64,
+    Starved(u64),
 }
 
-/// `None` while somebody waits, and unless most of the waits were observed.
-pub(super) fn pace(s: &Summary) -> Option<Pace> {
+fn pace(s: &Summary) -> Pace {
     let d = &s.durations;
     if s.ongoing > 0 || d.observed_ns < d.total_ns / 100 * AT_WORK {
-        return None;
+        return Pace::Unknown;
     }
     let percent = |ns: u64| ns.saturating_mul(100) / d.observed_ns.max(1);
-    Some(Pace { working: percent(d.reader_running_ns), runqueue: percent(d.reader_runqueue_ns) })
+    let (working, runqueue) = (percent(d.reader_running_ns), percent(d.reader_runqueue_ns));
+    match working {
+        ..AT_WORK => Pace::Paused(working),
+        _ if runqueue.saturating_mul(100) >= working.saturating_mul(STARVED) => Pace::Starved(runqueue),
+        _ => Pace::AtWork(working),
+    }
 }
 
 /// Whether nothing held the reader up but its own work, or the work of others on its processor.
-pub(super) fn at_work(s: &Summary) -> bool {
-    pace(s).is_some_and(|p| p.working >= AT_WORK)
-}
-
-fn starved(p: Pace) -> bool {
-    p.working >= AT_WORK && p.runqueue.saturating_mul(100) >= p.working.saturating_mul(STARVED)
+fn at_work(s: &Summary) -> bool {
+    matches!(pace(s), Pace::AtWork(_) | Pace::Starved(_))
 }
 
 /// Whether programs that have ended since have nothing to repair: it was a short hitch, or nothing held them up but the
@@ -78,14 +82,10 @@ pub(super) fn severity(s: &Summary) -> Severity {
 /// Blame for waits that are over: what follows the reader's name. `verb` in the past tense.
 pub(super) fn words(s: &Summary, verb: &str) -> String {
     match pace(s) {
-        Some(p) if starved(p) => {
-            format!("was ready to run for {} % of that time and got no processor", p.runqueue)
-        }
-        Some(p) if p.working >= AT_WORK => {
-            format!("was at work for {} % of that time, it is the slower one", p.working)
-        }
-        Some(p) => format!("paused: it was at work for {} % of that time", p.working),
-        None => format!("{verb} too slowly or paused"),
+        Pace::Starved(percent) => format!("was ready to run for {percent} % of that time and got no processor"),
+        Pace::AtWork(percent) => format!("was at work for {percent} % of that time, it is the slower one"),
+        Pace::Paused(percent) => format!("paused: it was at work for {percent} % of that time"),
+        Pace::Unknown => format!("{verb} too slowly or paused"),
     }
 }
 
@@ -100,21 +100,20 @@ pub(super) fn tell(d: &mut Draft<'_>, s: &Summary) {
 
 /// What to do about a reader that is at work, `what` it reads from; false for another reader.
 pub(super) fn remedy(d: &mut Draft<'_>, s: &Summary, reader: &str, what: &str) -> bool {
-    let Some(p) = pace(s).filter(|p| p.working >= AT_WORK) else { return false };
-    if starved(p) {
-        d.remedy(
+    match pace(s) {
+        Pace::Unknown | Pace::Paused(_) => return false,
+        Pace::AtWork(_) => d.remedy(
+            format!("Make the {reader} faster, or several: a larger {what} bridges bursts, not a slower {reader}."),
+            None,
+        ),
+        Pace::Starved(_) => d.remedy(
             format!(
                 "Give the {reader} processor time: see what runs beside it, and its priority, cgroup (cpu.max, cpu.weight) \
                  and affinity."
             ),
             Some("cat /proc/pressure/cpu; ps -eo pid,ni,psr,pcpu,comm --sort=-pcpu".to_owned()),
-        );
-    } else {
-        d.remedy(
-            format!("Make the {reader} faster, or several: a larger {what} bridges bursts, not a slower {reader}."),
-            None,
-        );
-    }
+        ),
+    };
     true
 }
 

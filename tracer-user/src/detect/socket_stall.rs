@@ -97,23 +97,26 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     } else if case.other.is_none() {
         d.remedy("See which sockets there are, with their holders.", Some("ipctrace ls socket".to_owned()));
     }
-    match pace::remedy(&mut d, s, "receiver", "queue") {
-        true => {}
-        false if queue_is_full(full) => {
-            d.remedy(
-                "Let the queue bridge bursts: net.unix.max_dgram_qlen, for sockets that are made afterwards.",
-                Some("sysctl net.unix.max_dgram_qlen".to_owned()),
-            );
-        }
-        false => {
-            d.remedy("Let the socket bridge pauses: SO_SNDBUF of the sender, up to net.core.wmem_max.", None);
-        }
+    if !pace::remedy(&mut d, s, "receiver", "queue") {
+        bridge(&mut d, queue_is_full(full));
     }
     d.remedy(
         "If the sender must not wait, send with MSG_DONTWAIT, or set SO_SNDTIMEO, and decide what happens to the message.",
         None,
     );
     d.finish()
+}
+
+/// What lets a socket bear pauses.
+fn bridge(d: &mut Draft<'_>, queue_is_full: bool) {
+    if queue_is_full {
+        d.remedy(
+            "Let the queue bridge bursts: net.unix.max_dgram_qlen, for sockets that are made afterwards.",
+            Some("sysctl net.unix.max_dgram_qlen".to_owned()),
+        );
+    } else {
+        d.remedy("Let the socket bridge pauses: SO_SNDBUF of the sender, up to net.core.wmem_max.", None);
+    }
 }
 
 fn blame(world: &World, case: &Case, now_ns: u64) -> String {
