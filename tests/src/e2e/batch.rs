@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::Value;
 
+use super::outcome::admitted;
 use super::session::{Running, Watch, incident, replay};
 use super::verdict::{judge, replay_difference};
 use super::{Outcome, Settings, Tally, late};
@@ -304,8 +305,7 @@ fn conclude(
                 let problems = judge(truth, findings, settings.time_scale, lost);
                 // An emulated processor is so slow that the kernel skips programs of preempted tasks; the report admits it.
                 if settings.vm && lost > 0 && !problems.is_empty() {
-                    let what = problems.join("; ");
-                    Outcome::Skipped(format!("the report admits {lost} lost records, which may explain: {what}"))
+                    Outcome::Skipped(admitted(&format!("{lost} lost records"), &problems.join("; ")))
                 } else {
                     Outcome::of(problems)
                 }

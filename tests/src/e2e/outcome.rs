@@ -23,6 +23,11 @@ impl Outcome {
     }
 }
 
+/// Why a problem is no failure: the report itself admits what may have caused it.
+pub(super) fn admitted(what: &str, problem: &str) -> String {
+    format!("the report admits {what}, which may explain: {problem}")
+}
+
 /// Counts and prints outcomes.
 #[derive(Debug)]
 pub struct Tally {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::call::SemSet;
 use crate::e2e::Settings;
+use crate::e2e::outcome::admitted;
 use crate::e2e::session::{Running, Watch};
 use crate::incident::Skip;
 
@@ -156,7 +157,7 @@ fn play(
 fn named(played: &Played, file: &str) -> Result<()> {
     named_exactly(played, file).map_err(|e| match &played.admitted[..] {
         [] => e,
-        admitted => Skip(format!("the report admits {}, which may explain: {e:#}", admitted.join("; "))).into(),
+        reasons => Skip(admitted(&reasons.join("; "), &format!("{e:#}"))).into(),
     })
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::attach::copy_of_tool;
 use crate::e2e::Settings;
+use crate::e2e::outcome::admitted;
 use crate::e2e::session::{Running, Watch, complete_incident, tool};
 use crate::e2e::verdict::{concerns, judge};
 use crate::incident::Skip;
@@ -40,9 +41,7 @@ fn sets_in(list: &Value, ns: u64) -> Vec<String> {
 pub(super) fn explained(report: &Value, error: anyhow::Error, when: &str) -> anyhow::Error {
     match report["loss"]["events"].as_u64() {
         None | Some(0) => error.context(when.to_owned()),
-        Some(lost) => {
-            Skip(format!("the report admits {lost} lost records, which may explain: {when}: {error:#}")).into()
-        }
+        Some(lost) => Skip(admitted(&format!("{lost} lost records"), &format!("{when}: {error:#}"))).into(),
     }
 }
 
