@@ -25,8 +25,9 @@ const FLAGS: [&str; 4] = ["-O2", "-g", "-fomit-frame-pointer", "-Wl,--build-id"]
 
 /// The lines of a program as it says them, and the findings about it.
 struct Played {
-    lines: [u32; 2],
-    findings: Vec<Value>,
+    lines: [u32; 3],
+    leaks: Vec<Value>,
+    stalls: Vec<Value>,
     /// What the report admits that may explain a line that is missing.
     admitted: Vec<String>,
 }
@@ -84,7 +85,7 @@ pub(super) fn debuglink(settings: &Settings) -> Result<()> {
     other.push(0);
     std::fs::write(&debug, other)?;
     let played = play(settings, "lines-other-debug", &mut Command::new(&program), &[], || Ok(()))?;
-    let sites: Vec<&str> = played.findings.iter().flat_map(sites).collect();
+    let sites: Vec<&str> = played.leaks.iter().flat_map(sites).collect();
     ensure!(!sites.is_empty() && sites.iter().all(|s| !s.contains("lines.c")), "lines of another file: {sites:?}");
     Ok(())
 }
@@ -138,15 +139,16 @@ fn play(
         SemSet(id.parse()?).remove().context("cannot remove what the program left")?;
     }
     let numbers: Vec<u32> = done.split(' ').filter_map(|n| n.parse().ok()).collect();
-    let [many, few] = numbers[..] else { bail!("the program said {done:?}") };
+    let [many, few, wait] = numbers[..] else { bail!("the program said {done:?}") };
     let report = report?.0;
     let lost = report["loss"]["events"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} lost records"));
     let told = report["not_collected"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let stacks = told.filter(|line| line.contains("followed by frame pointers")).map(str::to_owned);
     let admitted = lost.into_iter().chain(stacks).collect();
-    let findings = report["findings"].as_array().cloned().unwrap_or_default();
-    let findings = findings.into_iter().filter(|f| f["code"] == "sem-leak").collect();
-    Ok(Played { lines: [many, few], findings, admitted })
+    let of = |code: &str| {
+        report["findings"].as_array().into_iter().flatten().filter(|f| f["code"] == code).cloned().collect()
+    };
+    Ok(Played { lines: [many, few, wait], leaks: of("sem-leak"), stalls: of("pipe-stall"), admitted })
 }
 
 /// One finding a line, each with its number of sets and with the line first.
@@ -161,18 +163,18 @@ fn named(played: &Played, file: &str) -> Result<()> {
 }
 
 fn named_exactly(played: &Played, file: &str) -> Result<()> {
-    let told: Vec<(u64, Vec<&str>)> = played
-        .findings
-        .iter()
-        .map(|f| (f["evidence"]["instances"].as_u64().unwrap_or(0), sites(f).collect()))
-        .collect();
+    let told: Vec<(u64, Vec<&str>)> =
+        played.leaks.iter().map(|f| (f["evidence"]["instances"].as_u64().unwrap_or(0), sites(f).collect())).collect();
     for (n, line, function) in [(MANY, played.lines[0], "many"), (FEW, played.lines[1], "inner")] {
         let right = |site: &&str| site.contains(&format!("/{file}:{line} in ")) && site.ends_with(function);
         let found = told.iter().any(|(instances, sites)| *instances == n && matches!(sites[..], [one] if right(&one)));
         ensure!(found, "no finding of {n} sets from {file}:{line} in {function}: {told:?}");
     }
     ensure!(told.len() == 2, "more findings than lines: {told:?}");
-    let few = played.findings.iter().find(|f| f["evidence"]["instances"] == FEW).context("no finding")?;
+    let waited: Vec<&str> = played.stalls.iter().flat_map(sites).collect();
+    let right = |site: &str| site.contains(&format!("/{file}:{} in ", played.lines[2])) && site.ends_with("feed");
+    ensure!(matches!(waited[..], [one] if right(one)), "no wait at {file}:{} in feed: {waited:?}", played.lines[2]);
+    let few = played.leaks.iter().find(|f| f["evidence"]["instances"] == FEW).context("no finding")?;
     let frames: Vec<(&str, bool)> = few["stacks"][0]["frames"]
         .as_array()
         .into_iter()
