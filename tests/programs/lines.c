@@ -75,7 +75,14 @@ static int wait_for_a_reader(void) {
     return waitpid(child, NULL, 0) == child ? line : 0;
 }
 
-int main(void) {
+/* Waits at that line for good. */
+static int wait_for_nobody(void) {
+    int ends[2], line;
+    return pipe(ends) == 0 && feed(ends[1], &line);
+}
+
+int main(int count, char **words) {
+    (void)words;
     int line_of_many = 0, line_of_few = 0;
     char go[8];
     printf("READY\n");
@@ -89,6 +96,8 @@ int main(void) {
     fflush(stdout);
     printf("DONE %d %d %d\n", line_of_many, line_of_few, wait_for_a_reader());
     fflush(stdout);
+    if (count > 1)
+        return wait_for_nobody();
     /* The suite looks at what is left when this has ended. */
     return fgets(go, sizeof go, stdin) ? 0 : 1;
 }

@@ -130,6 +130,7 @@ impl Probes {
                 fd: b.sleep.fd,
                 estimated: b.sleep.estimated != 0,
                 reader: self.reader(b.sleep.ptr, read_id(b.sleep.obj, b.sleep.state)),
+                stack: None,
             })
             .collect()
     }

@@ -435,6 +435,7 @@ impl Live {
                 sink(Record::Process { ts_ns: now, row });
             }
         }
+        self.stacks.asleep(&mut threads);
         sink(Record::Blocked { ts_ns: now, threads });
 
         let refused: Vec<_> =

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
 
+use crate::inventory;
 use crate::kernel::probes::Probes;
-use crate::record::{Frame, Record};
+use crate::record::{BlockedThread, Frame, Record};
 use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding, Unwound};
 
 /// Processes whose mappings are remembered for stacks that are read after their end.
@@ -25,6 +26,8 @@ const UNWOUND_MAX: usize = 16_384;
 const WAITING_MAX: usize = 2048;
 /// Copies kept whose events have not come; those of lost events are among them.
 const UNCLAIMED_MAX: usize = 256;
+/// Stacks of sleepers that are read at once.
+const SLEEPERS_MAX: usize = 64;
 /// Where the fields are in [`Header`].
 const STACK_AT: usize = std::mem::offset_of!(Header, stack);
 const COPY_AT: usize = std::mem::offset_of!(Header, copy);
@@ -37,6 +40,8 @@ pub(super) struct Stacks {
     heard: BTreeMap<u32, Vec<Heard>>,
     /// How many numbers were given.
     given: i32,
+    /// Threads that sleep, by their number: since when, and the number of their stack, if it could be read.
+    sleepers: HashMap<u32, (u64, Option<i32>)>,
     waiting: HashMap<CopyKey, Waiting>,
     /// In the order in which they came.
     unclaimed: VecDeque<Box<StackCopy>>,
@@ -78,8 +83,7 @@ impl Stacks {
             self.heard.entry(header.tgid).or_default().push(Heard { id, frames: header.stack, copy });
         };
         if header.copy != 0 {
-            let id = FIRST.checked_add(self.given).unwrap_or(-1);
-            self.given = self.given.saturating_add(1);
+            let id = number(&mut self.given);
             hear(id, Some((header.copy, header.tid)));
             let mut put = |at: usize, value: [u8; 4]| {
                 if let Some(field) = bytes.get_mut(at..at + 4) {
@@ -107,6 +111,32 @@ impl Stacks {
             }
             _ => {}
         }
+    }
+
+    /// Numbers the stacks of these threads, and reads those of new sleepers.
+    pub(super) fn asleep(&mut self, threads: &mut [BlockedThread]) {
+        let mut sleepers = HashMap::new();
+        let mut read = 0;
+        for t in threads {
+            let known = self.sleepers.get(&t.tid).filter(|(since_ns, _)| *since_ns == t.since_ns).map(|(_, id)| *id);
+            let id = match known {
+                Some(id) => id,
+                None if read >= SLEEPERS_MAX => continue,
+                None => {
+                    read += 1;
+                    inventory::stack_asleep(t.tgid, t.tid).map(|copy| {
+                        let id = number(&mut self.given);
+                        let heard = Heard { id, frames: -1, copy: Some((copy.id, copy.tid)) };
+                        self.heard.entry(t.tgid).or_default().push(heard);
+                        self.unclaimed.push_back(copy);
+                        id
+                    })
+                }
+            };
+            t.stack = id;
+            sleepers.insert(t.tid, (t.since_ns, id));
+        }
+        self.sleepers = sleepers;
     }
 
     /// Takes a copy. Its event may have come, or will, or was lost.
@@ -280,6 +310,13 @@ impl Stacks {
         }
         process
     }
+}
+
+/// The next number of a stack that was copied; -1 if there are no more.
+fn number(given: &mut i32) -> i32 {
+    let id = FIRST.checked_add(*given).unwrap_or(-1);
+    *given = given.saturating_add(1);
+    id
 }
 
 fn frame(process: &Process, addr: u64) -> Frame {

@@ -5,14 +5,17 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::call::SemSet;
 use crate::e2e::Settings;
 use crate::e2e::session::{Running, Watch};
 use crate::incident::Skip;
+use crate::stage::proc;
 
 const C: &str = include_str!("../../../programs/lines.c");
 const RUST: &str = include_str!("../../../programs/lines.rs");
@@ -117,6 +120,32 @@ pub(super) fn mount_namespace(settings: &Settings) -> Result<()> {
     named(&play(settings, "lines-mounts", &mut command, &[], || Ok(()))?, "lines.c")
 }
 
+/// It waits still when the session ends: the stack is read from its memory.
+pub(super) fn asleep(settings: &Settings) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut program = Running::start(Command::new(compile_c(folder.path(), &FLAGS)?).arg("stay"))?;
+    program.wait_printed("READY", settings.scaled(20))?;
+    let pid = program.pid();
+    let watch = Watch::start(settings, "fault-lines-asleep", &["-p", &pid.to_string()])?;
+    program.say("go\n")?;
+    let done = program.wait_printed("DONE ", settings.scaled(20))?;
+    let limit = Instant::now() + settings.scaled(20);
+    while !proc::blocked_in(pid, libc::SYS_write) {
+        ensure!(Instant::now() < limit, "the program does not wait");
+        sleep(Duration::from_millis(10));
+    }
+    // Longer than the shortest wait that is told.
+    sleep(Duration::from_millis(300));
+    let report = watch.finish();
+    let ended = program.stop(libc::SIGKILL, settings.scaled(20))?;
+    remove_sets(&ended.stdout)?;
+    let played = Played::new(&report?.0, &done)?;
+    let lasting: Vec<&Value> = played.stalls.iter().filter(|f| f["evidence"]["ongoing"] == 1).collect();
+    let sites: Vec<&str> = lasting.iter().copied().flat_map(sites).collect();
+    let right = matches!(sites[..], [one] if played.is_of_wait(one, "lines.c"));
+    explained(if right { Ok(()) } else { Err(anyhow!("no lasting wait in feed: {sites:?}")) }, &played)
+}
+
 /// Runs a program under a session; `before` happens when it runs and is watched, but has done nothing.
 fn play(
     settings: &Settings,
@@ -135,20 +164,35 @@ fn play(
     program.say("end\n")?;
     let ended = program.wait(settings.scaled(20))?;
     let report = watch.finish();
-    for id in String::from_utf8_lossy(&ended.stdout).lines().filter_map(|l| l.strip_prefix("ID ")) {
+    remove_sets(&ended.stdout)?;
+    Played::new(&report?.0, &done)
+}
+
+fn remove_sets(stdout: &[u8]) -> Result<()> {
+    for id in String::from_utf8_lossy(stdout).lines().filter_map(|l| l.strip_prefix("ID ")) {
         SemSet(id.parse()?).remove().context("cannot remove what the program left")?;
     }
-    let numbers: Vec<u32> = done.split(' ').filter_map(|n| n.parse().ok()).collect();
-    let [many, few, wait] = numbers[..] else { bail!("the program said {done:?}") };
-    let report = report?.0;
-    let lost = report["loss"]["events"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} lost records"));
-    let told = report["not_collected"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let stacks = told.filter(|line| line.contains("followed by frame pointers")).map(str::to_owned);
-    let admitted = lost.into_iter().chain(stacks).collect();
-    let of = |code: &str| {
-        report["findings"].as_array().into_iter().flatten().filter(|f| f["code"] == code).cloned().collect()
-    };
-    Ok(Played { lines: [many, few, wait], leaks: of("sem-leak"), stalls: of("pipe-stall"), admitted })
+    Ok(())
+}
+
+impl Played {
+    /// From what the program said when it was done.
+    fn new(report: &Value, done: &str) -> Result<Self> {
+        let numbers: Vec<u32> = done.split(' ').filter_map(|n| n.parse().ok()).collect();
+        let [many, few, wait] = numbers[..] else { bail!("the program said {done:?}") };
+        let lost = report["loss"]["events"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} lost records"));
+        let told = report["not_collected"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let stacks = told.filter(|line| line.contains("followed by frame pointers")).map(str::to_owned);
+        let admitted = lost.into_iter().chain(stacks).collect();
+        let of = |code: &str| {
+            report["findings"].as_array().into_iter().flatten().filter(|f| f["code"] == code).cloned().collect()
+        };
+        Ok(Self { lines: [many, few, wait], leaks: of("sem-leak"), stalls: of("pipe-stall"), admitted })
+    }
+
+    fn is_of_wait(&self, site: &str, file: &str) -> bool {
+        site.contains(&format!("/{file}:{} in ", self.lines[2])) && site.ends_with("feed")
+    }
 }
 
 /// One finding a line, each with its number of sets and with the line first.
@@ -156,7 +200,11 @@ fn play(
 /// # Errors
 /// Otherwise; a [`Skip`] if the report admits what may explain it.
 fn named(played: &Played, file: &str) -> Result<()> {
-    named_exactly(played, file).map_err(|e| match &played.admitted[..] {
+    explained(named_exactly(played, file), played)
+}
+
+fn explained(outcome: Result<()>, played: &Played) -> Result<()> {
+    outcome.map_err(|e| match &played.admitted[..] {
         [] => e,
         admitted => Skip(format!("the report admits {}, which may explain: {e:#}", admitted.join("; "))).into(),
     })
@@ -172,8 +220,11 @@ fn named_exactly(played: &Played, file: &str) -> Result<()> {
     }
     ensure!(told.len() == 2, "more findings than lines: {told:?}");
     let waited: Vec<&str> = played.stalls.iter().flat_map(sites).collect();
-    let right = |site: &str| site.contains(&format!("/{file}:{} in ", played.lines[2])) && site.ends_with("feed");
-    ensure!(matches!(waited[..], [one] if right(one)), "no wait at {file}:{} in feed: {waited:?}", played.lines[2]);
+    ensure!(
+        matches!(waited[..], [one] if played.is_of_wait(one, file)),
+        "no wait at {file}:{} in feed: {waited:?}",
+        played.lines[2]
+    );
     let few = played.leaks.iter().find(|f| f["evidence"]["instances"] == FEW).context("no finding")?;
     let frames: Vec<(&str, bool)> = few["stacks"][0]["frames"]
         .as_array()
