@@ -1,5 +1,7 @@
 //! The user stack of a thread that sleeps in a system call, as /proc shows it.
 
+use std::io;
+
 use tracer_common::event::{COPY_PAGE, COPY_PAGES, StackCopy};
 
 use super::entry::Entry;
@@ -21,6 +23,15 @@ pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
         }
     }
     (asleep()? == call && copy.unread != (1 << COPY_PAGES) - 1).then_some(copy)
+}
+
+/// Number of the system call in which a thread sleeps: -1 if it sleeps elsewhere, `None` if it is awake.
+///
+/// # Errors
+/// It is gone, or cannot be read.
+pub fn sleeps_in(tgid: u32, tid: u32) -> io::Result<Option<i64>> {
+    let call = Entry::open(tgid)?.text(&format!("task/{tid}/syscall"))?;
+    Ok(call.split_ascii_whitespace().next().and_then(|nr| nr.parse().ok()))
 }
 
 /// Stack and instruction pointer: the last words of `nr arg0 ... arg5 sp pc` (fs/proc/base.c, `proc_pid_syscall`; -1 as
@@ -47,10 +58,13 @@ mod tests {
         };
         let modules = crate::inventory::modules(child.id());
         assert!(crate::inventory::locate(&modules, copy.ip).is_some(), "{:#x}", copy.ip);
+        assert_eq!(sleeps_in(child.id(), child.id()).ok(), Some(Some(libc::SYS_read)));
         assert!(copy.unread & 1 == 0 && copy.bytes.iter().any(|b| *b != 0) && copy.tid == child.id());
         drop(child.stdin.take());
         child.wait().expect("wait");
-        assert!(stack_asleep(child.id(), child.id()).is_none());
+        assert!(stack_asleep(child.id(), child.id()).is_none() && sleeps_in(child.id(), child.id()).is_err());
+        let me = std::process::id();
+        assert_eq!(sleeps_in(me, rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()).ok(), Some(None));
     }
 
     #[test]
