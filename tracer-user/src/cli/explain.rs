@@ -1,23 +1,35 @@
 //! `explain`: whom each thread of a process waits for, from /proc alone.
 
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 
 use super::args::{Explain, Format};
 use super::{Fail, exit, output};
 use crate::decode::decode;
 use crate::detect::chain::{Explained, explain};
 use crate::inventory;
-use crate::record::{Record, Session};
+use crate::record::{Record, Session, ThreadRow};
 use crate::report::escape;
+use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding};
 use crate::world::World;
+
+/// Threads whose stacks are read.
+const STACKS_MAX: usize = 64;
+/// How long stacks and the names of their lines are waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 ///
 /// # Errors
 /// There is no such process, or its threads cannot be read.
 pub fn main(args: &Explain) -> Result<u8> {
-    let threads = look(args.pid);
+    let threads = look(args.pid, args.symbols.dirs());
     if threads.is_empty() {
         let message = format!("process {} does not exist, or its threads cannot be read from here", args.pid);
         return Err(Fail { code: exit::RUNTIME, message }.into());
@@ -30,19 +42,58 @@ pub fn main(args: &Explain) -> Result<u8> {
     Ok(0)
 }
 
-fn look(pid: u32) -> Vec<Explained> {
+fn look(pid: u32, debug_dirs: Option<Vec<PathBuf>>) -> Vec<Explained> {
     let session = Session { arch: std::env::consts::ARCH.to_owned(), ..Session::default() };
     let mut world = World::new(&session);
-    for look in 0..2 {
-        if look > 0 {
-            std::thread::sleep(inventory::BETWEEN_LOOKS);
-        }
-        let record = Record::Threads { ts_ns: inventory::boot_ns(), rows: inventory::waits(&[pid]) };
-        if let Ok(Some(event)) = decode(&record) {
+    let mut tell = |record: &Record| {
+        if let Ok(Some(event)) = decode(record) {
             world.apply(&event);
         }
+    };
+    tell(&Record::Threads { ts_ns: inventory::boot_ns(), rows: inventory::waits(&[pid]) });
+    std::thread::sleep(inventory::BETWEEN_LOOKS);
+    let mut rows = inventory::waits(&[pid]);
+    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(stacks(&mut rows, debug_dirs)).iter().for_each(&mut tell),
+        Err(e) => tracing::warn!("stacks are not read: {e}"),
     }
+    tell(&Record::Threads { ts_ns: inventory::boot_ns(), rows });
     explain(&world, pid)
+}
+
+/// The stacks of the threads that sleep, numbered in the rows, with what is unwound and named in time.
+async fn stacks(rows: &mut [ThreadRow], debug_dirs: Option<Vec<PathBuf>>) -> Vec<Record> {
+    let until = Instant::now() + PATIENCE;
+    let mut unwinding = Unwinding::start();
+    let mut symbols = debug_dirs.map_or_else(Symbolizer::off, Symbolizer::start);
+    let mut processes: BTreeMap<u32, Arc<Process>> = BTreeMap::new();
+    let mut waiting: HashMap<CopyKey, (i32, Arc<Process>)> = HashMap::new();
+    let asleep = rows.iter_mut().filter(|row| row.state == 'S').take(STACKS_MAX);
+    for (id, row) in (0..).zip(asleep) {
+        let Some(copy) = inventory::stack_asleep(row.tgid, row.tid) else { continue };
+        let process = processes.entry(row.tgid).or_insert_with(|| {
+            let mut process = Process::look(row.tgid);
+            process.hold_all();
+            Arc::new(process)
+        });
+        let key = (copy.id, copy.tid);
+        if unwinding.ask(CopyRequest { key, process: process.clone(), copy }) {
+            waiting.insert(key, (id, process.clone()));
+            row.stack = Some(id);
+        }
+    }
+    let mut out = Vec::new();
+    while !waiting.is_empty()
+        && let Ok(found) = timeout_at(until, unwinding.next()).await
+    {
+        let Some((id, process)) = waiting.remove(&found.key) else { continue };
+        let frames = found.addrs.iter().map(|addr| process.frame(*addr)).collect();
+        out.push(Record::Stack { id, frames, unwound: found.by_tables });
+        symbols.ask(Request { id, process, addrs: found.addrs });
+    }
+    // What is not named by then keeps its file and offset.
+    let _ = timeout_at(until, symbols.finish(&mut |named| out.push(named))).await;
+    out
 }
 
 fn text(threads: &[Explained]) -> String {
@@ -102,6 +153,6 @@ mod tests {
 
     #[test]
     fn a_process_that_is_not_there() {
-        assert!(look(u32::MAX >> 2).is_empty());
+        assert!(look(u32::MAX >> 2, None).is_empty());
     }
 }

@@ -24,6 +24,16 @@ pub struct ThreadRow {
     pub waits: Vec<WaitRow>,
     /// It sleeps for more than that.
     pub more: bool,
+    /// Number of its user stack, which is told when it was unwound.
+    #[serde(default)]
+    pub stack: Option<i32>,
+}
+
+impl ThreadRow {
+    /// It holds up something of its own while it sleeps.
+    pub fn is_held_up(&self) -> bool {
+        self.waits.iter().any(|w| w.way != Way::Take)
+    }
 }
 
 /// Something that a thread sleeps for.

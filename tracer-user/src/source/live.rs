@@ -443,7 +443,7 @@ impl Live {
                 sink(Record::Process { ts_ns: now, row });
             }
         }
-        self.stacks.asleep(&mut threads);
+        self.stacks.blocked(&mut threads);
         sink(Record::Blocked { ts_ns: now, threads });
 
         let refused: Vec<_> =
@@ -509,7 +509,10 @@ impl Live {
 
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.
     fn found(&mut self, records: Vec<Record>, sink: &mut Sink<'_>) {
-        for record in records {
+        for mut record in records {
+            if let Record::Threads { rows, .. } = &mut record {
+                self.stacks.looked_at(rows);
+            }
             if let Record::Holders { obj, holders, .. } = &record {
                 if holders.is_empty() {
                     self.pending.shrunk_pipes.remove(obj);

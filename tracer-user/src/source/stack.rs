@@ -11,7 +11,7 @@ use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
 
 use crate::inventory;
 use crate::kernel::probes::Probes;
-use crate::record::{BlockedThread, Frame, Record};
+use crate::record::{BlockedThread, Record, ThreadRow};
 use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding, Unwound};
 
 /// Processes whose mappings are remembered for stacks that are read after their end.
@@ -40,8 +40,10 @@ pub(super) struct Stacks {
     heard: BTreeMap<u32, Vec<Heard>>,
     /// How many numbers were given.
     given: i32,
-    /// Threads that sleep, by their number: since when, and the number of their stack, if it could be read.
-    sleepers: HashMap<u32, (u64, Option<i32>)>,
+    /// Stacks of sleepers that were read.
+    reads: u32,
+    blocked: Sleepers,
+    looked_at: Sleepers,
     waiting: HashMap<CopyKey, Waiting>,
     /// In the order in which they came.
     unclaimed: VecDeque<Box<StackCopy>>,
@@ -54,6 +56,18 @@ pub(super) struct Stacks {
     known: VecDeque<Arc<Process>>,
     /// Children that have not executed a program since their fork: their code is where their parents' is.
     twins: HashMap<u32, u32>,
+}
+
+/// Threads that sleep, by their number: which sleep it is, and the number of their stack, if it could be read.
+type Sleepers = HashMap<u32, (u64, Option<i32>)>;
+
+/// A thread that sleeps, and where to put the number of its stack.
+struct Sleeper<'a> {
+    tgid: u32,
+    tid: u32,
+    /// What tells this sleep from the thread's others.
+    sleep: u64,
+    stack: &'a mut Option<i32>,
 }
 
 /// A stack of a process.
@@ -113,30 +127,52 @@ impl Stacks {
         }
     }
 
-    /// Numbers the stacks of these threads, and reads those of new sleepers.
-    pub(super) fn asleep(&mut self, threads: &mut [BlockedThread]) {
-        let mut sleepers = HashMap::new();
+    /// Numbers the stacks of threads that wait, and reads those of new ones.
+    pub(super) fn blocked(&mut self, threads: &mut [BlockedThread]) {
+        let known = std::mem::take(&mut self.blocked);
+        let asleep =
+            threads.iter_mut().map(|t| Sleeper { tgid: t.tgid, tid: t.tid, sleep: t.since_ns, stack: &mut t.stack });
+        self.blocked = self.asleep(&known, asleep);
+    }
+
+    /// The same of threads that were looked at, those that are held up first.
+    pub(super) fn looked_at(&mut self, rows: &mut [ThreadRow]) {
+        let known = std::mem::take(&mut self.looked_at);
+        let (held_up, others): (Vec<_>, Vec<_>) =
+            rows.iter_mut().filter(|row| row.state == 'S' && row.syscall.is_some()).partition(|row| row.is_held_up());
+        let asleep = held_up.into_iter().chain(others);
+        let asleep = asleep.map(|t| Sleeper { tgid: t.tgid, tid: t.tid, sleep: t.switches, stack: &mut t.stack });
+        self.looked_at = self.asleep(&known, asleep);
+    }
+
+    fn asleep<'a>(&mut self, known: &Sleepers, asleep: impl Iterator<Item = Sleeper<'a>>) -> Sleepers {
+        let mut sleepers = Sleepers::new();
         let mut read = 0;
-        for t in threads {
-            let known = self.sleepers.get(&t.tid).filter(|(since_ns, _)| *since_ns == t.since_ns).map(|(_, id)| *id);
-            let id = match known {
-                Some(id) => id,
+        for t in asleep {
+            let id = match known.get(&t.tid).filter(|(sleep, _)| *sleep == t.sleep) {
+                Some((_, id)) => *id,
                 None if read >= SLEEPERS_MAX => continue,
                 None => {
                     read += 1;
-                    inventory::stack_asleep(t.tgid, t.tid).map(|copy| {
-                        let id = number(&mut self.given);
-                        let heard = Heard { id, frames: -1, copy: Some((copy.id, copy.tid)) };
-                        self.heard.entry(t.tgid).or_default().push(heard);
-                        self.unclaimed.push_back(copy);
-                        id
-                    })
+                    self.read(t.tgid, t.tid)
                 }
             };
-            t.stack = id;
-            sleepers.insert(t.tid, (t.since_ns, id));
+            *t.stack = id;
+            sleepers.insert(t.tid, (t.sleep, id));
         }
-        self.sleepers = sleepers;
+        sleepers
+    }
+
+    /// Reads the stack of a thread that sleeps, to be unwound as copies are.
+    fn read(&mut self, tgid: u32, tid: u32) -> Option<i32> {
+        let mut copy = inventory::stack_asleep(tgid, tid)?;
+        // The kernel half's numbers of copies are far above, as long as this is not long in use; a thread asleep makes none.
+        self.reads = self.reads.wrapping_add(1);
+        copy.id = self.reads;
+        let id = number(&mut self.given);
+        self.heard.entry(tgid).or_default().push(Heard { id, frames: -1, copy: Some((copy.id, tid)) });
+        self.unclaimed.push_back(copy);
+        Some(id)
     }
 
     /// Takes a copy. Its event may have come, or will, or was lost.
@@ -236,7 +272,7 @@ impl Stacks {
 
     fn tell(&mut self, stack: Waiting, unwound: usize, symbols: &mut Symbolizer) {
         let Waiting { id, addrs, process } = stack;
-        let frames = addrs.iter().map(|addr| frame(&process, *addr)).collect();
+        let frames = addrs.iter().map(|addr| process.frame(*addr)).collect();
         self.ready.push(Record::Stack { id, frames, unwound });
         symbols.ask(Request { id, process, addrs });
     }
@@ -319,12 +355,6 @@ fn number(given: &mut i32) -> i32 {
     id
 }
 
-fn frame(process: &Process, addr: u64) -> Frame {
-    let place = process.locate(addr).and_then(|(at, offset)| Some((process.modules.get(at)?.path.clone(), offset)));
-    let (module, offset) = place.unzip();
-    Frame { addr, module, offset }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,7 +404,7 @@ mod tests {
         s.give_up(&mut symbols);
         assert!(!s.are_awaited());
         let stack = |id, n: usize, unwound| {
-            let frames = std::iter::repeat_n(frame(&process, code), n).collect();
+            let frames = std::iter::repeat_n(process.frame(code), n).collect();
             Record::Stack { id, frames, unwound }
         };
         assert_eq!(s.take(), [stack(1, 1, 1), Record::SameStack { id: 2, of: 1 }, stack(3, 2, 0)]);

@@ -137,9 +137,13 @@ pub(super) fn asleep(settings: &Settings) -> Result<()> {
     // Longer than the shortest wait that is told.
     sleep(Duration::from_millis(300));
     let report = watch.finish();
+    let output = Command::new(&settings.tool).args(["explain", &pid.to_string()]).output();
     let ended = program.stop(libc::SIGKILL, settings.scaled(20))?;
     remove_sets(&ended.stdout)?;
     let played = Played::new(&report?.0, &done)?;
+    let output = output.context("cannot start explain")?;
+    let first = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+    ensure!(played.is_of_wait(&first, "lines.c"), "explain does not say where: {first:?}");
     let lasting: Vec<&Value> = played.stalls.iter().filter(|f| f["evidence"]["ongoing"] == 1).collect();
     let sites: Vec<&str> = lasting.iter().copied().flat_map(sites).collect();
     let right = matches!(sites[..], [one] if played.is_of_wait(one, "lines.c"));
