@@ -30,9 +30,9 @@ pub struct ThreadRow {
 }
 
 impl ThreadRow {
-    /// It holds up something of its own while it sleeps.
+    /// It sleeps with something to hand over, or for a lock. Those that wait for input or for a child are idle, mostly.
     pub fn is_held_up(&self) -> bool {
-        self.waits.iter().any(|w| w.way != Way::Take)
+        self.waits.iter().any(|w| matches!(w.way, Way::Give | Way::Lock))
     }
 }
 

@@ -4,7 +4,7 @@
 //! An event with a copy gets a number of its own and goes on: which stack that is, is told when the copy was unwound.
 //! Equal stacks, by files and offsets, are told once, wherever their programs lie, and later ones as the same.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
@@ -135,11 +135,13 @@ impl Stacks {
         self.blocked = self.asleep(&known, asleep);
     }
 
-    /// The same of threads that were looked at, those that are held up first.
+    /// The same of threads that were looked at: of those that are held up, and those that these wait for in the end.
     pub(super) fn looked_at(&mut self, rows: &mut [ThreadRow]) {
         let known = std::mem::take(&mut self.looked_at);
-        let (held_up, others): (Vec<_>, Vec<_>) =
-            rows.iter_mut().filter(|row| row.state == 'S' && row.syscall.is_some()).partition(|row| row.is_held_up());
+        let on_chains = on_chains(rows);
+        let asleep = rows.iter_mut().filter(|row| row.state == 'S' && row.syscall.is_some());
+        let asleep = asleep.filter(|row| on_chains.contains(&row.tgid));
+        let (held_up, others): (Vec<_>, Vec<_>) = asleep.partition(|row| row.is_held_up());
         let asleep = held_up.into_iter().chain(others);
         let asleep = asleep.map(|t| Sleeper { tgid: t.tgid, tid: t.tid, sleep: t.switches, stack: &mut t.stack });
         self.looked_at = self.asleep(&known, asleep);
@@ -166,7 +168,7 @@ impl Stacks {
     /// Reads the stack of a thread that sleeps, to be unwound as copies are.
     fn read(&mut self, tgid: u32, tid: u32) -> Option<i32> {
         let mut copy = inventory::stack_asleep(tgid, tid)?;
-        // The kernel half's numbers of copies are far above, as long as this is not long in use; a thread asleep makes none.
+        // The kernel half's numbers of copies begin above 65535, and a thread that sleeps makes none.
         self.reads = self.reads.wrapping_add(1);
         copy.id = self.reads;
         let id = number(&mut self.given);
@@ -348,6 +350,19 @@ impl Stacks {
     }
 }
 
+/// Processes with threads that are held up, and all that could end their waits, directly or through others.
+fn on_chains(rows: &[ThreadRow]) -> BTreeSet<u32> {
+    let mut all = BTreeSet::new();
+    let mut fresh: BTreeSet<u32> = rows.iter().filter(|row| row.is_held_up()).map(|row| row.tgid).collect();
+    while !fresh.is_empty() {
+        let waits = rows.iter().filter(|row| fresh.contains(&row.tgid)).flat_map(|row| &row.waits);
+        let next: BTreeSet<u32> = waits.flat_map(|w| &w.releasers).map(|r| r.tgid).collect();
+        all.append(&mut fresh);
+        fresh = next.difference(&all).copied().collect();
+    }
+    all
+}
+
 /// The next number of a stack that was copied; -1 if there are no more.
 fn number(given: &mut i32) -> i32 {
     let id = FIRST.checked_add(*given).unwrap_or(-1);
@@ -358,6 +373,7 @@ fn number(given: &mut i32) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Releaser, WaitRow, Way};
     use crate::symbol::Symbolizer;
     use crate::world::fixture::header_bytes;
 
@@ -374,6 +390,20 @@ mod tests {
 
     fn waiting(id: i32, process: &Arc<Process>, addrs: &[u64]) -> Waiting {
         Waiting { id, addrs: addrs.to_vec(), process: process.clone() }
+    }
+
+    #[test]
+    fn who_is_on_a_chain() {
+        let row = |tgid, way, to: u32| ThreadRow {
+            tgid,
+            waits: vec![WaitRow { way, releasers: vec![Releaser { tgid: to, start_ns: 0 }], ..WaitRow::default() }],
+            ..ThreadRow::default()
+        };
+        // 1 hands over to 2, who waits for 3; 4 is idle.
+        let rows = [row(1, Way::Give, 2), row(2, Way::Take, 3), row(4, Way::Take, 1)];
+        assert_eq!(on_chains(&rows), BTreeSet::from([1, 2, 3]));
+        // A ring ends, too.
+        assert_eq!(on_chains(&[row(1, Way::Lock, 2), row(2, Way::Lock, 1)]), BTreeSet::from([1, 2]));
     }
 
     #[test]
