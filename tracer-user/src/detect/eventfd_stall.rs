@@ -17,9 +17,6 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             let writers = s.procs();
             let readers = readers(world, obj, &writers);
             let known = world.eventfds.get(obj.id);
-            if pace::is_over(world, &s, &readers) {
-                return None;
-            }
             let mut d = Draft::new(world, "eventfd-stall", pace::severity(&s));
             d.rests_on_events();
             s.name_waiters(&mut d, "writer");

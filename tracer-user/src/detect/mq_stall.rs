@@ -18,9 +18,6 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             let s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
             let senders = s.procs();
             let receivers = readers(world, obj, &senders);
-            if pace::is_over(world, &s, &receivers) {
-                return None;
-            }
             let mut d = Draft::new(world, "mq-stall", pace::severity(&s));
             d.rests_on_events();
             s.name_waiters(&mut d, "sender");
