@@ -63,8 +63,14 @@ mod tests {
         drop(child.stdin.take());
         child.wait().expect("wait");
         assert!(stack_asleep(child.id(), child.id()).is_none() && sleeps_in(child.id(), child.id()).is_err());
-        let me = std::process::id();
-        assert_eq!(sleeps_in(me, rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()).ok(), Some(None));
+    }
+
+    #[test]
+    fn a_thread_that_is_awake() {
+        let mut busy = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("spawn");
+        while sleeps_in(busy.id(), busy.id()).expect("alive").is_some() {}
+        busy.kill().expect("kill");
+        busy.wait().expect("wait");
     }
 
     #[test]
