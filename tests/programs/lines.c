@@ -1,11 +1,17 @@
-/* Leaks semaphore sets from two lines, when told to, and says which lines these are. No incident: see lines.rs in the suite. */
+/* Leaks semaphore sets from two lines and waits for a reader at a third, when told to, and says which lines these are.
+   No incident: see lines.rs in the suite. */
 #include <stdio.h>
 #include <sys/ipc.h>
 #include <sys/sem.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MANY 128
 #define FEW 12
+#define WAITS 6
+
+/* More than a pipe takes: each write waits for the reader, who pauses before. */
+static char piece[1 << 17];
 
 __attribute__((noinline)) static int many(int *line) {
     *line = __LINE__ + 1;
@@ -30,7 +36,53 @@ __attribute__((noinline)) static int few(int *line) {
     return id;
 }
 
-int main(void) {
+__attribute__((noinline)) static int feed(int to, int *line) {
+    *line = __LINE__ + 1;
+    ssize_t written = write(to, piece, sizeof piece);
+    if (written < 0)
+        perror("write");
+    return written == sizeof piece;
+}
+
+static int drain(int from) {
+    for (int n = 0; n < WAITS; n++) {
+        usleep(400000);
+        for (size_t done = 0; done < sizeof piece;) {
+            ssize_t got = read(from, piece, sizeof piece - done);
+            if (got <= 0)
+                return 1;
+            done += got;
+        }
+    }
+    return 0;
+}
+
+/* Returns the line at which this waited for its child, or 0. */
+static int wait_for_a_reader(void) {
+    int ends[2], line = 0;
+    if (pipe(ends) < 0)
+        return 0;
+    pid_t child = fork();
+    if (child == 0) {
+        close(ends[1]);
+        _exit(drain(ends[0]));
+    }
+    close(ends[0]);
+    for (int n = 0; n < WAITS; n++)
+        if (!feed(ends[1], &line))
+            return 0;
+    close(ends[1]);
+    return waitpid(child, NULL, 0) == child ? line : 0;
+}
+
+/* Waits at that line for good. */
+static int wait_for_nobody(void) {
+    int ends[2], line;
+    return pipe(ends) == 0 && feed(ends[1], &line);
+}
+
+int main(int count, char **words) {
+    (void)words;
     int line_of_many = 0, line_of_few = 0;
     char go[8];
     printf("READY\n");
@@ -41,8 +93,11 @@ int main(void) {
         printf("ID %d\n", many(&line_of_many));
     for (int n = 0; n < FEW; n++)
         printf("ID %d\n", few(&line_of_few));
-    printf("DONE %d %d\n", line_of_many, line_of_few);
     fflush(stdout);
+    printf("DONE %d %d %d\n", line_of_many, line_of_few, wait_for_a_reader());
+    fflush(stdout);
+    if (count > 1)
+        return wait_for_nobody();
     /* The suite looks at what is left when this has ended. */
     return fgets(go, sizeof go, stdin) ? 0 : 1;
 }

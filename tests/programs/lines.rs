@@ -1,6 +1,7 @@
-//! Leaks semaphore sets from two lines, when told to, and says which lines these are. No incident: see lines.rs in the suite.
+//! Leaks semaphore sets from two lines and waits for a reader at a third, when told to, and says which lines these are.
+//! No incident: see lines.rs in the suite.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, PipeWriter, Read, Write};
 
 unsafe extern "C" {
     fn semget(key: i32, nsems: i32, flags: i32) -> i32;
@@ -8,6 +9,9 @@ unsafe extern "C" {
 
 const MANY: usize = 128;
 const FEW: usize = 12;
+const WAITS: usize = 6;
+/// More than a pipe takes: each write waits for the reader, who pauses before.
+const PIECE: usize = 1 << 17;
 
 #[inline(never)]
 fn many() -> (i32, u32) {
@@ -29,6 +33,28 @@ fn few() -> (i32, u32) {
     inner()
 }
 
+#[inline(never)]
+fn feed(to: &mut PipeWriter, piece: &[u8]) -> u32 {
+    to.write_all(piece).expect("written"); let line = line!();
+    std::hint::black_box(line)
+}
+
+/// The line at which this waited for another thread.
+fn wait_for_a_reader() -> u32 {
+    let (mut from, mut to) = std::io::pipe().expect("a pipe");
+    let reader = std::thread::spawn(move || {
+        let mut piece = vec![0; PIECE];
+        for _ in 0..WAITS {
+            std::thread::sleep(std::time::Duration::from_millis(400));
+            from.read_exact(&mut piece).expect("read");
+        }
+    });
+    let piece = vec![b'.'; PIECE];
+    let lines: Vec<u32> = (0..WAITS).map(|_| feed(&mut to, &piece)).collect();
+    reader.join().expect("joined");
+    lines[0]
+}
+
 fn main() {
     let mut input = std::io::stdin().lock();
     let mut line = String::new();
@@ -41,7 +67,7 @@ fn main() {
         *(if n < MANY { &mut lines.0 } else { &mut lines.1 }) = line;
         writeln!(out, "ID {id}").expect("written");
     }
-    writeln!(out, "DONE {} {}", lines.0, lines.1).expect("written");
+    writeln!(out, "DONE {} {} {}", lines.0, lines.1, wait_for_a_reader()).expect("written");
     out.flush().expect("written");
     input.read_line(&mut line).expect("a line");
 }

@@ -54,6 +54,13 @@ pub struct StackCopy {
     pub bytes: [u8; COPY_PAGES * COPY_PAGE],
 }
 
+impl StackCopy {
+    /// Nothing copied.
+    pub const fn empty() -> Self {
+        Self { ts_ns: 0, id: 0, tid: 0, ip: 0, sp: 0, fp: 0, lr: 0, unread: 0, bytes: [0; COPY_PAGES * COPY_PAGE] }
+    }
+}
+
 /// Size of [`StackCopy`] on the wire.
 pub const COPY_LEN: usize = 56 + COPY_PAGES * COPY_PAGE;
 const _: () = assert!(size_of::<StackCopy>() == COPY_LEN);

@@ -200,6 +200,9 @@ pub struct BlockedThread {
     #[serde(default)]
     pub estimated: bool,
     pub reader: Option<ReaderRow>,
+    /// Number of its user stack, which is told when it was unwound.
+    #[serde(default)]
+    pub stack: Option<i32>,
 }
 
 /// EAGAIN counts of one process at one object.

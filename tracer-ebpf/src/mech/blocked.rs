@@ -91,7 +91,8 @@ pub fn switched_out(call: &Call, prev: u64, preempted: bool) {
             known.restart_ns = 0;
             return;
         }
-        // Without its reader and a copy of its stack: all of this is followed for each way that led here, and 5.10's verifier has seen enough.
+        // Without its reader and a copy of its stack: all of this is followed for each way that led here, and 5.10's
+        // verifier has seen enough.
         if known.restart_ns != 0 && has_object(sleep) && matters(sleep, known.restart_ns) {
             let call = call.returning(EINTR);
             send(&call, sleep, known.restart_ns, None, UserStack::frames(&call));

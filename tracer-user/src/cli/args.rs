@@ -46,6 +46,24 @@ pub enum Command {
     Demo(Demo),
 }
 
+/// Where names of functions and lines come from.
+#[derive(Debug, Args, Clone)]
+pub struct Symbols {
+    /// Look for separate debug files here, too (before /usr/lib/debug); may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub debug_dir: Vec<PathBuf>,
+    /// Do not look up functions and lines: stacks have addresses only, and no program's file is read
+    #[arg(long, conflicts_with = "debug_dir")]
+    pub no_symbols: bool,
+}
+
+impl Symbols {
+    /// Folders with debug files; `None`: nothing is looked up.
+    pub fn dirs(&self) -> Option<Vec<PathBuf>> {
+        (!self.no_symbols).then(|| self.debug_dir.clone())
+    }
+}
+
 /// Options of everything that attaches probes.
 #[derive(Debug, Args, Clone)]
 pub struct Probing {
@@ -58,12 +76,8 @@ pub struct Probing {
     /// Use this backend wherever it can (a test tool)
     #[arg(long, value_enum)]
     pub backend: Option<Backend>,
-    /// Look for separate debug files here, too (before /usr/lib/debug); may be given several times
-    #[arg(long, value_name = "DIR")]
-    pub debug_dir: Vec<PathBuf>,
-    /// Do not look up functions and lines: stacks have addresses only, and no program's file is read
-    #[arg(long, conflicts_with = "debug_dir")]
-    pub no_symbols: bool,
+    #[command(flatten)]
+    pub symbols: Symbols,
     /// Do not follow children
     #[arg(long)]
     pub no_follow: bool,
@@ -107,6 +121,8 @@ pub struct Explain {
     pub pid: u32,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    #[command(flatten)]
+    pub symbols: Symbols,
 }
 
 /// `watch`

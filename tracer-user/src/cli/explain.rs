@@ -1,48 +1,121 @@
 //! `explain`: whom each thread of a process waits for, from /proc alone.
 
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 
 use super::args::{Explain, Format};
 use super::{Fail, exit, output};
 use crate::decode::decode;
 use crate::detect::chain::{Explained, explain};
 use crate::inventory;
-use crate::record::{Record, Session};
+use crate::record::{Record, Session, ThreadRow};
 use crate::report::escape;
+use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding};
 use crate::world::World;
+
+/// Threads whose stacks are read.
+const STACKS_MAX: usize = 64;
+/// How long stacks and the names of their lines are waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 ///
 /// # Errors
 /// There is no such process, or its threads cannot be read.
 pub fn main(args: &Explain) -> Result<u8> {
-    let threads = look(args.pid);
+    let Looked { threads, not_collected } = look(args.pid, args.symbols.dirs());
     if threads.is_empty() {
         let message = format!("process {} does not exist, or its threads cannot be read from here", args.pid);
         return Err(Fail { code: exit::RUNTIME, message }.into());
     }
     match args.format {
-        Format::Text => output::print(&text(&threads))?,
-        Format::Json => output::print(&format!("{:#}\n", document(args.pid, &threads)))?,
-        Format::Jsonl => output::print(&format!("{}\n", document(args.pid, &threads)))?,
+        Format::Text => {
+            output::print(&text(&threads))?;
+            not_collected.iter().for_each(|line| eprintln!("not collected: {line}"));
+        }
+        Format::Json => output::print(&format!("{:#}\n", document(args.pid, &threads, &not_collected)))?,
+        Format::Jsonl => output::print(&format!("{}\n", document(args.pid, &threads, &not_collected)))?,
     }
     Ok(0)
 }
 
-fn look(pid: u32) -> Vec<Explained> {
+/// What was seen, and what not.
+struct Looked {
+    threads: Vec<Explained>,
+    not_collected: Vec<String>,
+}
+
+fn look(pid: u32, debug_dirs: Option<Vec<PathBuf>>) -> Looked {
     let session = Session { arch: std::env::consts::ARCH.to_owned(), ..Session::default() };
     let mut world = World::new(&session);
-    for look in 0..2 {
-        if look > 0 {
-            std::thread::sleep(inventory::BETWEEN_LOOKS);
-        }
-        let record = Record::Threads { ts_ns: inventory::boot_ns(), rows: inventory::waits(&[pid]) };
-        if let Ok(Some(event)) = decode(&record) {
+    let mut tell = |record: &Record| {
+        if let Ok(Some(event)) = decode(record) {
             world.apply(&event);
         }
+    };
+    tell(&Record::Threads { ts_ns: inventory::boot_ns(), rows: inventory::waits(&[pid]) });
+    std::thread::sleep(inventory::BETWEEN_LOOKS);
+    let mut rows = inventory::waits(&[pid]);
+    let mut not_collected = Vec::new();
+    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => {
+            let records = runtime.block_on(stacks(&mut rows, debug_dirs, &mut not_collected));
+            records.iter().for_each(&mut tell);
+        }
+        Err(e) => tracing::warn!("stacks are not read: {e}"),
     }
-    explain(&world, pid)
+    tell(&Record::Threads { ts_ns: inventory::boot_ns(), rows });
+    Looked { threads: explain(&world, pid), not_collected }
+}
+
+/// The stacks of the threads that sleep, numbered in the rows, with what is unwound and named in time; what is not is
+/// told in sentences.
+async fn stacks(
+    rows: &mut [ThreadRow],
+    debug_dirs: Option<Vec<PathBuf>>,
+    not_collected: &mut Vec<String>,
+) -> Vec<Record> {
+    let until = Instant::now() + PATIENCE;
+    let mut unwinding = Unwinding::start();
+    let mut symbols = debug_dirs.map_or_else(Symbolizer::off, Symbolizer::start);
+    let mut processes: BTreeMap<u32, Arc<Process>> = BTreeMap::new();
+    let mut waiting: HashMap<CopyKey, (i32, Arc<Process>)> = HashMap::new();
+    let asleep = rows.iter_mut().filter(|row| row.state == 'S').take(STACKS_MAX);
+    for (id, row) in (0..).zip(asleep) {
+        let Some(copy) = inventory::stack_asleep(row.tgid, row.tid) else { continue };
+        let process = processes.entry(row.tgid).or_insert_with(|| {
+            let mut process = Process::look(row.tgid);
+            process.hold_all();
+            Arc::new(process)
+        });
+        let key = (copy.id, copy.tid);
+        if unwinding.ask(CopyRequest { key, process: process.clone(), copy }) {
+            waiting.insert(key, (id, process.clone()));
+            row.stack = Some(id);
+        }
+    }
+    let mut out = Vec::new();
+    while !waiting.is_empty()
+        && let Ok(found) = timeout_at(until, unwinding.next()).await
+    {
+        let Some((id, process)) = waiting.remove(&found.key) else { continue };
+        let frames = found.addrs.iter().map(|addr| process.frame(*addr)).collect();
+        out.push(Record::Stack { id, frames, unwound: found.by_tables });
+        symbols.ask(Request { id, process, addrs: found.addrs });
+    }
+    // What is not named by then keeps its file and offset.
+    let _ = timeout_at(until, symbols.finish(&mut |named| out.push(named))).await;
+    if !waiting.is_empty() {
+        not_collected.push(format!("the stacks of {} threads: unwinding them took too long", waiting.len()));
+    }
+    not_collected.extend(symbols.problem());
+    out
 }
 
 fn text(threads: &[Explained]) -> String {
@@ -62,7 +135,7 @@ fn text(threads: &[Explained]) -> String {
     out
 }
 
-fn document(pid: u32, threads: &[Explained]) -> serde_json::Value {
+fn document(pid: u32, threads: &[Explained], not_collected: &[String]) -> serde_json::Value {
     let rows: Vec<_> = threads
         .iter()
         .map(|t| {
@@ -72,7 +145,7 @@ fn document(pid: u32, threads: &[Explained]) -> serde_json::Value {
             })
         })
         .collect();
-    json!({ "schema": 1, "pid": pid, "threads": rows })
+    json!({ "schema": 1, "pid": pid, "threads": rows, "not_collected": not_collected })
 }
 
 #[cfg(test)]
@@ -96,12 +169,12 @@ mod tests {
         let got = text(&threads);
         assert!(got.starts_with("a\\x1b (7) is blocked"), "{got}");
         assert!(got.contains("\n  -> b (8) has its read end\ndeadlock: nobody"), "{got}");
-        let document = document(7, &threads);
+        let document = document(7, &threads, &[]);
         assert_eq!(document["threads"][0]["deadlock"], true);
     }
 
     #[test]
     fn a_process_that_is_not_there() {
-        assert!(look(u32::MAX >> 2).is_empty());
+        assert!(look(u32::MAX >> 2, None).threads.is_empty());
     }
 }

@@ -50,7 +50,7 @@ pub fn options(target: Target, args: &Probing) -> Options {
         only: args.only.clone(),
         backend: args.backend,
         ring_bytes: args.ring_kib.next_power_of_two() * 1024,
-        debug_dirs: (!args.no_symbols).then(|| args.debug_dir.clone()),
+        debug_dirs: args.symbols.dirs(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::draft::{count, name};
 use super::finding::Finding;
-use super::syscall;
+use super::{site, syscall};
 use crate::decode::{ProcId, Tgid, Tid};
 use crate::record::Way;
 use crate::world::World;
@@ -133,15 +133,16 @@ fn doing(world: &World, t: &Thread) -> String {
     let Some(nr) = t.syscall else { return "sleeps outside of a system call that could be read".to_owned() };
     let call = call(world, nr);
     let time = if t.timeout { ", for a limited time" } else { "" };
+    let at = t.stack.and_then(|stack| site::of(world, stack)).map(|site| format!(", at {site}")).unwrap_or_default();
     match t.waits.as_slice() {
-        [] => format!("sleeps in {call}{time}"),
+        [] => format!("sleeps in {call}{time}{at}"),
         [wait] if !t.more => {
             let verb = if wait.is_for_another() { "is blocked" } else { "waits for input" };
-            format!("{verb} in {call} ({}){time}", object(wait))
+            format!("{verb} in {call} ({}){time}{at}", object(wait))
         }
         waits => {
             let fds: BTreeSet<i32> = waits.iter().map(|w| w.fd).collect();
-            format!("waits in {call} on {}{time}", count(fds.len() as u64, "descriptor", "descriptors"))
+            format!("waits in {call} on {}{time}{at}", count(fds.len() as u64, "descriptor", "descriptors"))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::chain::explain;
 use super::super::finding::{Confidence, Severity};
-use crate::record::{ObjKey, Record, Releaser, ThreadRow, WaitRow, Way};
+use crate::record::{ObjKey, Place, Record, Releaser, ThreadRow, WaitRow, Way};
 use crate::world::fixture::{MS, P, START, Stream, number, role};
 use tracer_common::map::kind;
 
@@ -140,4 +140,22 @@ fn chains_end_honestly() {
         assert!(!chains[0].deadlock);
     }
     assert!(explain(&Stream::new().world(1), 4).is_empty());
+}
+
+#[test]
+fn a_chain_says_where_each_sleeps() {
+    let at = |row: ThreadRow, stack| ThreadRow { stack: Some(stack), ..row };
+    let rows = vec![at(asleep(A, vec![pipe(Way::Give, &[B])]), 1), at(asleep(B, vec![pipe(Way::Take, &[C])]), 2)];
+    let mut s = looks(rows, false);
+    s.frames(1, &[("/lib/libc.so.6", 0x7010, 0x10), ("/bin/a", 0x1010, 0x20)]);
+    let names = vec![
+        vec![],
+        vec![Place { function: Some("feed".into()), file: Some("a.c".into()), line: Some(7), ..Place::default() }],
+    ];
+    s.record(Record::Symbols { id: 1, places: names });
+    let explained = explain(&s.world(300), A.0);
+    let chain = &explained.first().expect("a thread").chain;
+    assert_eq!(chain[0], "a (300) is blocked in write (pipe:[9]), at a.c:7 in feed");
+    // Of the other nothing was unwound.
+    assert_eq!(chain[1], "b (301) has its read end, and waits for input in write (pipe:[9])");
 }

@@ -63,6 +63,7 @@ fn asleep(s: &mut Stream, ms: u64, waits: &[(P, u64, State)]) {
             fd: -1,
             estimated: false,
             reader: None,
+            stack: None,
         })
         .collect();
     s.record(Record::Blocked { ts_ns: START + ms * MS, threads });

@@ -1,6 +1,7 @@
 //! Tables of `pipe-stall`: records in, findings out.
 
 use super::super::finding::{Origin, Severity};
+use crate::record::Record;
 use crate::world::fixture::{P, START, Stream, number, pipe, role};
 
 const YES: P = P(300, "yes");
@@ -189,4 +190,24 @@ fn a_reader_that_computes_is_slow_and_not_stuck() {
     let mut s = Stream::new();
     s.stall(2_000, YES, pipe(8), 500, Some(PV)).stall_while(3_000, YES, pipe(8), 500, PV, 500);
     assert_eq!(s.findings(9_500).first().map(|f| f.severity), Some(Severity::Warning));
+}
+
+#[test]
+fn where_it_waits_and_waited() {
+    for lasts in [true, false] {
+        let mut s = Stream::new();
+        if lasts {
+            s.blocked(2_000, &[(YES, pipe(8), 1_000, None)]);
+            let Some(Record::Blocked { threads, .. }) = s.records.last_mut() else { unreachable!() };
+            threads.iter_mut().for_each(|t| t.stack = Some(7));
+        } else {
+            s.stack = 7;
+            s.stall(2_000, YES, pipe(8), 500, None);
+        }
+        s.frames(7, &[("/usr/lib/libc.so.6", 0x7010, 0x10), ("/usr/bin/yes", 0x5520, 0x520)]);
+        let found = s.findings(3_000);
+        let stacks: Vec<_> = found.iter().flat_map(|f| &f.stacks).collect();
+        let told: Vec<_> = stacks.iter().map(|s| (s.role.as_str(), s.pid, s.site.as_deref())).collect();
+        assert_eq!(told, [("writer", YES.0, Some("/usr/bin/yes+0x520"))], "{lasts}");
+    }
 }

@@ -79,6 +79,11 @@ pub(super) fn shown(world: &World, stack: StackId, max: usize) -> Option<Shown> 
     Some(Shown { truncated, site, exact: own.is_some_and(|at| at < exact), named, frames: out })
 }
 
+/// The innermost line of the program's own on a stack, in words.
+pub(super) fn of(world: &World, stack: StackId) -> Option<String> {
+    shown(world, stack, usize::MAX)?.site
+}
+
 /// Whether a frame is of the system's libraries, or of a language's own.
 pub fn is_system(frame: &StackFrame) -> bool {
     let module = frame.module.as_deref().and_then(|m| m.rsplit('/').next()).unwrap_or_default();

@@ -22,7 +22,7 @@ pub(super) struct Waiting {
     pub fd: i32,
     pub call: &'static str,
     pub total_ns: u64,
-    /// Where it waited last, of the waits that are over.
+    /// Where it waits, or waited last.
     pub stack: Option<StackId>,
     /// Length of its longest wait that lasts.
     pub ongoing_ns: Option<u64>,
@@ -191,6 +191,7 @@ pub(super) fn summary_of(
         });
         w.tid = o.tid;
         w.call = o.waiter.call_name();
+        w.stack = o.stack.or(w.stack);
         w.total_ns = w.total_ns.saturating_add(ns);
         w.ongoing_ns = w.ongoing_ns.max(Some(ns));
         intervals.push(Interval { waiter: o.waiter, since_ns: o.since_ns, until_ns });

@@ -19,7 +19,7 @@ use tracer_common::syscall::{PROGRAM_RECEIVED, SLOT_RECEIVED, SYSCALLS, Syscall}
 use super::btf::Btf;
 use super::host::{Host, HostError, has_kprobes};
 use super::iter;
-use super::plan::{Backend, Facts, program};
+use super::plan::{Backend, Facts, program, syscall_number};
 use crate::record::PlanRow;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IPCTRACE_BPF_OBJECT"));
@@ -213,8 +213,8 @@ fn array<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<Array<&'a mut MapData, u6
 fn syscall_numbers(ebpf: &mut Ebpf, arch: &str) -> Result<()> {
     let map = ebpf.map_mut("SYSCALLS").ok_or_else(|| anyhow!("the BPF object lacks the map SYSCALLS"))?;
     let mut table: Array<_, u8> = Array::try_from(map)?;
-    for (call, _, x86, arm, _) in SYSCALLS {
-        if let Ok(nr) = u32::try_from(if arch == "aarch64" { *arm } else { *x86 }) {
+    for (call, name, ..) in SYSCALLS {
+        if let Some(nr) = syscall_number(name, arch) {
             table.set(nr, *call as u8, 0).context("cannot write the map SYSCALLS")?;
         }
     }

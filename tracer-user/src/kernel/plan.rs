@@ -100,8 +100,8 @@ impl Facts<'_> {
     }
 }
 
-/// Number of a watched system call on this architecture.
-fn syscall_number(name: &str, arch: &str) -> Option<u32> {
+/// Number of a watched system call, by its name, on an architecture.
+pub fn syscall_number(name: &str, arch: &str) -> Option<u32> {
     let (.., x86, arm, _) = SYSCALLS.iter().find(|(_, n, ..)| *n == name)?;
     u32::try_from(if arch == "aarch64" { *arm } else { *x86 }).ok()
 }

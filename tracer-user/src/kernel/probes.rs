@@ -130,8 +130,17 @@ impl Probes {
                 fd: b.sleep.fd,
                 estimated: b.sleep.estimated != 0,
                 reader: self.reader(b.sleep.ptr, read_id(b.sleep.obj, b.sleep.state)),
+                stack: None,
             })
             .collect()
+    }
+
+    /// Forgets a thread's sleep, whose end was missed; not a later one.
+    pub fn forget_sleep(&mut self, tid: u32, since_ns: u64) {
+        if self.blocked.get(&tid, 0).is_ok_and(|b| b.sleep.since_ns == since_ns) {
+            // Gone already is as good. Its slot stays counted: that costs a search now and then.
+            let _ = self.blocked.remove(&tid);
+        }
     }
 
     /// Threads found asleep at a semaphore of which only the set is known: (tid, address of their first `struct sembuf`).

@@ -24,6 +24,16 @@ pub struct ThreadRow {
     pub waits: Vec<WaitRow>,
     /// It sleeps for more than that.
     pub more: bool,
+    /// Number of its user stack, which is told when it was unwound.
+    #[serde(default)]
+    pub stack: Option<i32>,
+}
+
+impl ThreadRow {
+    /// It sleeps with something to hand over, or for a lock. Those that wait for input or for a child are idle, mostly.
+    pub fn is_held_up(&self) -> bool {
+        self.waits.iter().any(|w| matches!(w.way, Way::Give | Way::Lock))
+    }
 }
 
 /// Something that a thread sleeps for.

@@ -16,6 +16,7 @@ use tracer_common::config::Config;
 use tracer_common::event::{Body, HEADER_LEN, Header};
 use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
+use tracer_common::syscall::Syscall;
 
 use super::order::Reorder;
 use super::pending::{LOOKUPS_MAX, Pending, ends, has_holders, is_signal, is_sysv, tick_of};
@@ -25,9 +26,9 @@ use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::iter;
-use crate::kernel::plan::{Backend, watches};
+use crate::kernel::plan::{Backend, syscall_number, watches};
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{ObjKey, Record, Session};
+use crate::record::{BlockedThread, ObjKey, Record, Session};
 use crate::symbol::{Symbolizer, Unwinding};
 
 /// Shortest wait that is a stall, if nothing else is said.
@@ -99,6 +100,8 @@ pub struct Live {
     waited_for: BTreeSet<ObjKey>,
     /// Runs that the kernel skipped, at the last tick.
     skipped: HashMap<Site, u64>,
+    /// Records were lost, or runs skipped: the ends of waits may have been missed.
+    lossy: bool,
 }
 
 /// The ring buffer's descriptor, for the reactor only.
@@ -192,6 +195,7 @@ impl Live {
             unwinding,
             waited_for: BTreeSet::new(),
             skipped: HashMap::new(),
+            lossy: false,
         })
     }
 
@@ -393,6 +397,7 @@ impl Live {
             sink(Record::Lost { ts_ns: now, site: *site, count: *count });
         }
         self.pending.baseline_due |= !lost.is_empty();
+        self.lossy |= !lost.is_empty();
         self.counters(now, sink);
         sink(Record::Tick { ts_ns: now });
         if self.scan.is_none() {
@@ -419,6 +424,9 @@ impl Live {
     fn counters(&mut self, now: u64, sink: &mut Sink<'_>) {
         let threads = self.maps.blocked(now, self.session.min_stall_ns);
         let mut threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || is_sysv(t.obj)).collect();
+        if self.lossy {
+            threads.retain(|t| self.sleeps_still(t));
+        }
         let p = &mut self.pending;
         p.futexes.blocked(now, &mut threads);
         p.waiting.extend(threads.iter().map(|t| t.tgid));
@@ -435,6 +443,7 @@ impl Live {
                 sink(Record::Process { ts_ns: now, row });
             }
         }
+        self.stacks.blocked(&mut threads);
         sink(Record::Blocked { ts_ns: now, threads });
 
         let refused: Vec<_> =
@@ -465,6 +474,21 @@ impl Live {
         }
     }
 
+    /// Whether a thread still sleeps in the call that the kernel half saw it go to sleep in.
+    fn sleeps_still(&mut self, t: &BlockedThread) -> bool {
+        let expected = syscall_number(Syscall::from_raw(t.call).name(), &self.session.arch).map(i64::from);
+        let over = match inventory::sleeps_in(t.tgid, t.tid) {
+            // Awake: perhaps for a moment only.
+            Ok(None) => return false,
+            Ok(Some(nr)) => Some(nr) != expected && nr != libc::SYS_restart_syscall,
+            Err(e) => e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH),
+        };
+        if over {
+            self.maps.forget_sleep(t.tid, t.since_ns);
+        }
+        !over
+    }
+
     /// What the records since the last scan make worth reading; one scan for all.
     fn wanted(&mut self) -> Wanted {
         let inventory = std::mem::take(&mut self.pending.baseline_due).then(|| self.look());
@@ -476,7 +500,8 @@ impl Live {
         objects.extend(p.shrunk_pipes.iter().rev().take(room));
         let users = std::mem::take(&mut p.shrunk_users);
         let queues = std::mem::take(&mut p.queues);
-        let addresses = p.addresses.clone();
+        let named = |o: &ObjKey| Some((o.id, p.addresses.get(&o.id)?.clone()));
+        let addresses = objects.iter().filter(|o| o.kind == kind::SOCKET).filter_map(named).collect();
         let futexes = p.futexes.take();
         let waiting = std::mem::take(&mut p.waiting);
         Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues, addresses, futexes, waiting }
@@ -484,7 +509,10 @@ impl Live {
 
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.
     fn found(&mut self, records: Vec<Record>, sink: &mut Sink<'_>) {
-        for record in records {
+        for mut record in records {
+            if let Record::Threads { rows, .. } = &mut record {
+                self.stacks.looked_at(rows);
+            }
             if let Record::Holders { obj, holders, .. } = &record {
                 if holders.is_empty() {
                     self.pending.shrunk_pipes.remove(obj);

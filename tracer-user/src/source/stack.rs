@@ -4,13 +4,14 @@
 //! An event with a copy gets a number of its own and goes on: which stack that is, is told when the copy was unwound.
 //! Equal stacks, by files and offsets, are told once, wherever their programs lie, and later ones as the same.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
 
+use crate::inventory;
 use crate::kernel::probes::Probes;
-use crate::record::{Frame, Record};
+use crate::record::{BlockedThread, Record, ThreadRow};
 use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding, Unwound};
 
 /// Processes whose mappings are remembered for stacks that are read after their end.
@@ -25,6 +26,8 @@ const UNWOUND_MAX: usize = 16_384;
 const WAITING_MAX: usize = 2048;
 /// Copies kept whose events have not come; those of lost events are among them.
 const UNCLAIMED_MAX: usize = 256;
+/// Stacks of sleepers that are read at once.
+const SLEEPERS_MAX: usize = 64;
 /// Where the fields are in [`Header`].
 const STACK_AT: usize = std::mem::offset_of!(Header, stack);
 const COPY_AT: usize = std::mem::offset_of!(Header, copy);
@@ -37,6 +40,10 @@ pub(super) struct Stacks {
     heard: BTreeMap<u32, Vec<Heard>>,
     /// How many numbers were given.
     given: i32,
+    /// Stacks of sleepers that were read.
+    reads: u32,
+    blocked: Sleepers,
+    looked_at: Sleepers,
     waiting: HashMap<CopyKey, Waiting>,
     /// In the order in which they came.
     unclaimed: VecDeque<Box<StackCopy>>,
@@ -49,6 +56,18 @@ pub(super) struct Stacks {
     known: VecDeque<Arc<Process>>,
     /// Children that have not executed a program since their fork: their code is where their parents' is.
     twins: HashMap<u32, u32>,
+}
+
+/// Threads that sleep, by their number: which sleep it is, and the number of their stack, if it could be read.
+type Sleepers = HashMap<u32, (u64, Option<i32>)>;
+
+/// A thread that sleeps, and where to put the number of its stack.
+struct Sleeper<'a> {
+    tgid: u32,
+    tid: u32,
+    /// What tells this sleep from the thread's others.
+    sleep: u64,
+    stack: &'a mut Option<i32>,
 }
 
 /// A stack of a process.
@@ -78,8 +97,7 @@ impl Stacks {
             self.heard.entry(header.tgid).or_default().push(Heard { id, frames: header.stack, copy });
         };
         if header.copy != 0 {
-            let id = FIRST.checked_add(self.given).unwrap_or(-1);
-            self.given = self.given.saturating_add(1);
+            let id = number(&mut self.given);
             hear(id, Some((header.copy, header.tid)));
             let mut put = |at: usize, value: [u8; 4]| {
                 if let Some(field) = bytes.get_mut(at..at + 4) {
@@ -107,6 +125,56 @@ impl Stacks {
             }
             _ => {}
         }
+    }
+
+    /// Numbers the stacks of threads that wait, and reads those of new ones.
+    pub(super) fn blocked(&mut self, threads: &mut [BlockedThread]) {
+        let known = std::mem::take(&mut self.blocked);
+        let asleep =
+            threads.iter_mut().map(|t| Sleeper { tgid: t.tgid, tid: t.tid, sleep: t.since_ns, stack: &mut t.stack });
+        self.blocked = self.asleep(&known, asleep);
+    }
+
+    /// The same of threads that were looked at: of those that are held up, and those that these wait for in the end.
+    pub(super) fn looked_at(&mut self, rows: &mut [ThreadRow]) {
+        let known = std::mem::take(&mut self.looked_at);
+        let on_chains = on_chains(rows);
+        let asleep = rows.iter_mut().filter(|row| row.state == 'S' && row.syscall.is_some());
+        let asleep = asleep.filter(|row| on_chains.contains(&row.tgid));
+        let (held_up, others): (Vec<_>, Vec<_>) = asleep.partition(|row| row.is_held_up());
+        let asleep = held_up.into_iter().chain(others);
+        let asleep = asleep.map(|t| Sleeper { tgid: t.tgid, tid: t.tid, sleep: t.switches, stack: &mut t.stack });
+        self.looked_at = self.asleep(&known, asleep);
+    }
+
+    fn asleep<'a>(&mut self, known: &Sleepers, asleep: impl Iterator<Item = Sleeper<'a>>) -> Sleepers {
+        let mut sleepers = Sleepers::new();
+        let mut read = 0;
+        for t in asleep {
+            let id = match known.get(&t.tid).filter(|(sleep, _)| *sleep == t.sleep) {
+                Some((_, id)) => *id,
+                None if read >= SLEEPERS_MAX => continue,
+                None => {
+                    read += 1;
+                    self.read(t.tgid, t.tid)
+                }
+            };
+            *t.stack = id;
+            sleepers.insert(t.tid, (t.sleep, id));
+        }
+        sleepers
+    }
+
+    /// Reads the stack of a thread that sleeps, to be unwound as copies are.
+    fn read(&mut self, tgid: u32, tid: u32) -> Option<i32> {
+        let mut copy = inventory::stack_asleep(tgid, tid)?;
+        // The kernel half's numbers of copies begin above 65535, and a thread that sleeps makes none.
+        self.reads = self.reads.wrapping_add(1);
+        copy.id = self.reads;
+        let id = number(&mut self.given);
+        self.heard.entry(tgid).or_default().push(Heard { id, frames: -1, copy: Some((copy.id, tid)) });
+        self.unclaimed.push_back(copy);
+        Some(id)
     }
 
     /// Takes a copy. Its event may have come, or will, or was lost.
@@ -206,7 +274,7 @@ impl Stacks {
 
     fn tell(&mut self, stack: Waiting, unwound: usize, symbols: &mut Symbolizer) {
         let Waiting { id, addrs, process } = stack;
-        let frames = addrs.iter().map(|addr| frame(&process, *addr)).collect();
+        let frames = addrs.iter().map(|addr| process.frame(*addr)).collect();
         self.ready.push(Record::Stack { id, frames, unwound });
         symbols.ask(Request { id, process, addrs });
     }
@@ -282,15 +350,30 @@ impl Stacks {
     }
 }
 
-fn frame(process: &Process, addr: u64) -> Frame {
-    let place = process.locate(addr).and_then(|(at, offset)| Some((process.modules.get(at)?.path.clone(), offset)));
-    let (module, offset) = place.unzip();
-    Frame { addr, module, offset }
+/// Processes with threads that are held up, and all that could end their waits, directly or through others.
+fn on_chains(rows: &[ThreadRow]) -> BTreeSet<u32> {
+    let mut all = BTreeSet::new();
+    let mut fresh: BTreeSet<u32> = rows.iter().filter(|row| row.is_held_up()).map(|row| row.tgid).collect();
+    while !fresh.is_empty() {
+        let waits = rows.iter().filter(|row| fresh.contains(&row.tgid)).flat_map(|row| &row.waits);
+        let next: BTreeSet<u32> = waits.flat_map(|w| &w.releasers).map(|r| r.tgid).collect();
+        all.append(&mut fresh);
+        fresh = next.difference(&all).copied().collect();
+    }
+    all
+}
+
+/// The next number of a stack that was copied; -1 if there are no more.
+fn number(given: &mut i32) -> i32 {
+    let id = FIRST.checked_add(*given).unwrap_or(-1);
+    *given = given.saturating_add(1);
+    id
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Releaser, WaitRow, Way};
     use crate::symbol::Symbolizer;
     use crate::world::fixture::header_bytes;
 
@@ -307,6 +390,20 @@ mod tests {
 
     fn waiting(id: i32, process: &Arc<Process>, addrs: &[u64]) -> Waiting {
         Waiting { id, addrs: addrs.to_vec(), process: process.clone() }
+    }
+
+    #[test]
+    fn who_is_on_a_chain() {
+        let row = |tgid, way, to: u32| ThreadRow {
+            tgid,
+            waits: vec![WaitRow { way, releasers: vec![Releaser { tgid: to, start_ns: 0 }], ..WaitRow::default() }],
+            ..ThreadRow::default()
+        };
+        // 1 hands over to 2, who waits for 3; 4 is idle.
+        let rows = [row(1, Way::Give, 2), row(2, Way::Take, 3), row(4, Way::Take, 1)];
+        assert_eq!(on_chains(&rows), BTreeSet::from([1, 2, 3]));
+        // A ring ends, too.
+        assert_eq!(on_chains(&[row(1, Way::Lock, 2), row(2, Way::Lock, 1)]), BTreeSet::from([1, 2]));
     }
 
     #[test]
@@ -337,7 +434,7 @@ mod tests {
         s.give_up(&mut symbols);
         assert!(!s.are_awaited());
         let stack = |id, n: usize, unwound| {
-            let frames = std::iter::repeat_n(frame(&process, code), n).collect();
+            let frames = std::iter::repeat_n(process.frame(code), n).collect();
             Record::Stack { id, frames, unwound }
         };
         assert_eq!(s.take(), [stack(1, 1, 1), Record::SameStack { id: 2, of: 1 }, stack(3, 2, 0)]);

@@ -19,6 +19,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::elf::{Elf, Source, build_id};
 use crate::inventory::{self, Entry, Module};
+use crate::record::Frame;
 
 /// Path handles held at once for stacks that wait for their names; beyond that files are opened when their turn comes.
 const HELD_MAX: usize = 400;
@@ -108,6 +109,13 @@ impl Process {
         for module in 0..self.modules.len().min(HELD_EACH) {
             self.hold(module);
         }
+    }
+
+    /// An address with the file that is mapped there.
+    pub fn frame(&self, addr: u64) -> Frame {
+        let place = self.locate(addr).and_then(|(at, offset)| Some((self.modules.get(at)?.path.clone(), offset)));
+        let (module, offset) = place.unzip();
+        Frame { addr, module, offset }
     }
 
     /// Which module an address is in, by index, and the address's offset in its file.

@@ -228,6 +228,7 @@ impl Stream {
                 fd: 1,
                 estimated,
                 reader: reader.map(|(r, t)| reader_row(r, t)),
+                stack: None,
             })
             .collect();
         self.record(Record::Blocked { ts_ns: START + at * MS, threads })

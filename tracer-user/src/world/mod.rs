@@ -415,6 +415,7 @@ impl World {
             comm: t.comm.clone(),
             state: t.state,
             estimated: t.estimated,
+            stack: t.stack.map(StackId),
         };
         (ongoing, t.reader.as_ref().map(|r| self.reader(r)))
     }

@@ -185,6 +185,7 @@ pub struct Ongoing {
     pub state: State,
     /// Its beginning was not seen, but estimated.
     pub estimated: bool,
+    pub stack: Option<StackId>,
 }
 
 /// All waits.

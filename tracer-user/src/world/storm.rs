@@ -275,6 +275,7 @@ impl Dice {
                         fd: self.word().cast_signed(),
                         estimated: self.roll().is_multiple_of(2),
                         reader: self.reader(),
+                        stack: None,
                     })
                     .collect(),
             },

@@ -4,7 +4,7 @@
 //! sleep, and any thread of that process could be the one.
 
 use super::process::Processes;
-use crate::decode::{ProcId, Tid};
+use crate::decode::{ProcId, StackId, Tid};
 use crate::record::{ObjKey, ThreadRow, Way};
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::map::kind;
@@ -28,6 +28,8 @@ pub struct Thread {
     pub waits: Vec<Wait>,
     /// It sleeps for more than `waits`.
     pub more: bool,
+    /// Where in its program.
+    pub stack: Option<StackId>,
     switches: u64,
     /// The first and the last look that saw it in this sleep.
     since_ns: u64,
@@ -96,6 +98,7 @@ impl Waits {
                 timeout: row.timeout,
                 waits: row.waits.iter().map(edge).collect(),
                 more: row.more,
+                stack: row.stack.map(StackId),
                 switches: row.switches,
                 since_ns: before.map_or(ts_ns, |b| b.since_ns),
                 seen_ns: ts_ns,

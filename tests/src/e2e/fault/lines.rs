@@ -5,8 +5,10 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 
 use crate::call::SemSet;
@@ -14,20 +16,24 @@ use crate::e2e::Settings;
 use crate::e2e::outcome::admitted;
 use crate::e2e::session::{Running, Watch};
 use crate::incident::Skip;
+use crate::stage::proc;
 
 const C: &str = include_str!("../../../programs/lines.c");
 const RUST: &str = include_str!("../../../programs/lines.rs");
 /// As in the programs.
 const MANY: u64 = 128;
 const FEW: u64 = 12;
+/// How a report begins to say that names were not found in time.
+const NAMES_LATE: &str = "functions and lines of ";
 
 /// Optimized, without frame pointers, with debug information.
 const FLAGS: [&str; 4] = ["-O2", "-g", "-fomit-frame-pointer", "-Wl,--build-id"];
 
 /// The lines of a program as it says them, and the findings about it.
 struct Played {
-    lines: [u32; 2],
-    findings: Vec<Value>,
+    lines: [u32; 3],
+    leaks: Vec<Value>,
+    stalls: Vec<Value>,
     /// What the report admits that may explain a line that is missing.
     admitted: Vec<String>,
 }
@@ -85,7 +91,7 @@ pub(super) fn debuglink(settings: &Settings) -> Result<()> {
     other.push(0);
     std::fs::write(&debug, other)?;
     let played = play(settings, "lines-other-debug", &mut Command::new(&program), &[], || Ok(()))?;
-    let sites: Vec<&str> = played.findings.iter().flat_map(sites).collect();
+    let sites: Vec<&str> = played.leaks.iter().flat_map(sites).collect();
     ensure!(!sites.is_empty() && sites.iter().all(|s| !s.contains("lines.c")), "lines of another file: {sites:?}");
     Ok(())
 }
@@ -117,6 +123,41 @@ pub(super) fn mount_namespace(settings: &Settings) -> Result<()> {
     named(&play(settings, "lines-mounts", &mut command, &[], || Ok(()))?, "lines.c")
 }
 
+/// It waits still when the session ends: the stack is read from its memory.
+pub(super) fn asleep(settings: &Settings) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut program = Running::start(Command::new(compile_c(folder.path(), &FLAGS)?).arg("stay"))?;
+    program.wait_printed("READY", settings.scaled(20))?;
+    let pid = program.pid();
+    let watch = Watch::start(settings, "fault-lines-asleep", &["-p", &pid.to_string()])?;
+    program.say("go\n")?;
+    let done = program.wait_printed("DONE ", settings.scaled(20))?;
+    let limit = Instant::now() + settings.scaled(20);
+    while !proc::blocked_in(pid, libc::SYS_write) {
+        ensure!(Instant::now() < limit, "the program does not wait");
+        sleep(Duration::from_millis(10));
+    }
+    // Longer than the shortest wait that is told.
+    sleep(Duration::from_millis(300));
+    let report = watch.finish();
+    let output = Command::new(&settings.tool).args(["explain", &pid.to_string()]).output();
+    let ended = program.stop(libc::SIGKILL, settings.scaled(20))?;
+    remove_sets(&ended.stdout)?;
+    let played = Played::new(&report?.0, &done)?;
+    let output = output.context("cannot start explain")?;
+    let first = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+    // Where names take longer than it waits for them (an emulated processor), it says so, and where the code is.
+    let late = String::from_utf8_lossy(&output.stderr).contains(NAMES_LATE);
+    ensure!(
+        played.is_of_wait(&first, "lines.c") || (late && first.contains("/lines+0x")),
+        "explain does not say where: {first:?}"
+    );
+    let lasting: Vec<&Value> = played.stalls.iter().filter(|f| f["evidence"]["ongoing"] == 1).collect();
+    let sites: Vec<&str> = lasting.iter().copied().flat_map(sites).collect();
+    let right = matches!(sites[..], [one] if played.is_of_wait(one, "lines.c"));
+    explained(if right { Ok(()) } else { Err(anyhow!("no lasting wait in feed: {sites:?}")) }, &played)
+}
+
 /// Runs a program under a session; `before` happens when it runs and is watched, but has done nothing.
 fn play(
     settings: &Settings,
@@ -135,19 +176,37 @@ fn play(
     program.say("end\n")?;
     let ended = program.wait(settings.scaled(20))?;
     let report = watch.finish();
-    for id in String::from_utf8_lossy(&ended.stdout).lines().filter_map(|l| l.strip_prefix("ID ")) {
+    remove_sets(&ended.stdout)?;
+    Played::new(&report?.0, &done)
+}
+
+fn remove_sets(stdout: &[u8]) -> Result<()> {
+    for id in String::from_utf8_lossy(stdout).lines().filter_map(|l| l.strip_prefix("ID ")) {
         SemSet(id.parse()?).remove().context("cannot remove what the program left")?;
     }
-    let numbers: Vec<u32> = done.split(' ').filter_map(|n| n.parse().ok()).collect();
-    let [many, few] = numbers[..] else { bail!("the program said {done:?}") };
-    let report = report?.0;
-    let lost = report["loss"]["events"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} lost records"));
-    let told = report["not_collected"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let stacks = told.filter(|line| line.contains("followed by frame pointers")).map(str::to_owned);
-    let admitted = lost.into_iter().chain(stacks).collect();
-    let findings = report["findings"].as_array().cloned().unwrap_or_default();
-    let findings = findings.into_iter().filter(|f| f["code"] == "sem-leak").collect();
-    Ok(Played { lines: [many, few], findings, admitted })
+    Ok(())
+}
+
+impl Played {
+    /// From what the program said when it was done.
+    fn new(report: &Value, done: &str) -> Result<Self> {
+        let numbers: Vec<u32> = done.split(' ').filter_map(|n| n.parse().ok()).collect();
+        let [many, few, wait] = numbers[..] else { bail!("the program said {done:?}") };
+        let lost = report["loss"]["events"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} lost records"));
+        let told = report["not_collected"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let stacks = told
+            .filter(|line| line.contains("followed by frame pointers") || line.contains(NAMES_LATE))
+            .map(str::to_owned);
+        let admitted = lost.into_iter().chain(stacks).collect();
+        let of = |code: &str| {
+            report["findings"].as_array().into_iter().flatten().filter(|f| f["code"] == code).cloned().collect()
+        };
+        Ok(Self { lines: [many, few, wait], leaks: of("sem-leak"), stalls: of("pipe-stall"), admitted })
+    }
+
+    fn is_of_wait(&self, site: &str, file: &str) -> bool {
+        site.contains(&format!("/{file}:{} in ", self.lines[2])) && site.ends_with("feed")
+    }
 }
 
 /// One finding a line, each with its number of sets and with the line first.
@@ -155,25 +214,32 @@ fn play(
 /// # Errors
 /// Otherwise; a [`Skip`] if the report admits what may explain it.
 fn named(played: &Played, file: &str) -> Result<()> {
-    named_exactly(played, file).map_err(|e| match &played.admitted[..] {
+    explained(named_exactly(played, file), played)
+}
+
+fn explained(outcome: Result<()>, played: &Played) -> Result<()> {
+    outcome.map_err(|e| match &played.admitted[..] {
         [] => e,
         reasons => Skip(admitted(&reasons.join("; "), &format!("{e:#}"))).into(),
     })
 }
 
 fn named_exactly(played: &Played, file: &str) -> Result<()> {
-    let told: Vec<(u64, Vec<&str>)> = played
-        .findings
-        .iter()
-        .map(|f| (f["evidence"]["instances"].as_u64().unwrap_or(0), sites(f).collect()))
-        .collect();
+    let told: Vec<(u64, Vec<&str>)> =
+        played.leaks.iter().map(|f| (f["evidence"]["instances"].as_u64().unwrap_or(0), sites(f).collect())).collect();
     for (n, line, function) in [(MANY, played.lines[0], "many"), (FEW, played.lines[1], "inner")] {
         let right = |site: &&str| site.contains(&format!("/{file}:{line} in ")) && site.ends_with(function);
         let found = told.iter().any(|(instances, sites)| *instances == n && matches!(sites[..], [one] if right(&one)));
         ensure!(found, "no finding of {n} sets from {file}:{line} in {function}: {told:?}");
     }
     ensure!(told.len() == 2, "more findings than lines: {told:?}");
-    let few = played.findings.iter().find(|f| f["evidence"]["instances"] == FEW).context("no finding")?;
+    let waited: Vec<&str> = played.stalls.iter().flat_map(sites).collect();
+    ensure!(
+        matches!(waited[..], [one] if played.is_of_wait(one, file)),
+        "no wait at {file}:{} in feed: {waited:?}",
+        played.lines[2]
+    );
+    let few = played.leaks.iter().find(|f| f["evidence"]["instances"] == FEW).context("no finding")?;
     let frames: Vec<(&str, bool)> = few["stacks"][0]["frames"]
         .as_array()
         .into_iter()

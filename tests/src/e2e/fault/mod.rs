@@ -52,6 +52,7 @@ const FAULTS: &[Fault] = &[
     native("run-not-executable", running::not_executable),
     native("run-fail-on", running::fail_on),
     everywhere("lines-c", lines::c),
+    everywhere("lines-asleep", lines::asleep),
     native("lines-rust", lines::rust),
     native("lines-stripped", lines::stripped),
     native("lines-debuglink", lines::debuglink),
