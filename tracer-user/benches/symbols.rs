@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     let started = Instant::now();
     let (mut frames, mut by_tables) = (0, 0);
     for _ in 0..STACKS {
-        let (addrs, covered) = tables.unwind(&process, &copy);
+        let (addrs, covered, _) = tables.unwind(&process, &copy);
         (frames, by_tables) = (addrs.len(), covered);
     }
     let took = started.elapsed();

@@ -278,7 +278,11 @@ pub struct Holder {
 /// What exists at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inventory {
+    /// When its reading began.
     pub ts_ns: u64,
+    /// When its reading was done; 0 in traces that do not say.
+    #[serde(default)]
+    pub until_ns: u64,
     pub processes: Vec<ProcessRow>,
     pub sem_sets: Vec<SemSetRow>,
     pub sem_limits: Vec<SemLimitRow>,

@@ -71,6 +71,7 @@ impl Look {
             inv.posix = Some(found);
             inv.problems.extend(problems);
         }
+        inv.until_ns = inventory::boot_ns();
         inv
     }
 }

@@ -12,7 +12,7 @@ use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
 use crate::inventory;
 use crate::kernel::probes::Probes;
 use crate::record::{BlockedThread, Record, ThreadRow};
-use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding, Unwound};
+use crate::symbol::{CopyKey, CopyRequest, Cut, Process, Request, Symbolizer, Unwinding, Unwound};
 
 /// Processes whose mappings are remembered for stacks that are read after their end.
 pub(super) const KNOWN_MAX: usize = 16;
@@ -26,6 +26,8 @@ const UNWOUND_MAX: usize = 16_384;
 const WAITING_MAX: usize = 2048;
 /// Copies kept whose events have not come; those of lost events are among them.
 const UNCLAIMED_MAX: usize = 256;
+/// Files that could not be read, by name.
+const UNREADABLE_MAX: usize = 16;
 /// Stacks of sleepers that are read at once.
 const SLEEPERS_MAX: usize = 64;
 /// Where the fields are in [`Header`].
@@ -52,6 +54,12 @@ pub(super) struct Stacks {
     ready: Vec<Record>,
     left_out: u64,
     not_unwound: u64,
+    /// Events whose stacks end early, because pages of them were not in memory.
+    absent: u64,
+    /// Events of processes that were gone before their mappings were read.
+    gone: u64,
+    /// The same by the file that could not be read, with the reason.
+    unreadable: BTreeMap<String, (u64, String)>,
     /// Those looked at last, the newest at the end.
     known: VecDeque<Arc<Process>>,
     /// Children that have not executed a program since their fork: their code is where their parents' is.
@@ -191,6 +199,9 @@ impl Stacks {
             let addrs: Vec<Vec<u64>> = heard.iter().map(addrs).collect();
             let unwinds = heard.iter().any(|h| h.copy.is_some());
             let process = self.process(tgid, addrs.iter().flatten(), symbols.is_on(), unwinds);
+            if process.is_gone() {
+                self.gone += u64::try_from(heard.len()).unwrap_or(u64::MAX);
+            }
             for (Heard { id, copy, .. }, addrs) in heard.into_iter().zip(addrs) {
                 let waiting = Waiting { id, addrs, process: process.clone() };
                 match copy {
@@ -225,6 +236,15 @@ impl Stacks {
     /// Takes what was found in a copy.
     pub(super) fn unwound(&mut self, found: Unwound, symbols: &mut Symbolizer) {
         let Some(waiting) = self.waiting.remove(&found.key) else { return };
+        match found.cut {
+            None => {}
+            Some(Cut::Memory) => self.absent += 1,
+            Some(Cut::File { path, why }) => {
+                let room = self.unreadable.len() < UNREADABLE_MAX;
+                let path = if room || self.unreadable.contains_key(&path) { path } else { "other files".to_owned() };
+                self.unreadable.entry(path).or_insert((0, why)).0 += 1;
+            }
+        }
         let code = |addrs: &[u64]| addrs.iter().filter(|a| waiting.process.locate(**a).is_some()).count();
         // Frame pointers where they lead further: code without tables, and stacks that are larger than the copy.
         if code(&found.addrs) >= code(&waiting.addrs) {
@@ -301,7 +321,16 @@ impl Stacks {
                 self.not_unwound
             )
         });
-        not_copied.into_iter().chain(too_many).chain(not_unwound)
+        let absent = (self.absent > 0)
+            .then(|| format!("callers in the stacks of {} events: parts of them were not in memory", self.absent));
+        let unreadable = self
+            .unreadable
+            .iter()
+            .map(|(path, (n, why))| format!("callers in the stacks of {n} events: the unwind tables of {path}: {why}"));
+        let gone = (self.gone > 0)
+            .then(|| format!("the files in the stacks of {} events: their processes had ended", self.gone));
+        let sentences = [not_copied, too_many, not_unwound, gone, absent];
+        sentences.into_iter().flatten().chain(unreadable)
     }
 
     /// Looks at a process that will be heard of: it may be gone by then.
@@ -425,10 +454,10 @@ mod tests {
         // By frame pointers nothing, by tables twice the same; then frame pointers that lead further.
         for (id, addrs) in [(1, vec![]), (2, vec![code]), (3, vec![code, code])] {
             s.waiting.insert(KEY, waiting(id, &process, &addrs));
-            s.unwound(Unwound { key: KEY, addrs: vec![code], by_tables: 1 }, &mut symbols);
+            s.unwound(Unwound { key: KEY, addrs: vec![code], by_tables: 1, cut: None }, &mut symbols);
         }
         // One answer that nobody waits for, and one stack of which nothing is known.
-        s.unwound(Unwound { key: KEY, addrs: vec![code], by_tables: 1 }, &mut symbols);
+        s.unwound(Unwound { key: KEY, addrs: vec![code], by_tables: 1, cut: None }, &mut symbols);
         s.waiting.insert(KEY, waiting(4, &process, &[]));
         assert!(s.are_awaited());
         s.give_up(&mut symbols);

@@ -47,6 +47,13 @@ pub(super) enum ElfError {
     Io(#[from] io::Error),
 }
 
+impl ElfError {
+    /// A file without a header is no ELF file; one that cannot be read may be.
+    fn or_other(self) -> Self {
+        if matches!(self, Self::Io(_)) { self } else { Self::Other }
+    }
+}
+
 /// Where the bytes come from.
 pub(super) enum Source {
     File(File, u64),
@@ -120,16 +127,19 @@ pub(super) struct Elf {
 
 impl Elf {
     /// # Errors
-    /// Not an ELF file of this machine, or headers that lie outside it.
+    /// Not an ELF file of this machine, headers that lie outside it, or a file that cannot be read.
     pub(super) fn open(source: Source) -> Result<Self, ElfError> {
-        let head = source.read(0, 64, 64).map_err(|_| ElfError::Other)?;
+        let head = source.read(0, 64, 64).map_err(ElfError::or_other)?;
         // e_ident: magic, ELFCLASS64, ELFDATA2LSB.
         if !head.starts_with(b"\x7fELF\x02\x01") || u16_at(&head, 18) != MACHINE {
             return Err(ElfError::Other);
         }
         let (segments, notes) = segments(&source, &head)?;
         // A running program needs no section headers: without them the segments still are of use.
-        let sections = sections(&source, &head).unwrap_or_default();
+        let sections = match sections(&source, &head) {
+            Err(e @ ElfError::Io(_)) => return Err(e),
+            found => found.unwrap_or_default(),
+        };
         let mut elf = Self { source, sections, segments, build_id: None };
         elf.build_id = elf.find_build_id(&notes);
         Ok(elf)

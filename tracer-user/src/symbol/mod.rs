@@ -25,7 +25,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::record::{Place, Record};
 pub use process::Process;
 pub use resolver::Resolver;
-pub use unwind::{CopyKey, CopyRequest, Tables, Unwinding, Unwound};
+pub use unwind::{CopyKey, CopyRequest, Cut, Tables, Unwinding, Unwound};
 
 /// How long the end of a run waits for names that are still looked up.
 pub const PATIENCE: Duration = Duration::from_secs(10);

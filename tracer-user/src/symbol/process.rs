@@ -127,23 +127,26 @@ impl Process {
     }
 
     /// Opens the file of a module for reading.
-    pub(super) fn open(&self, module: usize) -> Option<(File, FileKey)> {
-        let m = self.modules.get(module)?;
-        if !self.mounts().are_read(m.device) {
-            return None;
+    ///
+    /// # Errors
+    /// `Unsupported` if files of its file system are not read; else what kept it from being opened.
+    pub(super) fn open(&self, module: usize) -> io::Result<(File, FileKey)> {
+        let m = self.modules.get(module).ok_or(io::ErrorKind::NotFound)?;
+        if !m.path.starts_with('/') || !self.mounts().are_read(m.device) {
+            return Err(io::ErrorKind::Unsupported.into());
         }
         let held = self.held.iter().find(|h| h.module == module).map(|h| &h.fd);
         let file = match (held, &self.entry) {
-            (Some(fd), _) => readable(fd).ok(),
+            (Some(fd), _) => readable(fd)?,
             (None, Some(entry)) => match mapped(entry, m) {
-                Ok(fd) => readable(&fd).ok(),
-                Err(_) => self.by_path(m),
+                Ok(fd) => readable(&fd)?,
+                Err(e) => self.by_path(m).ok_or(e)?,
             },
-            (None, None) => None,
-        }?;
-        let stat = file.metadata().ok()?;
+            (None, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let stat = file.metadata()?;
         let mtime_ns = stat.mtime().saturating_mul(1_000_000_000).saturating_add(stat.mtime_nsec());
-        Some((file, FileKey { dev: stat.dev(), ino: stat.ino(), len: stat.len(), mtime_ns }))
+        Ok((file, FileKey { dev: stat.dev(), ino: stat.ino(), len: stat.len(), mtime_ns }))
     }
 
     /// The file that a module's path names now, if it is the mapped one.
@@ -284,7 +287,7 @@ mod tests {
         process.hold(at);
         child.kill()?;
         child.wait()?;
-        let opened = process.open(at).map(|(file, _)| file);
+        let opened = process.open(at).ok().map(|(file, _)| file);
         // map_files needs a right that a test run may lack; then there is nothing, and never the wrong file.
         if rustix::process::geteuid().is_root() {
             assert_eq!(opened.expect("held").metadata()?.len(), len);

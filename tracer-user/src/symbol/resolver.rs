@@ -121,7 +121,7 @@ impl Resolver {
             }
             return Some(Key::Vdso);
         }
-        let (file, key) = process.open(module)?;
+        let (file, key) = process.open(module).ok()?;
         let key = Key::File(key);
         if !self.files.contains_key(&key) {
             let dirs = &self.dirs;

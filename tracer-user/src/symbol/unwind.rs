@@ -4,6 +4,7 @@
 //! as soon as the addresses are known, and never stored.
 
 use std::collections::HashMap;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -13,9 +14,9 @@ use framehop::{
     UnwinderNative,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracer_common::event::{COPY_PAGE, COPY_PAGES, StackCopy};
+use tracer_common::event::{COPY_PAGE, StackCopy};
 
-use super::elf::{Elf, Section, Source, address};
+use super::elf::{Elf, ElfError, Section, Source, address};
 use super::process::{FileKey, Process};
 
 /// Most frames of a stack.
@@ -44,6 +45,17 @@ pub struct Unwound {
     pub addrs: Vec<u64>,
     /// How many of them the tables gave; behind them are frame pointers.
     pub by_tables: usize,
+    /// Why callers may be missing that the tables would have given.
+    pub cut: Option<Cut>,
+}
+
+/// What kept a stack from being followed to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Pages of it were not in memory when it was copied.
+    Memory,
+    /// A file of the process could not be read.
+    File { path: String, why: String },
 }
 
 /// The thread that unwinds, and the way to it.
@@ -98,11 +110,13 @@ fn work(todo: &Receiver<CopyRequest>, done: &UnboundedSender<Unwound>) {
     while let Ok(CopyRequest { key, process, copy }) = todo.recv() {
         // Tables are input of strangers, too: a panic costs this stack and the tables, not the run.
         let found = catch_unwind(AssertUnwindSafe(|| tables.unwind(&process, &copy)));
-        let (addrs, by_tables) = found.unwrap_or_else(|_| {
+        let (addrs, by_tables, cut) = found.unwrap_or_else(|_| {
             tables = Tables::default();
-            (vec![copy.ip], 1)
+            let frame = process.frame(copy.ip);
+            let path = frame.module.unwrap_or_default();
+            (vec![copy.ip], 1, Some(Cut::File { path, why: "its tables are broken".to_owned() }))
         });
-        if done.send(Unwound { key, addrs, by_tables }).is_err() {
+        if done.send(Unwound { key, addrs, by_tables, cut }).is_err() {
             return;
         }
     }
@@ -128,19 +142,26 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The return addresses of a copied stack, and how many of them the tables gave.
-    pub fn unwind(&mut self, process: &Process, copy: &StackCopy) -> (Vec<u64>, usize) {
+    /// The return addresses of a copied stack, how many of them the tables gave, and what kept it from giving more.
+    pub fn unwind(&mut self, process: &Process, copy: &StackCopy) -> (Vec<u64>, usize, Option<Cut>) {
         let mut unwinder = Frames::new();
         let mut regs = registers(copy);
-        let mut read = |addr| word(copy, addr).ok_or(());
-        let (mut addrs, mut by_tables) = (vec![copy.ip], 0);
+        let (mut addrs, mut by_tables, mut cut) = (vec![copy.ip], 0, None);
+        let mut absent = false;
+        let mut read = |addr| word(copy, addr).map_err(|why| absent |= why == Unread::Absent);
         let mut added: HashMap<usize, bool> = HashMap::new();
         let mut at = FrameAddress::from_instruction_pointer(copy.ip);
         loop {
             let pc = at.address_for_lookup();
             let module = process.locate(pc);
             let covered = module.is_some_and(|(m, offset)| {
-                *added.entry(m).or_insert_with(|| self.add(process, m, (pc, offset), &mut unwinder))
+                *added.entry(m).or_insert_with(|| {
+                    self.add(process, m, (pc, offset), &mut unwinder).unwrap_or_else(|e| {
+                        let path = process.frame(pc).module.unwrap_or_default();
+                        cut.get_or_insert(Cut::File { path, why: e.to_string() });
+                        false
+                    })
+                })
             });
             if by_tables == 0 && !covered {
                 by_tables = addrs.len();
@@ -159,7 +180,7 @@ impl Tables {
             }
         }
         let by_tables = if by_tables == 0 { addrs.len() } else { by_tables };
-        (addrs, by_tables)
+        (addrs, by_tables, cut.or(absent.then_some(Cut::Memory)))
     }
 
     /// Bytes of tables that are kept.
@@ -169,10 +190,30 @@ impl Tables {
 
     /// Gives an unwinder the tables of a module, of which one address and its offset in the file are known; false if there
     /// are none.
-    fn add(&mut self, process: &Process, module: usize, known: (u64, u64), unwinder: &mut Frames) -> bool {
-        let (Some(m), Some((file, key))) = (process.modules.get(module), process.open(module)) else { return false };
+    ///
+    /// # Errors
+    /// The file cannot be opened or read.
+    fn add(
+        &mut self,
+        process: &Process,
+        module: usize,
+        known: (u64, u64),
+        unwinder: &mut Frames,
+    ) -> Result<bool, ElfError> {
+        let Some(m) = process.modules.get(module) else { return Ok(false) };
+        let (file, key) = match process.open(module) {
+            Ok(opened) => opened,
+            // The vDSO, and files that are not read on purpose.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(false),
+            Err(e) => return Err(e.into()),
+        };
         if !self.files.contains_key(&key) {
-            let table = Source::file(file).ok().and_then(|s| Elf::open(s).ok()).and_then(|elf| read(&elf));
+            let table = match Elf::open(Source::file(file)?).and_then(|elf| read(&elf)) {
+                Ok(table) => table,
+                // The next time it may be read.
+                Err(e @ ElfError::Io(_)) => return Err(e),
+                Err(_) => None,
+            };
             self.bytes += table.as_ref().map_or(0, size);
             if self.bytes > CACHE_MAX {
                 self.files.clear();
@@ -180,33 +221,42 @@ impl Tables {
             }
             self.files.insert(key, table);
         }
-        let Some(Some(table)) = self.files.get(&key) else { return false };
+        let Some(Some(table)) = self.files.get(&key) else { return Ok(false) };
         let base = table.info.base_svma;
         // Not from the mapping's start: that is rounded down to a page, and may lie in the segment before.
-        let Some(linked) = address(&table.segments, known.1).and_then(|a| a.checked_sub(base)) else { return false };
-        let Some(base_avma) = known.0.checked_sub(linked) else { return false };
+        let Some(linked) = address(&table.segments, known.1).and_then(|a| a.checked_sub(base)) else {
+            return Ok(false);
+        };
+        let Some(base_avma) = known.0.checked_sub(linked) else { return Ok(false) };
         unwinder.add_module(Module::new(String::new(), m.start..m.end, base_avma, table.info.clone()));
-        true
+        Ok(true)
     }
 }
 
-fn read(elf: &Elf) -> Option<Table> {
+/// The tables of a file; `None` if it has none.
+fn read(elf: &Elf) -> Result<Option<Table>, ElfError> {
     let range = |s: &Section| s.addr..s.addr.saturating_add(s.size);
-    let frames = elf.section(".eh_frame")?;
+    let contents = |s: &Section| match elf.contents(s, TABLE_MAX) {
+        Ok(bytes) => Ok(Some(Bytes::from(bytes)).filter(|b| !b.is_empty())),
+        Err(e @ ElfError::Io(_)) => Err(e),
+        Err(_) => Ok(None),
+    };
+    let Some(frames) = elf.section(".eh_frame") else { return Ok(None) };
+    let Some(bytes) = contents(frames)? else { return Ok(None) };
     let index = elf.section(".eh_frame_hdr");
-    let bytes = |s: &Section| elf.contents(s, TABLE_MAX).ok().map(Bytes::from).filter(|b| !b.is_empty());
-    let base_svma = elf.segments.iter().map(|s| s.addr).min()? & !(COPY_PAGE as u64 - 1);
+    let Some(first) = elf.segments.iter().map(|s| s.addr).min() else { return Ok(None) };
+    let base_svma = first & !(COPY_PAGE as u64 - 1);
     let info = ExplicitModuleSectionInfo {
         base_svma,
         text_svma: elf.section(".text").map(range),
         got_svma: elf.section(".got").map(range),
         eh_frame_svma: Some(range(frames)),
-        eh_frame: Some(bytes(frames)?),
+        eh_frame: Some(bytes),
         eh_frame_hdr_svma: index.map(range),
-        eh_frame_hdr: index.and_then(bytes),
+        eh_frame_hdr: index.map(contents).transpose()?.flatten(),
         ..ExplicitModuleSectionInfo::default()
     };
-    Some(Table { info, segments: elf.segments.clone() })
+    Ok(Some(Table { info, segments: elf.segments.clone() }))
 }
 
 fn size(table: &Table) -> usize {
@@ -223,20 +273,31 @@ fn registers(copy: &StackCopy) -> UnwindRegsNative {
     UnwindRegsNative::new(copy.lr, copy.sp, copy.fp)
 }
 
+/// Why a word of a stack is not known.
+#[derive(Debug, PartialEq, Eq)]
+enum Unread {
+    /// It lies outside what is copied.
+    Outside,
+    /// Its page could not be copied.
+    Absent,
+}
+
 /// The eight bytes at an address of the stack, if they were copied.
-fn word(copy: &StackCopy, addr: u64) -> Option<u64> {
+fn word(copy: &StackCopy, addr: u64) -> Result<u64, Unread> {
     let base = copy.sp & !(COPY_PAGE as u64 - 1);
-    let at = usize::try_from(addr.checked_sub(base)?).ok()?;
-    let bytes = copy.bytes.get(at..at.checked_add(8)?)?;
-    let unread = |at: usize| copy.unread >> (at / COPY_PAGE) & 1 == 1;
-    if at >= COPY_PAGES * COPY_PAGE || unread(at) || unread(at + 7) {
-        return None;
+    let at = addr.checked_sub(base).and_then(|at| usize::try_from(at).ok()).ok_or(Unread::Outside)?;
+    let word = copy.bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Unread::Outside)?;
+    let absent = |at: usize| copy.unread >> (at / COPY_PAGE) & 1 == 1;
+    if absent(at) || absent(at + 7) {
+        return Err(Unread::Absent);
     }
-    Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    Ok(u64::from_ne_bytes(*word))
 }
 
 #[cfg(test)]
 mod tests {
+    use tracer_common::event::COPY_PAGES;
+
     use super::*;
 
     fn copy(sp: u64, unread: u64, bytes: &[u8]) -> Box<StackCopy> {
@@ -258,12 +319,15 @@ mod tests {
     #[test]
     fn only_what_was_copied_is_read() {
         let copy = copy(0x7fff_0010, 0b0010, &7_u64.to_ne_bytes());
-        assert_eq!(word(&copy, 0x7fff_0000), Some(7));
-        assert_eq!(word(&copy, 0x7fff_0ff8), Some(0));
-        for addr in [0, 0x7ffe_fff8, 0x7fff_0ff9, 0x7fff_1000, 0x7fff_1ff9, 0x7fff_4000, 0x7fff_3ff9, u64::MAX] {
-            assert_eq!(word(&copy, addr), None, "{addr:#x}");
+        assert_eq!(word(&copy, 0x7fff_0000), Ok(7));
+        assert_eq!(word(&copy, 0x7fff_0ff8), Ok(0));
+        for addr in [0, 0x7ffe_fff8, 0x7fff_4000, 0x7fff_3ff9, u64::MAX] {
+            assert_eq!(word(&copy, addr), Err(Unread::Outside), "{addr:#x}");
         }
-        assert_eq!(word(&copy, 0x7fff_2000), Some(0));
+        for addr in [0x7fff_0ff9, 0x7fff_1000, 0x7fff_1ff9] {
+            assert_eq!(word(&copy, addr), Err(Unread::Absent), "{addr:#x}");
+        }
+        assert_eq!(word(&copy, 0x7fff_2000), Ok(0));
     }
 
     /// Whatever the registers and the memory are, it ends, and the first address is the instruction pointer.
@@ -280,10 +344,10 @@ mod tests {
             let mut copy = copy(0x7fff_0000 + seed % 4096, seed % 16, &words);
             copy.ip = text + seed % 0x10_0000;
             copy.fp = 0x7fff_0000 + seed % 8192;
-            let (addrs, by_tables) = tables.unwind(&process, &copy);
+            let (addrs, by_tables, _) = tables.unwind(&process, &copy);
             assert!(addrs.first() == Some(&copy.ip) && addrs.len() <= FRAMES_MAX && by_tables <= addrs.len());
         }
-        let (addrs, _) = tables.unwind(&process, &copy(u64::MAX, 0, &[]));
+        let (addrs, ..) = tables.unwind(&process, &copy(u64::MAX, 0, &[]));
         assert_eq!(addrs, [0]);
     }
 }

@@ -9,6 +9,8 @@ pub mod fdpass;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod futex;
+#[cfg(test)]
+mod listed_tests;
 pub mod loss;
 pub mod msg;
 pub mod passed;
@@ -95,6 +97,7 @@ impl World {
             sems: sem::Sems::new(session.start_ns, session.wall_ns),
             shms: shm::Shms::new(session),
             msgs: msg::Msgs::new(session),
+            posix: posix::Posix::new(session.clocks()),
             ..Self::default()
         }
     }
@@ -433,7 +436,7 @@ impl World {
         self.msgs.inventory(inventory, look);
         self.passed(inventory, look);
         if let Some(found) = &inventory.posix {
-            self.posix.inventory(inventory.ts_ns, found, look, &mut self.processes);
+            self.posix.inventory((inventory.ts_ns, inventory.until_ns), found, look, &mut self.processes);
         }
         if let Some(rows) = &inventory.in_flight {
             let rows = rows.iter().map(|r| (r.clone(), self.processes.resolve(r.tgid, r.start_ns))).collect();

@@ -5,7 +5,7 @@
 use super::Look;
 use super::process::Processes;
 use crate::decode::{Context, ProcId, StackId};
-use crate::record::{FdTable, ObjKey, PosixInventory, PosixKind, PosixObject, text};
+use crate::record::{Clocks, FdTable, ObjKey, PosixInventory, PosixKind, PosixObject, text};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use tracer_common::event::{MqFail, PosixCreate};
 use tracer_common::map::kind;
@@ -26,6 +26,8 @@ pub struct Object {
     /// When it was seen first, and when it was read last.
     pub first_ns: u64,
     pub read_ns: u64,
+    /// When the first table that had it was read to its end.
+    listed_ns: u64,
     /// It existed before tracing began.
     pub baseline: bool,
     /// Who had it open or mapped at the last look; `None` if not all could be asked.
@@ -66,10 +68,16 @@ pub struct Posix {
     /// Of those that failed: they had as many descriptors as they may have.
     full_tables: BTreeSet<ProcId>,
     inventory: PosixInventory,
+    clocks: Clocks,
     pub dropped: u64,
 }
 
 impl Posix {
+    /// No object yet.
+    pub(super) fn new(clocks: Clocks) -> Self {
+        Self { clocks, ..Self::default() }
+    }
+
     /// All objects that exist as far as known, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Object> {
         self.all.values()
@@ -103,10 +111,19 @@ impl Posix {
 
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: &PosixCreate) {
         let key = ObjKey::from(e.obj);
-        // Without certainty only the first open of a queue that nobody knew can have created it.
-        let known = self.all.contains_key(&key) || self.created.contains_key(&key);
-        if e.exact == 0 && known {
+        // Without certainty only the first open of a queue that nobody knew can have created it, or one while the first
+        // table that has it was read, if nobody has used the queue since long before.
+        let made_s = self.clocks.wall_s(context.ts_ns);
+        let mut listed = self.all.get_mut(&key);
+        let made_now = |o: &Object| {
+            let changed_s = o.row.mtime.saturating_add(2);
+            context.ts_ns <= o.listed_ns && made_s.is_none_or(|s| s <= changed_s)
+        };
+        if e.exact == 0 && (self.created.contains_key(&key) || listed.as_ref().is_some_and(|o| !made_now(o))) {
             return;
+        }
+        if let Some(object) = &mut listed {
+            object.baseline = false;
         }
         let name = text(&e.name);
         let creation = Creation { by: proc, ts_ns: context.ts_ns, stack: context.stack, name };
@@ -148,7 +165,14 @@ impl Posix {
         }
     }
 
-    pub(super) fn inventory(&mut self, read_ns: u64, found: &PosixInventory, look: Look, processes: &mut Processes) {
+    /// Takes over what was listed from `read_ns` to `until_ns`.
+    pub(super) fn inventory(
+        &mut self,
+        (read_ns, until_ns): (u64, u64),
+        found: &PosixInventory,
+        look: Look,
+        processes: &mut Processes,
+    ) {
         let before = std::mem::take(&mut self.all);
         for row in &found.objects {
             if self.all.len() >= MAX_OBJECTS {
@@ -163,6 +187,7 @@ impl Posix {
                 row: row.clone(),
                 first_ns: old.map_or(read_ns, |o| o.first_ns),
                 read_ns,
+                listed_ns: old.map_or(until_ns, |o| o.listed_ns),
                 // What was created while the first look was taken is not from before.
                 baseline: old.map_or(look == Look::First, |o| o.baseline) && !self.created.contains_key(&key),
                 users: row.complete.then_some(users),

@@ -40,6 +40,8 @@ pub struct SemSet {
     pub baseline: Option<SemSetRow>,
     /// The set is in the closing inventory: it exists.
     pub closing: Option<SemSetRow>,
+    /// When the first table that had it was read to its end.
+    listed_ns: Option<u64>,
     pub users: BTreeSet<ProcId>,
     /// Users beyond those remembered.
     pub users_dropped: bool,
@@ -62,6 +64,7 @@ impl SemSet {
             created: None,
             baseline: None,
             closing: None,
+            listed_ns: None,
             users: BTreeSet::new(),
             users_dropped: false,
             used_ns: None,
@@ -132,7 +135,20 @@ impl Sems {
 
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: SemCreate) {
         let id = SemId::new(e.ns, e.id);
-        if e.exact == 0 && (self.sets.contains_key(&id) || (e.key != 0 && e.flags & IPC_CREAT == 0)) {
+        let creates = e.key == 0 || e.flags & IPC_CREAT != 0;
+        let made_s = self.wall_s(context.ts_ns);
+        let new = |s: &&mut SemSet| s.created.is_none() && s.listed_ns.is_some_and(|listed| context.ts_ns <= listed);
+        // The first table that has it was read meanwhile: the call can have made it.
+        if let Some(set) = self.sets.get_mut(&id).filter(new) {
+            let fits =
+                set.row().is_some_and(|row| i64::try_from(row.ctime).is_ok_and(|s| s.saturating_add(2) >= made_s));
+            if e.exact != 0 || (creates && (fits || self.wall_offset_s <= 0)) {
+                set.created = Some(Creation::new(proc, context, e.exact != 0));
+                count(&mut self.created_by, proc);
+            }
+            return;
+        }
+        if e.exact == 0 && (self.sets.contains_key(&id) || !creates) {
             return;
         }
         if let Some(old) = self.sets.remove(&id) {
@@ -241,6 +257,7 @@ impl Sems {
             let Some(set) = self.sets.get_mut(&id) else { continue };
             set.key = Some(row.key);
             set.nsems = Some(row.nsems);
+            set.listed_ns.get_or_insert(inventory.until_ns);
             match look {
                 Look::Closing => set.closing = Some(row.clone()),
                 Look::First | Look::Again => set.baseline = Some(row.clone()),

@@ -153,6 +153,7 @@ impl Dice {
         };
         Inventory {
             ts_ns: self.time(),
+            until_ns: self.time(),
             posix: self.roll().is_multiple_of(2).then(|| self.posix()),
             in_flight: self.roll().is_multiple_of(2).then(|| vec![in_flight]),
             processes: (0..self.roll() % 8).map(|_| self.process()).collect(),

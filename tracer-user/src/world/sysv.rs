@@ -49,6 +49,8 @@ pub struct Object<R: Row> {
     pub row: R,
     /// When a table had it first.
     pub first_ns: u64,
+    /// When that table was read to its end.
+    listed_ns: u64,
     /// When the table of `row` was read.
     pub read_ns: u64,
     /// It existed before tracing began.
@@ -122,13 +124,23 @@ impl<R: Row> Objects<R> {
 
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: &SysvCreate) {
         let id = R::id_of(e.ns, e.id);
-        let known = self.created.contains_key(&id) || self.all.contains_key(&id);
-        if e.exact == 0 && (known || (e.key != 0 && e.flags & IPC_CREAT == 0)) {
+        let created = self.created.contains_key(&id);
+        let pages = self.pages(e.size);
+        // The first table that has it was read meanwhile: the call can have made it.
+        let made_s = self.clocks.wall_s(context.ts_ns);
+        if let Some(object) = self.all.get_mut(&id).filter(|o| !created && context.ts_ns <= o.listed_ns) {
+            if (e.exact != 0 || (creates(e) && object.row.made_by(proc, made_s))) && self.created.len() < MAX_OBJECTS {
+                object.baseline = false;
+                self.created.insert(id, (Creation::new(proc, context, e.exact != 0), pages));
+            }
             return;
         }
-        // Of one that is known the removal was not seen, and its id is in use again; or the table was read just now.
+        let known = created || self.all.contains_key(&id);
+        if e.exact == 0 && (known || !creates(e)) {
+            return;
+        }
+        // Of one that is known the removal was not seen, and its id is in use again.
         self.forget(id);
-        let pages = self.pages(e.size);
         if self.created.len() >= MAX_OBJECTS {
             self.dropped += 1;
         } else {
@@ -176,9 +188,10 @@ impl<R: Row> Objects<R> {
             }
             let same = old.filter(|o| o.row.same(row));
             let first_ns = same.map_or(read_ns, |o| o.first_ns);
+            let listed_ns = same.map_or(inventory.until_ns, |o| o.listed_ns);
             let seen_made = self.created.contains_key(&id);
             let baseline = same.map_or(look == Look::First, |o| o.baseline) && !seen_made;
-            self.all.insert(id, Object { id, row: row.clone(), first_ns, read_ns, baseline });
+            self.all.insert(id, Object { id, row: row.clone(), first_ns, listed_ns, read_ns, baseline });
         }
         if look.complete() {
             // What is no longer in its namespace's table is gone, and so is a namespace without members.
@@ -212,4 +225,9 @@ impl<R: Row> Objects<R> {
         self.created.remove(&id);
         self.namespaces.entry(R::ns_of(id)).or_default().unmade(pages);
     }
+}
+
+/// Whether a call asks for an object to be made, if there is none.
+fn creates(e: &SysvCreate) -> bool {
+    e.key == 0 || e.flags & IPC_CREAT != 0
 }

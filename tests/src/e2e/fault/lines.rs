@@ -25,6 +25,8 @@ const MANY: u64 = 128;
 const FEW: u64 = 12;
 /// How a report begins to say that names were not found in time.
 const NAMES_LATE: &str = "functions and lines of ";
+/// What it says of stacks that may lack callers or files, and of names.
+const ADMISSIONS: [&str; 2] = ["the stacks of ", NAMES_LATE];
 
 /// Optimized, without frame pointers, with debug information.
 const FLAGS: [&str; 4] = ["-O2", "-g", "-fomit-frame-pointer", "-Wl,--build-id"];
@@ -194,9 +196,7 @@ impl Played {
         let [many, few, wait] = numbers[..] else { bail!("the program said {done:?}") };
         let lost = report["loss"]["events"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} lost records"));
         let told = report["not_collected"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let stacks = told
-            .filter(|line| line.contains("followed by frame pointers") || line.contains(NAMES_LATE))
-            .map(str::to_owned);
+        let stacks = told.filter(|line| ADMISSIONS.iter().any(|a| line.contains(a))).map(str::to_owned);
         let admitted = lost.into_iter().chain(stacks).collect();
         let of = |code: &str| {
             report["findings"].as_array().into_iter().flatten().filter(|f| f["code"] == code).cloned().collect()
@@ -230,7 +230,7 @@ fn named_exactly(played: &Played, file: &str) -> Result<()> {
     for (n, line, function) in [(MANY, played.lines[0], "many"), (FEW, played.lines[1], "inner")] {
         let right = |site: &&str| site.contains(&format!("/{file}:{line} in ")) && site.ends_with(function);
         let found = told.iter().any(|(instances, sites)| *instances == n && matches!(sites[..], [one] if right(&one)));
-        ensure!(found, "no finding of {n} sets from {file}:{line} in {function}: {told:?}");
+        ensure!(found, "no finding of {n} sets from {file}:{line} in {function}: {told:?}: {}", in_full(&played.leaks));
     }
     ensure!(told.len() == 2, "more findings than lines: {told:?}");
     let waited: Vec<&str> = played.stalls.iter().flat_map(sites).collect();
@@ -251,6 +251,11 @@ fn named_exactly(played: &Played, file: &str) -> Result<()> {
     let want = callers.first().is_some_and(|c| c.ends_with("few")) && callers.iter().any(|c| c.ends_with("main"));
     ensure!(want, "the callers are {callers:?}");
     Ok(())
+}
+
+/// Titles and stacks, for who reads why a case failed.
+fn in_full(findings: &[Value]) -> String {
+    findings.iter().map(|f| format!("{} {}", f["title"], f["stacks"])).collect::<Vec<_>>().join("; ")
 }
 
 fn sites(finding: &Value) -> impl Iterator<Item = &str> {
