@@ -1,5 +1,7 @@
-/* Leaks semaphore sets from two lines and waits for a reader at a third, when told to, and says which lines these are.
+/* Leaks semaphore sets from two lines and waits at a third for a reader who rests at a fourth, when told to, and says
+   which lines these are.
    No incident: see lines.rs in the suite. */
+#include <errno.h>
 #include <stdio.h>
 #include <sys/ipc.h>
 #include <sys/sem.h>
@@ -44,9 +46,16 @@ __attribute__((noinline)) static int feed(int to, int *line) {
     return written == sizeof piece;
 }
 
+enum { LINE_OF_REST = __LINE__ + 2 };
+__attribute__((noinline)) static int rest(void) {
+    if (usleep(400000) < 0)
+        perror("usleep");
+    return errno;
+}
+
 static int drain(int from) {
     for (int n = 0; n < WAITS; n++) {
-        usleep(400000);
+        rest();
         for (size_t done = 0; done < sizeof piece;) {
             ssize_t got = read(from, piece, sizeof piece - done);
             if (got <= 0)
@@ -94,7 +103,7 @@ int main(int count, char **words) {
     for (int n = 0; n < FEW; n++)
         printf("ID %d\n", few(&line_of_few));
     fflush(stdout);
-    printf("DONE %d %d %d\n", line_of_many, line_of_few, wait_for_a_reader());
+    printf("DONE %d %d %d %d\n", line_of_many, line_of_few, wait_for_a_reader(), LINE_OF_REST);
     fflush(stdout);
     if (count > 1)
         return wait_for_nobody();

@@ -1,4 +1,5 @@
-//! Leaks semaphore sets from two lines and waits for a reader at a third, when told to, and says which lines these are.
+//! Leaks semaphore sets from two lines and waits at a third for a reader who rests at a fourth, when told to, and says
+//! which lines these are.
 //! No incident: see lines.rs in the suite.
 
 use std::io::{BufRead, PipeWriter, Read, Write};
@@ -39,20 +40,27 @@ fn feed(to: &mut PipeWriter, piece: &[u8]) -> u32 {
     std::hint::black_box(line)
 }
 
-/// The line at which this waited for another thread.
-fn wait_for_a_reader() -> u32 {
+#[inline(never)]
+fn rest() -> u32 {
+    std::thread::sleep(std::time::Duration::from_millis(400)); let line = line!();
+    std::hint::black_box(line)
+}
+
+/// The lines at which this waited for another thread, and that one for a time.
+fn wait_for_a_reader() -> (u32, u32) {
     let (mut from, mut to) = std::io::pipe().expect("a pipe");
     let reader = std::thread::spawn(move || {
         let mut piece = vec![0; PIECE];
+        let mut line = 0;
         for _ in 0..WAITS {
-            std::thread::sleep(std::time::Duration::from_millis(400));
+            line = rest();
             from.read_exact(&mut piece).expect("read");
         }
+        line
     });
     let piece = vec![b'.'; PIECE];
     let lines: Vec<u32> = (0..WAITS).map(|_| feed(&mut to, &piece)).collect();
-    reader.join().expect("joined");
-    lines[0]
+    (lines[0], reader.join().expect("joined"))
 }
 
 fn main() {
@@ -67,7 +75,8 @@ fn main() {
         *(if n < MANY { &mut lines.0 } else { &mut lines.1 }) = line;
         writeln!(out, "ID {id}").expect("written");
     }
-    writeln!(out, "DONE {} {} {}", lines.0, lines.1, wait_for_a_reader()).expect("written");
+    let (wait, rest) = wait_for_a_reader();
+    writeln!(out, "DONE {} {} {wait} {rest}", lines.0, lines.1).expect("written");
     out.flush().expect("written");
     input.read_line(&mut line).expect("a line");
 }

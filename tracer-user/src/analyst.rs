@@ -54,6 +54,7 @@ impl Analyst {
             | Record::Sockets { .. }
             | Record::Futexes { .. }
             | Record::Threads { .. }
+            | Record::Readers { .. }
             | Record::Stack { .. }
             | Record::SameStack { .. }
             | Record::Symbols { .. } => {}

@@ -13,7 +13,7 @@ pub use futex::{FutexOwner, FutexPlace, FutexRow, FutexUser};
 pub use posix::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue};
 pub use socket::{InFlightRow, SocketRow};
 pub use sysv::{MsgLimitRow, MsgQueue, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment};
-pub use thread::{Releaser, ThreadRow, WaitRow, Way};
+pub use thread::{ReaderLook, Releaser, ThreadRow, WaitRow, Way};
 
 use serde::{Deserialize, Serialize};
 use tracer_common::map::{ChildStats, ObjRef, ObjState};
@@ -74,6 +74,8 @@ pub enum Record {
     Futexes { ts_ns: u64, rows: Vec<FutexRow> },
     /// Threads of processes that wait, and of those that they wait for; of each process all.
     Threads { ts_ns: u64, rows: Vec<ThreadRow> },
+    /// What readers do while somebody waits for them, looked at several times a second.
+    Readers { ts_ns: u64, rows: Vec<ReaderLook> },
 }
 
 /// Facts about the run.

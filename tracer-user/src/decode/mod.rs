@@ -9,7 +9,7 @@ pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TIC
 
 use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, FutexRow, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner, Place,
-    ProcessRow, Record, RefusedRow, SocketRow, ThreadRow, text,
+    ProcessRow, ReaderLook, Record, RefusedRow, SocketRow, ThreadRow, text,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
 use tracer_common::site::Site;
@@ -95,6 +95,10 @@ pub enum Event<'a> {
         ts_ns: u64,
         rows: &'a [ThreadRow],
     },
+    Readers {
+        ts_ns: u64,
+        rows: &'a [ReaderLook],
+    },
 }
 
 /// Who caused a kernel event, and when.
@@ -150,6 +154,7 @@ pub fn decode(record: &Record) -> Result<Option<Event<'_>>, DecodeError> {
         Record::Sockets { ts_ns, rows } => Event::Sockets { ts_ns: *ts_ns, rows },
         Record::Futexes { ts_ns, rows } => Event::Futexes { ts_ns: *ts_ns, rows },
         Record::Threads { ts_ns, rows } => Event::Threads { ts_ns: *ts_ns, rows },
+        Record::Readers { ts_ns, rows } => Event::Readers { ts_ns: *ts_ns, rows },
     }))
 }
 

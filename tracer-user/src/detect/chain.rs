@@ -125,7 +125,10 @@ fn thread_name(world: &World, t: &Thread) -> String {
 fn doing(world: &World, t: &Thread) -> String {
     match t.state {
         'R' => return "runs or is ready to run".to_owned(),
-        'D' => return "is in uninterruptible sleep, as for disk I/O (state D)".to_owned(),
+        'D' => {
+            let function = t.kernel.as_ref().map(|f| format!(", in {f} of the kernel")).unwrap_or_default();
+            return format!("is in uninterruptible sleep, as for disk I/O (state D){function}");
+        }
         'T' | 't' => return "is stopped (state T)".to_owned(),
         'Z' | 'X' => return "has ended".to_owned(),
         _ => {}

@@ -1,7 +1,7 @@
 //! A finding in the making: looks names and times up in the world, so that detectors only say what they found.
 
 use super::cgroup;
-use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack};
+use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack, StackFrame};
 use super::site;
 use super::time::{milliseconds, rfc3339};
 use super::{DETECTORS, Detector};
@@ -187,6 +187,21 @@ impl<'a> Draft<'a> {
                 frames: shown.frames,
             });
         }
+        self
+    }
+
+    /// What a thread slept in, in the kernel: names of functions, innermost first.
+    pub(super) fn kernel_stack(&mut self, role: &'static str, id: ProcId, functions: &[String]) -> &mut Self {
+        let frame = |name: &String| StackFrame { symbol: Some(name.clone()), ..StackFrame::default() };
+        self.finding.stacks.push(Stack {
+            role: role.to_owned(),
+            pid: id.pid(),
+            kind: "kernel".to_owned(),
+            site: None,
+            exact: true,
+            truncated: false,
+            frames: functions.iter().map(frame).collect(),
+        });
         self
     }
 

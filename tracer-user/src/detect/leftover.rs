@@ -5,6 +5,7 @@
 use super::draft::{Draft, count, names};
 use super::finding::{Confidence, Finding, Object};
 use super::orphan::{age_s, eta_s, how_old, rate_per_h, severity};
+use super::site;
 use crate::decode::ProcId;
 use crate::record::{PosixKind, PosixObject};
 use crate::world::World;
@@ -48,13 +49,12 @@ pub(super) fn judge(world: &World, now_ns: u64, words: &Words) -> Vec<Finding> {
     // Lone names of one owner are told together.
     let mut lone: BTreeMap<(u32, bool), Vec<&Named>> = BTreeMap::new();
     for ((uid, _, _, baseline, creator_lives, _), group) in alike {
-        if creator_lives {
-            if group.len() >= MANY {
-                out.extend(tell(world, words, group, true, true, now_ns));
-            }
-        } else if group.len() > 1 {
-            out.extend(tell(world, words, group, true, false, now_ns));
-        } else {
+        let enough = |group: &[&Named]| group.len() >= if creator_lives { MANY } else { 2 };
+        if enough(&group) {
+            // From several lines, each with enough of them: a finding each.
+            let parts = site::parts(world, group, |o| world.posix.creation(o.key)?.stack, enough);
+            out.extend(parts.into_iter().filter_map(|part| tell(world, words, part, true, creator_lives, now_ns)));
+        } else if !creator_lives {
             lone.entry((uid, baseline)).or_default().extend(group);
         }
     }

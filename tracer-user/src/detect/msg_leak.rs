@@ -8,6 +8,7 @@ use super::finding::{Confidence, Finding, Severity};
 use super::orphan::{
     age_s, bearer, clusters, creation_stacks, dead, eta_s, how_old, owner_may_live, rate_per_h, removal, severity,
 };
+use super::site;
 use crate::decode::ProcId;
 use crate::record::MsgQueue;
 use crate::world::World;
@@ -53,8 +54,10 @@ fn orphans(world: &World) -> Vec<(Why, Vec<&Queue>)> {
         let made: Vec<(i32, u64)> = group.iter().map(|q| (q.row.key, q.row.ctime)).collect();
         for members in clusters(&made) {
             let queues: Vec<&Queue> = members.into_iter().filter_map(|i| group.get(i).copied()).collect();
-            if why != Why::Unused || nobody_keeps(world, &queues) {
-                out.push((why, queues));
+            let lost = |queues: &[&Queue]| why != Why::Unused || nobody_keeps(world, queues);
+            if lost(&queues) {
+                let parts = site::parts(world, queues, |q| world.msgs.creation(q.id)?.stack, lost);
+                out.extend(parts.into_iter().map(|part| (why, part)));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::finding::Severity;
-use super::stall::{CRITICAL_NS, ReadBy, Summary};
+use super::stall::{CRITICAL_NS, Looked, ReadBy, Summary};
 use crate::decode::{ProcId, TICK_NS};
 use crate::world::World;
 
@@ -11,6 +11,10 @@ use crate::world::World;
 const AT_WORK: u64 = 80;
 /// Of a reader at work: at least this part (percent) without a processor, and it is the machine that is too slow.
 const STARVED: u64 = 50;
+/// Something that a reader was found doing in at least this part of the looks (percent) is what held it up.
+const MOSTLY: u64 = 50;
+/// Of what a reader was found doing, so many are told.
+const LOOKS_TOLD: usize = 3;
 /// A finished program that waited no more often than this,
 const FEW: u64 = 3;
 /// and for less than one part in so many of its life, has nothing to repair.
@@ -81,12 +85,19 @@ pub(super) fn severity(s: &Summary) -> Severity {
 
 /// Blame for waits that are over: what follows the reader's name. `verb` in the past tense.
 pub(super) fn words(s: &Summary, verb: &str) -> String {
+    let held_up = mostly(s).map(|l| format!("; it was mostly {}", l.words)).unwrap_or_default();
     match pace(s) {
         Pace::Starved(percent) => format!("was ready to run for {percent} % of that time and got no processor"),
         Pace::AtWork(percent) => format!("was at work for {percent} % of that time, it is the slower one"),
-        Pace::Paused(percent) => format!("paused: it was at work for {percent} % of that time"),
-        Pace::Unknown => format!("{verb} too slowly or paused"),
+        Pace::Paused(percent) => format!("paused: it was at work for {percent} % of that time{held_up}"),
+        Pace::Unknown => format!("{verb} too slowly or paused{held_up}"),
     }
+}
+
+/// What the reader was found doing most of the times that it was looked at, if it slept.
+fn mostly(s: &Summary) -> Option<&Looked> {
+    let all = s.looks.iter().fold(0, |sum: u64, l| sum.saturating_add(l.times));
+    s.looks.first().filter(|l| l.is_asleep() && l.times.saturating_mul(100) >= all.saturating_mul(MOSTLY))
 }
 
 /// Fills in the evidence.
@@ -96,6 +107,13 @@ pub(super) fn tell(d: &mut Draft<'_>, s: &Summary) {
     d.ms("reader_running_ms", observed(t.reader_running_ns))
         .ms("reader_runqueue_ms", observed(t.reader_runqueue_ns))
         .ms("waiter_runqueue_ms", Some(t.runqueue_ns));
+    let was: Vec<String> = s.looks.iter().take(LOOKS_TOLD).map(|l| format!("{} x {}", l.times, l.words)).collect();
+    d.evidence("reader_was", (!was.is_empty()).then_some(was));
+    let asleep = || s.looks.iter().filter(|l| l.is_asleep());
+    d.stacks("reader", asleep().map(|l| (l.proc, l.stack)), LOOKS_TOLD);
+    if let Some(l) = asleep().find(|l| !l.kernel.is_empty()) {
+        d.kernel_stack("reader", l.proc, &l.kernel);
+    }
 }
 
 /// What to do about a reader that is at work, `what` it reads from; false for another reader.

@@ -6,6 +6,7 @@
 use super::draft::{Draft, count, names, sysv_object};
 use super::finding::{Confidence, Finding};
 use super::orphan::{age_s, bearer, clusters, creation_stacks, dead, eta_s, how_old, rate_per_h, removal, severity};
+use super::site;
 use crate::decode::ProcId;
 use crate::world::World;
 use crate::world::shm::Segment;
@@ -15,7 +16,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     orphans(world).into_iter().filter_map(|segments| tell(world, &segments, now_ns)).collect()
 }
 
-/// Segments left behind, by owner and shape; oldest first.
+/// Segments left behind, by owner, shape and the line that created them; oldest first.
 fn orphans(world: &World) -> Vec<Vec<&Segment>> {
     let mut alike: BTreeMap<_, Vec<&Segment>> = BTreeMap::new();
     for s in world.shms.iter().filter(|s| is_orphan(world, s)) {
@@ -27,7 +28,8 @@ fn orphans(world: &World) -> Vec<Vec<&Segment>> {
         group.sort_by_key(|s| (s.row.ctime, s.id));
         let made: Vec<(i32, u64)> = group.iter().map(|s| (s.row.key, s.row.ctime)).collect();
         for members in clusters(&made) {
-            out.push(members.into_iter().filter_map(|i| group.get(i).copied()).collect());
+            let segments = members.into_iter().filter_map(|i| group.get(i).copied()).collect();
+            out.extend(site::parts(world, segments, |s| world.shms.creation(s.id)?.stack, |_| true));
         }
     }
     out

@@ -5,7 +5,7 @@ use super::time::{duration, milliseconds};
 use crate::decode::{ProcId, StackId, Tid};
 use crate::record::{ObjKey, State};
 use crate::world::World;
-use crate::world::stall::{Durations, Interval, Reader, WaiterStalls};
+use crate::world::stall::{Durations, Interval, Look, Reader, WaiterStalls};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An ongoing wait longer than this is critical.
@@ -44,6 +44,29 @@ pub(super) struct Summary {
     pub intervals: Vec<Interval>,
     /// Waits that ended with ETIMEDOUT.
     pub timed_out: u64,
+    /// What readers were found doing meanwhile, most often first.
+    pub looks: Vec<Looked>,
+}
+
+/// Something that a reader was found doing while somebody waited.
+#[derive(Clone, Debug)]
+pub(super) struct Looked {
+    /// "in fsync, at /src/store.c:41 in flush".
+    pub words: String,
+    pub times: u64,
+    pub proc: ProcId,
+    /// State letter of /proc.
+    pub state: char,
+    pub stack: Option<StackId>,
+    /// Functions of the kernel that it slept in, innermost first.
+    pub kernel: Vec<String>,
+}
+
+impl Looked {
+    /// Held up by something else than its own work.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.state != 'R'
+    }
 }
 
 impl Summary {
@@ -212,7 +235,45 @@ pub(super) fn summary_of(
         waiting,
         intervals,
         timed_out,
+        looks: looks(world, keys),
     })
+}
+
+/// What the readers of an object were found doing, the same things together.
+fn looks(world: &World, keys: &[ObjKey]) -> Vec<Looked> {
+    let mut all: BTreeMap<(ProcId, String), Looked> = BTreeMap::new();
+    for (look, n) in keys.iter().filter_map(|key| world.stalls.object(*key)).flat_map(|o| &o.looks) {
+        let words = found(world, look);
+        let known = all.entry((look.proc, words.clone())).or_insert_with(|| Looked {
+            words,
+            times: 0,
+            proc: look.proc,
+            state: look.state,
+            stack: look.stack,
+            kernel: look.kernel.clone(),
+        });
+        known.times += n;
+    }
+    let mut all: Vec<Looked> = all.into_values().collect();
+    all.sort_by_key(|l| std::cmp::Reverse(l.times));
+    all
+}
+
+fn found(world: &World, look: &Look) -> String {
+    let state = match look.state {
+        'R' => return "running or ready to run".to_owned(),
+        'T' | 't' => return "stopped".to_owned(),
+        'D' => "in uninterruptible sleep (state D)",
+        _ => "asleep",
+    };
+    let call = look.syscall.and_then(|nr| super::syscall::name(&world.session.arch, nr));
+    let site = look.stack.and_then(|stack| super::site::of(world, stack)).map(|site| format!(", at {site}"));
+    let site = site.unwrap_or_default();
+    match (call, look.state) {
+        (Some(call), 'D') => format!("{state} in {call}{site}"),
+        (Some(call), _) => format!("in {call}{site}"),
+        (None, _) => format!("{state}{site}"),
+    }
 }
 
 /// A process that should read.

@@ -55,7 +55,7 @@ pub use posix::{posix_names, posix_objects, shm_device};
 pub use process::{pids_by_comm, process};
 pub use sem::{SemOp, sem_op};
 pub use socket::{socket_address, sockets};
-pub use stack::{sleeps_in, stack_asleep};
+pub use stack::{reader_look, sleeps_in, stack_asleep};
 pub use sysv::{own_namespace, within};
 pub use user::names;
 pub use wait::{BETWEEN_LOOKS, waits};

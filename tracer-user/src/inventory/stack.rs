@@ -5,6 +5,9 @@ use std::io;
 use tracer_common::event::{COPY_PAGE, COPY_PAGES, StackCopy};
 
 use super::entry::Entry;
+use super::process;
+use crate::decode::TICK_NS;
+use crate::record::{ObjKey, ReaderLook};
 
 /// The top of the stack, with the registers that are told: the frame pointer is not, nor arm64's link register. `None` if
 /// the thread does not sleep in a call, or woke up meanwhile.
@@ -23,6 +26,37 @@ pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
         }
     }
     (asleep()? == call && copy.unread != (1 << COPY_PAGES) - 1).then_some(copy)
+}
+
+/// Functions of a kernel stack that are told.
+const KERNEL_MAX: usize = 16;
+
+/// What a thread does at this moment; `None` if it is gone, or another process has its number now.
+pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderLook> {
+    let process = Entry::open(tgid).ok()?;
+    let start = process::stat(&process, &mut Vec::new())?.start_ns;
+    if start / TICK_NS != start_ns / TICK_NS {
+        return None;
+    }
+    let task = process.below(&format!("task/{tid}")).ok()?;
+    let state = process::stat(&task, &mut Vec::new())?.state;
+    let asleep = matches!(state, 'S' | 'D');
+    let number = |text: String| text.split_ascii_whitespace().next().and_then(|nr| nr.parse().ok());
+    let syscall = asleep.then(|| task.text("syscall").ok().and_then(number)).flatten().filter(|nr| *nr >= 0);
+    let kernel = if asleep { kernel_stack(&task) } else { Vec::new() };
+    Some(ReaderLook { obj, tgid, start_ns: start, tid, state, syscall, stack: None, kernel })
+}
+
+/// Functions of the kernel that a thread sleeps in, innermost first; none without CAP_SYS_ADMIN, and where the kernel
+/// keeps no stacks.
+pub(super) fn kernel_stack(task: &Entry) -> Vec<String> {
+    task.text("stack").map(|text| functions(&text)).unwrap_or_default()
+}
+
+/// The names of `[<0>] pipe_write+0x3b1/0x500` (fs/proc/base.c, `proc_pid_stack`).
+fn functions(stack: &str) -> Vec<String> {
+    let name = |line: &str| Some(line.split_once("] ")?.1.split(['+', ' ']).next()?.to_owned());
+    stack.lines().filter_map(name).filter(|name| !name.is_empty()).take(KERNEL_MAX).collect()
 }
 
 /// Number of the system call in which a thread sleeps: -1 if it sleeps elsewhere, `None` if it is awake.
@@ -71,6 +105,31 @@ mod tests {
         while sleeps_in(busy.id(), busy.id()).expect("alive").is_some() {}
         busy.kill().expect("kill");
         busy.wait().expect("wait");
+    }
+
+    #[test]
+    fn what_a_reader_does() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("spawn");
+        let id = child.id();
+        let start_ns = crate::inventory::process(id).expect("a row").start_ns;
+        let look = loop {
+            let look = reader_look(ObjKey::default(), id, id, start_ns).expect("alive");
+            if look.syscall == Some(libc::SYS_clock_nanosleep) {
+                break look;
+            }
+        };
+        assert_eq!((look.tgid, look.tid, look.state, look.start_ns), (id, id, 'S', start_ns));
+        assert!(look.kernel.is_empty() || look.kernel.iter().any(|f| f.contains("nanosleep")), "{:?}", look.kernel);
+        assert_eq!(reader_look(ObjKey::default(), id, id, start_ns + 2 * TICK_NS), None, "somebody else");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert_eq!(reader_look(ObjKey::default(), id, id, start_ns), None);
+    }
+
+    #[test]
+    fn functions_of_the_kernel() {
+        let text = "[<0>] pipe_write+0x3b1/0x500\n[<0>] vfs_write+0x33c/0x470 [mod]\n[<0>] 0xffffffff\ngarbage\n\n";
+        assert_eq!(functions(text), ["pipe_write", "vfs_write", "0xffffffff"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tracer_common::map::{FutexState, kind};
 use super::entry::{Entry, field};
 use super::fd::{Link, eventfd_id};
 use super::futex::{FutexAsked, futex_words, futexes};
+use super::stack::kernel_stack;
 use super::sysv::namespace_of;
 use super::{fd, msg, open, process, sem};
 use crate::decode::futex;
@@ -117,6 +118,7 @@ impl Search {
                 state: own.state,
                 syscall: call.as_ref().map(|c| c.nr),
                 switches: task.text("status").map_or(0, |status| switches(&status)),
+                kernel: if own.state == 'D' { kernel_stack(&task) } else { Vec::new() },
                 ..ThreadRow::default()
             };
             let mut asked = Vec::new();

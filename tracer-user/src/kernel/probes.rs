@@ -1,5 +1,6 @@
 //! Reads what the probes wrote: the ring buffer, and the maps of counters and sleepers.
 
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{Result, anyhow};
@@ -12,7 +13,19 @@ use tracer_common::map::{
 use tracer_common::site::SITES;
 
 use crate::inventory::SemOp;
-use crate::record::{BlockedThread, ChildRow, ReaderRow, RefusedRow, text};
+use crate::record::{BlockedThread, ChildRow, ObjKey, ReaderRow, RefusedRow, text};
+
+/// Waits that one look for their readers goes through: there may be thousands.
+const GLANCED_MAX: usize = 256;
+
+/// The thread that read an object last, at which somebody waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AwaitedReader {
+    pub obj: ObjKey,
+    pub tgid: u32,
+    pub tid: u32,
+    pub start_ns: u64,
+}
 
 /// include/uapi/linux/bpf.h: update an entry that exists.
 const BPF_EXIST: u64 = 2;
@@ -133,6 +146,23 @@ impl Probes {
                 stack: None,
             })
             .collect()
+    }
+
+    /// The last readers of objects at which somebody has been waiting for such a time; each once, and at most `max` of at
+    /// most [`GLANCED_MAX`] waits.
+    pub fn readers(&self, now_ns: u64, waited_ns: Range<u64>, max: usize) -> Vec<AwaitedReader> {
+        let mut out: Vec<AwaitedReader> = Vec::new();
+        for (_, b) in self.blocked.iter().take(GLANCED_MAX).filter_map(Result::ok) {
+            if b.restart_ns != 0 || !waited_ns.contains(&now_ns.saturating_sub(b.sleep.since_ns)) {
+                continue;
+            }
+            let (obj, id): (ObjKey, u64) = (b.sleep.obj.into(), read_id(b.sleep.obj, b.sleep.state));
+            let Some(last) = self.last_read.get(&b.sleep.ptr, 0).ok().filter(|l| l.id == id) else { continue };
+            if !out.iter().any(|r| (r.obj, r.tid) == (obj, last.tid)) && out.len() < max {
+                out.push(AwaitedReader { obj, tgid: last.tgid, tid: last.tid, start_ns: last.start_ns });
+            }
+        }
+        out
     }
 
     /// Forgets a thread's sleep, whose end was missed; not a later one.

@@ -27,6 +27,9 @@ pub struct ThreadRow {
     /// Number of its user stack, which is told when it was unwound.
     #[serde(default)]
     pub stack: Option<i32>,
+    /// Functions of the kernel that it sleeps in, innermost first; only in state D, where nothing else tells.
+    #[serde(default)]
+    pub kernel: Vec<String>,
 }
 
 impl ThreadRow {
@@ -34,6 +37,24 @@ impl ThreadRow {
     pub fn is_held_up(&self) -> bool {
         self.waits.iter().any(|w| matches!(w.way, Way::Give | Way::Lock))
     }
+}
+
+/// What the last reader of an object did at one moment while somebody waited there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderLook {
+    pub obj: ObjKey,
+    pub tgid: u32,
+    /// Start of the process, nanoseconds of the boot clock, cut to clock ticks.
+    pub start_ns: u64,
+    pub tid: u32,
+    /// State letter of /proc/PID/task/TID/stat.
+    pub state: char,
+    /// Number of the system call in which it sleeps; `None`: in none, or it could not be read.
+    pub syscall: Option<i64>,
+    /// Number of its user stack, which is told when it was unwound.
+    pub stack: Option<i32>,
+    /// Functions of the kernel that it sleeps in, innermost first; empty if it does not sleep, or that cannot be read.
+    pub kernel: Vec<String>,
 }
 
 /// Something that a thread sleeps for.

@@ -258,7 +258,8 @@ fn frames(page: &mut Page, stack: &Stack) {
         let sure = if stack.exact { "" } else { ", or a line that it calls (followed by frame pointers)" };
         page.named("at", &format!("{site}{sure}"));
     }
-    page.named("stack", &format!("{} {}: {}", stack.role, stack.pid, folded(stack)));
+    let place = if stack.kind == "kernel" { " in the kernel" } else { "" };
+    page.named("stack", &format!("{} {}{place}: {}", stack.role, stack.pid, folded(stack)));
 }
 
 /// Breaks at blanks into lines of at most `room` columns; a longer word gets a line of its own.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -44,6 +45,13 @@ const STUCK: Duration = Duration::from_secs(3);
 const SETTLED: Duration = Duration::from_secs(15);
 /// Peers that a target's objects may bring into the filter.
 const PEERS_MAX: usize = 256;
+
+/// Between two looks at the readers for whom somebody waits: min-stall, within these.
+const GLANCES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+/// From then on a look a second is enough.
+const AGED_NS: u64 = 2_000_000_000;
+/// Readers in one look.
+const READERS_MAX: usize = 16;
 
 /// Whom to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -277,12 +285,15 @@ impl Live {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
+        let mut glances = interval(self.options.min_stall.clamp(GLANCES.0, GLANCES.1));
+        glances.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         let out = loop {
             tokio::select! {
                 out = &mut stop => break out,
                 // Counters of now must not come before kernel records that are held back.
                 _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink),
+                _ = glances.tick(), if self.held_back_ns().is_none() => self.look_at_readers(0..AGED_NS, sink),
                 done = self.step(sink) => done?,
             }
         };
@@ -371,6 +382,21 @@ impl Live {
         }
     }
 
+    /// What the readers do for whom somebody has been waiting for so long, if that may become a stall.
+    fn look_at_readers(&mut self, waited_ns: Range<u64>, sink: &mut Sink<'_>) {
+        let now = inventory::boot_ns();
+        let waited_ns = waited_ns.start.max(self.session.min_stall_ns / 2)..waited_ns.end;
+        let mut rows = Vec::new();
+        for r in self.maps.readers(now, waited_ns, READERS_MAX) {
+            let Some(mut look) = inventory::reader_look(r.obj, r.tgid, r.tid, r.start_ns) else { continue };
+            self.stacks.of_reader(&mut look);
+            rows.push(look);
+        }
+        if !rows.is_empty() {
+            sink(Record::Readers { ts_ns: now, rows });
+        }
+    }
+
     /// Notes what a kernel record makes worth reading; what must be read at once is returned.
     fn look_at(&mut self, bytes: &[u8]) -> Vec<Record> {
         let Ok(header) = tracer_common::event::read::<Header>(bytes) else { return Vec::new() };
@@ -399,6 +425,7 @@ impl Live {
         self.pending.baseline_due |= !lost.is_empty();
         self.lossy |= !lost.is_empty();
         self.counters(now, sink);
+        self.look_at_readers(AGED_NS..u64::MAX, sink);
         sink(Record::Tick { ts_ns: now });
         if self.scan.is_none() {
             let wanted = self.wanted();

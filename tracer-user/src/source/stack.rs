@@ -11,7 +11,7 @@ use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
 
 use crate::inventory;
 use crate::kernel::probes::Probes;
-use crate::record::{BlockedThread, Record, ThreadRow};
+use crate::record::{BlockedThread, ReaderLook, Record, ThreadRow};
 use crate::symbol::{CopyKey, CopyRequest, Cut, Process, Request, Symbolizer, Unwinding, Unwound};
 
 /// Processes whose mappings are remembered for stacks that are read after their end.
@@ -153,6 +153,13 @@ impl Stacks {
         let asleep = held_up.into_iter().chain(others);
         let asleep = asleep.map(|t| Sleeper { tgid: t.tgid, tid: t.tid, sleep: t.switches, stack: &mut t.stack });
         self.looked_at = self.asleep(&known, asleep);
+    }
+
+    /// The same of a reader that somebody waits for.
+    pub(super) fn of_reader(&mut self, look: &mut ReaderLook) {
+        if look.syscall.is_some() {
+            look.stack = self.read(look.tgid, look.tid);
+        }
     }
 
     fn asleep<'a>(&mut self, known: &Sleepers, asleep: impl Iterator<Item = Sleeper<'a>>) -> Sleepers {

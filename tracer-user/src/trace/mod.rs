@@ -91,12 +91,13 @@ fn tag(record: &Record) -> u8 {
         Record::Threads { .. } => 20,
         Record::Symbols { .. } => 21,
         Record::SameStack { .. } => 22,
+        Record::Readers { .. } => 23,
     }
 }
 
 const KERNEL_TAG: u8 = 1;
 /// Highest tag that this version knows.
-const TAG_MAX: u8 = 22;
+const TAG_MAX: u8 = 23;
 
 #[cfg(test)]
 mod tests;

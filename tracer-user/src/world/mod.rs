@@ -251,6 +251,13 @@ impl World {
                 self.advance(*ts_ns);
                 self.waits.seen(*ts_ns, rows, &mut self.processes);
             }
+            Event::Readers { ts_ns, rows } => {
+                self.advance(*ts_ns);
+                for row in *rows {
+                    let proc = self.processes.resolve(row.tgid, row.start_ns);
+                    self.stalls.looked(row.obj, stall::Look::new(proc, row), |stack| self.stacks.canonical(stack));
+                }
+            }
             Event::Stack { id, frames, unwound } => self.stacks.tell(*id, frames, *unwound),
             Event::SameStack { id, of } => self.stacks.same(*id, *of),
             Event::Symbols { id, places } => self.stacks.name(*id, places),

@@ -1,7 +1,7 @@
 //! Waits on objects: finished ones as bounded statistics, and those that last right now.
 
 use crate::decode::{ProcId, StackId, Tid};
-use crate::record::{ObjKey, State};
+use crate::record::{ObjKey, ReaderLook, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use tracer_common::syscall::Syscall;
 
@@ -14,6 +14,9 @@ const MAX_OBJECTS: usize = 8_192;
 const MAX_WAITERS: usize = 256;
 /// Finished waits of one object that are kept with their times, to find out what caused what.
 const MAX_INTERVALS: usize = 512;
+/// Different things that readers of one object were found doing, and those of all objects.
+const MAX_LOOKS: usize = 32;
+const MAX_ALL_LOOKS: usize = 32_768;
 /// Durations below 2^PRECISION ns are exact; above, a bucket is at most 1/2^PRECISION wide.
 const PRECISION: u32 = 6;
 
@@ -161,6 +164,25 @@ pub struct Interval {
     pub until_ns: u64,
 }
 
+/// What the last reader of an object was found doing while somebody waited there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    pub proc: ProcId,
+    /// State letter of /proc.
+    pub state: char,
+    pub syscall: Option<i64>,
+    pub stack: Option<StackId>,
+    /// Functions of the kernel, innermost first.
+    pub kernel: Vec<String>,
+}
+
+impl Look {
+    pub(super) fn new(proc: ProcId, row: &ReaderLook) -> Self {
+        let kernel = row.kernel.clone();
+        Self { proc, state: row.state, syscall: row.syscall, stack: row.stack.map(StackId), kernel }
+    }
+}
+
 /// Waits at one object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObjectStalls {
@@ -168,7 +190,37 @@ pub struct ObjectStalls {
     pub intervals: VecDeque<Interval>,
     pub state: State,
     pub reader: Option<Reader>,
+    /// What readers were found doing, and how often; equal stacks may be there several times.
+    pub looks: Vec<(Look, u64)>,
     pub dropped: u64,
+}
+
+impl ObjectStalls {
+    /// Takes a look, if there is room, and says how many more there are now. Without room those with equal stacks are put
+    /// together first.
+    fn looked(&mut self, look: Look, room: bool, canonical: impl Fn(StackId) -> StackId) -> usize {
+        if self.looks.len() >= MAX_LOOKS {
+            let mut merged: Vec<(Look, u64)> = Vec::new();
+            for (mut look, n) in std::mem::take(&mut self.looks) {
+                look.stack = look.stack.map(&canonical);
+                match merged.iter_mut().find(|(known, _)| *known == look) {
+                    Some((_, count)) => *count += n,
+                    None => merged.push((look, n)),
+                }
+            }
+            self.looks = merged;
+        }
+        if let Some((_, count)) = self.looks.iter_mut().find(|(known, _)| *known == look) {
+            *count += 1;
+            return 0;
+        }
+        if !room || self.looks.len() >= MAX_LOOKS {
+            self.dropped += 1;
+            return 0;
+        }
+        self.looks.push((look, 1));
+        1
+    }
 }
 
 /// A wait that lasts at the last snapshot.
@@ -193,6 +245,8 @@ pub struct Ongoing {
 pub struct Stalls {
     objects: HashMap<ObjKey, ObjectStalls>,
     ongoing: HashMap<Tid, Ongoing>,
+    /// Looks remembered of all objects, at most; those put together since are not taken off.
+    looks: usize,
     pub dropped: u64,
 }
 
@@ -315,6 +369,14 @@ impl Stalls {
                 }
             }
             self.ongoing.insert(o.tid, o);
+        }
+    }
+
+    /// A reader was looked at while somebody waited.
+    pub(super) fn looked(&mut self, obj: ObjKey, look: Look, canonical: impl Fn(StackId) -> StackId) {
+        let room = self.looks < MAX_ALL_LOOKS;
+        if let Some(object) = self.object_mut(obj) {
+            self.looks += object.looked(look, room, canonical);
         }
     }
 

@@ -7,8 +7,8 @@ use crate::detect;
 use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, FutexOwner, FutexPlace, FutexRow, FutexUser, Holder, InFlightRow,
     Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey, PassedRow, PipeOwner, Place, PosixHolder, PosixInventory,
-    PosixKind, PosixObject, PosixQueue, ProcessRow, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue,
-    ShmLimitRow, ShmSegment, SocketRow, State, SystemLimits,
+    PosixKind, PosixObject, PosixQueue, ProcessRow, ReaderLook, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow,
+    SemValue, ShmLimitRow, ShmSegment, SocketRow, State, SystemLimits,
 };
 use tracer_common::event::Header;
 
@@ -387,6 +387,19 @@ impl Dice {
             15 => Record::Stack { id: self.number_of_stack(), frames: vec![Frame::default()], unwound: 9 },
             16 => Record::SameStack { id: self.number_of_stack(), of: self.number_of_stack() },
             17 => Record::Symbols { id: self.number_of_stack(), places: vec![vec![Place::default()]; 3] },
+            18 => Record::Readers {
+                ts_ns,
+                rows: vec![ReaderLook {
+                    obj: self.obj(),
+                    tgid: self.word(),
+                    start_ns: self.number(),
+                    state: char::from(b'A' + (self.roll() % 26) as u8),
+                    syscall: Some(self.roll().cast_signed() % 400),
+                    stack: Some(self.number_of_stack()),
+                    kernel: vec!["\u{1b}[2J".to_owned()],
+                    ..ReaderLook::default()
+                }],
+            },
             _ => self.kernel(),
         }
     }

@@ -30,6 +30,8 @@ pub struct Thread {
     pub more: bool,
     /// Where in its program.
     pub stack: Option<StackId>,
+    /// The function of the kernel in which it sleeps in state D, if that could be read.
+    pub kernel: Option<String>,
     switches: u64,
     /// The first and the last look that saw it in this sleep.
     since_ns: u64,
@@ -99,6 +101,7 @@ impl Waits {
                 waits: row.waits.iter().map(edge).collect(),
                 more: row.more,
                 stack: row.stack.map(StackId),
+                kernel: row.kernel.first().cloned(),
                 switches: row.switches,
                 since_ns: before.map_or(ts_ns, |b| b.since_ns),
                 seen_ns: ts_ns,

@@ -33,7 +33,7 @@ const FLAGS: [&str; 4] = ["-O2", "-g", "-fomit-frame-pointer", "-Wl,--build-id"]
 
 /// The lines of a program as it says them, and the findings about it.
 struct Played {
-    lines: [u32; 3],
+    lines: [u32; 4],
     leaks: Vec<Value>,
     stalls: Vec<Value>,
     /// What the report admits that may explain a line that is missing.
@@ -193,7 +193,7 @@ impl Played {
     /// From what the program said when it was done.
     fn new(report: &Value, done: &str) -> Result<Self> {
         let numbers: Vec<u32> = done.split(' ').filter_map(|n| n.parse().ok()).collect();
-        let [many, few, wait] = numbers[..] else { bail!("the program said {done:?}") };
+        let [many, few, wait, rest] = numbers[..] else { bail!("the program said {done:?}") };
         let lost = report["loss"]["events"].as_u64().filter(|n| *n > 0).map(|n| format!("{n} lost records"));
         let told = report["not_collected"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let stacks = told.filter(|line| ADMISSIONS.iter().any(|a| line.contains(a))).map(str::to_owned);
@@ -201,7 +201,7 @@ impl Played {
         let of = |code: &str| {
             report["findings"].as_array().into_iter().flatten().filter(|f| f["code"] == code).cloned().collect()
         };
-        Ok(Self { lines: [many, few, wait], leaks: of("sem-leak"), stalls: of("pipe-stall"), admitted })
+        Ok(Self { lines: [many, few, wait, rest], leaks: of("sem-leak"), stalls: of("pipe-stall"), admitted })
     }
 
     fn is_of_wait(&self, site: &str, file: &str) -> bool {
@@ -233,12 +233,17 @@ fn named_exactly(played: &Played, file: &str) -> Result<()> {
         ensure!(found, "no finding of {n} sets from {file}:{line} in {function}: {told:?}: {}", in_full(&played.leaks));
     }
     ensure!(told.len() == 2, "more findings than lines: {told:?}");
-    let waited: Vec<&str> = played.stalls.iter().flat_map(sites).collect();
+    let told = in_full(&played.stalls);
+    let sites_of = |role: &str| played.stalls.iter().flat_map(|f| sites_of(f, role)).collect::<Vec<_>>();
     ensure!(
-        matches!(waited[..], [one] if played.is_of_wait(one, file)),
-        "no wait at {file}:{} in feed: {waited:?}",
+        matches!(sites_of("writer")[..], [one] if played.is_of_wait(one, file)),
+        "no wait at {file}:{} in feed: {told}",
         played.lines[2]
     );
+    // Where the reader was meanwhile.
+    let rested = format!("/{file}:{} in ", played.lines[3]);
+    let is_of_rest = |site: &&str| site.contains(&rested) && site.ends_with("rest");
+    ensure!(sites_of("reader").iter().any(is_of_rest), "no reader at {rested}rest: {told}");
     let few = played.leaks.iter().find(|f| f["evidence"]["instances"] == FEW).context("no finding")?;
     let frames: Vec<(&str, bool)> = few["stacks"][0]["frames"]
         .as_array()
@@ -260,6 +265,11 @@ fn in_full(findings: &[Value]) -> String {
 
 fn sites(finding: &Value) -> impl Iterator<Item = &str> {
     finding["stacks"].as_array().into_iter().flatten().filter_map(|s| s["site"].as_str())
+}
+
+fn sites_of<'a>(finding: &'a Value, role: &str) -> impl Iterator<Item = &'a str> {
+    let stacks = finding["stacks"].as_array().into_iter().flatten().filter(move |s| s["role"] == role);
+    stacks.filter_map(|s| s["site"].as_str())
 }
 
 fn compile_c(folder: &Path, flags: &[&str]) -> Result<PathBuf> {
