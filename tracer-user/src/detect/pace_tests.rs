@@ -96,11 +96,11 @@ fn what_the_reader_was_found_doing() {
 #[test]
 fn thousands_of_looks_take_little_room() {
     let mut s = stalls(0, 0, 0);
-    for id in 0..5_000 {
+    s.frames(1, &[("/bin/r", 0x2020, 0x20)]);
+    for id in 2..5_002 {
         s.record(Record::Readers { ts_ns: START + 900 * MS, rows: vec![look('S', id)] });
-        s.record(Record::SameStack { id, of: 0 });
+        s.record(Record::SameStack { id, of: 1 });
     }
-    s.frames(0, &[("/bin/r", 0x2020, 0x20)]);
     let world = s.world(5_000);
     let looks = &world.stalls.object(pipe(8)).expect("stalls").looks;
     assert!(looks.len() <= 32 && looks.iter().map(|(_, n)| n).sum::<u64>() == 5_000, "{}", looks.len());

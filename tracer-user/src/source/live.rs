@@ -2,9 +2,10 @@
 //!
 //! All of it runs on one thread, and nothing in the loop may take long: what does is a [`Scan`].
 
+mod counters;
+
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
-use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,19 +18,18 @@ use tracer_common::config::Config;
 use tracer_common::event::{Body, HEADER_LEN, Header};
 use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
-use tracer_common::syscall::Syscall;
 
 use super::order::Reorder;
-use super::pending::{LOOKUPS_MAX, Pending, ends, has_holders, is_signal, is_sysv, tick_of};
+use super::pending::{LOOKUPS_MAX, Pending};
 use super::scan::{Look, Names, Scan, Wanted};
 use super::stack::{KNOWN_MAX, Stacks};
 use crate::inventory::{self, Scope};
 use crate::kernel::attach::{self, Attached};
 use crate::kernel::host::Host;
 use crate::kernel::iter;
-use crate::kernel::plan::{Backend, syscall_number, watches};
+use crate::kernel::plan::{Backend, watches};
 use crate::kernel::probes::{PEER, Probes, TARGET};
-use crate::record::{BlockedThread, ObjKey, Record, Session};
+use crate::record::{ObjKey, Record, Session};
 use crate::symbol::{Symbolizer, Unwinding};
 
 /// Shortest wait that is a stall, if nothing else is said.
@@ -50,8 +50,8 @@ const PEERS_MAX: usize = 256;
 const GLANCES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 /// From then on a look a second is enough.
 const AGED_NS: u64 = 2_000_000_000;
-/// Readers in one look.
-const READERS_MAX: usize = 16;
+/// After a loss the tables are read again, but not for more than one part of the time in so many and one.
+const REST: u64 = 9;
 
 /// Whom to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ pub struct Live {
     waited_for: BTreeSet<ObjKey>,
     /// Runs that the kernel skipped, at the last tick.
     skipped: HashMap<Site, u64>,
+    /// Before that no baseline is read again.
+    rested_ns: u64,
     /// Records were lost, or runs skipped: the ends of waits may have been missed.
     lossy: bool,
 }
@@ -203,6 +205,7 @@ impl Live {
             unwinding,
             waited_for: BTreeSet::new(),
             skipped: HashMap::new(),
+            rested_ns: 0,
             lossy: false,
         })
     }
@@ -382,21 +385,6 @@ impl Live {
         }
     }
 
-    /// What the readers do for whom somebody has been waiting for so long, if that may become a stall.
-    fn look_at_readers(&mut self, waited_ns: Range<u64>, sink: &mut Sink<'_>) {
-        let now = inventory::boot_ns();
-        let waited_ns = waited_ns.start.max(self.session.min_stall_ns / 2)..waited_ns.end;
-        let mut rows = Vec::new();
-        for r in self.maps.readers(now, waited_ns, READERS_MAX) {
-            let Some(mut look) = inventory::reader_look(r.obj, r.tgid, r.tid, r.start_ns) else { continue };
-            self.stacks.of_reader(&mut look);
-            rows.push(look);
-        }
-        if !rows.is_empty() {
-            sink(Record::Readers { ts_ns: now, rows });
-        }
-    }
-
     /// Notes what a kernel record makes worth reading; what must be read at once is returned.
     fn look_at(&mut self, bytes: &[u8]) -> Vec<Record> {
         let Ok(header) = tracer_common::event::read::<Header>(bytes) else { return Vec::new() };
@@ -448,77 +436,11 @@ impl Live {
         }
     }
 
-    fn counters(&mut self, now: u64, sink: &mut Sink<'_>) {
-        let threads = self.maps.blocked(now, self.session.min_stall_ns);
-        let mut threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || is_sysv(t.obj)).collect();
-        if self.lossy {
-            threads.retain(|t| self.sleeps_still(t));
-        }
-        let p = &mut self.pending;
-        p.futexes.blocked(now, &mut threads);
-        p.waiting.extend(threads.iter().map(|t| t.tgid));
-        self.waited_for = threads.iter().filter(|t| has_holders(t.obj)).flat_map(|t| ends(t.obj, t.state)).collect();
-        p.lookups.extend(self.waited_for.iter().copied());
-        for t in &threads {
-            p.look_at_queue(t.obj, t.tgid);
-            if t.obj.kind == kind::SOCKET && t.state.c == 0 && !p.addresses.contains_key(&t.obj.id) {
-                p.addressed(t.obj.id, inventory::socket_address(t.tid).ok().flatten());
-            }
-            if p.described.insert((t.tgid, tick_of(t.start_ns)))
-                && let Some(row) = inventory::process(t.tgid)
-            {
-                sink(Record::Process { ts_ns: now, row });
-            }
-        }
-        self.stacks.blocked(&mut threads);
-        sink(Record::Blocked { ts_ns: now, threads });
-
-        let refused: Vec<_> =
-            self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
-        for r in &refused {
-            if has_holders(r.obj) {
-                p.look_up(r.obj, r.state);
-            }
-            p.look_at_queue(r.obj, r.tgid);
-        }
-        // How many signals are queued now, and whether they are blocked.
-        let targets: BTreeSet<u64> = refused.iter().filter(|r| is_signal(r.obj.kind)).map(|r| r.obj.id).collect();
-        let rows = targets.into_iter().filter_map(|pid| inventory::process(u32::try_from(pid).ok()?));
-        rows.for_each(|row| sink(Record::Process { ts_ns: now, row }));
-        p.refused.extend(refused.iter().map(|r| ((r.obj, r.tgid), r.clone())));
-        if !refused.is_empty() {
-            sink(Record::Refused { ts_ns: now, rows: refused });
-        }
-
-        let rows: Vec<_> = self.maps.children().into_iter().filter(|c| p.children.get(&c.tgid) != Some(c)).collect();
-        p.children.extend(rows.iter().map(|c| (c.tgid, c.clone())));
-        if !rows.is_empty() {
-            sink(Record::Children { ts_ns: now, rows });
-        }
-
-        for tgid in std::mem::take(&mut p.fork_failed) {
-            sink(Record::ForkLimits { ts_ns: now, tgid, limits: inventory::fork_limits(tgid) });
-        }
-    }
-
-    /// Whether a thread still sleeps in the call that the kernel half saw it go to sleep in.
-    fn sleeps_still(&mut self, t: &BlockedThread) -> bool {
-        let expected = syscall_number(Syscall::from_raw(t.call).name(), &self.session.arch).map(i64::from);
-        let over = match inventory::sleeps_in(t.tgid, t.tid) {
-            // Awake: perhaps for a moment only.
-            Ok(None) => return false,
-            Ok(Some(nr)) => Some(nr) != expected && nr != libc::SYS_restart_syscall,
-            Err(e) => e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH),
-        };
-        if over {
-            self.maps.forget_sleep(t.tid, t.since_ns);
-        }
-        !over
-    }
-
     /// What the records since the last scan make worth reading; one scan for all.
     fn wanted(&mut self) -> Wanted {
-        let inventory = std::mem::take(&mut self.pending.baseline_due).then(|| self.look());
+        let due = self.pending.baseline_due && inventory::boot_ns() >= self.rested_ns;
+        self.pending.baseline_due &= !due;
+        let inventory = due.then(|| self.look());
         let p = &mut self.pending;
         let mut objects: Vec<ObjKey> = std::mem::take(&mut p.lookups).into_iter().collect();
         objects.truncate(LOOKUPS_MAX);
@@ -537,6 +459,10 @@ impl Live {
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.
     fn found(&mut self, records: Vec<Record>, sink: &mut Sink<'_>) {
         for mut record in records {
+            if let Record::Baseline(read) = &record {
+                let took_ns = read.until_ns.saturating_sub(read.ts_ns);
+                self.rested_ns = read.until_ns.saturating_add(took_ns.saturating_mul(REST));
+            }
             if let Record::Threads { rows, .. } = &mut record {
                 self.stacks.looked_at(rows);
             }
