@@ -1,9 +1,10 @@
 //! How far a long work is, on stderr: only on a terminal, and only if it takes more than a second.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 /// When it appears.
 const AFTER: Duration = Duration::from_secs(1);
@@ -56,12 +57,28 @@ impl Drop for Progress {
 
 fn bar(len_bytes: Option<u64>) -> ProgressBar {
     let (bar, template) = match len_bytes {
-        Some(len) => (ProgressBar::new(len), "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"),
-        None => (ProgressBar::new_spinner(), "{spinner} {bytes}, {bytes_per_sec}"),
+        Some(len) => (ProgressBar::new(len), "{bar:30} {bytes} of {total_bytes}, {rate}, {left}"),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes}, {rate}"),
     };
-    // The template is a constant; if it were wrong, indicatif's own would do.
     match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
+        // indicatif's own estimates know nothing of the time before the bar appeared. Writing to it cannot fail.
+        Ok(style) => bar.with_style(
+            style
+                .with_key("rate", |s: &ProgressState, out: &mut dyn fmt::Write| {
+                    let _ = write!(out, "{}/s", HumanBytes(per_second(s.pos(), s.elapsed())));
+                })
+                .with_key("left", |s: &ProgressState, out: &mut dyn fmt::Write| {
+                    let left = s.len().unwrap_or_default().saturating_sub(s.pos());
+                    let seconds = left / per_second(s.pos(), s.elapsed()).max(1);
+                    let _ = write!(out, "{} left", HumanDuration(Duration::from_secs(seconds)));
+                }),
+        ),
+        // The template is a constant; if it were wrong, indicatif's own would do.
         Err(_) => bar,
     }
+}
+
+fn per_second(bytes: u64, elapsed: Duration) -> u64 {
+    let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1000) / ms
 }

@@ -27,7 +27,7 @@ types = dict(db.sql(f"select column_name, column_type from (describe select * fr
 assert types["time_ns"] == "UBIGINT" and types["result"] == "BIGINT" and types["payload"] == "JSON", types
 assert types["time"].startswith("TIMESTAMP"), types
 stalls = db.sql(f"select count(*) from {tables['parquet']} where kind in ('stall', 'blocked') and object_kind = 'pipe' "
-                "and duration_ns >= 100000000 and payload->>'fd' is not null").fetchone()[0]
+                "and duration_ns >= 100000000 and payload->>'fd' is not null").fetchall()[0][0]
 assert stalls > 0, "no wait at the pipe"
 "#;
 
