@@ -113,6 +113,52 @@ pub fn read<T: Wire>(bytes: &[u8]) -> Result<T, WireError> {
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
+/// A field of a payload, for whoever shows events without knowing each.
+#[cfg(feature = "user")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field<'a> {
+    Unsigned(u64),
+    Signed(i64),
+    /// A name, with what is behind its end.
+    Bytes(&'a [u8]),
+    Object(ObjRef),
+    State(ObjState),
+}
+
+#[cfg(feature = "user")]
+trait Shown {
+    fn shown(&self) -> Field<'_>;
+}
+
+#[cfg(feature = "user")]
+mod shown {
+    use super::{Field, ObjRef, ObjState, Shown};
+
+    macro_rules! shown {
+        ($($t:ty, $value:ident => $field:expr;)*) => {
+            $(impl Shown for $t {
+                fn shown(&self) -> Field<'_> {
+                    let $value = self;
+                    $field
+                }
+            })*
+        };
+    }
+
+    shown! {
+        u16, v => Field::Unsigned((*v).into());
+        u32, v => Field::Unsigned((*v).into());
+        u64, v => Field::Unsigned(*v);
+        i32, v => Field::Signed((*v).into());
+        i64, v => Field::Signed(*v);
+        [u8; 16], v => Field::Bytes(v);
+        [u8; 32], v => Field::Bytes(v);
+        [[u8; 32]; 4], v => Field::Bytes(v.as_flattened());
+        ObjRef, v => Field::Object(*v);
+        ObjState, v => Field::State(*v);
+    }
+}
+
 macro_rules! events {
     ($($(#[$doc:meta])* $id:ident = $num:literal { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(,)? })*) => {
         /// Event kinds on the wire.
@@ -154,6 +200,28 @@ macro_rules! events {
                         // SAFETY: `Wire`: no padding, so every byte is initialised.
                         put(unsafe { core::slice::from_raw_parts(core::ptr::from_ref(p).cast::<u8>(), size_of::<$id>()) });
                         $num
+                    })*
+                }
+            }
+        }
+
+        #[cfg(feature = "user")]
+        impl Body {
+            /// Names of all events, as the table has them.
+            pub const NAMES: &[&str] = &[$(stringify!($id)),*];
+
+            /// Its name.
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$id(_) => stringify!($id)),* }
+            }
+
+            /// Shows each field of the payload with its name, in the table's order; padding is left out.
+            pub fn fields(&self, mut show: impl FnMut(&'static str, Field<'_>)) {
+                match self {
+                    $(Self::$id(p) => {
+                        $(if !stringify!($field).starts_with('_') {
+                            show(stringify!($field), p.$field.shown());
+                        })*
                     })*
                 }
             }

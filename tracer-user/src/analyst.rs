@@ -2,7 +2,7 @@
 
 use tracer_common::site::Site;
 
-use crate::decode;
+use crate::decode::{self, Event};
 use crate::detect;
 use crate::record::{Record, Session};
 use crate::report::{self, LossRow, Report};
@@ -22,6 +22,11 @@ pub struct Analyst {
 impl Analyst {
     /// Takes one record. Those before the session are ignored: nothing could be said about them.
     pub fn take(&mut self, record: &Record) {
+        self.take_and(record, |_, _| {});
+    }
+
+    /// As [`Analyst::take`], and shows the event that the record is with the world that it leads to.
+    pub fn take_and(&mut self, record: &Record, show: impl FnOnce(&World, &Event<'_>)) {
         if let Record::Session(session) = record {
             self.last_ns = session.start_ns;
             self.world = Some(World::new(session));
@@ -61,7 +66,10 @@ impl Analyst {
         }
         let Some(world) = &mut self.world else { return };
         match decode::decode(record) {
-            Ok(Some(event)) => world.apply(&event),
+            Ok(Some(event)) => {
+                world.apply(&event);
+                show(world, &event);
+            }
             Ok(None) => {}
             Err(_) => self.undecodable += 1,
         }
@@ -72,18 +80,26 @@ impl Analyst {
         note(&mut self.problems, text);
     }
 
+    /// What is known; `None` before the session.
+    pub fn world(&self) -> Option<&World> {
+        self.world.as_ref()
+    }
+
     /// True once the first record was there.
     pub fn has_session(&self) -> bool {
         self.session.is_some()
+    }
+
+    /// What was no event, in a sentence.
+    pub fn undecodable(&self) -> Option<String> {
+        (self.undecodable > 0).then(|| format!("{} records could not be decoded", self.undecodable))
     }
 
     /// Judges what is known.
     pub fn report(&self) -> Report {
         let session = self.session.clone().unwrap_or_default();
         let mut problems = self.problems.clone();
-        if self.undecodable > 0 {
-            problems.push(format!("{} records could not be decoded", self.undecodable));
-        }
+        problems.extend(self.undecodable());
         let findings = match &self.world {
             Some(world) => {
                 problems.extend(world.problems());

@@ -3,16 +3,19 @@
 //! Data flows one way: `kernel` and `inventory` feed `source`, which yields [`record::Record`]s;
 //! `decode` turns them into events, `world` keeps the model, `detect` judges it, `report` shows the findings.
 //! `symbol` finds functions and lines for the addresses of stacks.
-//! `trace` stores records and reads them back.
-//! `analyst`, `decode`, `world`, `detect` and `report` are pure: no clock, no file, no system call, no terminal.
+//! `trace` stores records and reads them back; `newfile` makes its files and those of reports.
+//! `export` writes what a trace holds in the formats of other tools.
+//! `analyst`, `decode`, `world`, `detect`, `report` and `export` are pure: no clock, no file, no system call, no terminal.
 
 pub mod analyst;
 pub mod cli;
 pub mod decode;
 pub mod detect;
+pub mod export;
 pub mod inventory;
 pub mod kernel;
 pub mod listed;
+pub mod newfile;
 pub mod object;
 pub mod record;
 pub mod report;

@@ -127,8 +127,13 @@ pub struct Clocks {
 impl Clocks {
     /// Seconds since 1970 at a time of the boot clock; `None` if the session does not tie the clocks.
     pub fn wall_s(self, ts_ns: u64) -> Option<u64> {
+        Some(self.wall_ns(ts_ns)? / 1_000_000_000)
+    }
+
+    /// As [`Clocks::wall_s`], nanoseconds.
+    pub fn wall_ns(self, ts_ns: u64) -> Option<u64> {
         let wall_ns = self.wall_ns.saturating_add(ts_ns).saturating_sub(self.boot_ns);
-        (self.wall_ns > 0).then_some(wall_ns / 1_000_000_000)
+        (self.wall_ns > 0).then_some(wall_ns)
     }
 }
 

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracer_common::site::Mechanism;
 
 use crate::detect::DETECTORS;
+use crate::export;
 use crate::kernel::plan::Backend;
 use crate::report::listing::{self, Subject};
 use crate::source::RING_KIB;
@@ -30,6 +31,8 @@ pub enum Command {
     Run(Run),
     /// Report on a saved trace
     Report(Replay),
+    /// Write a saved trace in the format of another tool
+    Export(Export),
     /// List what exists now: System V and POSIX objects, pipes, eventfds, unix sockets, zombies (needs no eBPF)
     Ls(Ls),
     /// Show everything about one object, or what a process uses
@@ -174,6 +177,28 @@ pub struct Replay {
     pub file: PathBuf,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A file written by --save
+    pub file: PathBuf,
+    /// The format
+    #[arg(long, value_enum)]
+    pub to: export::Format,
+    /// Which table (jsonl, csv, parquet); events by default
+    #[arg(long, value_enum)]
+    pub table: Option<export::Table>,
+    /// What is added up (folded); the number of events by default
+    #[arg(long, value_enum)]
+    pub weight: Option<export::Weight>,
+    /// Write to this new file instead of stdout
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long, requires = "output")]
+    pub force: bool,
 }
 
 /// `ls`

@@ -5,9 +5,11 @@ mod census;
 mod demo;
 mod doctor;
 mod explain;
+mod export;
 mod ls;
 mod mk;
 mod output;
+mod progress;
 mod replay;
 mod rm;
 mod run;
@@ -63,6 +65,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Watch(args)) => watch::main(&args),
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Report(args)) => replay::main(&args),
+        Some(Command::Export(args)) => export::main(&args),
         Some(Command::Ls(args)) => ls::main(&args),
         Some(Command::Show(args)) => show::main(&args),
         Some(Command::Explain(args)) => explain::main(&args),

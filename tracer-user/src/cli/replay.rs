@@ -1,10 +1,13 @@
 //! `report FILE`: the same findings from a saved trace, without privileges.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 
 use super::args::Replay;
 use super::output;
 use crate::analyst::Analyst;
+use crate::record::Record;
 use crate::trace::Reader;
 
 /// Runs the command.
@@ -12,31 +15,55 @@ use crate::trace::Reader;
 /// # Errors
 /// The file cannot be read, or is no trace.
 pub fn main(args: &Replay) -> Result<u8> {
-    let file = args.file.display();
-    let mut reader = Reader::open(&args.file).with_context(|| format!("cannot read {file}"))?;
     let mut analyst = Analyst::default();
-    let mut readable = true;
-    for record in &mut reader {
-        match record {
-            Ok(record) => analyst.take(&record),
-            Err(e) => {
-                analyst.problem(format!("the trace cannot be read further: {e}"));
-                readable = false;
-            }
-        }
-    }
-    if !analyst.has_session() {
-        anyhow::bail!("{file} ends before its first record; nothing was traced");
-    }
-    if let Some(offset) = reader.torn() {
-        analyst.problem(format!("the trace is cut off at byte {offset}; everything before is used"));
-    } else if readable && !reader.ended() {
-        analyst.problem("the trace has no end: its recorder was killed, or could not write any more".to_owned());
-    }
-    if reader.unknown() > 0 {
-        let n = reader.unknown();
-        analyst.problem(format!("{n} records are of kinds that only the version knows that wrote the trace"));
+    let problems = read(open(&args.file)?, &args.file, |record, _| {
+        analyst.take(&record);
+        Ok(())
+    })?;
+    for problem in problems {
+        analyst.problem(problem);
     }
     output::write(&analyst.report(), &args.output)?;
     Ok(0)
+}
+
+/// Opens a trace.
+///
+/// # Errors
+/// The file cannot be read, or is no trace.
+pub fn open(path: &Path) -> Result<Reader> {
+    Reader::open(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads a trace to its end or to where it is broken, and shows each record with how many bytes of the file are read.
+/// Returns what the reader of the outcome should know: that it is cut off, and where.
+///
+/// # Errors
+/// It has no session; and whatever `take` returns.
+pub fn read(mut reader: Reader, path: &Path, mut take: impl FnMut(Record, u64) -> Result<()>) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    let mut begun = false;
+    while let Some(record) = reader.next() {
+        match record {
+            Ok(record) => {
+                begun |= matches!(record, Record::Session(_));
+                take(record, reader.offset())?;
+            }
+            Err(e) => problems.push(format!("the trace cannot be read further: {e}")),
+        }
+    }
+    if !begun {
+        let file = path.display();
+        anyhow::bail!("{file} ends before its first record; nothing was traced");
+    }
+    if let Some(offset) = reader.torn() {
+        problems.push(format!("the trace is cut off at byte {offset}; everything before is used"));
+    } else if problems.is_empty() && !reader.ended() {
+        problems.push("the trace has no end: its recorder was killed, or could not write any more".to_owned());
+    }
+    if reader.unknown() > 0 {
+        let n = reader.unknown();
+        problems.push(format!("{n} records are of kinds that only the version knows that wrote the trace"));
+    }
+    Ok(problems)
 }

@@ -4,7 +4,7 @@ use super::draft::{count, name};
 use super::finding::Finding;
 use super::{site, syscall};
 use crate::decode::{ProcId, Tgid, Tid};
-use crate::record::Way;
+use crate::record::{ObjKey, Way};
 use crate::world::World;
 use crate::world::wait::{Key, Thread, Wait};
 use std::collections::BTreeSet;
@@ -69,13 +69,8 @@ pub(super) fn walk(world: &World, first: &Thread) -> (Vec<String>, Vec<Key>) {
     let mut seen = vec![first.key];
     let mut at = first;
     while lines.len() < LINKS_MAX {
-        let Some(wait) = at.waits.iter().find(|w| w.is_for_another()).or(at.waits.first()) else { break };
-        // Who waits for input in poll, or for a time only, is idle: the chain ends there.
-        if at.timeout || at.more || (at.waits.len() > 1 && !wait.is_for_another()) {
-            break;
-        }
-        let living = |proc: &&ProcId| world.processes.get(**proc).is_none_or(|p| p.alive());
-        let others: Vec<ProcId> = wait.releasers.iter().filter(living).copied().collect();
+        let Some(wait) = edge(at) else { break };
+        let others = releasers(world, wait);
         let Some(next) = follow(world, at, &others) else {
             lines.push(nobody(wait));
             break;
@@ -98,6 +93,28 @@ pub(super) fn walk(world: &World, first: &Thread) -> (Vec<String>, Vec<Key>) {
         at = thread;
     }
     (lines, seen)
+}
+
+/// The process that a thread waits for at an object, as its chain goes on, and the thread there that says most;
+/// `None` if the last look did not see it wait there, or nobody is known who could end that.
+pub(crate) fn blocker(world: &World, waiter: Key, obj: ObjKey) -> Option<(ProcId, Tid)> {
+    let thread = world.waits.get(waiter)?;
+    let wait = edge(thread).filter(|w| w.obj == obj)?;
+    let proc = follow(world, thread, &releasers(world, wait))?;
+    Some((proc, world.waits.speaker(proc).map_or(Tid(proc.pid()), |t| t.key.1)))
+}
+
+/// What a thread waits for; `None`: who waits for input in poll, or for a time only, is idle, and its chain ends there.
+fn edge(t: &Thread) -> Option<&Wait> {
+    let wait = t.waits.iter().find(|w| w.is_for_another()).or(t.waits.first())?;
+    let idle = t.timeout || t.more || (t.waits.len() > 1 && !wait.is_for_another());
+    (!idle).then_some(wait)
+}
+
+/// The living ones of those that could end a wait.
+fn releasers(world: &World, wait: &Wait) -> Vec<ProcId> {
+    let living = |proc: &&ProcId| world.processes.get(**proc).is_none_or(|p| p.alive());
+    wait.releasers.iter().filter(living).copied().collect()
 }
 
 /// Of those that could end a wait, the one that says most: held up itself, else at work, else idle; others before itself.

@@ -264,27 +264,38 @@ pub(super) fn count(n: u64, one: &str, many: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
 }
 
+/// The word for a kind of object.
+pub(crate) fn kind_name(raw: u32) -> &'static str {
+    match raw {
+        kind::SEM => "sem",
+        kind::SHM => "shm",
+        kind::MSG => "msg",
+        kind::PIPE => "pipe",
+        kind::EVENTFD => "eventfd",
+        kind::SOCKET => "socket",
+        kind::FILE => "file",
+        kind::DEVICE => "device",
+        kind::DIRECTORY => "directory",
+        kind::ANON => "anon_inode",
+        kind::CHILD => "child",
+        kind::MQ => "mq",
+        kind::FUTEX => "futex",
+        kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED => "signal",
+        _ => "unknown",
+    }
+}
+
 /// The object part of a finding.
 pub(super) fn object(obj: ObjKey) -> Object {
     let id = obj.id.to_string();
-    let plain = |kind: &str| Object { kind: kind.to_owned(), id: id.clone(), key: None, name: None, ns: None };
-    let named = |kind: &str, name: String| Object { name: Some(name), ..plain(kind) };
-    match obj.kind {
-        kind::SEM => Object { ns: (obj.ns != 0).then_some(obj.ns), ..plain("sem") },
-        kind::SHM => Object { ns: (obj.ns != 0).then_some(obj.ns), ..plain("shm") },
-        kind::MSG => Object { ns: (obj.ns != 0).then_some(obj.ns), ..plain("msg") },
-        kind::PIPE => named("pipe", format!("pipe:[{id}]")),
-        kind::EVENTFD => named("eventfd", format!("eventfd:{id}")),
-        kind::SOCKET => named("socket", format!("socket:[{id}]")),
-        kind::FILE => plain("file"),
-        kind::DEVICE => plain("device"),
-        kind::DIRECTORY => plain("directory"),
-        kind::ANON => plain("anon_inode"),
-        kind::CHILD => plain("child"),
-        kind::MQ => plain("mq"),
-        kind::FUTEX => plain("futex"),
-        _ => plain("unknown"),
-    }
+    let name = match obj.kind {
+        kind::PIPE => Some(format!("pipe:[{id}]")),
+        kind::EVENTFD => Some(format!("eventfd:{id}")),
+        kind::SOCKET => Some(format!("socket:[{id}]")),
+        _ => None,
+    };
+    let ns = matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG).then_some(obj.ns).filter(|ns| *ns != 0);
+    Object { kind: kind_name(obj.kind).to_owned(), id, key: None, name, ns }
 }
 
 /// The object part for a semaphore set.

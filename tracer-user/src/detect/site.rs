@@ -29,10 +29,10 @@ const LIBRARY: [&str; 8] = ["std::", "core::", "alloc::", "<std::", "<core::", "
 
 /// A stack as it is shown.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     /// Innermost first, those of inlined functions among them.
-    pub(super) frames: Vec<StackFrame>,
-    pub(super) truncated: bool,
+    pub(crate) frames: Vec<StackFrame>,
+    pub(crate) truncated: bool,
     /// The innermost line of the program's own, in words.
     pub(super) site: Option<String>,
     /// No frame before that can be missing.
@@ -42,7 +42,7 @@ pub(super) struct Shown {
 }
 
 /// A stack with at most `max` frames.
-pub(super) fn shown(world: &World, stack: StackId, max: usize) -> Option<Shown> {
+pub(crate) fn shown(world: &World, stack: StackId, max: usize) -> Option<Shown> {
     let known = world.stack(stack)?;
     let mut out: Vec<StackFrame> = Vec::new();
     // How many frames come from addresses that were found by tables; the first is the instruction pointer.

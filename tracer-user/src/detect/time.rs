@@ -1,5 +1,7 @@
 //! Times in words: moments of the boot clock as calendar time, and durations. No clock is read here.
 
+use std::fmt::Write;
+
 use crate::record::Session;
 
 const NS_PER_S: i128 = 1_000_000_000;
@@ -13,14 +15,55 @@ pub fn rfc3339(session: &Session, boot_ns: u64) -> String {
 /// Calendar time of nanoseconds since 1970; cut, not rounded, to milliseconds.
 /// Years outside 0 to 9999, which RFC 3339 does not have, end at its ends.
 pub fn wall_rfc3339(ns: i128) -> String {
+    let (mut text, below) = to_the_second(ns);
+    // Writing to a String cannot fail.
+    let _ = write!(text, ".{:03}Z", below / 1_000_000);
+    text
+}
+
+/// As [`wall_rfc3339`], with all nanoseconds.
+pub fn wall_rfc3339_ns(ns: i128) -> String {
+    let (mut text, below) = to_the_second(ns);
+    let _ = write!(text, ".{below:09}Z");
+    text
+}
+
+/// What [`wall_rfc3339`] and [`wall_rfc3339_ns`] write, as nanoseconds since 1970; `None` for anything else.
+pub fn parse_rfc3339(text: &str) -> Option<i128> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let (time, below) = time.split_once('.')?;
+    let three = |text: &str, by: char| -> Option<[i128; 3]> {
+        let mut parts = text.split(by).map(|part| part.parse::<u32>().map(i128::from));
+        let all = [parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?];
+        parts.next().is_none().then_some(all)
+    };
+    let ([year, month, day], [h, m, s]) = (three(date, '-')?, three(time, ':')?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || !matches!(below.len(), 3 | 9) {
+        return None;
+    }
+    let below = i128::from(below.parse::<u32>().ok()?) * if below.len() == 3 { 1_000_000 } else { 1 };
+    let seconds = days(year, month, day) * S_PER_DAY + h * 3600 + m * 60 + s;
+    Some(seconds * NS_PER_S + below)
+}
+
+/// Days since 1970-01-01: what [`civil`] takes apart.
+fn days(year: i128, month: i128, day: i128) -> i128 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year - 719_468
+}
+
+/// The text up to the second, and the nanoseconds that are left.
+fn to_the_second(ns: i128) -> (String, i128) {
     let first = -62_167_219_200 * NS_PER_S;
     let last = 253_402_300_800 * NS_PER_S - 1;
     let ns = ns.clamp(first, last);
-    let (seconds, ms) = (ns.div_euclid(NS_PER_S), ns.rem_euclid(NS_PER_S) / 1_000_000);
+    let (seconds, below) = (ns.div_euclid(NS_PER_S), ns.rem_euclid(NS_PER_S));
     let (days, second) = (seconds.div_euclid(S_PER_DAY), seconds.rem_euclid(S_PER_DAY));
     let (year, month, day) = civil(days);
     let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
+    (format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}"), below)
 }
 
 /// (year, month, day) of days since 1970-01-01 in the Gregorian calendar.
@@ -105,7 +148,19 @@ mod tests {
                 (before.0 + 1, 1, 1)
             };
             assert_eq!((y, m, d), want);
+            assert_eq!(days(y, m, d), day);
             before = (y, m, d);
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        for ns in [0, 1, 999_999_999, 1_396_175_618_123_456_789, -1, 253_402_300_799_999_999_999] {
+            assert_eq!(parse_rfc3339(&wall_rfc3339_ns(ns)), Some(ns));
+            assert_eq!(parse_rfc3339(&wall_rfc3339(ns)), Some(ns.div_euclid(1_000_000) * 1_000_000));
+        }
+        for text in ["", "Z", "1970-01-01T00:00:00Z", "1970-13-01T00:00:00.000Z", "1970-01-01T00:00:00.0Z", "-1-1T:Z"] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
         }
     }
 

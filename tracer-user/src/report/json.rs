@@ -47,6 +47,15 @@ pub(super) fn document(value: &impl Serialize, indented: bool) -> io::Result<Str
     String::from_utf8(out).map_err(io::Error::other)
 }
 
+/// Any value as JSON without a line's end, to be part of a larger text.
+///
+/// # Errors
+/// As [`render`], or `out` cannot be written.
+pub(crate) fn compact(value: &(impl Serialize + ?Sized), out: impl Write) -> io::Result<()> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, Safe(CompactFormatter)))?;
+    Ok(())
+}
+
 fn serialize(value: &impl Serialize, mut out: impl Write, formatter: impl Formatter) -> io::Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
     value.serialize(&mut serializer)?;

@@ -86,6 +86,11 @@ impl<R: Read> Reader<R> {
         self.ended
     }
 
+    /// Bytes of the file that were read.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Records of kinds that this version does not know; they were skipped.
     pub fn unknown(&self) -> u64 {
         self.unknown

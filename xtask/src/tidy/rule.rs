@@ -28,11 +28,11 @@ pub(super) const RULES: [Rule; 8] = [
 ];
 
 /// The rooms of the analyst, which hold the model: data in, data out.
-const PURE_ROOMS: [&str; 5] = ["analyst", "decode", "world", "detect", "report"];
-/// Of `crate::`, what a pure room may name: the other pure rooms, and the records they read.
+const PURE_ROOMS: [&str; 6] = ["analyst", "decode", "world", "detect", "report", "export"];
+/// Of `crate::`, what a pure room may name: the other pure rooms, and the records they read. None needs the exports.
 const PURE_NEIGHBOURS: [&str; 6] = ["decode", "world", "detect", "report", "record", "listed"];
-/// The room whose files may write into a writer that they are given, but open none themselves.
-const WRITING_ROOM: &str = "report";
+/// The rooms whose files may write into a writer that they are given, but open none themselves.
+const WRITING_ROOMS: [&str; 2] = ["report", "export"];
 const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
 /// What a pure room must not name, and everything below it.
 const IMPURE: [&str; 22] = [
@@ -79,7 +79,7 @@ fn pure_rooms(path: &str, bytes: &[u8]) -> Vec<Place> {
         };
         // A word alone (`libc` as a variable) is no path, except when all of it is imported.
         let mut impure = IMPURE.iter().any(|root| below(root) && named.contains("::"));
-        if room == WRITING_ROOM && below("std::io") {
+        if WRITING_ROOMS.contains(&room) && below("std::io") {
             impure = false;
         }
         let last = named.rsplit("::").next().unwrap_or_default();
@@ -297,11 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn a_report_writes_only_where_it_is_told() {
-        let report = "tracer-user/src/report/text.rs";
-        assert_eq!(lines(pure_rooms, report, "use std::io::{self, Write};"), [0; 0]);
-        assert_eq!(lines(pure_rooms, report, "let out = io::stdout();"), [1]);
-        assert_eq!(lines(pure_rooms, report, "use std::io::stderr;"), [1]);
+    fn reports_and_exports_write_only_where_they_are_told() {
+        for room in ["tracer-user/src/report/text.rs", "tracer-user/src/export/csv.rs"] {
+            assert_eq!(lines(pure_rooms, room, "use std::io::{self, Write};"), [0; 0]);
+            assert_eq!(lines(pure_rooms, room, "let out = io::stdout();"), [1]);
+            assert_eq!(lines(pure_rooms, room, "use std::io::stderr;"), [1]);
+            assert_eq!(lines(pure_rooms, room, "let f = std::fs::File::create(x);"), [1]);
+        }
+        assert_eq!(lines(pure_rooms, "tracer-user/src/report/text.rs", "use crate::export::Format;"), [1]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod attach;
 mod ending;
+mod export;
 mod files;
 mod lines;
 mod running;
@@ -46,6 +47,8 @@ const FAULTS: &[Fault] = &[
     native("trace-garbage", files::trace_garbage),
     native("save-symlink", files::save_symlink),
     native("save-existing", files::save_existing),
+    native("export-duckdb", export::duckdb),
+    native("export-perfetto", export::perfetto),
     native("run-exit-code", running::exit_code),
     native("run-signal", running::signal),
     native("run-not-found", running::not_found),
