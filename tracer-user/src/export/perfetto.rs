@@ -260,7 +260,8 @@ impl Export for Perfetto {
             | Event::Symbols { .. }
             | Event::End { .. }
             | Event::Futexes { .. }
-            | Event::Threads { .. } => Ok(()),
+            | Event::Threads { .. }
+            | Event::Readers { .. } => Ok(()),
         }
     }
 

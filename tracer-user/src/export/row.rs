@@ -33,6 +33,7 @@ pub const READ: &[&str] = &[
     "socket",
     "futex",
     "thread",
+    "reader",
     "stack",
     "same_stack",
     "symbols",
@@ -104,6 +105,10 @@ pub(super) fn each(clocks: Clocks, event: &Event<'_>, put: Put<'_>) -> io::Resul
         Event::Threads { ts_ns, rows: all } => all.iter().try_for_each(|t| {
             let row = of(rows.with("thread", *ts_ns, t)?, t.tgid, t.start_ns);
             put(&EventRow { tid: Some(t.tid.into()), comm: text(&t.comm), stack: t.stack.map(i64::from), ..row })
+        }),
+        Event::Readers { ts_ns, rows: all } => all.iter().try_for_each(|r| {
+            let row = about(of(rows.with("reader", *ts_ns, r)?, r.tgid, r.start_ns), r.obj);
+            put(&EventRow { tid: Some(r.tid.into()), stack: r.stack.map(i64::from), ..row })
         }),
         Event::Stack { id, frames, unwound } => {
             let payload = serde_json::json!({ "frames": frames, "unwound": unwound });
