@@ -3,7 +3,7 @@
 //! Data flows one way: `kernel` and `inventory` feed `source`, which yields [`record::Record`]s;
 //! `decode` turns them into events, `world` keeps the model, `detect` judges it, `report` shows the findings.
 //! `symbol` finds functions and lines for the addresses of stacks.
-//! `trace` stores records and reads them back.
+//! `trace` stores records and reads them back; `newfile` makes its files and those of reports.
 //! `analyst`, `decode`, `world`, `detect` and `report` are pure: no clock, no file, no system call, no terminal.
 
 pub mod analyst;
@@ -13,6 +13,7 @@ pub mod detect;
 pub mod inventory;
 pub mod kernel;
 pub mod listed;
+pub mod newfile;
 pub mod object;
 pub mod record;
 pub mod report;

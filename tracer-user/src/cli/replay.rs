@@ -12,6 +12,7 @@ use crate::trace::Reader;
 /// # Errors
 /// The file cannot be read, or is no trace.
 pub fn main(args: &Replay) -> Result<u8> {
+    output::check(&args.output)?;
     let file = args.file.display();
     let mut reader = Reader::open(&args.file).with_context(|| format!("cannot read {file}"))?;
     let mut analyst = Analyst::default();
@@ -37,6 +38,6 @@ pub fn main(args: &Replay) -> Result<u8> {
         let n = reader.unknown();
         analyst.problem(format!("{n} records are of kinds that only the version knows that wrote the trace"));
     }
-    output::write(&analyst.report(), &args.output)?;
+    output::write(&analyst, &args.output)?;
     Ok(0)
 }

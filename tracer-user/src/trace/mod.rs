@@ -18,6 +18,7 @@ mod writer;
 
 use std::path::PathBuf;
 
+use crate::newfile::NewFileError;
 use crate::record::Record;
 
 pub use reader::Reader;
@@ -42,12 +43,8 @@ const CHUNK_MAX: usize = 64 << 20;
 /// Why a trace could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    #[error("{path:?} exists; give another name, or --force to replace it")]
-    Exists { path: PathBuf },
-    #[error("{path:?} is a symbolic link and is not followed; give the name of a regular file")]
-    Symlink { path: PathBuf },
-    #[error("{path:?} is no regular file and is not replaced; give another name")]
-    NotRegular { path: PathBuf },
+    #[error(transparent)]
+    Create(#[from] NewFileError),
     #[error("cannot {action} trace {path:?}: {source}; {hint}")]
     File { action: &'static str, path: PathBuf, source: std::io::Error, hint: &'static str },
     #[error("a record of {len} bytes is larger than a trace can hold ({CHUNK_MAX}); recording stopped there")]

@@ -4,6 +4,7 @@ use std::io::Cursor;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
+use crate::newfile::NewFileError;
 use crate::record::*;
 
 fn samples() -> Vec<Record> {
@@ -237,7 +238,7 @@ fn files_are_private_and_never_overwritten() {
     let path = dir.path().join("t");
     Writer::create(&path, false).expect("create").finish().expect("finish");
     assert_eq!(path.metadata().expect("stat").permissions().mode() & 0o777, 0o600);
-    assert!(matches!(Writer::create(&path, false), Err(TraceError::Exists { .. })));
+    assert!(matches!(Writer::create(&path, false), Err(TraceError::Create(NewFileError::Exists { .. }))));
     std::fs::write(&path, "old").expect("write");
     let old = std::fs::File::open(&path).expect("open");
     Writer::create(&path, true).expect("replace");
@@ -252,10 +253,13 @@ fn files_are_private_and_never_overwritten() {
     let dangling = dir.path().join("dangling");
     std::os::unix::fs::symlink(dir.path().join("nowhere"), &dangling).expect("link");
     for force in [false, true] {
-        assert!(matches!(Writer::create(&link, force), Err(TraceError::Symlink { .. })));
-        assert!(matches!(Writer::create(&dangling, force), Err(TraceError::Symlink { .. })));
-        assert!(matches!(Writer::create(dir.path(), force), Err(TraceError::NotRegular { .. })));
-        assert!(matches!(Writer::create(&dir.path().join("no/such"), force), Err(TraceError::File { .. })));
+        assert!(matches!(Writer::create(&link, force), Err(TraceError::Create(NewFileError::Symlink { .. }))));
+        assert!(matches!(Writer::create(&dangling, force), Err(TraceError::Create(NewFileError::Symlink { .. }))));
+        assert!(matches!(Writer::create(dir.path(), force), Err(TraceError::Create(NewFileError::NotRegular { .. }))));
+        assert!(matches!(
+            Writer::create(&dir.path().join("no/such"), force),
+            Err(TraceError::Create(NewFileError::Create { .. }))
+        ));
     }
     assert_eq!(std::fs::read_to_string(&victim).expect("read"), "precious");
 }

@@ -1,12 +1,12 @@
 //! Writing a trace.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, KERNEL_TAG, MAGIC, RECORD_HEADER_LEN, TraceError, VERSION, tag};
+use crate::newfile;
 use crate::record::Record;
 
 /// A chunk is written when its first record is this old.
@@ -43,30 +43,7 @@ impl Writer {
         let (magic, rest) = header.split_at_mut(MAGIC.len());
         magic.copy_from_slice(&MAGIC);
         rest.split_at_mut(4).0.copy_from_slice(&VERSION.to_le_bytes());
-        let fail = |source| TraceError::File {
-            action: "create",
-            path: path.to_owned(),
-            source,
-            hint: "choose a directory that exists, is writable and has space",
-        };
-        let file = match open_new(path) {
-            Ok(mut file) => {
-                file.write_all(&header).map_err(fail)?;
-                file
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                let kind = std::fs::symlink_metadata(path).map_err(fail)?.file_type();
-                if kind.is_symlink() {
-                    return Err(TraceError::Symlink { path: path.to_owned() });
-                } else if !kind.is_file() {
-                    return Err(TraceError::NotRegular { path: path.to_owned() });
-                } else if !force {
-                    return Err(TraceError::Exists { path: path.to_owned() });
-                }
-                replace(path, &header).map_err(fail)?
-            }
-            Err(e) => return Err(fail(e)),
-        };
+        let file = newfile::create(path, force, &header)?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -217,28 +194,6 @@ impl Writer {
         self.file.write_all(&out)?;
         Ok(out.len() as u64)
     }
-}
-
-/// O_EXCL: fails if the name exists in any form, also as a link.
-fn open_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
-}
-
-/// A new file with the header takes the name's place; renaming never follows a link.
-fn replace(path: &Path, header: &[u8]) -> io::Result<File> {
-    let name = path.file_name().ok_or_else(|| io::Error::other("it has no file name"))?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let mut file = open_new(&temporary)?;
-    let renamed = file.write_all(header).and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(e) = renamed {
-        // The error that matters is the first.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(e);
-    }
-    Ok(file)
 }
 
 #[cfg(test)]
