@@ -114,6 +114,8 @@ pub enum ReportFormat {
     /// For a ticket or a chat
     #[value(alias = "md")]
     Markdown,
+    /// One page that needs nothing else, with a timeline, the waits and the stacks drawn
+    Html,
 }
 
 /// Formats of listings.
@@ -182,8 +184,12 @@ pub struct Run {
 /// `report`
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// A file written by --save
-    pub file: PathBuf,
+    /// A file written by --save; it may still be written
+    #[arg(required_unless_present = "schema")]
+    pub file: Option<PathBuf>,
+    /// Print the JSON Schema of --format json
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
     #[command(flatten)]
     pub output: Output,
 }

@@ -12,6 +12,14 @@ use crate::report::{self, Report};
 /// Columns when the width is not known.
 const WIDTH: usize = 100;
 
+/// The analyst that a format needs.
+pub fn analyst(output: &Output) -> Analyst {
+    match output.format {
+        ReportFormat::Html => Analyst::painting(),
+        ReportFormat::Text | ReportFormat::Json | ReportFormat::Jsonl | ReportFormat::Markdown => Analyst::default(),
+    }
+}
+
 /// Refuses a file that [`write`] would refuse, before a run begins that takes long.
 ///
 /// # Errors
@@ -31,7 +39,7 @@ pub fn write(analyst: &Analyst, output: &Output) -> Result<Report> {
     let report = analyst.report();
     match &output.output {
         Some(path) => {
-            let text = render(&report, output.format, WIDTH, false)?;
+            let text = render(analyst, &report, output.format, WIDTH, false)?;
             newfile::create(path, output.force, text.as_bytes()).context("cannot write the report")?;
         }
         None => {
@@ -39,7 +47,7 @@ pub fn write(analyst: &Analyst, output: &Output) -> Result<Report> {
             let terminal = out.is_terminal();
             let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
             let width = if terminal { columns().unwrap_or(WIDTH) } else { WIDTH };
-            print(&render(&report, output.format, width, colour)?)?;
+            print(&render(analyst, &report, output.format, width, colour)?)?;
         }
     }
     Ok(report)
@@ -57,12 +65,13 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-fn render(report: &Report, format: ReportFormat, width: usize, colour: bool) -> io::Result<String> {
+fn render(analyst: &Analyst, report: &Report, format: ReportFormat, width: usize, colour: bool) -> io::Result<String> {
     match format {
         ReportFormat::Text => Ok(report::text::render(report, width, colour)),
         ReportFormat::Json => report::json::render(report),
         ReportFormat::Jsonl => report::json::render_lines(report),
         ReportFormat::Markdown => Ok(report::markdown::render(report)),
+        ReportFormat::Html => report::html::render(report, &analyst.pictures(report).unwrap_or_default()),
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use super::args::Replay;
 use super::output;
-use crate::analyst::Analyst;
+use crate::report;
 use crate::trace::Reader;
 
 /// Runs the command.
@@ -12,10 +12,14 @@ use crate::trace::Reader;
 /// # Errors
 /// The file cannot be read, or is no trace.
 pub fn main(args: &Replay) -> Result<u8> {
+    let Some(path) = args.file.as_deref().filter(|_| !args.schema) else {
+        output::print(report::json::SCHEMA)?;
+        return Ok(0);
+    };
     output::check(&args.output)?;
-    let file = args.file.display();
-    let mut reader = Reader::open(&args.file).with_context(|| format!("cannot read {file}"))?;
-    let mut analyst = Analyst::default();
+    let file = path.display();
+    let mut reader = Reader::open(path).with_context(|| format!("cannot read {file}"))?;
+    let mut analyst = output::analyst(&args.output);
     let mut readable = true;
     for record in &mut reader {
         match record {
@@ -32,7 +36,10 @@ pub fn main(args: &Replay) -> Result<u8> {
     if let Some(offset) = reader.torn() {
         analyst.problem(format!("the trace is cut off at byte {offset}; everything before is used"));
     } else if readable && !reader.ended() {
-        analyst.problem("the trace has no end: its recorder was killed, or could not write any more".to_owned());
+        analyst.problem(
+            "the trace has no end: it is still written, or its recorder was killed or could not write any more"
+                .to_owned(),
+        );
     }
     if reader.unknown() > 0 {
         let n = reader.unknown();

@@ -98,7 +98,7 @@ impl Session {
             ),
             None => None,
         };
-        Ok(Self { analyst: Analyst::default(), writer })
+        Ok(Self { analyst: output::analyst(&args.output), writer })
     }
 
     /// Reads the baseline and says `ready`.

@@ -78,6 +78,15 @@ pub(super) fn object(o: &Object) -> String {
     out
 }
 
+/// The shortest name of an object that says what it is.
+pub(super) fn object_name(o: &Object) -> String {
+    match &o.name {
+        Some(name) if name.contains(':') => name.clone(),
+        Some(name) => format!("{} {name}", o.kind),
+        None => format!("{} {}", o.kind, o.id),
+    }
+}
+
 pub(super) fn process(p: &Process) -> String {
     let mut out = format!("{}", p.pid);
     if let Some(tid) = p.tid.filter(|t| *t != p.pid) {
