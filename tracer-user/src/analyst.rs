@@ -5,6 +5,7 @@ use tracer_common::site::Site;
 use crate::decode::{self, Event};
 use crate::detect;
 use crate::record::{Record, Session};
+use crate::report::picture::{Painter, Pictures};
 use crate::report::{self, LossRow, Report};
 use crate::world::World;
 
@@ -13,6 +14,7 @@ use crate::world::World;
 pub struct Analyst {
     session: Option<Session>,
     world: Option<World>,
+    painter: Option<Painter>,
     lost: Vec<LossRow>,
     undecodable: u64,
     problems: Vec<String>,
@@ -20,6 +22,11 @@ pub struct Analyst {
 }
 
 impl Analyst {
+    /// One that also collects what a page shows as pictures.
+    pub fn painting() -> Self {
+        Self { painter: Some(Painter::default()), ..Self::default() }
+    }
+
     /// Takes one record. Those before the session are ignored: nothing could be said about them.
     pub fn take(&mut self, record: &Record) {
         self.take_and(record, |_, _| {});
@@ -30,6 +37,9 @@ impl Analyst {
         if let Record::Session(session) = record {
             self.last_ns = session.start_ns;
             self.world = Some(World::new(session));
+            if let Some(painter) = &mut self.painter {
+                *painter = Painter::new(session);
+            }
             self.session = Some(session.clone());
             return;
         }
@@ -68,6 +78,9 @@ impl Analyst {
         match decode::decode(record) {
             Ok(Some(event)) => {
                 world.apply(&event);
+                if let Some(painter) = &mut self.painter {
+                    painter.take(&event, world);
+                }
                 show(world, &event);
             }
             Ok(None) => {}
@@ -108,6 +121,12 @@ impl Analyst {
             None => Vec::new(),
         };
         report::build(&session, self.last_ns, &self.lost, &problems, findings)
+    }
+
+    /// What a page shows as pictures; `None` if that was not collected.
+    pub fn pictures(&self, report: &Report) -> Option<Pictures> {
+        let (painter, world) = (self.painter.as_ref()?, self.world.as_ref()?);
+        Some(painter.finish(world, self.last_ns, report))
     }
 }
 

@@ -90,9 +90,6 @@ pub struct Probing {
     /// Keep the raw facts in this file, for `ipctrace report`
     #[arg(long, value_name = "TRACE")]
     pub save: Option<PathBuf>,
-    /// Overwrite the trace file
-    #[arg(long, requires = "save")]
-    pub force: bool,
     #[command(flatten)]
     pub output: Output,
 }
@@ -100,14 +97,31 @@ pub struct Probing {
 /// Where a report goes.
 #[derive(Debug, Args, Clone)]
 pub struct Output {
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
-    /// Write the report to this file instead of stdout
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+    /// Write the report to this new file instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Replace files that exist
+    #[arg(long)]
+    pub force: bool,
 }
 
-/// Report formats.
+/// Formats of reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    Text,
+    Json,
+    /// One finding a line
+    Jsonl,
+    /// For a ticket or a chat
+    #[value(alias = "md")]
+    Markdown,
+    /// One page that needs nothing else, with a timeline, the waits and the stacks drawn
+    Html,
+}
+
+/// Formats of listings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Text,
@@ -173,8 +187,12 @@ pub struct Run {
 /// `report`
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// A file written by --save
-    pub file: PathBuf,
+    /// A file written by --save; it may still be written
+    #[arg(required_unless_present = "schema")]
+    pub file: Option<PathBuf>,
+    /// Print the JSON Schema of --format json
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
     #[command(flatten)]
     pub output: Output,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::args::{Demo, Format, Output};
+use super::args::{Demo, Output, ReportFormat};
 use super::output;
 use super::watch;
 use crate::analyst::Analyst;
@@ -77,7 +77,7 @@ async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
         bail!("the incident {name} did not complete; run `{} {name}` to see why", program.display());
     }
     drop(live);
-    output::write(&analyst.report(), &Output { format: Format::Text, output: None })?;
+    output::write(&analyst, &Output { format: ReportFormat::Text, output: None, force: false })?;
     output::print("\n")
 }
 

@@ -4,30 +4,53 @@ use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 
-use super::args::{Format, Output};
+use super::args::{Output, ReportFormat};
+use crate::analyst::Analyst;
+use crate::newfile;
 use crate::report::{self, Report};
 
 /// Columns when the width is not known.
 const WIDTH: usize = 100;
 
-/// Writes the report. A reader that has gone away is not an error.
+/// The analyst that a format needs.
+pub fn analyst(output: &Output) -> Analyst {
+    match output.format {
+        ReportFormat::Html => Analyst::painting(),
+        ReportFormat::Text | ReportFormat::Json | ReportFormat::Jsonl | ReportFormat::Markdown => Analyst::default(),
+    }
+}
+
+/// Refuses a file that [`write`] would refuse, before a run begins that takes long.
+///
+/// # Errors
+/// The name is taken, or cannot be made.
+pub fn check(output: &Output) -> Result<()> {
+    match &output.output {
+        Some(path) => newfile::check(path, output.force).context("cannot write the report"),
+        None => Ok(()),
+    }
+}
+
+/// Writes what an analyst has found, and returns it. A reader that has gone away is not an error.
 ///
 /// # Errors
 /// The file cannot be made or written.
-pub fn write(report: &Report, output: &Output) -> Result<()> {
+pub fn write(analyst: &Analyst, output: &Output) -> Result<Report> {
+    let report = analyst.report();
     match &output.output {
         Some(path) => {
-            let text = render(report, output.format, WIDTH, false)?;
-            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+            let text = render(analyst, &report, output.format, WIDTH, false)?;
+            newfile::create(path, output.force, text.as_bytes()).context("cannot write the report")?;
         }
         None => {
             let out = io::stdout();
             let terminal = out.is_terminal();
             let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
             let width = if terminal { columns().unwrap_or(WIDTH) } else { WIDTH };
-            print(&render(report, output.format, width, colour)?)
+            print(&render(analyst, &report, output.format, width, colour)?)?;
         }
     }
+    Ok(report)
 }
 
 /// Prints to stdout; a closed pipe is not an error.
@@ -42,11 +65,13 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-fn render(report: &Report, format: Format, width: usize, colour: bool) -> io::Result<String> {
+fn render(analyst: &Analyst, report: &Report, format: ReportFormat, width: usize, colour: bool) -> io::Result<String> {
     match format {
-        Format::Text => Ok(report::text::render(report, width, colour)),
-        Format::Json => report::json::render(report),
-        Format::Jsonl => report::json::render_lines(report),
+        ReportFormat::Text => Ok(report::text::render(report, width, colour)),
+        ReportFormat::Json => report::json::render(report),
+        ReportFormat::Jsonl => report::json::render_lines(report),
+        ReportFormat::Markdown => Ok(report::markdown::render(report)),
+        ReportFormat::Html => report::html::render(report, &analyst.pictures(report).unwrap_or_default()),
     }
 }
 

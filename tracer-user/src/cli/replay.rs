@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 
 use super::args::Replay;
 use super::output;
-use crate::analyst::Analyst;
 use crate::record::Record;
+use crate::report;
 use crate::trace::Reader;
 
 /// Runs the command.
@@ -15,15 +15,20 @@ use crate::trace::Reader;
 /// # Errors
 /// The file cannot be read, or is no trace.
 pub fn main(args: &Replay) -> Result<u8> {
-    let mut analyst = Analyst::default();
-    let problems = read(open(&args.file)?, &args.file, |record, _| {
+    let Some(path) = args.file.as_deref().filter(|_| !args.schema) else {
+        output::print(report::json::SCHEMA)?;
+        return Ok(0);
+    };
+    output::check(&args.output)?;
+    let mut analyst = output::analyst(&args.output);
+    let problems = read(open(path)?, path, |record, _| {
         analyst.take(&record);
         Ok(())
     })?;
     for problem in problems {
         analyst.problem(problem);
     }
-    output::write(&analyst.report(), &args.output)?;
+    output::write(&analyst, &args.output)?;
     Ok(0)
 }
 
@@ -59,7 +64,10 @@ pub fn read(mut reader: Reader, path: &Path, mut take: impl FnMut(Record, u64) -
     if let Some(offset) = reader.torn() {
         problems.push(format!("the trace is cut off at byte {offset}; everything before is used"));
     } else if problems.is_empty() && !reader.ended() {
-        problems.push("the trace has no end: its recorder was killed, or could not write any more".to_owned());
+        problems.push(
+            "the trace has no end: it is still written, or its recorder was killed or could not write any more"
+                .to_owned(),
+        );
     }
     if reader.unknown() > 0 {
         let n = reader.unknown();

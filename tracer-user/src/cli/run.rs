@@ -47,8 +47,7 @@ fn trace(args: &Run) -> Result<u8> {
         };
         let status = live.run(ended, &mut |r| session.take(r)).await?;
         drop(live);
-        let report = session.finish();
-        output::write(&report, &args.probing.output)?;
+        let report = output::write(&session.finish(), &args.probing.output)?;
         let status = match status? {
             Some(status) => status,
             // The signal went to the whole foreground group, or to us alone: the command decides when to end.

@@ -8,7 +8,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::args::{Probing, Watch};
 use super::{output, target};
 use crate::analyst::Analyst;
-use crate::report::Report;
 use crate::source::{Live, Options, Target};
 use crate::trace::Writer;
 
@@ -26,6 +25,7 @@ pub fn main(args: &Watch) -> Result<u8> {
     }
     let target = target::resolve(args)?;
     runtime()?.block_on(async {
+        output::check(&args.probing.output)?;
         let mut live = Live::attach(options(target, &args.probing))?;
         let mut session = Session::open(&args.probing)?;
         session.begin(&mut live);
@@ -88,15 +88,17 @@ impl Session {
     /// Opens the trace file before anything is attached for long.
     ///
     /// # Errors
-    /// The trace file cannot be made.
+    /// The trace file cannot be made, or the report's could not.
     pub fn open(args: &Probing) -> Result<Self> {
+        output::check(&args.output)?;
         let writer = match &args.save {
-            Some(path) => {
-                Some(Writer::create(path, args.force).with_context(|| format!("cannot save to {}", path.display()))?)
-            }
+            Some(path) => Some(
+                Writer::create(path, args.output.force)
+                    .with_context(|| format!("cannot save to {}", path.display()))?,
+            ),
             None => None,
         };
-        Ok(Self { analyst: Analyst::default(), writer })
+        Ok(Self { analyst: output::analyst(&args.output), writer })
     }
 
     /// Reads the baseline and says `ready`.
@@ -118,13 +120,13 @@ impl Session {
         self.analyst.take(&record);
     }
 
-    /// Ends the trace and judges. What of the trace could not be saved is said.
-    pub fn finish(mut self) -> Report {
+    /// Ends the trace. What of it could not be saved is said.
+    pub fn finish(mut self) -> Analyst {
         if let Some(writer) = self.writer.take()
             && let Err(e) = writer.finish()
         {
             eprintln!("ipctrace: the trace's last part could not be saved: {e}");
         }
-        self.analyst.report()
+        self.analyst
     }
 }

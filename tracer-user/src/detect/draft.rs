@@ -1,7 +1,8 @@
 //! A finding in the making: looks names and times up in the world, so that detectors only say what they found.
 
 use super::cgroup;
-use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, Remedy, Severity, Stack, StackFrame};
+use super::finding::{Confidence, Finding, Limit, Object, Origin, Process, ROLES, Remedy, Severity, Stack, StackFrame};
+use super::futex_stall;
 use super::site;
 use super::time::{milliseconds, rfc3339};
 use super::{DETECTORS, Detector};
@@ -104,6 +105,7 @@ impl<'a> Draft<'a> {
 
     /// Names a process in a role, once a role.
     pub(super) fn process(&mut self, role: &'static str, id: ProcId, tid: Option<Tid>) -> &mut Self {
+        debug_assert!(ROLES.contains(&role), "{role} is no role of the contract");
         self.concerns.push(id);
         let known = self.finding.processes.iter().any(|p| p.role == role && p.pid == id.pid());
         if !known && self.finding.processes.len() < MAX_NAMED {
@@ -163,6 +165,7 @@ impl<'a> Draft<'a> {
         all: impl IntoIterator<Item = (ProcId, Option<StackId>)>,
         max: usize,
     ) -> &mut Self {
+        debug_assert!(ROLES.contains(&role), "{role} is no role of the contract");
         let (mut ids, mut ways) = (BTreeSet::new(), BTreeSet::new());
         for (id, stack) in all {
             if ways.len() >= max {
@@ -243,7 +246,7 @@ fn described(world: &World, role: &str, id: ProcId, tid: Option<Tid>) -> Process
 }
 
 /// `comm (pid)`, or `process pid` without a name.
-pub(super) fn name(world: &World, id: ProcId) -> String {
+pub(crate) fn name(world: &World, id: ProcId) -> String {
     match world.processes.get(id).and_then(|p| p.comm.as_deref()) {
         Some(comm) => format!("{comm} ({})", id.pid()),
         None => format!("process {}", id.pid()),
@@ -296,6 +299,15 @@ pub(super) fn object(obj: ObjKey) -> Object {
     };
     let ns = matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG).then_some(obj.ns).filter(|ns| *ns != 0);
     Object { kind: kind_name(obj.kind).to_owned(), id, key: None, name, ns }
+}
+
+/// As [`object`], with what is known only from tables.
+pub(crate) fn known_object(world: &World, obj: ObjKey) -> Object {
+    match obj.kind {
+        kind::MQ | kind::FILE => mq_object(world, obj),
+        kind::FUTEX => futex_stall::described(world.futexes.get(obj).and_then(|f| f.place.as_ref()), &[obj]).1,
+        _ => object(obj),
+    }
 }
 
 /// The object part for a semaphore set.

@@ -65,10 +65,14 @@ pub struct Object {
     pub ns: Option<u32>,
 }
 
+/// What a process or a stack can have to do with a finding; a public contract.
+pub const ROLES: &[&str] =
+    &["creator", "owner", "holder", "blocked", "reader", "writer", "sender", "receiver", "parent", "child", "peer"];
+
 /// A process in its role.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// creator, owner, holder, blocked, reader, writer, sender, receiver, parent, child or peer.
+    /// One of [`ROLES`].
     pub role: String,
     pub pid: u32,
     pub tid: Option<u32>,

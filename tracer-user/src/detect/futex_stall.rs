@@ -163,7 +163,8 @@ fn holder_name(world: &World, proc: ProcId, tid: u32) -> String {
     }
 }
 
-fn described(place: Option<&FutexPlace>, keys: &[ObjKey]) -> (String, Object) {
+/// A futex in words, and as the object of a finding: by its place, or else by its first address.
+pub(super) fn described(place: Option<&FutexPlace>, keys: &[ObjKey]) -> (String, Object) {
     let object = |id: String, name: Option<String>| Object { kind: "futex".to_owned(), id, name, ..Object::default() };
     match (place, keys.first()) {
         (Some(p), _) => {

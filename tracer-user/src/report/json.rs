@@ -11,6 +11,9 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 use super::escape::unsafe_to_show;
 use super::model::Report;
 
+/// The form of the report, as a JSON Schema; `tests/schema.rs` holds both against each other.
+pub const SCHEMA: &str = include_str!("../../../docs/report.schema.json");
+
 /// The report as one JSON document, indented, with a newline at its end.
 ///
 /// # Errors

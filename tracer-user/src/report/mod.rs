@@ -1,13 +1,17 @@
 //! The report: findings and the circumstances they were found in, for people and for programs.
 //!
-//! [`model`] builds it and is pure, [`text`] and [`json`] write it.
+//! [`model`] builds it and is pure, [`text`], [`json`], [`markdown`] and [`html`] write it;
+//! [`picture`] holds what only the last shows.
 //! Whether colour is wanted and how wide the terminal is are the caller's business.
 
 pub mod escape;
+pub mod html;
 pub mod json;
 pub mod listing;
+pub mod markdown;
 pub mod model;
 mod phrase;
+pub mod picture;
 pub mod text;
 
 pub use escape::escape;

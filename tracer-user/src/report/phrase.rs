@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::detect::finding::{Confidence, Finding, Limit, Object, Origin, Process, Stack, StackFrame};
+use super::model::Report;
+use crate::detect::finding::{Confidence, Finding, Limit, Object, Origin, Process, Severity, Stack, StackFrame};
 use crate::detect::site::is_system;
 use crate::detect::time::seconds;
 
@@ -77,6 +78,15 @@ pub(super) fn object(o: &Object) -> String {
     out
 }
 
+/// The shortest name of an object that says what it is.
+pub(super) fn object_name(o: &Object) -> String {
+    match &o.name {
+        Some(name) if name.contains(':') => name.clone(),
+        Some(name) => format!("{} {name}", o.kind),
+        None => format!("{} {}", o.kind, o.id),
+    }
+}
+
 pub(super) fn process(p: &Process) -> String {
     let mut out = format!("{}", p.pid);
     if let Some(tid) = p.tid.filter(|t| *t != p.pid) {
@@ -101,7 +111,8 @@ pub(super) fn process(p: &Process) -> String {
     out
 }
 
-pub(super) fn evidence(f: &Finding) -> Vec<String> {
+/// Each fact as its name and its value, both in words.
+pub(super) fn evidence(f: &Finding) -> Vec<(String, String)> {
     let rank = |name: &str| EVIDENCE_ORDER.iter().position(|n| *n == name).unwrap_or(EVIDENCE_ORDER.len());
     let applies = |(name, value): &(&String, &Value)| !value.is_null() || !MAY_NOT_APPLY.contains(&name.as_str());
     let mut items: Vec<(&String, &Value)> = f.evidence.iter().filter(applies).collect();
@@ -109,8 +120,8 @@ pub(super) fn evidence(f: &Finding) -> Vec<String> {
     items.into_iter().map(|(name, value)| fact(name, value)).collect()
 }
 
-/// One fact in words; the unit at the end of its name goes into the value.
-fn fact(name: &str, value: &Value) -> String {
+/// One fact: its name without its unit, which goes into the value.
+fn fact(name: &str, value: &Value) -> (String, String) {
     type Shown = fn(f64) -> String;
     let units: [(&str, Shown); 4] = [
         ("_ms", |n| seconds(n / 1e3)),
@@ -124,7 +135,7 @@ fn fact(name: &str, value: &Value) -> String {
         (Some((stem, _)), None) => (stem, plain(value)),
         (None, _) => (name, plain(value)),
     };
-    format!("{} {shown}", stem.replace('_', " "))
+    (stem.replace('_', " "), shown)
 }
 
 fn plain(value: &Value) -> String {
@@ -163,9 +174,21 @@ pub(super) fn seen(f: &Finding) -> Option<String> {
     }
 }
 
-/// A stack in one line, callee < caller; more than two frames in a row of the system's or a language's libraries, and
-/// what is beyond [`FRAMES_MAX`], become dots. JSON has them all.
+/// Where in the program's own code a stack leads to.
+pub(super) fn at(stack: &Stack) -> Option<String> {
+    let sure = if stack.exact { "" } else { ", or a line that it calls (followed by frame pointers)" };
+    stack.site.as_ref().map(|site| format!("{site}{sure}"))
+}
+
+/// A stack in one line, callee < caller, see [`frames`].
 pub(super) fn folded(stack: &Stack) -> String {
+    let frames = frames(stack);
+    if frames.is_empty() { "no frames".into() } else { frames.join(" < ") }
+}
+
+/// The frames of a stack, innermost first; more than two in a row of the system's or a language's libraries, and what
+/// is beyond [`FRAMES_MAX`], become dots. JSON has them all.
+pub(super) fn frames(stack: &Stack) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let runs = stack.frames.chunk_by(|a, b| is_system(a) == is_system(b));
     for run in runs {
@@ -180,11 +203,11 @@ pub(super) fn folded(stack: &Stack) -> String {
         out.truncate(FRAMES_MAX);
         out.push("...".into());
     }
-    if out.is_empty() { "no frames".into() } else { out.join(" < ") }
+    out
 }
 
 /// `function file:line`, without folders, or what is known of that.
-fn frame(f: &StackFrame) -> String {
+pub(super) fn frame(f: &StackFrame) -> String {
     let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let module = || f.module.as_deref().map(base);
     let mut out = match f.symbol.as_deref() {
@@ -216,11 +239,89 @@ pub(super) fn origin(o: Origin) -> &'static str {
     }
 }
 
+pub(super) fn severity(s: Severity) -> &'static str {
+    match s {
+        Severity::Critical => "CRITICAL",
+        Severity::Warning => "WARNING",
+        Severity::Info => "INFO",
+    }
+}
+
+/// "all processes for 12.3 s: sem, pipe; stalls of at least 100 ms".
+pub(super) fn watched(report: &Report) -> String {
+    let mechanisms =
+        if report.target.mechanisms.is_empty() { "all mechanisms".into() } else { report.target.mechanisms.join(", ") };
+    format!(
+        "{} for {}: {mechanisms}; stalls of at least {}",
+        target(report),
+        seconds(report.window.duration_s),
+        seconds(report.target.min_stall_ms / 1e3)
+    )
+}
+
+pub(super) fn target(report: &Report) -> String {
+    let t = &report.target;
+    if t.words == "all" {
+        return "all processes".into();
+    }
+    let mut words = t.words.replace(',', ", ");
+    if words.is_empty() {
+        words = "the target".into();
+    } else if words.bytes().all(|b| matches!(b, b'0'..=b'9' | b',' | b' ')) {
+        words = format!("pid{} {words}", if words.contains(',') { "s" } else { "" });
+    }
+    format!("{words}{}", if t.follow { " and children" } else { "" })
+}
+
+/// How many sites each backend watches, and the names of those that none does.
+pub(super) fn sites(report: &Report) -> String {
+    let mut parts = Vec::new();
+    for backend in ["fentry", "kprobe", "tracepoint"] {
+        let n = report.plan.iter().filter(|p| p.backend == backend).count();
+        if n > 0 {
+            parts.push(format!("{n} site{} by {backend}", plural(n)));
+        }
+    }
+    let blind: Vec<&str> = report.plan.iter().filter(|p| p.backend == "none").map(|p| p.site.as_str()).collect();
+    if !blind.is_empty() {
+        parts.push(format!("not watched: {}", blind.join(", ")));
+    }
+    parts.join(", ")
+}
+
+pub(super) fn lost(report: &Report) -> String {
+    let n = report.loss.events;
+    let sites: Vec<String> = report.loss.sites.iter().map(|s| format!("{} {}", s.events, s.site)).collect();
+    format!("{n} record{} ({})", plural(usize::try_from(n).unwrap_or(usize::MAX)), sites.join(", "))
+}
+
+/// Processes by role, roles in the order of their first process.
+pub(super) fn by_role(processes: &[Process]) -> Vec<(&str, Vec<&Process>)> {
+    let mut out: Vec<(&str, Vec<&Process>)> = Vec::new();
+    for p in processes {
+        match out.iter_mut().find(|(role, _)| *role == p.role) {
+            Some((_, group)) => group.push(p),
+            None => out.push((&p.role, vec![p])),
+        }
+    }
+    out
+}
+
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+/// `2 findings`
+pub(super) fn counted(report: &Report) -> String {
+    let n = report.findings.len();
+    format!("{n} finding{}", plural(n))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::super::model::tests::finding;
+    use super::super::model::tests::{finding, report};
     use super::*;
     use crate::detect::finding::Severity;
 
@@ -238,7 +339,8 @@ mod tests {
             ("ids", json!([]), "ids none"),
             ("ongoing", json!(true), "ongoing yes"),
         ] {
-            assert_eq!(fact(name, &value), want);
+            let (name, value) = fact(name, &value);
+            assert_eq!(format!("{name} {value}"), want);
         }
     }
 
@@ -246,8 +348,24 @@ mod tests {
     fn what_does_not_apply_is_told_from_what_was_not_collected() {
         let mut f = finding("pipe-stall", Severity::Warning);
         f.evidence = MAY_NOT_APPLY.iter().chain(&["capacity_bytes"]).map(|n| ((*n).to_owned(), Value::Null)).collect();
-        assert_eq!(evidence(&f), ["capacity not collected"]);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(evidence(&f), [pair("capacity", "not collected")]);
         f.evidence.insert("suggested_capacity_bytes".into(), json!(131_072));
-        assert_eq!(evidence(&f), ["capacity not collected", "suggested capacity 131072 bytes"]);
+        assert_eq!(evidence(&f), [pair("capacity", "not collected"), pair("suggested capacity", "131072 bytes")]);
+    }
+
+    #[test]
+    fn targets() {
+        let mut report = report(vec![], &[]);
+        for (words, follow, want) in [
+            ("all", true, "all processes"),
+            ("12", true, "pid 12 and children"),
+            ("12,13", false, "pids 12, 13"),
+            ("/system.slice/a.service", true, "/system.slice/a.service and children"),
+            ("", false, "the target"),
+        ] {
+            (report.target.words, report.target.follow) = (words.into(), follow);
+            assert_eq!(target(&report), want);
+        }
     }
 }

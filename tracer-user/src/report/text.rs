@@ -7,8 +7,11 @@ use std::borrow::Cow;
 
 use super::escape::escape;
 use super::model::Report;
-use super::phrase::{LIST_MAX, confidence, evidence, folded, limit, object, origin, process, seen};
-use crate::detect::finding::{Confidence, Finding, Origin, Process, Severity, Stack};
+use super::phrase::{
+    LIST_MAX, at, by_role, confidence, counted, evidence, folded, limit, lost, object, origin, process, seen, severity,
+    sites, target, watched,
+};
+use crate::detect::finding::{Confidence, Finding, Origin, Severity, Stack};
 use crate::detect::time::seconds;
 
 /// Narrower terminals get lines of this width.
@@ -106,8 +109,7 @@ fn verdicts(page: &mut Page, report: &Report) {
         const NONE: &str = "no findings:";
         page.row(NONE, Look::Green, NONE.len() + 1, &format!("watched {}", watched(report)));
     } else {
-        let n = report.findings.len();
-        let text = format!("{n} finding{} in {}: {}", plural(n), seconds(report.window.duration_s), target(report));
+        let text = format!("{} in {}: {}", counted(report), seconds(report.window.duration_s), target(report));
         page.row("", Look::Plain, 0, &text);
         for (n, f) in report.findings.iter().enumerate() {
             let label = format!("{:>2} {:<8} {}", n + 1, severity(f.severity), escape(&f.code));
@@ -144,7 +146,7 @@ fn detail(page: &mut Page, n: usize, f: &Finding) {
         let arrow = if i == 0 { "" } else { "-> " };
         page.named(if i == 0 { "waits" } else { "" }, &format!("{arrow}{link}"));
     }
-    let facts: Vec<String> = evidence(f);
+    let facts: Vec<String> = evidence(f).into_iter().map(|(name, value)| format!("{name} {value}")).collect();
     if !facts.is_empty() {
         page.named("evidence", &facts.join(" · "));
     }
@@ -193,70 +195,9 @@ fn circumstances(page: &mut Page, report: &Report) {
     }
 }
 
-/// "all processes for 12.3 s: sem, pipe; stalls of at least 100 ms".
-fn watched(report: &Report) -> String {
-    let mechanisms =
-        if report.target.mechanisms.is_empty() { "all mechanisms".into() } else { report.target.mechanisms.join(", ") };
-    format!(
-        "{} for {}: {mechanisms}; stalls of at least {}",
-        target(report),
-        seconds(report.window.duration_s),
-        seconds(report.target.min_stall_ms / 1e3)
-    )
-}
-
-fn target(report: &Report) -> String {
-    let t = &report.target;
-    if t.words == "all" {
-        return "all processes".into();
-    }
-    let mut words = t.words.replace(',', ", ");
-    if words.is_empty() {
-        words = "the target".into();
-    } else if words.bytes().all(|b| matches!(b, b'0'..=b'9' | b',' | b' ')) {
-        words = format!("pid{} {words}", if words.contains(',') { "s" } else { "" });
-    }
-    format!("{words}{}", if t.follow { " and children" } else { "" })
-}
-
-/// How many sites each backend watches, and the names of those that none does.
-fn sites(report: &Report) -> String {
-    let mut parts = Vec::new();
-    for backend in ["fentry", "kprobe", "tracepoint"] {
-        let n = report.plan.iter().filter(|p| p.backend == backend).count();
-        if n > 0 {
-            parts.push(format!("{n} site{} by {backend}", plural(n)));
-        }
-    }
-    let blind: Vec<&str> = report.plan.iter().filter(|p| p.backend == "none").map(|p| p.site.as_str()).collect();
-    if !blind.is_empty() {
-        parts.push(format!("not watched: {}", blind.join(", ")));
-    }
-    parts.join(", ")
-}
-
-fn lost(report: &Report) -> String {
-    let n = report.loss.events;
-    let sites: Vec<String> = report.loss.sites.iter().map(|s| format!("{} {}", s.events, s.site)).collect();
-    format!("{n} record{} ({})", plural(usize::try_from(n).unwrap_or(usize::MAX)), sites.join(", "))
-}
-
-/// Processes by role, roles in the order of their first process.
-fn by_role(processes: &[Process]) -> Vec<(&str, Vec<&Process>)> {
-    let mut out: Vec<(&str, Vec<&Process>)> = Vec::new();
-    for p in processes {
-        match out.iter_mut().find(|(role, _)| *role == p.role) {
-            Some((_, group)) => group.push(p),
-            None => out.push((&p.role, vec![p])),
-        }
-    }
-    out
-}
-
 fn frames(page: &mut Page, stack: &Stack) {
-    if let Some(site) = &stack.site {
-        let sure = if stack.exact { "" } else { ", or a line that it calls (followed by frame pointers)" };
-        page.named("at", &format!("{site}{sure}"));
+    if let Some(at) = at(stack) {
+        page.named("at", &at);
     }
     let place = if stack.kind == "kernel" { " in the kernel" } else { "" };
     page.named("stack", &format!("{} {}{place}: {}", stack.role, stack.pid, folded(stack)));
@@ -282,18 +223,6 @@ fn wrap(text: &str, room: usize) -> Vec<Cow<'_, str>> {
     }
     out.push(line.into());
     out
-}
-
-fn plural(n: usize) -> &'static str {
-    if n == 1 { "" } else { "s" }
-}
-
-fn severity(s: Severity) -> &'static str {
-    match s {
-        Severity::Critical => "CRITICAL",
-        Severity::Warning => "WARNING",
-        Severity::Info => "INFO",
-    }
 }
 
 fn look(s: Severity) -> Look {
@@ -352,21 +281,6 @@ not collected  writes through io_uring
         let first = got.lines().next().unwrap_or_default();
         assert!(first.starts_with("no findings: watched all processes for 12.3 s: all mechanisms;"), "{got}");
         assert!(got.contains("lost           nothing"));
-    }
-
-    #[test]
-    fn targets() {
-        let mut report = report(vec![], &[]);
-        for (words, follow, want) in [
-            ("all", true, "all processes"),
-            ("12", true, "pid 12 and children"),
-            ("12,13", false, "pids 12, 13"),
-            ("/system.slice/a.service", true, "/system.slice/a.service and children"),
-            ("", false, "the target"),
-        ] {
-            (report.target.words, report.target.follow) = (words.into(), follow);
-            assert_eq!(target(&report), want);
-        }
     }
 
     #[test]

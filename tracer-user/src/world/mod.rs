@@ -387,7 +387,7 @@ impl World {
         }
         let part = if obj.kind == kind::SEM { e.state.b } else { 0 };
         let wait_ns = e.until_ns.saturating_sub(e.since_ns);
-        let thousandths = |part: u16| wait_ns / 1000 * u64::from(part.min(1000));
+        let thousandths = |part: u16| Stalls::part_ns(wait_ns, part);
         let reader_time = (e.reader_running_ns != UNKNOWN)
             .then(|| ReaderTime { running_ns: e.reader_running_ns, runqueue_ns: thousandths(e.reader_runqueue) });
         let ended = Ended {

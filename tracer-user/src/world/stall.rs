@@ -69,6 +69,11 @@ impl Durations {
         }
     }
 
+    /// How many durations there are up to which; the shortest first.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.buckets.iter().map(|(bucket, count)| (upper(*bucket), *count))
+    }
+
     /// The duration that `percent` of all durations do not exceed; `None` without any.
     pub fn percentile_ns(&self, percent: u64) -> Option<u64> {
         if self.count == 0 {
@@ -310,14 +315,24 @@ impl Stalls {
         out
     }
 
-    /// A wait is over. One in which the object was free again before `min_stall_ns`, so that the waiter only lacked a
-    /// processor, is not the object's doing, and does not count.
+    /// Whether a wait is the object's doing: not if the object was free again before `min_stall_ns`, and the waiter only
+    /// lacked a processor.
+    pub fn counts(wait_ns: u64, runqueue_ns: u64, min_stall_ns: u64) -> bool {
+        runqueue_ns == 0 || wait_ns.saturating_sub(runqueue_ns) >= min_stall_ns
+    }
+
+    /// So many thousandths of a wait.
+    pub fn part_ns(wait_ns: u64, thousandths: u16) -> u64 {
+        wait_ns / 1000 * u64::from(thousandths.min(1000))
+    }
+
+    /// A wait is over; one that does not count is left out.
     pub(super) fn ended(&mut self, e: Ended, min_stall_ns: u64) {
         if self.ongoing.get(&e.tid).is_some_and(|o| o.waiter.proc == e.waiter.proc) {
             self.ongoing.remove(&e.tid);
         }
         let ns = e.until_ns.saturating_sub(e.since_ns);
-        if e.runqueue_ns > 0 && ns.saturating_sub(e.runqueue_ns) < min_stall_ns {
+        if !Self::counts(ns, e.runqueue_ns, min_stall_ns) {
             return;
         }
         let Some(o) = self.object_mut(e.obj) else { return };
