@@ -51,9 +51,8 @@
     return name.length > max ? `${name.slice(0, max - 1)}…` : name;
   }
 
-  function render(paper) {
-    width = paper || Math.max(320, view.clientWidth);
-    gutter = Math.min(250, width * 0.3);
+  /** The drawing of some lanes. */
+  function drawing(lanes) {
     const height = TOP + lanes.length * ROW + 4;
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": "Lives and waits" });
     lanes.forEach((lane, n) => {
@@ -72,7 +71,17 @@
         if (d) svg.append(draw("path", { class: CLASSES[kind], d }));
       }
     });
-    view.replaceChildren(svg);
+    return svg;
+  }
+
+  function render(paper) {
+    width = paper || Math.max(320, view.clientWidth);
+    gutter = Math.min(250, width * 0.3);
+    // A drawing is on one sheet: several small ones leave no sheet empty.
+    const many = paper ? 12 : lanes.length;
+    const drawings = [];
+    for (let n = 0; n < lanes.length; n += many) drawings.push(drawing(lanes.slice(n, n + many)));
+    view.replaceChildren(...drawings);
     range.textContent = `${time(from)} to ${time(until)} of ${time(end)}`;
   }
 
