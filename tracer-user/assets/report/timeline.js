@@ -51,9 +51,8 @@
     return name.length > max ? `${name.slice(0, max - 1)}…` : name;
   }
 
-  function render() {
-    width = Math.max(320, view.clientWidth);
-    gutter = Math.min(250, width * 0.3);
+  /** The drawing of some lanes. */
+  function drawing(lanes) {
     const height = TOP + lanes.length * ROW + 4;
     const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": "Lives and waits" });
     lanes.forEach((lane, n) => {
@@ -72,7 +71,17 @@
         if (d) svg.append(draw("path", { class: CLASSES[kind], d }));
       }
     });
-    view.replaceChildren(svg);
+    return svg;
+  }
+
+  function render(paper) {
+    width = paper || Math.max(320, view.clientWidth);
+    gutter = Math.min(250, width * 0.3);
+    // A drawing is on one sheet: several small ones leave no sheet empty.
+    const many = paper ? 12 : lanes.length;
+    const drawings = [];
+    for (let n = 0; n < lanes.length; n += many) drawings.push(drawing(lanes.slice(n, n + many)));
+    view.replaceChildren(...drawings);
     range.textContent = `${time(from)} to ${time(until)} of ${time(end)}`;
   }
 
@@ -82,7 +91,7 @@
     from = Math.min(Math.max(0, a), end - size);
     until = from + size;
     cancelAnimationFrame(wanted);
-    wanted = requestAnimationFrame(render);
+    wanted = requestAnimationFrame(() => render());
   }
   const zoom = (factor, centre = (from + until) / 2) =>
     show(centre - (centre - from) * factor, centre + (until - centre) * factor);
@@ -132,7 +141,15 @@
     return life ? `${name}: ${say(life, "lived")}` : name;
   }
 
-  new ResizeObserver(() => view.clientWidth !== width && render()).observe(view);
-  addEventListener("beforeprint", render);
+  let printing = false;
+  new ResizeObserver(() => !printing && view.clientWidth !== width && render()).observe(view);
+  addEventListener("beforeprint", () => {
+    printing = true;
+    render(720); // about as wide as paper, so that its text is as large as the rest
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    render();
+  });
   render();
 })();
