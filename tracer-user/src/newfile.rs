@@ -1,5 +1,7 @@
-//! Makes the files that hold what a trace holds, traces and reports: readable by their owner only, never through a
-//! symbolic link, and never in place of another file unless that is asked for.
+//! Makes files where the user wants them, never through a symbolic link: as root one would lead anywhere.
+//!
+//! What holds a trace is readable by its owner only, and takes the place of another file only if that is asked for.
+//! A report is made anew at any time: it takes the place of an older one, and is as readable as other files are.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -25,7 +27,7 @@ pub enum NewFileError {
 /// The name is taken, is a symbolic link or no regular file, or the file cannot be made.
 pub fn create(path: &Path, force: bool, bytes: &[u8]) -> Result<File, NewFileError> {
     let fail = |source| NewFileError::Create { path: path.to_owned(), source };
-    match open(path) {
+    match open(path, OWN) {
         Ok(mut file) => file.write_all(bytes).map(|()| file).map_err(|e| {
             // It is ours and of no use; the error that matters is the first.
             let _ = std::fs::remove_file(path);
@@ -33,7 +35,7 @@ pub fn create(path: &Path, force: bool, bytes: &[u8]) -> Result<File, NewFileErr
         }),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             check(path, force)?;
-            replace(path, bytes).map_err(fail)
+            replace(path, bytes, OWN).map_err(fail)
         }
         Err(e) => Err(fail(e)),
     }
@@ -55,23 +57,56 @@ pub fn check(path: &Path, force: bool) -> Result<(), NewFileError> {
     }
 }
 
+/// Writes a report: to a new file, in place of a regular file, or to a device or FIFO that is there (`/dev/null`).
+///
+/// # Errors
+/// As [`check_report`], and failures of the write; an older file of that name then stays as it was.
+pub fn write_report(path: &Path, text: &[u8]) -> Result<(), NewFileError> {
+    check_report(path)?;
+    let fail = |source| NewFileError::Create { path: path.to_owned(), source };
+    let stream = std::fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file());
+    if stream {
+        let flags = libc::O_NOFOLLOW | libc::O_NOCTTY;
+        let mut stream = OpenOptions::new().write(true).custom_flags(flags).open(path).map_err(fail)?;
+        return stream.write_all(text).map_err(fail);
+    }
+    replace(path, text, SHARED).map(|_| ()).map_err(fail)
+}
+
+/// Whether [`write_report`] would refuse the name for what it is now.
+///
+/// # Errors
+/// The name is a symbolic link, a folder, a block device or a socket, or its folder does not exist.
+pub fn check_report(path: &Path) -> Result<(), NewFileError> {
+    use std::os::unix::fs::FileTypeExt;
+    let stream = std::fs::symlink_metadata(path).is_ok_and(|meta| {
+        let kind = meta.file_type();
+        kind.is_char_device() || kind.is_fifo()
+    });
+    if stream { Ok(()) } else { check(path, true) }
+}
+
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Permissions of a new file, before the umask.
+const OWN: u32 = 0o600;
+const SHARED: u32 = 0o666;
+
 /// O_EXCL: fails if the name exists in any form, also as a link.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+fn open(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(mode).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
 /// A new file takes the name's place; renaming never follows a link.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     let name = path.file_name().ok_or_else(|| io::Error::other("it has no file name"))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}", std::process::id()));
     let temporary = path.with_file_name(temporary);
-    let mut file = open(&temporary)?;
+    let mut file = open(&temporary, mode)?;
     let renamed = file.write_all(bytes).and_then(|()| std::fs::rename(&temporary, path));
     if let Err(e) = renamed {
         // The error that matters is the first.
@@ -99,6 +134,23 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("read"), b"two");
         assert_eq!(std::fs::metadata(&path).expect("stat").permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_report_takes_the_place_of_an_older_one_and_of_nothing_else() {
+        let dir = tempfile::tempdir().expect("dir");
+        let (path, link) = (dir.path().join("report.json"), dir.path().join("link"));
+        for text in [&b"a long first one"[..], b"two"] {
+            write_report(&path, text).expect("written");
+            assert_eq!(std::fs::read(&path).expect("read"), text);
+        }
+        std::os::unix::fs::symlink(&path, &link).expect("link");
+        assert!(matches!(write_report(&link, b"x"), Err(NewFileError::Symlink { .. })));
+        assert!(matches!(write_report(dir.path(), b"x"), Err(NewFileError::NotRegular { .. })));
+        assert!(matches!(check_report(&dir.path().join("no/such")), Err(NewFileError::Create { .. })));
+        assert_eq!(std::fs::read(&path).expect("read"), b"two");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 2, "no temporary file stays");
+        write_report(Path::new("/dev/null"), b"x").expect("a device");
     }
 
     #[test]

@@ -245,8 +245,7 @@ fn a_trace_is_reported_on_while_it_is_written() {
 }
 
 #[test]
-fn reports_do_not_replace_files_unless_asked() {
-    use std::os::unix::fs::PermissionsExt;
+fn reports_replace_reports_and_nothing_else() {
     let dir = tempfile::tempdir().expect("dir");
     let trace = dir.path().join("small.trace");
     record(&trace, 600, true).finish().expect("trace");
@@ -254,23 +253,23 @@ fn reports_do_not_replace_files_unless_asked() {
     for format in ["text", "json", "jsonl", "markdown", "html"] {
         let file = dir.path().join(format);
         let to = file.to_str().expect("path");
-        let report = |more: &[&str]| ipctrace(&[&["report", path, "--format", format, "-o", to], more].concat());
-        assert!(report(&[]).status.success(), "{format}");
-        assert_eq!(std::fs::metadata(&file).expect("stat").permissions().mode() & 0o777, 0o600, "{format}");
         let printed = ipctrace(&["report", path, "--format", format]).stdout;
-        assert_eq!(std::fs::read(&file).expect("read"), printed, "{format}");
-        std::fs::write(&file, "mine").expect("write");
-        let refused = report(&[]);
-        assert_eq!(refused.status.code(), Some(1), "{format}");
-        assert!(text(&refused.stderr).contains("--force"), "{}", text(&refused.stderr));
-        assert_eq!(std::fs::read(&file).expect("read"), b"mine", "{format}");
-        assert!(report(&["--force"]).status.success(), "{format}");
-        assert_eq!(std::fs::read(&file).expect("read"), printed, "{format}");
+        for _ in 0..2 {
+            assert!(ipctrace(&["report", path, "--format", format, "-o", to]).status.success(), "{format}");
+            assert_eq!(std::fs::read(&file).expect("read"), printed, "{format}");
+            std::fs::write(&file, [printed.as_slice(), b"of yesterday"].concat()).expect("write");
+        }
     }
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).expect("link");
-    let out = ipctrace(&["report", path, "--force", "-o", link.to_str().expect("path")]);
-    assert!(!out.status.success() && text(&out.stderr).contains("symbolic link"), "{}", text(&out.stderr));
+    let whole = std::fs::read(&trace).expect("trace");
+    for (to, why) in [(link.to_str().expect("path"), "symbolic link"), (path, "is a trace")] {
+        let out = ipctrace(&["report", path, "-o", to]);
+        assert_eq!(out.status.code(), Some(1), "{to}");
+        assert!(text(&out.stderr).contains(why), "{}", text(&out.stderr));
+    }
+    assert_eq!(std::fs::read(&trace).expect("trace"), whole);
+    assert!(ipctrace(&["report", path, "-o", "/dev/null"]).status.success());
 }
 
 #[test]

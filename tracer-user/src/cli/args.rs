@@ -90,6 +90,9 @@ pub struct Probing {
     /// Keep the raw facts in this file, for `ipctrace report`
     #[arg(long, value_name = "TRACE")]
     pub save: Option<PathBuf>,
+    /// Replace the trace file if it exists
+    #[arg(long, requires = "save")]
+    pub force: bool,
     #[command(flatten)]
     pub output: Output,
 }
@@ -99,12 +102,9 @@ pub struct Probing {
 pub struct Output {
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub format: ReportFormat,
-    /// Write the report to this new file instead of stdout
+    /// Write the report to this file instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Replace files that exist
-    #[arg(long)]
-    pub force: bool,
 }
 
 /// Formats of reports.

@@ -77,7 +77,7 @@ async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
         bail!("the incident {name} did not complete; run `{} {name}` to see why", program.display());
     }
     drop(live);
-    output::write(&analyst, &Output { format: ReportFormat::Text, output: None, force: false })?;
+    output::write(&analyst, &Output { format: ReportFormat::Text, output: None })?;
     output::print("\n")
 }
 

@@ -8,6 +8,7 @@ use super::args::{Output, ReportFormat};
 use crate::analyst::Analyst;
 use crate::newfile;
 use crate::report::{self, Report};
+use crate::trace::Reader;
 
 /// Columns when the width is not known.
 const WIDTH: usize = 100;
@@ -25,10 +26,16 @@ pub fn analyst(output: &Output) -> Analyst {
 /// # Errors
 /// The name is taken, or cannot be made.
 pub fn check(output: &Output) -> Result<()> {
-    match &output.output {
-        Some(path) => newfile::check(path, output.force).context("cannot write the report"),
-        None => Ok(()),
-    }
+    let Some(path) = &output.output else { return Ok(()) };
+    newfile::check_report(path).context("cannot write the report")?;
+    // Facts that cannot be had again; `report FILE -o FILE` is a slip.
+    let exists = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    anyhow::ensure!(
+        !(exists && Reader::open(path).is_ok()),
+        "cannot write the report: {} is a trace and is not replaced; give another name",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Writes what an analyst has found, and returns it. A reader that has gone away is not an error.
@@ -40,7 +47,7 @@ pub fn write(analyst: &Analyst, output: &Output) -> Result<Report> {
     match &output.output {
         Some(path) => {
             let text = render(analyst, &report, output.format, WIDTH, false)?;
-            newfile::create(path, output.force, text.as_bytes()).context("cannot write the report")?;
+            newfile::write_report(path, text.as_bytes()).context("cannot write the report")?;
         }
         None => {
             let out = io::stdout();

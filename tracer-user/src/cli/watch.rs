@@ -92,10 +92,9 @@ impl Session {
     pub fn open(args: &Probing) -> Result<Self> {
         output::check(&args.output)?;
         let writer = match &args.save {
-            Some(path) => Some(
-                Writer::create(path, args.output.force)
-                    .with_context(|| format!("cannot save to {}", path.display()))?,
-            ),
+            Some(path) => {
+                Some(Writer::create(path, args.force).with_context(|| format!("cannot save to {}", path.display()))?)
+            }
             None => None,
         };
         Ok(Self { analyst: output::analyst(&args.output), writer })
