@@ -142,7 +142,7 @@ pub(super) fn pids() -> Vec<u32> {
 }
 
 /// Whether an error only says that the process is gone.
-pub(super) fn vanished(e: &io::Error) -> bool {
+pub(crate) fn vanished(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 

@@ -39,7 +39,7 @@ use crate::record::{InFlightRow, Inventory, ProcessRow, SemSetRow, SystemLimits}
 
 pub use cgroup::{CgroupError, cgroup_pids};
 pub use entry::Entry;
-pub(crate) use entry::field;
+pub(crate) use entry::{field, vanished};
 pub use fd::{fd_table, holders_of};
 pub use file::files_of;
 pub(crate) use file::{file_system, file_system_of, is_local};

@@ -18,6 +18,8 @@ use crate::symbol::{CopyKey, CopyRequest, Cut, Process, Request, Symbolizer, Unw
 pub(super) const KNOWN_MAX: usize = 16;
 /// Children of which it is remembered whose copy they are.
 const TWINS_MAX: usize = 4096;
+/// Forks that are followed to a process that is still there.
+const FORKS_MAX: usize = 9;
 /// Numbers of stacks that were copied start here, above the keys of the kernel's map.
 const FIRST: i32 = 1 << 24;
 /// Unwound stacks that are told apart.
@@ -347,25 +349,43 @@ impl Stacks {
 
     /// The mappings of a process, with files held: those that these addresses lead to, and with `all` the others that
     /// unwinding may lead to. If it is gone, as it was seen last, or those of the process that it is a copy of.
-    fn process<'a>(&mut self, tgid: u32, addrs: impl Iterator<Item = &'a u64>, hold: bool, all: bool) -> Arc<Process> {
-        let mut process = Process::look(tgid);
-        if process.is_gone() {
-            let mut ancestor = tgid;
-            // Forks of forks; a loop of reused numbers ends, too.
-            for _ in 0..8 {
-                if let Some(known) = self.known.iter().rev().find(|p| p.tgid() == ancestor) {
-                    return known.clone();
+    fn process<'a>(
+        &mut self,
+        tgid: u32,
+        addrs: impl Iterator<Item = &'a u64> + Clone,
+        hold: bool,
+        all: bool,
+    ) -> Arc<Process> {
+        let mut at = tgid;
+        let mut rest = None;
+        // Forks of forks; a loop of reused numbers ends, too.
+        for _ in 0..FORKS_MAX {
+            let process = Arc::new(held(at, addrs.clone(), hold, all));
+            if !process.is_gone() {
+                self.known.retain(|p| p.tgid() != at);
+                self.known.push_back(process.clone());
+                if self.known.len() > KNOWN_MAX {
+                    self.known.pop_front();
                 }
-                let Some(parent) = self.twins.get(&ancestor) else { break };
-                ancestor = *parent;
-                process = Process::look(ancestor);
-                if !process.is_gone() {
-                    break;
-                }
+                return process;
             }
+            if let Some(known) = self.known.iter().rev().find(|p| p.tgid() == at) {
+                return known.clone();
+            }
+            rest.get_or_insert(process);
+            let Some(parent) = self.twins.get(&at) else { break };
+            at = *parent;
         }
+        rest.unwrap_or_else(|| Arc::new(Process::look(tgid)))
+    }
+}
+
+/// A process as it is now. One whose mappings changed meanwhile is looked at once more.
+fn held<'a>(tgid: u32, addrs: impl Iterator<Item = &'a u64> + Clone, hold: bool, all: bool) -> Process {
+    let look = || {
+        let mut process = Process::look(tgid);
         if hold {
-            for addr in addrs {
+            for addr in addrs.clone() {
                 if let Some((module, _)) = process.locate(*addr) {
                     process.hold(module);
                 }
@@ -374,16 +394,10 @@ impl Stacks {
                 process.hold_all();
             }
         }
-        let process = Arc::new(process);
-        if !process.is_gone() {
-            self.known.retain(|p| p.tgid() != process.tgid());
-            self.known.push_back(process.clone());
-            if self.known.len() > KNOWN_MAX {
-                self.known.pop_front();
-            }
-        }
         process
-    }
+    };
+    let first = look();
+    if first.is_gone() && !first.modules.is_empty() { look() } else { first }
 }
 
 /// Processes with threads that are held up, and all that could end their waits, directly or through others.

@@ -48,6 +48,8 @@ pub struct Process {
     held: Vec<Held>,
     mounts: OnceLock<Mounts>,
     root: Option<OwnedFd>,
+    /// It ended while its files were taken hold of.
+    ended: bool,
 }
 
 /// What tells two states of a file apart.
@@ -64,7 +66,7 @@ impl Process {
     pub fn look(tgid: u32) -> Self {
         let entry = Entry::open(tgid).ok();
         let modules = entry.as_ref().map(inventory::modules_of).unwrap_or_default();
-        Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new(), root: None }
+        Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new(), root: None, ended: false }
     }
 
     /// Its process id.
@@ -72,9 +74,9 @@ impl Process {
         self.tgid
     }
 
-    /// True if nothing of it could be read.
+    /// True if nothing of it could be read, or if it ended before all was held that should be.
     pub fn is_gone(&self) -> bool {
-        self.modules.is_empty()
+        self.modules.is_empty() || self.ended
     }
 
     /// Holds the file of a module, so that it can be read after the process has ended.
@@ -84,11 +86,15 @@ impl Process {
         }
         self.hold_root();
         let (Some(entry), Some(m)) = (&self.entry, self.modules.get(module)) else { return };
-        if m.path.starts_with('/')
-            && let Ok(fd) = mapped(entry, m)
-        {
-            HELD.fetch_add(1, Ordering::Relaxed);
-            self.held.push(Held { module, fd });
+        if !m.path.starts_with('/') {
+            return;
+        }
+        match mapped(entry, m) {
+            Ok(fd) => {
+                HELD.fetch_add(1, Ordering::Relaxed);
+                self.held.push(Held { module, fd });
+            }
+            Err(e) => self.ended |= inventory::vanished(&e),
         }
     }
 
@@ -96,7 +102,9 @@ impl Process {
     fn hold_root(&mut self) {
         let (None, Some(entry)) = (&self.root, &self.entry) else { return };
         let own = std::fs::read_link("/proc/self/ns/mnt").ok();
-        let same = entry.link("ns/mnt").is_ok_and(|it| own.is_some_and(|own| own.as_os_str() == it.as_str()));
+        let link = entry.link("ns/mnt");
+        self.ended |= link.as_ref().is_err_and(inventory::vanished);
+        let same = link.is_ok_and(|it| own.is_some_and(|own| own.as_os_str() == it.as_str()));
         self.root = entry.directory("root").ok();
         // Most processes see what this one does: that can be read later.
         if !same {
@@ -306,6 +314,21 @@ mod tests {
             assert_eq!(mounts.are_read(device), want, "{device:?}");
         }
         assert!(mounts.is_read_path("/tmp/x.debug") && !mounts.is_read_path("/app/x.debug"));
+    }
+
+    #[test]
+    fn what_ends_before_its_files_are_held_is_gone() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("spawn");
+        let mut process = loop {
+            let process = Process::look(child.id());
+            if !process.is_gone() {
+                break process;
+            }
+        };
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        process.hold_all();
+        assert!(process.is_gone() && !process.modules.is_empty());
     }
 
     #[test]
