@@ -47,7 +47,14 @@ fn is_orphan(world: &World, s: &Segment) -> bool {
         Some(c) => !world.processes.alive(c.by),
         None => dead(r.cpid, r.ctime),
     };
-    creator_dead && (used_s == 0 || dead(r.lpid, used_s))
+    creator_dead && (used_s == 0 || by_tracer(world, s) || dead(r.lpid, used_s))
+}
+
+/// Whether the kernel names the tracer as the last user, which attaches nothing: it read the mappings of a process that
+/// ended meanwhile, was the last to let go of its memory, and so counts as the one that detached (ipc/shm.c, `shm_close`,
+/// called by `exit_mmap`).
+fn by_tracer(world: &World, s: &Segment) -> bool {
+    s.row.lpid != 0 && s.row.lpid == world.session.self_pid
 }
 
 /// The process that created it, as it was seen, else as the table tells.
@@ -61,7 +68,7 @@ fn tell(world: &World, segments: &[&Segment], now_ns: u64) -> Option<Finding> {
     let mut creators: Vec<ProcId> = segments.iter().map(|s| creator(world, s)).collect();
     let last_users: Vec<ProcId> = segments
         .iter()
-        .filter(|s| s.row.lpid != 0 && s.row.lpid != s.row.cpid)
+        .filter(|s| s.row.lpid != 0 && s.row.lpid != s.row.cpid && !by_tracer(world, s))
         .map(|s| bearer(world, s.row.lpid, s.row.atime.max(s.row.dtime)))
         .collect();
     creators.sort_unstable();

@@ -8,6 +8,8 @@ use tracer_common::map::kind;
 
 const INIT: P = P(1, "init");
 const WORKER: P = P(700, "worker");
+/// The session's own process.
+const TRACER: P = P(9999, "ipctrace");
 /// Seconds since 1970 when the session starts.
 const START_S: u64 = 1_700_000_000;
 
@@ -79,6 +81,11 @@ fn orphans_from_before_and_their_healthy_twins() {
         ("the last user lives", ShmSegment { lpid: WORKER.0, atime: START_S - 100, ..lone.clone() }, None),
         ("the creator's pid is another's now", by_worker(segment(5, 499)), Some(Severity::Info)),
         (
+            "the tracer let go of its memory last",
+            ShmSegment { lpid: TRACER.0, dtime: START_S + 1, ..lone.clone() },
+            Some(Severity::Info),
+        ),
+        (
             "the last user's pid is another's now",
             ShmSegment { lpid: WORKER.0, dtime: START_S - 499, ..lone.clone() },
             Some(Severity::Info),
@@ -87,7 +94,7 @@ fn orphans_from_before_and_their_healthy_twins() {
         ("the creator is not visible here", ShmSegment { cpid: 0, ..lone.clone() }, None),
         ("the last user is not visible here", ShmSegment { atime: START_S - 100, ..lone.clone() }, None),
     ] {
-        let found = stays(&[WORKER.row('S')], &[row]).findings(3_000);
+        let found = stays(&[WORKER.row('S'), TRACER.row('S')], &[row]).findings(3_000);
         assert_eq!(found.first().map(|f| f.severity), severity, "{what}: {found:#?}");
         if severity.is_some() {
             let f = one(&found);
