@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why a file was not made.
@@ -62,14 +62,13 @@ pub fn check(path: &Path, force: bool) -> Result<(), NewFileError> {
 /// # Errors
 /// As [`check_report`], and failures of the write; an older file of that name then stays as it was.
 pub fn write_report(path: &Path, text: &[u8]) -> Result<(), NewFileError> {
-    check_report(path)?;
     let fail = |source| NewFileError::Create { path: path.to_owned(), source };
-    let stream = std::fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file());
-    if stream {
+    if is_stream(path) {
         let flags = libc::O_NOFOLLOW | libc::O_NOCTTY;
         let mut stream = OpenOptions::new().write(true).custom_flags(flags).open(path).map_err(fail)?;
         return stream.write_all(text).map_err(fail);
     }
+    check(path, true)?;
     replace(path, text, SHARED).map(|_| ()).map_err(fail)
 }
 
@@ -78,12 +77,12 @@ pub fn write_report(path: &Path, text: &[u8]) -> Result<(), NewFileError> {
 /// # Errors
 /// The name is a symbolic link, a folder, a block device or a socket, or its folder does not exist.
 pub fn check_report(path: &Path) -> Result<(), NewFileError> {
-    use std::os::unix::fs::FileTypeExt;
-    let stream = std::fs::symlink_metadata(path).is_ok_and(|meta| {
-        let kind = meta.file_type();
-        kind.is_char_device() || kind.is_fifo()
-    });
-    if stream { Ok(()) } else { check(path, true) }
+    if is_stream(path) { Ok(()) } else { check(path, true) }
+}
+
+fn is_stream(path: &Path) -> bool {
+    let kind = std::fs::symlink_metadata(path).map(|meta| meta.file_type());
+    kind.is_ok_and(|kind| kind.is_char_device() || kind.is_fifo())
 }
 
 fn folder(path: &Path) -> &Path {

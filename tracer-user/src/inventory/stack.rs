@@ -9,6 +9,9 @@ use super::process;
 use crate::decode::TICK_NS;
 use crate::record::{ObjKey, ReaderLook};
 
+/// Functions of a kernel stack that are told.
+const KERNEL_MAX: usize = 16;
+
 /// The top of the stack, with the registers that are told: the frame pointer is not, nor arm64's link register. `None` if
 /// the thread does not sleep in a call, or woke up meanwhile.
 pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
@@ -28,9 +31,6 @@ pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
     (asleep()? == call && copy.unread != (1 << COPY_PAGES) - 1).then_some(copy)
 }
 
-/// Functions of a kernel stack that are told.
-const KERNEL_MAX: usize = 16;
-
 /// What a thread does at this moment; `None` if it is gone, or another process has its number now.
 pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderLook> {
     let process = Entry::open(tgid).ok()?;
@@ -41,8 +41,8 @@ pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<Re
     let task = process.below(&format!("task/{tid}")).ok()?;
     let state = process::stat(&task, &mut Vec::new())?.state;
     let asleep = matches!(state, 'S' | 'D');
-    let number = |text: String| text.split_ascii_whitespace().next().and_then(|nr| nr.parse().ok());
-    let syscall = asleep.then(|| task.text("syscall").ok().and_then(number)).flatten().filter(|nr| *nr >= 0);
+    let syscall = || number(&task.text("syscall").ok()?).filter(|nr| *nr >= 0);
+    let syscall = asleep.then(syscall).flatten();
     let kernel = if asleep { kernel_stack(&task) } else { Vec::new() };
     Some(ReaderLook { obj, tgid, start_ns: start, tid, state, syscall, stack: None, kernel })
 }
@@ -65,7 +65,12 @@ fn functions(stack: &str) -> Vec<String> {
 /// It is gone, or cannot be read.
 pub fn sleeps_in(tgid: u32, tid: u32) -> io::Result<Option<i64>> {
     let call = Entry::open(tgid)?.text(&format!("task/{tid}/syscall"))?;
-    Ok(call.split_ascii_whitespace().next().and_then(|nr| nr.parse().ok()))
+    Ok(number(&call))
+}
+
+/// The first word of /proc/PID/syscall: the call's number, -1 if the thread sleeps elsewhere; `None` of "running".
+fn number(call: &str) -> Option<i64> {
+    call.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Stack and instruction pointer: the last words of `nr arg0 ... arg5 sp pc` (fs/proc/base.c, `proc_pid_syscall`; -1 as

@@ -157,9 +157,12 @@ impl Probes {
                 continue;
             }
             let (obj, id): (ObjKey, u64) = (b.sleep.obj.into(), read_id(b.sleep.obj, b.sleep.state));
-            let Some(last) = self.last_read.get(&b.sleep.ptr, 0).ok().filter(|l| l.id == id) else { continue };
-            if !out.iter().any(|r| (r.obj, r.tid) == (obj, last.tid)) && out.len() < max {
+            let Some(last) = self.last_read(b.sleep.ptr, id) else { continue };
+            if !out.iter().any(|r| (r.obj, r.tid) == (obj, last.tid)) {
                 out.push(AwaitedReader { obj, tgid: last.tgid, tid: last.tid, start_ns: last.start_ns });
+            }
+            if out.len() >= max {
+                break;
             }
         }
         out
@@ -232,8 +235,13 @@ impl Probes {
         self.children.iter().filter_map(Result::ok).map(|(tgid, s)| ChildRow::new(tgid, &s)).collect()
     }
 
+    /// Who read the object at a kernel address last; `None` also if the address is another object's by now.
+    fn last_read(&self, ptr: u64, id: u64) -> Option<LastRead> {
+        self.last_read.get(&ptr, 0).ok().filter(|l| l.id == id)
+    }
+
     fn reader(&self, ptr: u64, id: u64) -> Option<ReaderRow> {
-        let last = self.last_read.get(&ptr, 0).ok().filter(|l| l.id == id)?;
+        let last = self.last_read(ptr, id)?;
         Some(ReaderRow {
             tgid: last.tgid,
             start_ns: last.start_ns,

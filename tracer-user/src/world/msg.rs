@@ -1,7 +1,7 @@
 //! SysV message queues, and how full those were that somebody waited at or was refused by.
 
 use super::sysv::{Object, Objects, Row};
-use super::usage::Limits;
+use super::usage::{Limits, can_have_made};
 use crate::decode::{MsgId, NsId, ProcId};
 use crate::record::{Inventory, MsgLimitRow, MsgQueue};
 use std::collections::HashMap;
@@ -56,7 +56,7 @@ impl Row for MsgQueue {
 
     /// Times only move forward, so a queue that is older than the call was not created by it.
     fn made_by(&self, _by: ProcId, made_s: Option<u64>) -> bool {
-        made_s.is_none_or(|s| self.ctime.saturating_add(2) >= s)
+        can_have_made(made_s, self.ctime)
     }
 
     fn size_bytes(&self) -> u64 {

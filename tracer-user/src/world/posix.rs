@@ -4,6 +4,7 @@
 
 use super::Look;
 use super::process::Processes;
+use super::usage::can_have_made;
 use crate::decode::{Context, ProcId, StackId};
 use crate::record::{Clocks, FdTable, ObjKey, PosixInventory, PosixKind, PosixObject, text};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -115,10 +116,7 @@ impl Posix {
         // table that has it was read, if nobody has used the queue since long before.
         let made_s = self.clocks.wall_s(context.ts_ns);
         let mut listed = self.all.get_mut(&key);
-        let made_now = |o: &Object| {
-            let changed_s = o.row.mtime.saturating_add(2);
-            context.ts_ns <= o.listed_ns && made_s.is_none_or(|s| s <= changed_s)
-        };
+        let made_now = |o: &Object| context.ts_ns <= o.listed_ns && can_have_made(made_s, o.row.mtime);
         if e.exact == 0 && (self.created.contains_key(&key) || listed.as_ref().is_some_and(|o| !made_now(o))) {
             return;
         }

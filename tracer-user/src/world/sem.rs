@@ -1,7 +1,7 @@
 //! SysV semaphore sets: their lives, their users, what the dead took with them, and the limits of each namespace.
 
 use super::Look;
-use super::usage::{Creation, Limits, Usage};
+use super::usage::{Creation, Limits, Usage, can_have_made, creates};
 use crate::decode::{Context, NsId, ProcId, SemId};
 use crate::record::{Inventory, SemLimitRow, SemSetRow};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,8 +15,6 @@ const MAX_USERS: usize = 256;
 const MAX_NUMBERS: usize = 64;
 /// Creators whose sets are counted.
 const MAX_CREATORS: usize = 16_384;
-/// `IPC_CREAT` of semget(2).
-const IPC_CREAT: u32 = 0o1000;
 
 /// A decrement that a dead process never gave back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,16 +131,20 @@ impl Sems {
         i64::try_from(ts_ns / 1_000_000_000).unwrap_or(0).saturating_add(self.wall_offset_s)
     }
 
+    /// As [`Self::wall_s`]; `None` if the clocks are not tied.
+    fn known_wall_s(&self, ts_ns: u64) -> Option<u64> {
+        u64::try_from(self.wall_s(ts_ns)).ok().filter(|_| self.wall_offset_s > 0)
+    }
+
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: SemCreate) {
         let id = SemId::new(e.ns, e.id);
-        let creates = e.key == 0 || e.flags & IPC_CREAT != 0;
-        let made_s = self.wall_s(context.ts_ns);
+        let creates = creates(e.key, e.flags);
+        let made_s = self.known_wall_s(context.ts_ns);
         let new = |s: &&mut SemSet| s.created.is_none() && s.listed_ns.is_some_and(|listed| context.ts_ns <= listed);
         // The first table that has it was read meanwhile: the call can have made it.
         if let Some(set) = self.sets.get_mut(&id).filter(new) {
-            let fits =
-                set.row().is_some_and(|row| i64::try_from(row.ctime).is_ok_and(|s| s.saturating_add(2) >= made_s));
-            if e.exact != 0 || (creates && (fits || self.wall_offset_s <= 0)) {
+            let fits = set.row().is_none_or(|row| can_have_made(made_s, row.ctime));
+            if e.exact != 0 || (creates && fits) {
                 set.created = Some(Creation::new(proc, context, e.exact != 0));
                 count(&mut self.created_by, proc);
             }
@@ -236,17 +238,13 @@ impl Sems {
         for row in &inventory.sem_sets {
             let id = SemId::new(row.ns, row.id);
             present.insert(id);
-            let wall_offset = self.wall_offset_s;
+            let created = self.sets.get(&id).and_then(|set| set.created.as_ref()).filter(|c| !c.exact);
+            let made_s = created.and_then(|c| self.known_wall_s(c.ts_ns));
             let Some(set) = self.known(id) else { continue };
-            let ctime = i64::try_from(row.ctime).unwrap_or(0);
-            // ctime only moves forward, so a set older than the semget that returned it was not created by it.
-            let made_s = set
-                .created
-                .as_ref()
-                .filter(|c| !c.exact)
-                .map(|c| i64::try_from(c.ts_ns / 1_000_000_000).unwrap_or(0).saturating_add(wall_offset));
-            let older = wall_offset > 0 && made_s.is_some_and(|s| ctime.saturating_add(2) < s);
-            if older && let Some(c) = set.created.take() {
+            // A set older than the semget that returned it was not created by it.
+            if !can_have_made(made_s, row.ctime)
+                && let Some(c) = set.created.take()
+            {
                 set.users.insert(c.by);
                 set.used_ns = set.used_ns.max(Some(c.ts_ns));
                 uncount(&mut self.created_by, c.by);

@@ -2,7 +2,7 @@
 //! namespace. What differs between the kinds is in `shm` and `msg`.
 
 use super::Look;
-use super::usage::{Creation, Limits, Usage};
+use super::usage::{Creation, Limits, Usage, creates};
 use crate::decode::{Context, NsId, ProcId};
 use crate::record::{Clocks, Inventory, Session};
 use std::collections::{HashMap, HashSet};
@@ -11,8 +11,6 @@ use tracer_common::event::{SysvCreate, SysvFail, SysvRemove};
 
 /// Objects of one kind remembered.
 const MAX_OBJECTS: usize = 65_536;
-/// `IPC_CREAT` of msgget(2) and shmget(2).
-const IPC_CREAT: u32 = 0o1000;
 /// `SHM_HUGETLB` of shmget(2).
 const SHM_HUGETLB: u32 = 0o4000;
 const ENOMEM: i32 = 12;
@@ -125,18 +123,18 @@ impl<R: Row> Objects<R> {
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: &SysvCreate) {
         let id = R::id_of(e.ns, e.id);
         let created = self.created.contains_key(&id);
-        let pages = self.pages(e.size);
+        let (creates, pages) = (creates(e.key, e.flags), self.pages(e.size));
         // The first table that has it was read meanwhile: the call can have made it.
         let made_s = self.clocks.wall_s(context.ts_ns);
         if let Some(object) = self.all.get_mut(&id).filter(|o| !created && context.ts_ns <= o.listed_ns) {
-            if (e.exact != 0 || (creates(e) && object.row.made_by(proc, made_s))) && self.created.len() < MAX_OBJECTS {
+            if (e.exact != 0 || (creates && object.row.made_by(proc, made_s))) && self.created.len() < MAX_OBJECTS {
                 object.baseline = false;
                 self.created.insert(id, (Creation::new(proc, context, e.exact != 0), pages));
             }
             return;
         }
         let known = created || self.all.contains_key(&id);
-        if e.exact == 0 && (known || !creates(e)) {
+        if e.exact == 0 && (known || !creates) {
             return;
         }
         // Of one that is known the removal was not seen, and its id is in use again.
@@ -225,9 +223,4 @@ impl<R: Row> Objects<R> {
         self.created.remove(&id);
         self.namespaces.entry(R::ns_of(id)).or_default().unmade(pages);
     }
-}
-
-/// Whether a call asks for an object to be made, if there is none.
-fn creates(e: &SysvCreate) -> bool {
-    e.key == 0 || e.flags & IPC_CREAT != 0
 }

@@ -40,6 +40,22 @@ impl Creation {
     }
 }
 
+/// `IPC_CREAT` of semget(2), shmget(2), msgget(2).
+const IPC_CREAT: u32 = 0o1000;
+/// By so many seconds the time of a table may lie before that of an event: whole seconds, by clocks of two kinds.
+const SLACK_S: u64 = 2;
+
+/// Whether a call of semget, shmget or msgget asks for an object to be made, if there is none.
+pub(super) fn creates(key: i32, flags: u32) -> bool {
+    key == 0 || flags & IPC_CREAT != 0
+}
+
+/// Whether a call at `made_s` can have made an object that was changed last at `changed_s`, which only moves forward; in
+/// doubt it can.
+pub(super) fn can_have_made(made_s: Option<u64>, changed_s: u64) -> bool {
+    made_s.is_none_or(|s| s <= changed_s.saturating_add(SLACK_S))
+}
+
 /// Calls that failed with one error in one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoSpace {
