@@ -4,6 +4,7 @@ use tracer_common::site::Site;
 
 use crate::decode;
 use crate::detect;
+use crate::detect::finding::Finding;
 use crate::record::{Record, Session};
 use crate::report::{self, LossRow, Report};
 use crate::world::World;
@@ -75,6 +76,11 @@ impl Analyst {
     /// True once the first record was there.
     pub fn has_session(&self) -> bool {
         self.session.is_some()
+    }
+
+    /// Only the findings of [`Analyst::report`].
+    pub fn findings(&self) -> Vec<Finding> {
+        self.world.as_ref().map(|world| detect::run(world, self.last_ns)).unwrap_or_default()
     }
 
     /// Judges what is known.
