@@ -5,9 +5,11 @@ mod census;
 mod demo;
 mod doctor;
 mod explain;
+mod flight;
 mod ls;
 mod mk;
 mod output;
+mod record;
 mod replay;
 mod rm;
 mod run;
@@ -62,6 +64,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Some(Command::Watch(args)) => watch::main(&args),
         Some(Command::Run(args)) => run::main(&args),
+        Some(Command::Record(args)) => record::main(&args),
         Some(Command::Report(args)) => replay::main(&args),
         Some(Command::Ls(args)) => ls::main(&args),
         Some(Command::Show(args)) => show::main(&args),
@@ -70,7 +73,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Mk(args)) => mk::main(&args),
         Some(Command::Doctor(args)) => doctor::main(&args),
         Some(Command::Demo(args)) => demo::main(&args),
-        None if cli.watch.has_target() => watch::main(&cli.watch),
+        None if cli.watch.whom.is_said() => watch::main(&cli.watch),
         None => {
             Cli::command().print_help()?;
             Ok(exit::USAGE)

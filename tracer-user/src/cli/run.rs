@@ -29,7 +29,7 @@ pub fn main(args: &Run) -> Result<u8> {
 
 fn trace(args: &Run) -> Result<u8> {
     watch::runtime()?.block_on(async {
-        let mut session = Session::open(&args.probing)?;
+        let mut session = Session::open(&args.saving)?;
         let mut live = Live::attach(watch::options(Target::Pids(Vec::new()), &args.probing))?;
         let gated = Gated::start(&args.command)?;
         live.add_target(gated.pid)?;
@@ -48,7 +48,7 @@ fn trace(args: &Run) -> Result<u8> {
         let status = live.run(ended, &mut |r| session.take(r)).await?;
         drop(live);
         let report = session.finish();
-        output::write(&report, &args.probing.output)?;
+        output::write(&report, &args.saving.output)?;
         let status = match status? {
             Some(status) => status,
             // The signal went to the whole foreground group, or to us alone: the command decides when to end.

@@ -4,6 +4,7 @@ mod attach;
 mod ending;
 mod files;
 mod lines;
+mod recording;
 mod running;
 mod tables;
 
@@ -46,6 +47,11 @@ const FAULTS: &[Fault] = &[
     native("trace-garbage", files::trace_garbage),
     native("save-symlink", files::save_symlink),
     native("save-existing", files::save_existing),
+    native("record-killed", recording::killed),
+    native("record-parts", recording::in_parts),
+    native("record-full-disk", recording::full_disk),
+    native("record-flight", recording::flight),
+    native("record-flight-asked", recording::flight_asked),
     native("run-exit-code", running::exit_code),
     native("run-signal", running::signal),
     native("run-not-found", running::not_found),
