@@ -77,7 +77,8 @@ impl Recorder<'_> {
         let (recorded, ended) = self.parts.finish();
         let failure = self.failure.or(ended.err());
         eprintln!("{}", escape(&summary(&recorded, elapsed, &self.losses)));
-        failure.map_or(Ok(0), |e| Err(e).context("recording ended early"))
+        // The message has its cause in it.
+        failure.map_or(Ok(0), |e| anyhow::bail!("recording ended early: {e}"))
     }
 }
 
