@@ -356,7 +356,7 @@ impl FdPass {
             return;
         }
         let Some(r) = self.receiver_mut(proc) else { return };
-        let f = r.failures.entry((e.errno.abs(), e.call)).or_default();
+        let f = r.failures.entry((e.errno.saturating_abs(), e.call)).or_default();
         if f.failed == 0 {
             f.first_ns = ts_ns;
         }

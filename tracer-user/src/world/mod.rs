@@ -311,7 +311,7 @@ impl World {
                 self.stalls.exited(proc);
                 self.waits.exited(proc);
             }
-            Body::ForkFail(e) => self.processes.fork_failed(proc, at, e.errno.abs()),
+            Body::ForkFail(e) => self.processes.fork_failed(proc, at, e.errno.saturating_abs()),
             Body::SemCreate(e) => self.sems.created(proc, context, *e),
             Body::SemFail(e) => self.sems.failed(proc, context, *e),
             Body::SemFirstUse(e) => self.sem_used(proc, SemId::new(e.ns, e.id), at),

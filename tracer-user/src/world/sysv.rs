@@ -151,7 +151,7 @@ impl<R: Row> Objects<R> {
 
     pub(super) fn failed(&mut self, proc: ProcId, context: &Context, e: &SysvFail) {
         // Huge pages are tried, and done without where there are none.
-        if e.errno.abs() == ENOMEM && e.flags & SHM_HUGETLB != 0 {
+        if e.errno.saturating_abs() == ENOMEM && e.flags & SHM_HUGETLB != 0 {
             return;
         }
         let pages = self.pages(e.size);

@@ -137,7 +137,7 @@ impl<L: Limits> Usage<L> {
 
     /// A call of `proc` for an object of so many parts failed; errors that are no exhaustion are left out.
     pub(super) fn failed(&mut self, proc: ProcId, ts_ns: u64, errno: i32, parts: u64) {
-        let slot = match errno.abs() {
+        let slot = match errno.saturating_abs() {
             ENOSPC => &mut self.no_space,
             ENOMEM => &mut self.no_memory,
             _ => return,
