@@ -4,6 +4,7 @@ use tracer_common::site::Site;
 
 use crate::decode::{self, Event};
 use crate::detect;
+use crate::detect::finding::Finding;
 use crate::record::{Record, Session};
 use crate::report::picture::{Painter, Pictures};
 use crate::report::{self, LossRow, Report};
@@ -106,6 +107,11 @@ impl Analyst {
     /// What was no event, in a sentence.
     pub fn undecodable(&self) -> Option<String> {
         (self.undecodable > 0).then(|| format!("{} records could not be decoded", self.undecodable))
+    }
+
+    /// Only the findings of [`Analyst::report`].
+    pub fn findings(&self) -> Vec<Finding> {
+        self.world.as_ref().map(|world| detect::run(world, self.last_ns)).unwrap_or_default()
     }
 
     /// Judges what is known.

@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod emulator;
 mod fixtures;
+mod fuzz;
 mod kernels;
 mod linker;
 mod machine;
@@ -59,6 +60,8 @@ enum Command {
     Crowd { crowd: bench::crowd::Crowd },
     /// Record the traces of the replay test in a VM, with their reports
     Fixtures(fixtures::Options),
+    /// Feed mutated traces to reader, model and report, and look for panics
+    Fuzz(fuzz::Options),
     /// Check the rules of this repository that no compiler checks
     Tidy,
 }
@@ -85,6 +88,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Crowd { crowd } => bench::crowd::serve(crowd)?,
         Command::Tidy => return tidy::run(&machine),
         Command::Fixtures(options) => return fixtures::run(&machine, &options),
+        Command::Fuzz(options) => return fuzz::run(&machine, &options),
         Command::Vm(options) => return matrix::run(&machine, &options),
     }
     Ok(ExitCode::SUCCESS)

@@ -29,6 +29,8 @@ pub enum Command {
     Watch(Watch),
     /// Trace a command from its first instruction
     Run(Run),
+    /// Only record, for `ipctrace report`: on and on within bounds, or only what was before a finding
+    Record(Record),
     /// Report on a saved trace
     Report(Replay),
     /// Write a saved trace in the format of another tool
@@ -87,6 +89,11 @@ pub struct Probing {
     /// Size of the ring buffer in KiB
     #[arg(long, value_name = "N", default_value_t = RING_KIB, hide = true, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     pub ring_kib: u32,
+}
+
+/// What comes of a run that judges at its end.
+#[derive(Debug, Args, Clone)]
+pub struct Saving {
     /// Keep the raw facts in this file, for `ipctrace report`
     #[arg(long, value_name = "TRACE")]
     pub save: Option<PathBuf>,
@@ -142,9 +149,9 @@ pub struct Explain {
     pub symbols: Symbols,
 }
 
-/// `watch`
+/// Whom to watch.
 #[derive(Debug, Args, Clone)]
-pub struct Watch {
+pub struct Whom {
     /// Processes to watch
     #[arg(short, long, value_name = "PID", num_args = 1.., value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pub pid: Vec<u32>,
@@ -157,25 +164,89 @@ pub struct Watch {
     /// Every process
     #[arg(long, conflicts_with_all = ["pid", "comm", "cgroup"])]
     pub all: bool,
+}
+
+impl Whom {
+    /// True if the user said whom to watch.
+    pub fn is_said(&self) -> bool {
+        self.all || !self.pid.is_empty() || self.comm.is_some() || self.cgroup.is_some()
+    }
+}
+
+/// `watch`
+#[derive(Debug, Args, Clone)]
+pub struct Watch {
+    #[command(flatten)]
+    pub whom: Whom,
     /// End after this time
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
     #[command(flatten)]
     pub probing: Probing,
+    #[command(flatten)]
+    pub saving: Saving,
 }
 
-impl Watch {
-    /// True if the user said whom to watch.
-    pub fn has_target(&self) -> bool {
-        self.all || !self.pid.is_empty() || self.comm.is_some() || self.cgroup.is_some()
-    }
+/// `record`
+#[derive(Debug, Args)]
+pub struct Record {
+    #[command(flatten)]
+    pub whom: Whom,
+    /// End after this time
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// The trace; with --flight-recorder a folder, or what the names of the traces begin with
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Overwrite existing files
+    #[arg(long)]
+    pub force: bool,
+    /// Go on in a new part (FILE, FILE.1, FILE.2, ...) when one has this size; K, M and G are 1024-fold
+    #[arg(long, value_name = "N", value_parser = part_bytes)]
+    pub max_size: Option<u64>,
+    /// Keep so many parts; the oldest goes
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "max_size", value_parser = clap::value_parser!(u16).range(2..))]
+    pub parts: u16,
+    /// Keep the last minutes in memory, and write them out when there is a finding, or on SIGUSR1
+    #[arg(long, conflicts_with = "max_size")]
+    pub flight_recorder: bool,
+    #[command(flatten)]
+    pub flight: FlightOptions,
+    #[command(flatten)]
+    pub probing: Probing,
 }
+
+/// What the flight recorder keeps and when it writes.
+#[derive(Debug, Args)]
+pub struct FlightOptions {
+    /// How long before a finding
+    #[arg(long, value_name = "TIME", default_value = "5m", requires = "flight_recorder", value_parser = duration)]
+    pub keep: Duration,
+    /// Write when one of these is found (`*-leak`: all that end so) [default: any warning or worse]
+    #[arg(long, value_name = "CODE,...", value_delimiter = ',', requires = "flight_recorder", value_parser = codes)]
+    pub trigger: Vec<Codes>,
+    /// How long to go on after a finding
+    #[arg(long, value_name = "TIME", default_value = "30s", requires = "flight_recorder", value_parser = duration)]
+    pub after: Duration,
+    /// Memory for what is kept, compressed; K, M and G are 1024-fold
+    #[arg(long, value_name = "N", default_value = "64M", requires = "flight_recorder", value_parser = kept_bytes)]
+    pub memory: usize,
+    /// Keep so many traces of this run; the oldest goes
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "flight_recorder", value_parser = clap::value_parser!(u16).range(1..))]
+    pub dumps: u16,
+}
+
+/// Finding codes that a word stands for.
+#[derive(Debug, Clone)]
+pub struct Codes(pub Vec<&'static str>);
 
 /// `run`
 #[derive(Debug, Args)]
 pub struct Run {
     #[command(flatten)]
     pub probing: Probing,
+    #[command(flatten)]
+    pub saving: Saving,
     /// Exit with 3 if the command succeeds but one of these findings is reported
     #[arg(long, value_name = "CODE,...", value_delimiter = ',', value_parser = code)]
     pub fail_on: Vec<String>,
@@ -187,7 +258,7 @@ pub struct Run {
 /// `report`
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// A file written by --save; it may still be written
+    /// A file written by `record` or --save; it may still be written
     #[arg(required_unless_present = "schema")]
     pub file: Option<PathBuf>,
     /// Print the JSON Schema of --format json
@@ -432,6 +503,31 @@ fn bytes(text: &str) -> Result<usize, String> {
     };
     let count = number.parse::<usize>().ok().filter(|n| *n > 0).and_then(|n| n.checked_mul(factor));
     count.ok_or_else(|| "a number of bytes is needed, for example 4096 or 16M".to_owned())
+}
+
+/// Size of a part: what it begins with must fit several times.
+fn part_bytes(text: &str) -> Result<u64, String> {
+    at_least(text, 1 << 20, "1M")?.try_into().map_err(|_| "it is too large".to_owned())
+}
+
+fn kept_bytes(text: &str) -> Result<usize, String> {
+    at_least(text, 4 << 20, "4M")
+}
+
+fn at_least(text: &str, least: usize, name: &str) -> Result<usize, String> {
+    let n = bytes(text)?;
+    if n < least { Err(format!("at least {name} is needed")) } else { Ok(n) }
+}
+
+/// A code, or all codes that begin or end as a pattern with one `*` at its end or start says.
+fn codes(text: &str) -> Result<Codes, String> {
+    let matches = |code: &str| match (text.strip_prefix('*'), text.strip_suffix('*')) {
+        (Some(end), _) => code.ends_with(end),
+        (_, Some(start)) => code.starts_with(start),
+        (None, None) => code == text,
+    };
+    let found: Vec<_> = DETECTORS.iter().map(|d| d.code).filter(|c| matches(c)).collect();
+    if found.is_empty() { code(text).map(|_| Codes(Vec::new())) } else { Ok(Codes(found)) }
 }
 
 fn mechanism(text: &str) -> Result<Mechanism, String> {

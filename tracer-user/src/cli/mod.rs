@@ -6,10 +6,12 @@ mod demo;
 mod doctor;
 mod explain;
 mod export;
+mod flight;
 mod ls;
 mod mk;
 mod output;
 mod progress;
+mod record;
 mod replay;
 mod rm;
 mod run;
@@ -64,6 +66,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Some(Command::Watch(args)) => watch::main(&args),
         Some(Command::Run(args)) => run::main(&args),
+        Some(Command::Record(args)) => record::main(&args),
         Some(Command::Report(args)) => replay::main(&args),
         Some(Command::Export(args)) => export::main(&args),
         Some(Command::Ls(args)) => ls::main(&args),
@@ -73,7 +76,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Mk(args)) => mk::main(&args),
         Some(Command::Doctor(args)) => doctor::main(&args),
         Some(Command::Demo(args)) => demo::main(&args),
-        None if cli.watch.has_target() => watch::main(&cli.watch),
+        None if cli.watch.whom.is_said() => watch::main(&cli.watch),
         None => {
             Cli::command().print_help()?;
             Ok(exit::USAGE)

@@ -29,7 +29,7 @@ pub fn main(args: &Run) -> Result<u8> {
 
 fn trace(args: &Run) -> Result<u8> {
     watch::runtime()?.block_on(async {
-        let mut session = Session::open(&args.probing)?;
+        let mut session = Session::open(&args.saving)?;
         let mut live = Live::attach(watch::options(Target::Pids(Vec::new()), &args.probing))?;
         let gated = Gated::start(&args.command)?;
         live.add_target(gated.pid)?;
@@ -47,7 +47,7 @@ fn trace(args: &Run) -> Result<u8> {
         };
         let status = live.run(ended, &mut |r| session.take(r)).await?;
         drop(live);
-        let report = output::write(&session.finish(), &args.probing.output)?;
+        let report = output::write(&session.finish(), &args.saving.output)?;
         let status = match status? {
             Some(status) => status,
             // The signal went to the whole foreground group, or to us alone: the command decides when to end.

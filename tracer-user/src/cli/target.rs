@@ -2,15 +2,24 @@
 
 use anyhow::{Result, bail};
 
-use super::args::Watch;
+use super::args::Whom;
+use super::{Fail, exit};
 use crate::inventory;
 use crate::source::Target;
 
 /// Whom the user means.
 ///
 /// # Errors
-/// A pid that does not exist, a name that nobody has.
-pub fn resolve(args: &Watch) -> Result<Target> {
+/// Nobody is meant, a pid that does not exist, a name that nobody has.
+pub fn resolve(args: &Whom, subcommand: &str) -> Result<Target> {
+    if !args.is_said() {
+        bail!(Fail {
+            code: exit::USAGE,
+            message: format!(
+                "whom to watch? Give -p PID, --comm NAME, --cgroup PATH or --all; see `ipctrace {subcommand} --help`"
+            ),
+        });
+    }
     if args.all {
         return Ok(Target::All);
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::args::{Probing, Watch};
+use super::args::{Probing, Saving, Watch};
 use super::{output, target};
 use crate::analyst::Analyst;
 use crate::source::{Live, Options, Target};
@@ -16,22 +16,15 @@ use crate::trace::Writer;
 /// # Errors
 /// Whatever keeps it from attaching, and failures to write the report.
 pub fn main(args: &Watch) -> Result<u8> {
-    if !args.has_target() {
-        anyhow::bail!(super::Fail {
-            code: super::exit::USAGE,
-            message: "whom to watch? Give -p PID, --comm NAME, --cgroup PATH or --all; see `ipctrace watch --help`"
-                .to_owned(),
-        });
-    }
-    let target = target::resolve(args)?;
+    let target = target::resolve(&args.whom, "watch")?;
     runtime()?.block_on(async {
-        output::check(&args.probing.output)?;
+        output::check(&args.saving.output)?;
         let mut live = Live::attach(options(target, &args.probing))?;
-        let mut session = Session::open(&args.probing)?;
+        let mut session = Session::open(&args.saving)?;
         session.begin(&mut live);
         live.run(stopped(args.duration)?, &mut |r| session.take(r)).await?;
         drop(live);
-        output::write(&session.finish(), &args.probing.output)?;
+        output::write(&session.finish(), &args.saving.output)?;
         Ok(0)
     })
 }
@@ -78,6 +71,14 @@ pub fn stopped(limit: Option<Duration>) -> Result<impl Future<Output = ()>> {
     })
 }
 
+/// Reads the baseline and says `ready`.
+pub fn begin(live: &mut Live, sink: &mut dyn FnMut(crate::record::Record)) {
+    let started = Instant::now();
+    live.baseline(sink);
+    tracing::debug!("baseline_us={}", started.elapsed().as_micros());
+    eprintln!("ready");
+}
+
 /// The analyst's end of a run: the trace file and the model.
 pub struct Session {
     analyst: Analyst,
@@ -89,7 +90,7 @@ impl Session {
     ///
     /// # Errors
     /// The trace file cannot be made, or the report's could not.
-    pub fn open(args: &Probing) -> Result<Self> {
+    pub fn open(args: &Saving) -> Result<Self> {
         output::check(&args.output)?;
         let writer = match &args.save {
             Some(path) => {
@@ -102,10 +103,7 @@ impl Session {
 
     /// Reads the baseline and says `ready`.
     pub fn begin(&mut self, live: &mut Live) {
-        let started = Instant::now();
-        live.baseline(&mut |r| self.take(r));
-        tracing::debug!("baseline_us={}", started.elapsed().as_micros());
-        eprintln!("ready");
+        begin(live, &mut |r| self.take(r));
     }
 
     /// Takes one record. A trace file that cannot be written any more is said once; watching goes on.

@@ -105,6 +105,11 @@ impl Probes {
         Ok(self.targets.insert(tgid, flag, 0)?)
     }
 
+    /// The targets that live, those that were forked by targets among them, if these are followed.
+    pub fn targets(&self) -> Vec<u32> {
+        self.targets.iter().filter_map(Result::ok).filter(|(_, flag)| *flag == TARGET).map(|(tgid, _)| tgid).collect()
+    }
+
     /// Records lost since the last call, by site number; zero rows are left out.
     pub fn newly_lost(&mut self) -> Vec<(u16, u64)> {
         let mut out = Vec::new();

@@ -20,7 +20,7 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
-use super::pending::{LOOKUPS_MAX, Pending};
+use super::pending::{LOOKUPS_MAX, Pending, Renewal};
 use super::scan::{Look, Names, Scan, Wanted};
 use super::stack::{KNOWN_MAX, Stacks};
 use crate::inventory::{self, Scope};
@@ -112,6 +112,9 @@ pub struct Live {
     rested_ns: u64,
     /// Records were lost, or runs skipped: the ends of waits may have been missed.
     lossy: bool,
+    renewal: Renewal,
+    /// The next baseline begins anew.
+    renewing: bool,
 }
 
 /// The ring buffer's descriptor, for the reactor only.
@@ -207,7 +210,14 @@ impl Live {
             skipped: HashMap::new(),
             rested_ns: 0,
             lossy: false,
+            renewal: Renewal::default(),
+            renewing: false,
         })
+    }
+
+    /// What asks for a new beginning while it runs.
+    pub fn renewal(&self) -> Renewal {
+        self.renewal.clone()
     }
 
     /// How each site is watched.
@@ -230,7 +240,7 @@ impl Live {
     /// Gives out the session and what exists now. Probes are on already, so nothing falls in between.
     pub fn baseline(&mut self, sink: &mut Sink<'_>) {
         self.find_asleep();
-        let look = self.look();
+        let look = self.look(inventory::boot_ns());
         sink(Record::Session(self.session.clone()));
         sink(Record::Baseline(look.read()));
         for pid in self.session.target_pids.iter().take(KNOWN_MAX) {
@@ -258,15 +268,15 @@ impl Live {
         }
     }
 
-    /// A look at what exists now.
-    fn look(&mut self) -> Look {
+    /// A look at what exists now, which is `since_ns`.
+    fn look(&mut self, since_ns: u64) -> Look {
         let mut files = None;
         if self.attached.iterators && self.watches(Mechanism::Fdpass) {
             let told = |e: &anyhow::Error| tracing::warn!("open files are not read: {e:#}");
             files = iter::files(&mut self.attached.ebpf).inspect_err(told).ok();
         }
         let named = [Mechanism::Mq, Mechanism::PosixSem, Mechanism::PosixShm].into_iter().any(|m| self.watches(m));
-        Look { scope: self.scope(), files, posix: if named { Names::Listed } else { Names::None } }
+        Look { since_ns, scope: self.scope(), files, posix: if named { Names::Listed } else { Names::None } }
     }
 
     fn watches(&self, mechanism: Mechanism) -> bool {
@@ -438,9 +448,19 @@ impl Live {
 
     /// What the records since the last scan make worth reading; one scan for all.
     fn wanted(&mut self) -> Wanted {
-        let due = self.pending.baseline_due && inventory::boot_ns() >= self.rested_ns;
+        let mut tables = BTreeSet::new();
+        let now = inventory::boot_ns();
+        if self.renewal.take() {
+            self.renew(now);
+            tables = self.pending.receivers.clone();
+        }
+        let due = self.pending.baseline_due && (self.renewing || now >= self.rested_ns);
         self.pending.baseline_due &= !due;
-        let inventory = due.then(|| self.look());
+        let mut inventory = due.then(|| self.look(now));
+        if self.renewing {
+            // It is the end of what came before, too.
+            inventory.iter_mut().for_each(Look::with_users);
+        }
         let p = &mut self.pending;
         let mut objects: Vec<ObjKey> = std::mem::take(&mut p.lookups).into_iter().collect();
         objects.truncate(LOOKUPS_MAX);
@@ -453,7 +473,38 @@ impl Live {
         let addresses = objects.iter().filter(|o| o.kind == kind::SOCKET).filter_map(named).collect();
         let futexes = p.futexes.take();
         let waiting = std::mem::take(&mut p.waiting);
-        Wanted { inventory, users, objects, waited_for: self.waited_for.clone(), queues, addresses, futexes, waiting }
+        Wanted {
+            tables,
+            inventory,
+            users,
+            objects,
+            waited_for: self.waited_for.clone(),
+            queues,
+            addresses,
+            futexes,
+            waiting,
+        }
+    }
+
+    /// A new session begins now, with those who are targets now; what is told once is told again.
+    fn renew(&mut self, now: u64) {
+        (self.session.start_ns, self.session.wall_ns) = (now, inventory::wall_ns());
+        if self.options.target != Target::All {
+            let mut pids = self.maps.targets();
+            if !self.pending.peers.is_empty() {
+                // The kernel half follows the children of peers as well.
+                let ours: BTreeSet<u32> = inventory::with_descendants(&self.session.target_pids).into_iter().collect();
+                let peers: Vec<u32> = self.pending.peers.iter().copied().collect();
+                let theirs: BTreeSet<u32> = inventory::with_descendants(&peers).into_iter().collect();
+                pids.retain(|pid| ours.contains(pid) || !theirs.contains(pid));
+            }
+            // If none is left, the old ones still say that not everybody is meant.
+            if !pids.is_empty() {
+                self.session.target_pids = pids;
+            }
+        }
+        self.pending.renew();
+        self.renewing = true;
     }
 
     /// Gives out what a scan has found, and watches those at the other end of a target's objects.
@@ -465,6 +516,13 @@ impl Live {
             }
             if let Record::Threads { rows, .. } = &mut record {
                 self.stacks.looked_at(rows);
+            }
+            let renewed = matches!(record, Record::Baseline(_)) && std::mem::take(&mut self.renewing);
+            if renewed {
+                // What came before it is no part of what begins here.
+                self.collect(sink);
+                self.release(self.session.start_ns, sink);
+                sink(Record::Session(self.session.clone()));
             }
             if let Record::Holders { obj, holders, .. } = &record {
                 if holders.is_empty() {
@@ -479,6 +537,10 @@ impl Live {
                 self.add_peers(rows.iter().filter_map(|row| Some(row.owner.as_ref()?.tgid)));
             }
             sink(record);
+            if renewed {
+                // Asked again meanwhile: this is the answer to that, too.
+                self.renewal.take();
+            }
         }
     }
 
@@ -521,6 +583,8 @@ impl Live {
     /// The last records: what is open, asleep and there at the end.
     async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.finish_scan(sink).await?;
+        // Nothing begins at the end.
+        self.renewal.take();
         self.pending.futexes.forget();
         self.tick(sink);
         self.finish_scan(sink).await?;
@@ -533,10 +597,8 @@ impl Live {
         self.collect(sink);
         self.release(u64::MAX, sink);
         self.look_at_threads(sink).await?;
-        let mut look = self.look();
-        if look.posix == Names::Listed {
-            look.posix = Names::WithUsers;
-        }
+        let mut look = self.look(inventory::boot_ns());
+        look.with_users();
         let mut closing = look.read();
         // Who used a semaphore last may hold it: what does that process do?
         let users: BTreeSet<u32> = closing

@@ -10,3 +10,4 @@ mod scan;
 mod stack;
 
 pub use live::{Live, MIN_STALL, Options, RING_KIB, Target};
+pub use pending::Renewal;

@@ -1,6 +1,8 @@
 //! What the records seen so far make worth reading: noted as they come, read by the next scan.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
 use tracer_common::event::{Body, Header};
 use tracer_common::map::kind;
@@ -18,6 +20,22 @@ const RECEIVERS_MAX: usize = 4096;
 pub(super) const LOOKUPS_MAX: usize = 64;
 /// Sockets of which it is remembered whom a call named.
 const ADDRESSES_MAX: usize = 4096;
+
+/// Asks a running collector for a new beginning: a session and a baseline, from which on the stream can be read alone.
+/// It comes when the baseline was read; records of before may have numbers of stacks that were told before.
+#[derive(Clone, Default)]
+pub struct Renewal(Rc<Cell<bool>>);
+
+impl Renewal {
+    /// Asks; twice before it is answered is as once.
+    pub fn ask(&self) {
+        self.0.set(true);
+    }
+
+    pub(super) fn take(&self) -> bool {
+        self.0.take()
+    }
+}
 
 /// What the records seen so far make worth reading.
 #[derive(Default)]
@@ -46,6 +64,15 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// What is told once, or when it changes, is told again with a new baseline. Refusals are not: those of before are
+    /// no part of what comes.
+    pub(super) fn renew(&mut self) {
+        self.described.clear();
+        self.children.clear();
+        self.futexes.forget();
+        self.baseline_due = true;
+    }
+
     /// Notes that somebody waits for an object, or was refused by it.
     pub(super) fn look_up(&mut self, obj: ObjKey, state: State) {
         self.lookups.extend(ends(obj, state));

@@ -18,6 +18,8 @@ const HOLDERS_TOLD: usize = 8;
 /// What to read.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
+    /// Processes whose descriptor tables are read before the baseline.
+    pub(super) tables: BTreeSet<u32>,
     /// The whole baseline, of this scope.
     pub(super) inventory: Option<Look>,
     /// Users whose pipes are counted.
@@ -39,6 +41,8 @@ pub(super) struct Wanted {
 /// A look at what exists.
 #[derive(Debug)]
 pub(super) struct Look {
+    /// When it began. Later kernel records come after what it finds.
+    pub(super) since_ns: u64,
     pub(super) scope: Scope,
     /// All open files, where the kernel tells.
     pub(super) files: Option<Files>,
@@ -57,6 +61,13 @@ pub(super) enum Names {
 }
 
 impl Look {
+    /// Who uses POSIX objects is read, too, if these are.
+    pub(super) fn with_users(&mut self) {
+        if self.posix == Names::Listed {
+            self.posix = Names::WithUsers;
+        }
+    }
+
     pub(super) fn read(self) -> Inventory {
         let mut inv = inventory::read(&self.scope);
         if let Some(mut files) = self.files {
@@ -78,7 +89,8 @@ impl Look {
 
 impl Wanted {
     pub(super) fn is_empty(&self) -> bool {
-        self.inventory.is_none()
+        self.tables.is_empty()
+            && self.inventory.is_none()
             && self.users.is_empty()
             && self.objects.is_empty()
             && self.queues.is_empty()
@@ -89,6 +101,7 @@ impl Wanted {
     /// Reads it; each record has the time at which its reading began.
     fn read(mut self) -> Vec<Record> {
         let mut out = Vec::new();
+        out.extend(self.tables.iter().map(|tgid| Record::FdTable(inventory::fd_table(*tgid))));
         out.extend(self.inventory.map(|look| Record::Baseline(look.read())));
         for uid in self.users {
             let ts_ns = inventory::boot_ns();
@@ -172,7 +185,7 @@ pub(super) struct Scan {
 
 impl Scan {
     pub(super) fn start(wanted: Wanted) -> Self {
-        let baseline_since_ns = wanted.inventory.as_ref().map(|_| inventory::boot_ns());
+        let baseline_since_ns = wanted.inventory.as_ref().map(|look| look.since_ns);
         Self { found: spawn_blocking(|| wanted.read()), baseline_since_ns }
     }
 
@@ -209,7 +222,13 @@ mod tests {
         let obj = ObjKey { kind: kind::PIPE, ns: 0, id: ino };
         let before_ns = inventory::boot_ns();
         let wanted = Wanted {
-            inventory: Some(Look { scope: Scope::Pids(vec![child.id()]), files: None, posix: Names::Listed }),
+            tables: BTreeSet::new(),
+            inventory: Some(Look {
+                since_ns: before_ns,
+                scope: Scope::Pids(vec![child.id()]),
+                files: None,
+                posix: Names::Listed,
+            }),
             users: BTreeSet::from([rustix::process::getuid().as_raw()]),
             objects: vec![obj],
             waited_for: BTreeSet::from([obj]),
@@ -221,7 +240,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let found = runtime.block_on(async {
             let mut scan = Some(Scan::start(wanted));
-            assert!(scan.as_ref().and_then(Scan::baseline_since_ns).is_some_and(|at| at >= before_ns));
+            assert!(scan.as_ref().and_then(Scan::baseline_since_ns).is_some_and(|at| at == before_ns));
             let found = Scan::done(&mut scan).await;
             assert!(scan.is_none());
             found

@@ -13,6 +13,10 @@
 //! Each chunk goes out in one write when it has 256 KiB or with the tick of each second, so a kill at any instant
 //! leaves all but the last second readable; what follows the last whole chunk is a torn tail, which is no error.
 
+mod chunk;
+mod flight;
+mod head;
+mod parts;
 mod reader;
 mod writer;
 
@@ -21,6 +25,8 @@ use std::path::PathBuf;
 use crate::newfile::NewFileError;
 use crate::record::Record;
 
+pub use flight::{Flight, Keep};
+pub use parts::{Limits, Parts, Recorded};
 pub use reader::Reader;
 pub use writer::Writer;
 
@@ -51,7 +57,9 @@ pub enum TraceError {
     TooLarge { len: usize },
     #[error("record cannot be encoded: {0}; recording stopped there")]
     Encode(serde_json::Error),
-    #[error("no ipctrace trace: it begins with {found:02x?} at offset 0; record one with --save")]
+    #[error("records cannot be compressed: {source}; recording stopped there")]
+    Compress { source: std::io::Error },
+    #[error("no ipctrace trace: it begins with {found:02x?} at offset 0; record one with `ipctrace record`")]
     NotATrace { found: Vec<u8> },
     #[error(
         "trace format {found} at offset 8, this version reads {VERSION}; use the version of ipctrace that wrote it"

@@ -5,14 +5,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, KERNEL_TAG, MAGIC, RECORD_HEADER_LEN, TraceError, VERSION, tag};
+use super::chunk::{compress, encode};
+use super::{CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, MAGIC, TraceError, VERSION};
 use crate::newfile;
 use crate::record::Record;
 
 /// A chunk is written when its first record is this old.
 const MAX_AGE: Duration = Duration::from_secs(1);
-/// zstd level: the fastest; recording must not take the CPU from what it watches.
-const LEVEL: i32 = 1;
 
 /// A trace being written.
 ///
@@ -66,7 +65,7 @@ impl Writer {
             return Ok(());
         }
         let start = self.chunk.len();
-        if let Err(e) = self.append(record) {
+        if let Err(e) = encode(record, &mut self.chunk) {
             self.chunk.truncate(start);
             // What came before the record is whole: it is still written, and a second error adds nothing.
             let _ = self.flush();
@@ -74,6 +73,7 @@ impl Writer {
             self.dropped += 1;
             return Err(e);
         }
+        self.pending += 1;
         if start > 0 && self.chunk.len() > CHUNK_MAX {
             // Together they are too much for one chunk: the earlier records go first.
             let last = self.chunk.split_off(start);
@@ -110,9 +110,8 @@ impl Writer {
             self.dropped += records;
             return Ok(());
         }
-        match self.write_chunk(&chunk) {
-            Ok(written) => {
-                self.len_bytes += written;
+        match compress(&chunk).and_then(|data| self.write_chunk(&data)) {
+            Ok(()) => {
                 // Keep the buffer unless a rare huge record made it large.
                 if chunk.capacity() <= 4 * CHUNK_TARGET {
                     self.chunk = chunk;
@@ -121,18 +120,22 @@ impl Writer {
                 Ok(())
             }
             Err(source) => {
-                self.stopped = true;
                 self.dropped += records;
-                // Half a chunk would only be a torn tail, so a failure here costs nothing.
-                let _ = self.file.set_len(self.len_bytes);
-                Err(TraceError::File {
-                    action: "write",
-                    path: self.path.clone(),
-                    source,
-                    hint: "recording stopped there, what was written can be read; make space on the disk",
-                })
+                Err(self.stop(source))
             }
         }
+    }
+
+    /// Appends a chunk that is compressed already, behind what is pending.
+    ///
+    /// # Errors
+    /// As [`Writer::push`].
+    pub(super) fn append(&mut self, chunk: &[u8]) -> Result<(), TraceError> {
+        self.flush()?;
+        if self.stopped {
+            return Ok(());
+        }
+        self.write_chunk(chunk).map_err(|source| self.stop(source))
     }
 
     /// Writes what is pending and brings it to the disk.
@@ -152,6 +155,11 @@ impl Writer {
         })
     }
 
+    /// Where it is written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes written so far.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes
@@ -162,37 +170,23 @@ impl Writer {
         self.dropped
     }
 
-    fn append(&mut self, record: &Record) -> Result<(), TraceError> {
-        let start = self.chunk.len();
-        self.chunk.push(tag(record));
-        self.chunk.extend([0; RECORD_HEADER_LEN - 1]);
-        if let Record::Kernel(bytes) = record {
-            debug_assert_eq!(tag(record), KERNEL_TAG);
-            self.chunk.extend_from_slice(bytes);
-        } else {
-            serde_json::to_writer(&mut self.chunk, record).map_err(TraceError::Encode)?;
-        }
-        let whole = self.chunk.len() - start;
-        let len = whole - RECORD_HEADER_LEN;
-        if whole > CHUNK_MAX {
-            return Err(TraceError::TooLarge { len });
-        }
-        let len = u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
-        if let Some(place) = self.chunk.get_mut(start + 1..start + RECORD_HEADER_LEN) {
-            place.copy_from_slice(&len);
-        }
-        self.pending += 1;
+    fn write_chunk(&mut self, chunk: &[u8]) -> io::Result<()> {
+        self.file.write_all(chunk)?;
+        self.len_bytes += chunk.len() as u64;
         Ok(())
     }
 
-    fn write_chunk(&mut self, chunk: &[u8]) -> io::Result<u64> {
-        let data = zstd::bulk::compress(chunk, LEVEL)?;
-        let mut out = Vec::with_capacity(super::CHUNK_HEADER_LEN + data.len());
-        out.extend(u32::try_from(data.len()).map_err(io::Error::other)?.to_le_bytes());
-        out.extend(crc32fast::hash(&data).to_le_bytes());
-        out.extend(data);
-        self.file.write_all(&out)?;
-        Ok(out.len() as u64)
+    /// Nothing can be written any more.
+    fn stop(&mut self, source: io::Error) -> TraceError {
+        self.stopped = true;
+        // Half a chunk would only be a torn tail, so a failure here costs nothing.
+        let _ = self.file.set_len(self.len_bytes);
+        TraceError::File {
+            action: "write",
+            path: self.path.clone(),
+            source,
+            hint: "recording stopped there, what was written can be read; make space on the disk",
+        }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
 
 use super::attach::A_MOMENT;
 use super::tables::explained;
@@ -55,9 +57,7 @@ pub(super) fn killed(settings: &Settings) -> Result<()> {
     let trace = session.kill()?;
     let left: Vec<_> = pinned().difference(&before).cloned().collect();
     ensure!(left.is_empty(), "left behind in /sys/fs/bpf: {left:?}");
-    let ended = replay(settings, &trace)?;
-    ended.exited(0)?;
-    let report = ended.report()?;
+    let report = unended(settings, &trace)?;
     let leaked = truth.expect.first().context("no truth")?;
     let found = report["findings"].as_array().into_iter().flatten().any(|finding| {
         let ids = ids_of(finding);
@@ -67,11 +67,22 @@ pub(super) fn killed(settings: &Settings) -> Result<()> {
         let error = anyhow!("the trace of a killed session does not tell of the leak before");
         return Err(explained(&report, error, "after a kill"));
     }
-    let mut missing = report["not_collected"].as_array().into_iter().flatten().filter_map(|sentence| sentence.as_str());
-    let said =
-        missing.any(|sentence| sentence.starts_with("the trace has no end") || sentence.contains("is cut off at"));
-    ensure!(said, "the report of a killed session does not say that its trace has no end");
     Ok(())
+}
+
+/// The report of a trace whose recorder was killed or could not go on, which says so.
+pub(super) fn unended(settings: &Settings, trace: &Path) -> Result<Value> {
+    let ended = replay(settings, trace)?;
+    ended.exited(0)?;
+    let report = ended.report()?;
+    ensure!(says_no_end(&report), "the report of {} does not say that it has no end", trace.display());
+    Ok(report)
+}
+
+/// Whether a report says that its trace was not ended by its recorder.
+pub(super) fn says_no_end(report: &Value) -> bool {
+    let mut missing = report["not_collected"].as_array().into_iter().flatten().filter_map(|sentence| sentence.as_str());
+    missing.any(|sentence| sentence.starts_with("the trace has no end") || sentence.contains("is cut off at"))
 }
 
 /// What is pinned in the BPF file system, if there is one.

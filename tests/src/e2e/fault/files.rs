@@ -79,10 +79,13 @@ pub(super) fn save_existing(settings: &Settings) -> Result<()> {
 }
 
 fn refused(settings: &Settings, path: &Path) -> Result<()> {
-    let mut command = tool(settings, "watch");
-    command.args(["--all", "--format", "json", "--save"]).arg(path);
-    let ended = Running::start(&mut command)?.wait(settings.scaled(20)).context("was not refused")?;
-    ended.exited(1)?;
-    ensure!(ended.stderr.contains(&*path.to_string_lossy()), "the message does not name the file: {}", ended.stderr);
+    for (subcommand, option) in [("watch", "--save"), ("record", "-o")] {
+        let mut command = tool(settings, subcommand);
+        command.args(["--all", option]).arg(path);
+        let ended = Running::start(&mut command)?.wait(settings.scaled(20)).context("was not refused")?;
+        ended.exited(1).with_context(|| subcommand.to_owned())?;
+        let named = ended.stderr.contains(&*path.to_string_lossy());
+        ensure!(named, "{subcommand}: the message does not name the file: {}", ended.stderr);
+    }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod ending;
 mod export;
 mod files;
 mod lines;
+mod recording;
 mod running;
 mod tables;
 
@@ -49,6 +50,11 @@ const FAULTS: &[Fault] = &[
     native("save-existing", files::save_existing),
     native("export-duckdb", export::duckdb),
     native("export-perfetto", export::perfetto),
+    native("record-killed", recording::killed),
+    native("record-parts", recording::in_parts),
+    native("record-full-disk", recording::full_disk),
+    native("record-flight", recording::flight),
+    native("record-flight-asked", recording::flight_asked),
     native("run-exit-code", running::exit_code),
     native("run-signal", running::signal),
     native("run-not-found", running::not_found),
