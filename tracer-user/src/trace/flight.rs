@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::chunk::{compress, encode};
+use super::chunk::{Chunk, compress, encode};
 use super::head::Head;
 use super::{CHUNK_TARGET, TraceError, Writer};
 use crate::record::Record;
@@ -27,8 +27,8 @@ pub struct Keep {
 pub struct Flight {
     keep: Keep,
     segments: VecDeque<Segment>,
-    /// Encoded records that are not compressed yet; they belong to the newest segment.
-    pending: Vec<u8>,
+    /// Records that are not compressed yet; they belong to the newest segment.
+    pending: Chunk,
     head: Head,
     now_ns: u64,
     bytes: usize,
@@ -53,7 +53,7 @@ impl Flight {
         Self {
             keep,
             segments: VecDeque::new(),
-            pending: Vec::new(),
+            pending: Chunk::default(),
             head: Head::default(),
             now_ns: 0,
             bytes: 0,
@@ -78,11 +78,7 @@ impl Flight {
         if self.overrun || self.segments.is_empty() {
             return Ok(());
         }
-        let start = self.pending.len();
-        if let Err(e) = encode(record, &mut self.pending) {
-            self.pending.truncate(start);
-            return Err(e);
-        }
+        self.pending.push(record)?;
         if self.pending.len() >= CHUNK_TARGET {
             self.compress()?;
         }
@@ -128,7 +124,7 @@ impl Flight {
         encode(session, &mut first)?;
         let mut segment = Segment { start_ns, ..Segment::default() };
         for piece in std::iter::once(first).chain(self.head.pieces(CHUNK_TARGET)) {
-            let chunk = compressed(&piece)?;
+            let chunk = compress(&piece)?;
             segment.bytes += chunk.len();
             segment.beginning.push(chunk);
         }
@@ -148,14 +144,11 @@ impl Flight {
     }
 
     fn compress(&mut self) -> Result<(), TraceError> {
-        if self.pending.is_empty() {
+        if self.pending.records() == 0 {
             return Ok(());
         }
-        let chunk = compressed(&self.pending)?;
+        let chunk = self.pending.compressed()?;
         self.pending.clear();
-        if self.pending.capacity() > 4 * CHUNK_TARGET {
-            self.pending = Vec::new();
-        }
         if let Some(newest) = self.segments.back_mut() {
             newest.bytes += chunk.len();
             self.bytes += chunk.len();
@@ -186,9 +179,4 @@ impl Flight {
     fn forget_oldest(&mut self) {
         self.bytes -= self.segments.pop_front().map_or(0, |s| s.bytes);
     }
-}
-
-/// zstd fails only for want of memory.
-fn compressed(records: &[u8]) -> Result<Vec<u8>, TraceError> {
-    compress(records).map_err(|source| TraceError::Compress { source })
 }

@@ -4,7 +4,8 @@
 //! file   = magic "IPCTRACE" (8 bytes), format version u32, reserved u32 (0), chunk*
 //! chunk  = length u32, CRC-32 u32, data        data: `length` bytes, zstd; the CRC is that of data
 //! data   = record*                             after decompression, at most 64 MiB
-//! record = tag u8, length u32, payload         payload: kernel bytes for tag 1, else JSON of the `Record`
+//! record = tag u8, length u32, payload         payload: kernel bytes for tag 1, kernel records packed as `pack`
+//!                                              says for tag 255, else JSON of the `Record`
 //! ```
 //!
 //! All numbers are little-endian.
@@ -16,6 +17,7 @@
 mod chunk;
 mod flight;
 mod head;
+mod pack;
 mod parts;
 mod reader;
 mod writer;
@@ -32,8 +34,10 @@ pub use writer::Writer;
 
 /// First bytes of every trace.
 pub const MAGIC: [u8; 8] = *b"IPCTRACE";
-/// Version of the format that is written, and the only one that is read.
-pub const VERSION: u32 = 2;
+/// Version of the format that is written.
+pub const VERSION: u32 = 3;
+/// The oldest that is read: as the present one, but without packed records.
+const VERSION_READ: u32 = 2;
 
 /// Length of the file header in bytes.
 const HEADER_LEN: usize = 16;
@@ -62,7 +66,7 @@ pub enum TraceError {
     #[error("no ipctrace trace: it begins with {found:02x?} at offset 0; record one with `ipctrace record`")]
     NotATrace { found: Vec<u8> },
     #[error(
-        "trace format {found} at offset 8, this version reads {VERSION}; use the version of ipctrace that wrote it"
+        "trace format {found} at offset 8, this version reads {VERSION_READ} to {VERSION}; use the version of ipctrace that wrote it"
     )]
     Version { found: u32 },
     #[error("corrupt trace at offset {offset}: {reason}; what comes before it was read")]
@@ -101,6 +105,8 @@ fn tag(record: &Record) -> u8 {
 }
 
 const KERNEL_TAG: u8 = 1;
+/// Any number of kernel records.
+const PACKED_TAG: u8 = 255;
 /// Highest tag that this version knows.
 const TAG_MAX: u8 = 23;
 

@@ -179,12 +179,7 @@ impl Parts {
         let mut writer = self.create_next()?;
         let begun = writer
             .push(session)
-            .and_then(|()| {
-                self.head.pieces(CHUNK_TARGET).iter().try_for_each(|piece| {
-                    let chunk = compress(piece).map_err(|source| TraceError::Compress { source })?;
-                    writer.append(&chunk)
-                })
-            })
+            .and_then(|()| self.head.pieces(CHUNK_TARGET).iter().try_for_each(|piece| writer.append(&compress(piece)?)))
             .and_then(|()| writer.push(baseline))
             .and_then(|()| writer.flush());
         if let Err(e) = begun {

@@ -2,10 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::ops::Range;
 use std::path::Path;
 
+use zstd::zstd_safe::DCtx;
+
+use super::pack::Earlier;
 use super::{
-    CHUNK_HEADER_LEN, CHUNK_MAX, HEADER_LEN, KERNEL_TAG, MAGIC, RECORD_HEADER_LEN, TAG_MAX, TraceError, VERSION, tag,
+    CHUNK_HEADER_LEN, CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, KERNEL_TAG, MAGIC, PACKED_TAG, RECORD_HEADER_LEN, TAG_MAX,
+    TraceError, VERSION, VERSION_READ, tag,
 };
 use crate::record::Record;
 
@@ -19,10 +24,15 @@ pub struct Reader<R = BufReader<File>> {
     input: R,
     /// Bytes consumed.
     offset: u64,
+    /// A decompressed chunk. Its memory is used again, as is that of zstd: fresh pages take longer than the rest.
     chunk: Vec<u8>,
+    zstd: DCtx<'static>,
     /// Position in `chunk` and where the chunk begins in the file.
     at: usize,
     chunk_offset: u64,
+    /// Where packed kernel records are in `chunk`, and what they are compared with.
+    packed: Range<usize>,
+    earlier: Earlier,
     torn: Option<u64>,
     unknown: u64,
     ended: bool,
@@ -55,8 +65,11 @@ impl<R: Read> Reader<R> {
             input,
             offset: 0,
             chunk: Vec::new(),
+            zstd: DCtx::create(),
             at: 0,
             chunk_offset: 0,
+            packed: 0..0,
+            earlier: Earlier::default(),
             torn: None,
             unknown: 0,
             ended: false,
@@ -69,7 +82,9 @@ impl<R: Read> Reader<R> {
         }
         if header.len() < HEADER_LEN {
             reader.tear(0); // killed within the very first write
-        } else if let Some(found) = header.get(MAGIC.len()..).and_then(le_u32).filter(|v| *v != VERSION) {
+        } else if let Some(found) =
+            header.get(MAGIC.len()..).and_then(le_u32).filter(|v| !(VERSION_READ..=VERSION).contains(v))
+        {
             return Err(TraceError::Version { found });
         }
         Ok(reader)
@@ -98,6 +113,9 @@ impl<R: Read> Reader<R> {
 
     fn next_record(&mut self) -> Result<Option<Record>, TraceError> {
         loop {
+            if !self.packed.is_empty() {
+                return self.unpack().map(Some);
+            }
             while self.at >= self.chunk.len() {
                 if !self.next_chunk()? {
                     return Ok(None);
@@ -106,6 +124,10 @@ impl<R: Read> Reader<R> {
             let Some((tag, payload)) = self.split_record() else {
                 return Err(self.corrupt("a record is longer than its chunk"));
             };
+            if tag == PACKED_TAG {
+                self.packed = payload;
+                continue;
+            }
             if tag == 0 || tag > TAG_MAX {
                 self.unknown += 1;
                 continue;
@@ -114,8 +136,16 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    fn unpack(&mut self) -> Result<Record, TraceError> {
+        let mut rest = self.chunk.get(self.packed.clone()).unwrap_or_default();
+        let unpacked = self.earlier.unpack(&mut rest);
+        self.packed.start = self.packed.end - rest.len();
+        self.ended = false;
+        unpacked.map(Record::Kernel).ok_or_else(|| self.corrupt("a packed record is cut off"))
+    }
+
     /// (tag, range of the payload in the chunk); moves behind it.
-    fn split_record(&mut self) -> Option<(u8, std::ops::Range<usize>)> {
+    fn split_record(&mut self) -> Option<(u8, Range<usize>)> {
         let header = self.chunk.get(self.at..self.at.checked_add(RECORD_HEADER_LEN)?)?;
         let (tag, len) = header.split_first()?;
         let start = self.at + RECORD_HEADER_LEN;
@@ -127,7 +157,7 @@ impl<R: Read> Reader<R> {
         Some((*tag, start..end))
     }
 
-    fn parse(&mut self, wanted: u8, payload: std::ops::Range<usize>) -> Result<Record, TraceError> {
+    fn parse(&mut self, wanted: u8, payload: Range<usize>) -> Result<Record, TraceError> {
         let bytes = self.chunk.get(payload).unwrap_or_default();
         let record = if wanted == KERNEL_TAG {
             Record::Kernel(bytes.to_vec())
@@ -168,8 +198,12 @@ impl<R: Read> Reader<R> {
         if crc32fast::hash(&data) != crc {
             return self.tail_or(start, &data, "the checksum of a chunk is wrong");
         }
-        self.chunk = decompress(&data).map_err(|e| self.corrupt(&format!("a chunk cannot be decompressed: {e}")))?;
+        self.chunk.clear();
+        self.chunk.shrink_to(4 * CHUNK_TARGET);
+        decompress(&data, &mut self.zstd, &mut self.chunk)
+            .map_err(|e| self.corrupt(&format!("a chunk cannot be decompressed: {e}")))?;
         self.at = 0;
+        self.earlier.forget();
         Ok(true)
     }
 
@@ -229,16 +263,15 @@ impl<R: Read> Iterator for Reader<R> {
     }
 }
 
-/// Decompresses at most [`CHUNK_MAX`] bytes.
-fn decompress(data: &[u8]) -> io::Result<Vec<u8>> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(data)?;
+/// Appends at most [`CHUNK_MAX`] bytes.
+fn decompress(data: &[u8], zstd: &mut DCtx<'static>, out: &mut Vec<u8>) -> io::Result<()> {
+    let mut decoder = zstd::stream::read::Decoder::with_context(data, zstd);
     decoder.window_log_max(WINDOW_LOG_MAX)?;
-    let mut out = Vec::new();
-    decoder.take(CHUNK_MAX as u64 + 1).read_to_end(&mut out)?;
+    decoder.take(CHUNK_MAX as u64 + 1).read_to_end(out)?;
     if out.len() > CHUNK_MAX {
         return Err(io::Error::other(format!("it holds more than {CHUNK_MAX} bytes")));
     }
-    Ok(out)
+    Ok(())
 }
 
 /// The little-endian number at the front.

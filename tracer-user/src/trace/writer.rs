@@ -1,11 +1,11 @@
 //! Writing a trace.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::chunk::{compress, encode};
+use super::chunk::Chunk;
 use super::{CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, MAGIC, TraceError, VERSION};
 use crate::newfile;
 use crate::record::Record;
@@ -22,9 +22,7 @@ pub struct Writer {
     path: PathBuf,
     /// Bytes of the file up to the end of the last whole chunk.
     len_bytes: u64,
-    chunk: Vec<u8>,
-    /// Records in `chunk`.
-    pending: u64,
+    chunk: Chunk,
     oldest: Option<Instant>,
     stopped: bool,
     dropped: u64,
@@ -47,8 +45,7 @@ impl Writer {
             file,
             path: path.to_owned(),
             len_bytes: HEADER_LEN as u64,
-            chunk: Vec::new(),
-            pending: 0,
+            chunk: Chunk::default(),
             oldest: None,
             stopped: false,
             dropped: 0,
@@ -65,26 +62,23 @@ impl Writer {
             return Ok(());
         }
         let start = self.chunk.len();
-        if let Err(e) = encode(record, &mut self.chunk) {
-            self.chunk.truncate(start);
-            // What came before the record is whole: it is still written, and a second error adds nothing.
-            let _ = self.flush();
-            self.stopped = true;
-            self.dropped += 1;
-            return Err(e);
-        }
-        self.pending += 1;
-        if start > 0 && self.chunk.len() > CHUNK_MAX {
+        let mut pushed = self.chunk.push(record);
+        if pushed.is_ok() && start > 0 && self.chunk.len() > CHUNK_MAX {
             // Together they are too much for one chunk: the earlier records go first.
-            let last = self.chunk.split_off(start);
-            self.pending -= 1;
+            self.chunk.take_back(start);
             let flushed = self.flush();
             if self.stopped {
                 self.dropped += 1;
                 return flushed;
             }
-            self.chunk = last;
-            self.pending = 1;
+            pushed = self.chunk.push(record);
+        }
+        if let Err(e) = pushed {
+            // What came before the record is whole: it is still written, and a second error adds nothing.
+            let _ = self.flush();
+            self.stopped = true;
+            self.dropped += 1;
+            return Err(e);
         }
         let age = self.oldest.get_or_insert_with(Instant::now).elapsed();
         if self.chunk.len() >= CHUNK_TARGET
@@ -101,29 +95,18 @@ impl Writer {
     /// # Errors
     /// As [`Writer::push`].
     pub fn flush(&mut self) -> Result<(), TraceError> {
-        let (chunk, records) = (std::mem::take(&mut self.chunk), std::mem::take(&mut self.pending));
         self.oldest = None;
-        if chunk.is_empty() {
+        let records = self.chunk.records();
+        if records == 0 {
             return Ok(());
         }
+        let data = self.chunk.compressed().inspect_err(|_| self.stopped = true);
+        self.chunk.clear();
+        let written = data.and_then(|data| self.write(&data));
         if self.stopped {
             self.dropped += records;
-            return Ok(());
         }
-        match compress(&chunk).and_then(|data| self.write_chunk(&data)) {
-            Ok(()) => {
-                // Keep the buffer unless a rare huge record made it large.
-                if chunk.capacity() <= 4 * CHUNK_TARGET {
-                    self.chunk = chunk;
-                    self.chunk.clear();
-                }
-                Ok(())
-            }
-            Err(source) => {
-                self.dropped += records;
-                Err(self.stop(source))
-            }
-        }
+        written
     }
 
     /// Appends a chunk that is compressed already, behind what is pending.
@@ -132,10 +115,7 @@ impl Writer {
     /// As [`Writer::push`].
     pub(super) fn append(&mut self, chunk: &[u8]) -> Result<(), TraceError> {
         self.flush()?;
-        if self.stopped {
-            return Ok(());
-        }
-        self.write_chunk(chunk).map_err(|source| self.stop(source))
+        self.write(chunk)
     }
 
     /// Writes what is pending and brings it to the disk.
@@ -170,23 +150,24 @@ impl Writer {
         self.dropped
     }
 
-    fn write_chunk(&mut self, chunk: &[u8]) -> io::Result<()> {
-        self.file.write_all(chunk)?;
+    /// Writes a chunk as a whole, or nothing of it and nothing more.
+    fn write(&mut self, chunk: &[u8]) -> Result<(), TraceError> {
+        if self.stopped {
+            return Ok(());
+        }
+        if let Err(source) = self.file.write_all(chunk) {
+            self.stopped = true;
+            // Half a chunk would only be a torn tail, so a failure here costs nothing.
+            let _ = self.file.set_len(self.len_bytes);
+            return Err(TraceError::File {
+                action: "write",
+                path: self.path.clone(),
+                source,
+                hint: "recording stopped there, what was written can be read; make space on the disk",
+            });
+        }
         self.len_bytes += chunk.len() as u64;
         Ok(())
-    }
-
-    /// Nothing can be written any more.
-    fn stop(&mut self, source: io::Error) -> TraceError {
-        self.stopped = true;
-        // Half a chunk would only be a torn tail, so a failure here costs nothing.
-        let _ = self.file.set_len(self.len_bytes);
-        TraceError::File {
-            action: "write",
-            path: self.path.clone(),
-            source,
-            hint: "recording stopped there, what was written can be read; make space on the disk",
-        }
     }
 }
 
@@ -198,8 +179,7 @@ impl Writer {
             file,
             path: "test".into(),
             len_bytes: 0,
-            chunk: Vec::new(),
-            pending: 0,
+            chunk: Chunk::default(),
             oldest: None,
             stopped: false,
             dropped: 0,
