@@ -1,10 +1,11 @@
 //! Children that ended: who is still in the process table, whose they are, and how their parent waits.
 
+use super::HashMap;
 use super::Look;
 use super::process::Processes;
 use crate::decode::{NsId, ProcId};
 use crate::record::{ChildRow, Inventory};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// Zombies remembered.
 const MAX_ZOMBIES: usize = 131_072;

@@ -1,7 +1,8 @@
 //! Eventfds: who created them, and how.
 
+use super::HashMap;
 use crate::decode::{Context, ProcId, StackId};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use tracer_common::event::EventfdCreate;
 
 /// Eventfds remembered; the oldest are forgotten first.

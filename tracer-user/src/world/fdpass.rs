@@ -1,9 +1,10 @@
 //! Descriptors received from other processes: which are still open, what was dropped, and what crossed an exec.
 
+use super::HashMap;
 use super::stall::Durations;
 use crate::decode::{Context, Fd, FilesId, ProcId, StackId};
 use crate::record::{FdTable, ObjKey, text};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::event::{FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated};
 use tracer_common::map::kind;
 use tracer_common::syscall::Syscall;

@@ -1,7 +1,7 @@
 //! Futexes that somebody waited for, by the memory that they are in.
 
+use super::HashMap;
 use crate::record::{FutexRow, ObjKey};
-use std::collections::HashMap;
 
 /// Futexes remembered.
 const MAX_FUTEXES: usize = 8_192;

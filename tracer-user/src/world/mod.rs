@@ -36,6 +36,9 @@ use stall::{Ended, Ongoing, Reader, ReaderTime, Stalls, Waiter};
 use tracer_common::event::{Body, Stall, UNKNOWN};
 use tracer_common::map::kind;
 
+/// As the standard library's, for keys of a few bytes: each event looks up several. Its seed is random.
+type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Which look at the kernel's tables an inventory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {

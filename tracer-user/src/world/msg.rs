@@ -1,10 +1,10 @@
 //! SysV message queues, and how full those were that somebody waited at or was refused by.
 
+use super::HashMap;
 use super::sysv::{Object, Objects, Row};
 use super::usage::{Limits, can_have_made};
 use crate::decode::{MsgId, NsId, ProcId};
 use crate::record::{Inventory, MsgLimitRow, MsgQueue};
-use std::collections::HashMap;
 
 /// Queues remembered that somebody waited at.
 const MAX_LOOKS: usize = 8_192;

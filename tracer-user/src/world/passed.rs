@@ -2,10 +2,10 @@
 //!
 //! The events of `fdpass` tell what was received since; nothing here knows when its descriptors came.
 
+use super::HashMap;
 use super::Look;
 use crate::decode::ProcId;
 use crate::record::ObjKey;
-use std::collections::HashMap;
 
 /// Rows remembered, in all.
 const MAX_ROWS: usize = 131_072;

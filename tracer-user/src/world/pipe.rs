@@ -1,8 +1,9 @@
 //! Pipes: those that got less room than the default, who has which open, and whose pages are charged.
 
+use super::HashMap;
 use crate::decode::{Context, ProcId, StackId};
 use crate::record::{Holder, ObjKey, PipeOwner};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use tracer_common::event::{PipeCreate, PipeResize};
 
 /// Slots of a pipe by default (PIPE_DEF_BUFFERS in include/linux/pipe_fs_i.h).

@@ -2,12 +2,13 @@
 //!
 //! Names and users come from the inventories, creators from events.
 
+use super::HashMap;
 use super::Look;
 use super::process::Processes;
 use super::usage::can_have_made;
 use crate::decode::{Context, ProcId, StackId};
 use crate::record::{Clocks, FdTable, ObjKey, PosixInventory, PosixKind, PosixObject, text};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tracer_common::event::{MqFail, PosixCreate};
 use tracer_common::map::kind;
 

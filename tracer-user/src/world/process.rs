@@ -1,9 +1,10 @@
 //! Processes: identity, family, what /proc said last, and their end.
 
+use super::HashMap;
 use super::Look;
 use crate::decode::{Context, NsId, ProcId, TICK_NS, Tgid};
 use crate::record::{Inventory, LimitRow, ProcessRow, Session};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 /// Processes remembered; beyond it the ones that are gone longest are dropped.
 const MAX_PROCESSES: usize = 65_536;

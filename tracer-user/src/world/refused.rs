@@ -1,9 +1,9 @@
 //! Non-blocking calls that were refused with EAGAIN, by object and process.
 
+use super::HashMap;
 use super::stall::Reader;
 use crate::decode::ProcId;
 use crate::record::{ObjKey, RefusedRow, State};
-use std::collections::HashMap;
 
 /// (Object, process) pairs remembered.
 const MAX_PAIRS: usize = 16_384;

@@ -1,10 +1,11 @@
 //! SysV semaphore sets: their lives, their users, what the dead took with them, and the limits of each namespace.
 
+use super::HashMap;
 use super::Look;
 use super::usage::{Creation, Limits, Usage, can_have_made, creates};
 use crate::decode::{Context, NsId, ProcId, SemId};
 use crate::record::{Inventory, SemLimitRow, SemSetRow};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use tracer_common::event::{SemCreate, SemFail, SemHeldAtExit, SemRemove, SemSet as SemSetEvent};
 
 /// Sets remembered.

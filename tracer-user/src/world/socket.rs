@@ -1,8 +1,9 @@
 //! Unix sockets at which somebody waited or was refused: names and other ends, and sends that carried too many descriptors.
 
+use super::HashMap;
 use crate::decode::{Context, ProcId};
 use crate::record::{InFlightRow, SocketRow};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::event::{FdOverflow, SocketAddress};
 
 /// Sockets remembered.

@@ -1,8 +1,8 @@
 //! User stacks: their frames and names, and which numbers mean the same one. They come after the events that have them.
 
+use super::HashMap;
 use crate::decode::StackId;
 use crate::record::{Frame, Place};
-use std::collections::HashMap;
 
 /// User stacks remembered.
 const MAX_STACKS: usize = 16_384;

@@ -1,8 +1,9 @@
 //! Waits on objects: finished ones as bounded statistics, and those that last right now.
 
+use super::HashMap;
 use crate::decode::{ProcId, StackId, Tid};
 use crate::record::{ObjKey, ReaderLook, State};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use tracer_common::syscall::Syscall;
 
 /// include/uapi/asm-generic/errno.h

@@ -1,11 +1,12 @@
 //! SysV queues and segments: what the kernel's tables said last, who was seen to create them, and the limits of each
 //! namespace. What differs between the kinds is in `shm` and `msg`.
 
+use super::HashMap;
 use super::Look;
 use super::usage::{Creation, Limits, Usage, creates};
 use crate::decode::{Context, NsId, ProcId};
 use crate::record::{Clocks, Inventory, Session};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::Hash;
 use tracer_common::event::{SysvCreate, SysvFail, SysvRemove};
 
@@ -70,9 +71,9 @@ pub struct Objects<R: Row> {
 impl<R: Row> Default for Objects<R> {
     fn default() -> Self {
         Self {
-            all: HashMap::new(),
-            created: HashMap::new(),
-            namespaces: HashMap::new(),
+            all: HashMap::default(),
+            created: HashMap::default(),
+            namespaces: HashMap::default(),
             page_bytes: 4096,
             clocks: Clocks::default(),
             dropped: 0,
