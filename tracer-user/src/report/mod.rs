@@ -10,6 +10,7 @@ pub mod json;
 pub mod listing;
 pub mod markdown;
 pub mod model;
+mod page;
 mod phrase;
 pub mod picture;
 pub mod text;
