@@ -119,14 +119,13 @@ fn needed(f: &Finding, found: &Report) -> f64 {
         (Some(start), Some(first)) => first.saturating_sub(start).max(0) as f64 / 1e9,
         _ => 0.0,
     };
-    // A wait that lasts shows at once; one that is over, when it is.
+    // A wait that lasts shows while it does; one that is over, when it is.
     let ongoing = number(f, "ongoing").is_some_and(|n| n > 0.0);
     let one_s = number(f, "p50_ms").filter(|_| !ongoing).unwrap_or_default() / 1e3;
     let row = compared(&f.code);
     let first = row.and_then(|r| r.measures.first()).filter(|m| m.basis == Basis::Events);
     let cases = first.and_then(|m| number(f, m.name)).filter(|n| *n >= 1.0);
     let least = if row.is_some_and(|r| r.leak) { CASES } else { 1.0 };
-    // What lasts from some moment on needs no more than that moment.
-    let pace_s = cases.filter(|_| !ongoing).map_or(0.0, |n| seconds(found) / n * least.min(n));
+    let pace_s = cases.map_or(0.0, |n| seconds(found) / n * least.min(n));
     (lead_s + one_s).max(pace_s)
 }

@@ -262,6 +262,12 @@ fn what_could_not_be_seen_is_neither_gone_nor_new() {
     assert_eq!(diff(&a, &cut).verdict, Verdict::Better);
     let leak = report(vec![finding("fd-leak", json!({"outstanding": 30}))]);
     assert_eq!(diff(&leak, &cut).verdict, Verdict::Unknown);
+    // One hang in a minute: a few seconds without one say little.
+    let mut hang = stalls(1, 50_000.0, 50_000.0);
+    hang.evidence.insert("ongoing".into(), json!(1));
+    let mut few = report(vec![]);
+    few.window.duration_s = 2.0;
+    assert_eq!(diff(&report(vec![hang]), &few).verdict, Verdict::Unknown);
     // What took a minute to come.
     let mut late = stalls(1, 500.0, 500.0);
     late.first_seen = Some("2014-03-30T10:34:33.000Z".into());
