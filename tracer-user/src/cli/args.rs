@@ -33,6 +33,8 @@ pub enum Command {
     Record(Record),
     /// Report on a saved trace
     Report(Replay),
+    /// Compare two saved traces or JSON reports: what is new, gone, worse or better
+    Diff(Diff),
     /// Write a saved trace in the format of another tool
     Export(Export),
     /// List what exists now: System V and POSIX objects, pipes, eventfds, unix sockets, zombies (needs no eBPF)
@@ -266,6 +268,36 @@ pub struct Replay {
     pub schema: bool,
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `diff`
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with 0 if nothing is new or worse, with 3 if something is, with 1 or 2 after an error.")]
+pub struct Diff {
+    /// The older one, or the one to measure by: a file written by --save, or a report by --format json
+    #[arg(required_unless_present = "schema")]
+    pub a: Option<PathBuf>,
+    /// The one to judge
+    #[arg(required_unless_present = "schema")]
+    pub b: Option<PathBuf>,
+    /// Print the JSON Schema of --format json
+    #[arg(long, exclusive = true)]
+    pub schema: bool,
+    /// Exit with 3 also if of a finding it cannot be told
+    #[arg(long)]
+    pub strict: bool,
+    #[arg(long, value_enum, default_value_t = DiffFormat::Text)]
+    pub format: DiffFormat,
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Formats of comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DiffFormat {
+    Text,
+    Json,
 }
 
 /// `export`

@@ -3,6 +3,7 @@
 mod args;
 mod census;
 mod demo;
+mod diff;
 mod doctor;
 mod explain;
 mod export;
@@ -31,6 +32,8 @@ pub mod exit {
     pub const RUNTIME: u8 = 1;
     pub const USAGE: u8 = 2;
     pub const FAIL_ON: u8 = 3;
+    /// `diff`: something is new or worse.
+    pub const WORSE: u8 = 3;
     pub const NOT_PERMITTED: u8 = 4;
     pub const UNSUPPORTED: u8 = 5;
     /// `run`: our own failure.
@@ -68,6 +71,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Record(args)) => record::main(&args),
         Some(Command::Report(args)) => replay::main(&args),
+        Some(Command::Diff(args)) => diff::main(&args),
         Some(Command::Export(args)) => export::main(&args),
         Some(Command::Ls(args)) => ls::main(&args),
         Some(Command::Show(args)) => show::main(&args),

@@ -1,6 +1,7 @@
 //! Writes a report where the user wants it.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -26,7 +27,15 @@ pub fn analyst(output: &Output) -> Analyst {
 /// # Errors
 /// The name is taken, or cannot be made.
 pub fn check(output: &Output) -> Result<()> {
-    let Some(path) = &output.output else { return Ok(()) };
+    check_file(output.output.as_deref())
+}
+
+/// The same of any file that can be made anew.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_file(path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
     newfile::check_report(path).context("cannot write the report")?;
     // Facts that cannot be had again; `report FILE -o FILE` is a slip.
     let exists = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
@@ -44,20 +53,23 @@ pub fn check(output: &Output) -> Result<()> {
 /// The file cannot be made or written.
 pub fn write(analyst: &Analyst, output: &Output) -> Result<Report> {
     let report = analyst.report();
-    match &output.output {
-        Some(path) => {
-            let text = render(analyst, &report, output.format, WIDTH, false)?;
-            newfile::write_report(path, text.as_bytes()).context("cannot write the report")?;
-        }
-        None => {
-            let out = io::stdout();
-            let terminal = out.is_terminal();
-            let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-            let width = if terminal { columns().unwrap_or(WIDTH) } else { WIDTH };
-            print(&render(analyst, &report, output.format, width, colour)?)?;
-        }
-    }
+    deliver(output.output.as_deref(), |width, colour| render(analyst, &report, output.format, width, colour))?;
     Ok(report)
+}
+
+/// Writes a text, made for a width and with or without colour, to a file or to stdout.
+///
+/// # Errors
+/// As [`write`].
+pub fn deliver(path: Option<&Path>, render: impl FnOnce(usize, bool) -> io::Result<String>) -> Result<()> {
+    let Some(path) = path else {
+        let out = io::stdout();
+        let terminal = out.is_terminal();
+        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let width = if terminal { columns().unwrap_or(WIDTH) } else { WIDTH };
+        return print(&render(width, colour)?);
+    };
+    newfile::write_report(path, render(WIDTH, false)?.as_bytes()).context("cannot write the report")
 }
 
 /// Prints to stdout; a closed pipe is not an error.

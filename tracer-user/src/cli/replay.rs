@@ -6,8 +6,10 @@ use anyhow::{Context, Result};
 
 use super::args::Replay;
 use super::output;
+use crate::analyst::Analyst;
 use crate::record::Record;
 use crate::report;
+use crate::report::model::{CUT_OFF, NO_END, UNREADABLE};
 use crate::trace::Reader;
 
 /// Runs the command.
@@ -21,15 +23,24 @@ pub fn main(args: &Replay) -> Result<u8> {
     };
     output::check(&args.output)?;
     let mut analyst = output::analyst(&args.output);
-    let problems = read(open(path)?, path, |record, _| {
+    analyse(open(path)?, path, &mut analyst)?;
+    output::write(&analyst, &args.output)?;
+    Ok(0)
+}
+
+/// Shows a trace to an analyst, to its end or to where it is broken.
+///
+/// # Errors
+/// It has no session.
+pub fn analyse(reader: Reader, path: &Path, analyst: &mut Analyst) -> Result<()> {
+    let problems = read(reader, path, |record, _| {
         analyst.take(&record);
         Ok(())
     })?;
     for problem in problems {
         analyst.problem(problem);
     }
-    output::write(&analyst, &args.output)?;
-    Ok(0)
+    Ok(())
 }
 
 /// Opens a trace.
@@ -54,7 +65,7 @@ pub fn read(mut reader: Reader, path: &Path, mut take: impl FnMut(Record, u64) -
                 begun |= matches!(record, Record::Session(_));
                 take(record, reader.offset())?;
             }
-            Err(e) => problems.push(format!("the trace cannot be read further: {e}")),
+            Err(e) => problems.push(format!("{UNREADABLE}: {e}")),
         }
     }
     if !begun {
@@ -62,12 +73,9 @@ pub fn read(mut reader: Reader, path: &Path, mut take: impl FnMut(Record, u64) -
         anyhow::bail!("{file} ends before its first record; nothing was traced");
     }
     if let Some(offset) = reader.torn() {
-        problems.push(format!("the trace is cut off at byte {offset}; everything before is used"));
+        problems.push(format!("{CUT_OFF} at byte {offset}; everything before is used"));
     } else if problems.is_empty() && !reader.ended() {
-        problems.push(
-            "the trace has no end: it is still written, or its recorder was killed or could not write any more"
-                .to_owned(),
-        );
+        problems.push(format!("{NO_END}: it is still written, or its recorder was killed or could not write any more"));
     }
     if reader.unknown() > 0 {
         let n = reader.unknown();

@@ -72,6 +72,14 @@ pub struct Detector {
     pub judge: fn(&World, u64) -> Vec<Finding>,
 }
 
+impl Detector {
+    /// Whether it judges when only these mechanisms are watched (`--only`; empty: all).
+    pub fn judges(&self, only: &[String]) -> bool {
+        let wanted = |of: Mechanism| only.iter().any(|m| m == of.name() || (m == "signal" && of == Mechanism::Child));
+        only.is_empty() || self.mechanism.is_none_or(wanted)
+    }
+}
+
 /// All detectors.
 pub const DETECTORS: &[Detector] = &[
     Detector {
@@ -320,15 +328,8 @@ pub const DETECTORS: &[Detector] = &[
 pub fn run(world: &World, now_ns: u64) -> Vec<Finding> {
     let now_ns = now_ns.max(world.now_ns);
     let only = &world.session.only;
-    let mut out: Vec<Finding> = DETECTORS
-        .iter()
-        .filter(|d| {
-            let wanted =
-                |of: Mechanism| only.iter().any(|m| m == of.name() || (m == "signal" && of == Mechanism::Child));
-            only.is_empty() || d.mechanism.is_none_or(wanted)
-        })
-        .flat_map(|d| (d.judge)(world, now_ns))
-        .collect();
+    let mut out: Vec<Finding> =
+        DETECTORS.iter().filter(|d| d.judges(only)).flat_map(|d| (d.judge)(world, now_ns)).collect();
     chain::fill(world, &mut out);
     let object = |f: &Finding| f.object.as_ref().map(|o| (o.kind.clone(), o.id.len(), o.id.clone()));
     out.sort_by(|a, b| (a.severity, &a.code, object(a), &a.title).cmp(&(b.severity, &b.code, object(b), &b.title)));

@@ -95,6 +95,11 @@ pub fn is_system(frame: &StackFrame) -> bool {
         || frame.symbol.as_deref().is_some_and(library)
 }
 
+/// The innermost frame of the program's own: the one that a stack's site is about.
+pub(crate) fn own(frames: &[StackFrame]) -> Option<&StackFrame> {
+    frames.iter().find(|f| is_own(f))
+}
+
 /// Whether a frame is of a program's own, as far as that is known.
 fn is_own(frame: &StackFrame) -> bool {
     (frame.module.is_some() || frame.file.is_some()) && !is_system(frame)

@@ -5,11 +5,13 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 
 use super::escape::unsafe_to_show;
-use super::model::Report;
+use super::model::{self, Report};
 
 /// The form of the report, as a JSON Schema; `tests/schema.rs` holds both against each other.
 pub const SCHEMA: &str = include_str!("../../../docs/report.schema.json");
@@ -22,6 +24,62 @@ pub fn render(report: &Report) -> io::Result<String> {
     let mut out = Vec::new();
     serialize(report, &mut out, Safe(PrettyFormatter::new()))?;
     String::from_utf8(out).map_err(io::Error::other)
+}
+
+/// Why something is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("it is no JSON: {0}")]
+    NotJson(serde_json::Error),
+    #[error("it is one finding a line, without what was watched; write it with --format json")]
+    Lines,
+    #[error("its schema is {found}, this version of ipctrace reads {}; use the version that wrote it", model::SCHEMA)]
+    Schema { found: String },
+    #[error("it is no report of ipctrace; one is written with --format json")]
+    Foreign,
+    #[error("it is no report of ipctrace as `report --schema` has it: {0}")]
+    Form(serde_json::Error),
+}
+
+/// What tells a report from other JSON, whatever its schema.
+#[derive(Deserialize)]
+struct Head {
+    schema: Option<Value>,
+    tool: Option<HeadTool>,
+    code: Option<IgnoredAny>,
+    findings: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct HeadTool {
+    name: Option<String>,
+}
+
+/// Reads what [`render`] wrote. Names that are not known are passed over; what is missing or wrong is an error.
+///
+/// # Errors
+/// It is no report, or one of another schema.
+pub fn read(text: &[u8]) -> Result<Report, ReadError> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    // The first value alone: lines of findings are several.
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Head>();
+    let head = match values.next() {
+        Some(Ok(head)) => head,
+        Some(Err(e)) if e.is_data() => return Err(ReadError::Foreign),
+        Some(Err(e)) => return Err(ReadError::NotJson(e)),
+        None => return Err(ReadError::Foreign),
+    };
+    match (head.findings, head.tool.and_then(|t| t.name).as_deref()) {
+        (None, _) if head.code.is_some() => return Err(ReadError::Lines),
+        (Some(_), Some("ipctrace")) => {}
+        (None | Some(_), _) => return Err(ReadError::Foreign),
+    }
+    match head.schema {
+        Some(Value::Number(n)) if n.as_u64() == Some(model::SCHEMA.into()) => {}
+        Some(Value::Number(found)) => return Err(ReadError::Schema { found: found.to_string() }),
+        _ => return Err(ReadError::Schema { found: "not told".into() }),
+    }
+    serde_json::from_slice(text).map_err(ReadError::Form)
 }
 
 /// One finding a line (`--format jsonl`); nothing if there is none.
@@ -110,8 +168,6 @@ impl<F: Formatter> Formatter for Safe<F> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::super::model::tests::{finding, report};
     use super::*;
     use crate::detect::finding::{Finding, Severity};
@@ -129,6 +185,34 @@ mod tests {
         assert!(!text.chars().any(|c| c != '\n' && unsafe_to_show(c)), "{text}");
         assert!(text.contains("größe") && text.contains("\\udb40\\udc41") && text.ends_with("}\n"));
         assert_eq!(serde_json::from_str::<Report>(&text).expect("JSON"), report);
+    }
+
+    #[test]
+    fn what_is_no_report_is_told() {
+        let good = render(&hostile()).expect("render");
+        assert_eq!(read(good.as_bytes()).expect("report"), hostile());
+        assert_eq!(read(format!("\u{feff}{good}").as_bytes()).expect("a mark at the beginning"), hostile());
+        let deep = "[".repeat(100_000);
+        let lines = render_lines(&hostile()).expect("render");
+        for (text, want) in [
+            (String::new(), "no report"),
+            ("{".into(), "no JSON"),
+            ("[1]".into(), "no report"),
+            ("{\"findings\": []}".into(), "no report"),
+            (deep, "no JSON"),
+            (lines, "one finding a line"),
+            (good.replacen("\"schema\": 1", "\"schema\": 2", 1), "its schema is 2"),
+            (good.replacen("\"schema\": 1,", "", 1), "its schema is not told"),
+            (good.replacen("\"critical\"", "\"fatal\"", 1), "unknown variant `fatal`"),
+            (good.replacen("\"duration_s\"", "\"duration\"", 1), "missing field `duration_s`"),
+            (good.replacen("\"page_bytes\": 4096", "\"page_bytes\": -1", 1), "invalid value"),
+            (good.replacen("\"page_bytes\": 4096", "\"page_bytes\": 1e999", 1), "out of range"),
+            (format!("{good}{good}"), "trailing characters"),
+        ] {
+            let got = read(text.as_bytes()).expect_err(want).to_string();
+            assert!(got.contains(want), "{got:?} does not say {want:?}");
+        }
+        assert!(read(b"{\"a\": \"\xff\"}").is_err());
     }
 
     #[test]

@@ -9,6 +9,12 @@ use crate::record::{PlanRow, Session};
 /// Version of the JSON report's form.
 pub const SCHEMA: u32 = 1;
 
+/// How sentences of `not_collected` begin that say that a trace has no end: what only the end tells is missing.
+pub const UNFINISHED: &[&str] = &[UNREADABLE, CUT_OFF, NO_END];
+pub const UNREADABLE: &str = "the trace cannot be read further";
+pub const CUT_OFF: &str = "the trace is cut off";
+pub const NO_END: &str = "the trace has no end";
+
 /// The whole report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -133,7 +139,7 @@ fn losses(lost: &[LossRow]) -> Loss {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::report) mod tests {
     use serde_json::{Map, json};
 
     use super::*;

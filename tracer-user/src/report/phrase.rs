@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::model::Report;
+use super::model::{Report, Target};
 use crate::detect::finding::{Confidence, Finding, Limit, Object, Origin, Process, Severity, Stack, StackFrame};
 use crate::detect::site::is_system;
 use crate::detect::time::seconds;
@@ -121,7 +121,7 @@ pub(super) fn evidence(f: &Finding) -> Vec<(String, String)> {
 }
 
 /// One fact: its name without its unit, which goes into the value.
-fn fact(name: &str, value: &Value) -> (String, String) {
+pub(super) fn fact(name: &str, value: &Value) -> (String, String) {
     type Shown = fn(f64) -> String;
     let units: [(&str, Shown); 4] = [
         ("_ms", |n| seconds(n / 1e3)),
@@ -260,7 +260,11 @@ pub(super) fn watched(report: &Report) -> String {
 }
 
 pub(super) fn target(report: &Report) -> String {
-    let t = &report.target;
+    target_of(&report.target)
+}
+
+/// "pid 12 and children".
+pub(super) fn target_of(t: &Target) -> String {
     if t.words == "all" {
         return "all processes".into();
     }
@@ -307,7 +311,7 @@ pub(super) fn by_role(processes: &[Process]) -> Vec<(&str, Vec<&Process>)> {
     out
 }
 
-fn plural(n: usize) -> &'static str {
+pub(super) fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 

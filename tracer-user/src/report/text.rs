@@ -1,26 +1,20 @@
 //! The report for a terminal: the verdicts first, then who, evidence and remedy of each, then what was watched.
 //!
-//! Every string of the report is escaped here; the only control characters written are newlines and, with colour,
-//! our own colour codes.
-
-use std::borrow::Cow;
+//! [`Page`] lays it out and escapes every string of the report.
 
 use super::escape::escape;
 use super::model::Report;
+use super::page::{Look, Page, look};
 use super::phrase::{
     LIST_MAX, at, by_role, confidence, counted, evidence, folded, limit, lost, object, origin, process, seen, severity,
     sites, target, watched,
 };
-use crate::detect::finding::{Confidence, Finding, Origin, Severity, Stack};
+use crate::detect::finding::{Confidence, Finding, Origin, Stack};
 use crate::detect::time::seconds;
 
-/// Narrower terminals get lines of this width.
-const WIDTH_MIN: usize = 40;
-/// Column at which values begin.
-const INDENT: usize = 14;
 /// The report as text, lines at most `width` columns wide where words allow it, ending in a newline.
 pub fn render(report: &Report, width: usize, colour: bool) -> String {
-    let mut page = Page { out: String::new(), width: width.max(WIDTH_MIN), colour };
+    let mut page = Page::new(width, colour);
     verdicts(&mut page, report);
     for (n, finding) in report.findings.iter().enumerate() {
         page.line("");
@@ -29,79 +23,6 @@ pub fn render(report: &Report, width: usize, colour: bool) -> String {
     page.line("");
     circumstances(&mut page, report);
     page.out
-}
-
-/// How a piece of text stands out.
-#[derive(Clone, Copy)]
-enum Look {
-    Plain,
-    Dim,
-    Bold,
-    Red,
-    Yellow,
-    Cyan,
-    Green,
-}
-
-impl Look {
-    /// SGR parameters (ECMA-48).
-    fn code(self) -> Option<&'static str> {
-        match self {
-            Self::Plain => None,
-            Self::Dim => Some("2"),
-            Self::Bold => Some("1"),
-            Self::Red => Some("1;31"),
-            Self::Yellow => Some("1;33"),
-            Self::Cyan => Some("36"),
-            Self::Green => Some("32"),
-        }
-    }
-}
-
-struct Page {
-    out: String,
-    width: usize,
-    colour: bool,
-}
-
-impl Page {
-    /// One line as it is.
-    fn line(&mut self, text: &str) {
-        self.out.push_str(text);
-        self.out.push('\n');
-    }
-
-    fn paint(&self, look: Look, text: &str) -> String {
-        match look.code().filter(|_| self.colour) {
-            Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
-            None => text.to_owned(),
-        }
-    }
-
-    /// A label at the left, `text` wrapped at its right from column `indent` on.
-    fn row(&mut self, label: &str, look: Look, indent: usize, text: &str) {
-        let label = escape(label);
-        let width = label.chars().count();
-        let room = self.width.saturating_sub(indent).max(WIDTH_MIN / 2);
-        let gap = indent.saturating_sub(width).max(usize::from(width > 0));
-        for (n, part) in wrap(&escape(text), room).into_iter().enumerate() {
-            let head =
-                if n == 0 { format!("{}{}", self.paint(look, &label), " ".repeat(gap)) } else { " ".repeat(indent) };
-            let line = format!("{head}{part}");
-            self.line(line.trim_end());
-        }
-    }
-
-    /// A named row of a finding: "   who        ...". Without a name it continues the one above.
-    fn named(&mut self, name: &str, text: &str) {
-        self.row(&format!("   {name}"), Look::Dim, INDENT, text);
-    }
-
-    /// A command: never broken, so that it can be copied.
-    fn command(&mut self, text: &str) {
-        let text = self.paint(Look::Bold, &escape(text));
-        self.line(&format!("{}$ {text}", " ".repeat(INDENT)));
-    }
 }
 
 fn verdicts(page: &mut Page, report: &Report) {
@@ -203,43 +124,15 @@ fn frames(page: &mut Page, stack: &Stack) {
     page.named("stack", &format!("{} {}{place}: {}", stack.role, stack.pid, folded(stack)));
 }
 
-/// Breaks at blanks into lines of at most `room` columns; a longer word gets a line of its own.
-fn wrap(text: &str, room: usize) -> Vec<Cow<'_, str>> {
-    let mut out: Vec<Cow<'_, str>> = Vec::new();
-    let mut line = String::new();
-    let mut used = 0;
-    for word in text.split(' ') {
-        let len = word.chars().count();
-        if used > 0 && used + 1 + len > room {
-            out.push(std::mem::take(&mut line).into());
-            used = 0;
-        }
-        if used > 0 {
-            line.push(' ');
-            used += 1;
-        }
-        line.push_str(word);
-        used += len;
-    }
-    out.push(line.into());
-    out
-}
-
-fn look(s: Severity) -> Look {
-    match s {
-        Severity::Critical => Look::Red,
-        Severity::Warning => Look::Yellow,
-        Severity::Info => Look::Cyan,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::super::escape::unsafe_to_show;
     use super::super::model::tests::{finding, report};
+    use super::super::page::WIDTH_MIN;
     use super::*;
+    use crate::detect::finding::Severity;
 
     #[test]
     fn a_whole_report() {
@@ -325,17 +218,5 @@ not collected  writes through io_uring
         let without: String =
             coloured.replace("\x1b[0m", "").replace("\x1b[2m", "").replace("\x1b[1m", "").replace("\x1b[1;31m", "");
         assert!(coloured != plain && without == plain);
-    }
-
-    #[test]
-    fn words_are_wrapped() {
-        for (text, room, want) in [
-            ("a bb ccc", 4, vec!["a bb", "ccc"]),
-            ("longword x", 4, vec!["longword", "x"]),
-            ("", 4, vec![""]),
-            ("größe eins", 5, vec!["größe", "eins"]),
-        ] {
-            assert_eq!(wrap(text, room), want);
-        }
     }
 }
