@@ -10,6 +10,7 @@ mod ls;
 mod mk;
 mod output;
 mod progress;
+mod redact;
 mod replay;
 mod rm;
 mod run;
@@ -66,6 +67,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Report(args)) => replay::main(&args),
         Some(Command::Export(args)) => export::main(&args),
+        Some(Command::Redact(args)) => redact::main(&args),
         Some(Command::Ls(args)) => ls::main(&args),
         Some(Command::Show(args)) => show::main(&args),
         Some(Command::Explain(args)) => explain::main(&args),

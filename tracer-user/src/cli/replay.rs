@@ -5,8 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::args::Replay;
-use super::output;
+use super::{output, redact};
 use crate::record::Record;
+use crate::redact::Redactor;
 use crate::report;
 use crate::trace::Reader;
 
@@ -21,7 +22,8 @@ pub fn main(args: &Replay) -> Result<u8> {
     };
     output::check(&args.output)?;
     let mut analyst = output::analyst(&args.output);
-    let problems = read(open(path)?, path, |record, _| {
+    let redactor = redact::redactor(args.redact)?;
+    let problems = read(open(path)?, path, redactor.as_ref(), |record, _| {
         analyst.take(&record);
         Ok(())
     })?;
@@ -42,19 +44,33 @@ pub fn open(path: &Path) -> Result<Reader> {
 
 /// Reads a trace to its end or to where it is broken, and shows each record with how many bytes of the file are read.
 /// Returns what the reader of the outcome should know: that it is cut off, and where.
+/// With a redactor neither the records nor the sentences hold names.
 ///
 /// # Errors
 /// It has no session; and whatever `take` returns.
-pub fn read(mut reader: Reader, path: &Path, mut take: impl FnMut(Record, u64) -> Result<()>) -> Result<Vec<String>> {
+pub fn read(
+    mut reader: Reader,
+    path: &Path,
+    redactor: Option<&Redactor>,
+    mut take: impl FnMut(Record, u64) -> Result<()>,
+) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     let mut begun = false;
     while let Some(record) = reader.next() {
         match record {
             Ok(record) => {
                 begun |= matches!(record, Record::Session(_));
+                let record = match redactor {
+                    Some(redactor) => redactor.record(record),
+                    None => record,
+                };
                 take(record, reader.offset())?;
             }
-            Err(e) => problems.push(format!("the trace cannot be read further: {e}")),
+            // The error of a broken record quotes it.
+            Err(e) => {
+                let problem = format!("the trace cannot be read further: {e}");
+                problems.push(redactor.map_or_else(|| problem.clone(), |r| r.sentence(&problem)));
+            }
         }
     }
     if !begun {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{Probing, Watch};
-use super::{output, target};
+use super::{output, redact, target};
 use crate::analyst::Analyst;
 use crate::source::{Live, Options, Target};
 use crate::trace::Writer;
@@ -93,7 +93,9 @@ impl Session {
         output::check(&args.output)?;
         let writer = match &args.save {
             Some(path) => {
-                Some(Writer::create(path, args.force).with_context(|| format!("cannot save to {}", path.display()))?)
+                let writer = Writer::create(path, args.force);
+                let writer = writer.with_context(|| format!("cannot save to {}", path.display()))?;
+                Some(writer.redacting(redact::redactor(args.redact)?))
             }
             None => None,
         };

@@ -22,6 +22,9 @@ pub struct Report {
     pub loss: Loss,
     /// What this report cannot know, each a sentence.
     pub not_collected: Vec<String>,
+    /// What stands for names are tokens (`--redact`).
+    #[serde(default)]
+    pub redacted: bool,
     /// The worst first.
     pub findings: Vec<Finding>,
 }
@@ -123,6 +126,7 @@ pub fn build(
         },
         loss: losses(lost),
         not_collected,
+        redacted: session.redacted,
         findings,
     }
 }

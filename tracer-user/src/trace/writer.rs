@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, KERNEL_TAG, MAGIC, RECORD_HEADER_LEN, TraceError, VERSION, tag};
 use crate::newfile;
 use crate::record::Record;
+use crate::redact::Redactor;
 
 /// A chunk is written when its first record is this old.
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -29,6 +30,7 @@ pub struct Writer {
     oldest: Option<Instant>,
     stopped: bool,
     dropped: u64,
+    redactor: Option<Redactor>,
 }
 
 impl Writer {
@@ -53,7 +55,15 @@ impl Writer {
             oldest: None,
             stopped: false,
             dropped: 0,
+            redactor: None,
         })
+    }
+
+    /// With a redactor the trace gets no names: each record goes through it before it is written.
+    #[must_use]
+    pub fn redacting(mut self, redactor: Option<Redactor>) -> Self {
+        self.redactor = redactor;
+        self
     }
 
     /// Appends a record. A tick writes out what is pending, as do its size and its age.
@@ -163,6 +173,8 @@ impl Writer {
     }
 
     fn append(&mut self, record: &Record) -> Result<(), TraceError> {
+        let redacted = self.redactor.as_ref().map(|r| r.record(record.clone()));
+        let record = redacted.as_ref().unwrap_or(record);
         let start = self.chunk.len();
         self.chunk.push(tag(record));
         self.chunk.extend([0; RECORD_HEADER_LEN - 1]);
@@ -209,6 +221,7 @@ impl Writer {
             oldest: None,
             stopped: false,
             dropped: 0,
+            redactor: None,
         }
     }
 }

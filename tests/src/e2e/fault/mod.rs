@@ -5,6 +5,7 @@ mod ending;
 mod export;
 mod files;
 mod lines;
+mod redact;
 mod running;
 mod tables;
 
@@ -49,6 +50,7 @@ const FAULTS: &[Fault] = &[
     native("save-existing", files::save_existing),
     native("export-duckdb", export::duckdb),
     native("export-perfetto", export::perfetto),
+    native("redact", redact::saved),
     native("run-exit-code", running::exit_code),
     native("run-signal", running::signal),
     native("run-not-found", running::not_found),
