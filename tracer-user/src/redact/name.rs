@@ -152,7 +152,10 @@ impl Names {
 
     /// A function's name stays. One with a path in it goes, all of it: where a path ends cannot be known.
     pub(super) fn function(&self, name: &str) -> String {
-        let bare = name.replace("operator/", "");
+        // Division, in C++.
+        let bare = ["operator/(", "operator/=(", "operator/<"].iter().fold(Cow::from(name), |bare, division| {
+            if bare.contains(division) { bare.replace(division, "").into() } else { bare }
+        });
         if !bare.contains(['/', '\\']) {
             return name.to_owned();
         }

@@ -119,6 +119,8 @@ fn functions_stay_unless_they_hold_a_path() {
         ("github.com/secret/pkg.(*T).Run", "fn-"),
         ("(anonymous struct at /src/My secret/x.c:1)::run", "fn-"),
         ("std::sort<(lambda at /secret.cc:3:4)>", "std::fn-"),
+        ("operator/secret.c", "fn-"),
+        ("a::operator//secret(int)", "fn-"),
         ("LazyCompile:~run C:\\secret.js:1", "fn-"),
     ] {
         let told = names.function(name);
