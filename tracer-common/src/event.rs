@@ -128,6 +128,9 @@ pub enum Field<'a> {
 #[cfg(feature = "user")]
 trait Shown {
     fn shown(&self) -> Field<'_>;
+
+    /// Its bytes, if it is text.
+    fn text(&mut self) -> Option<&mut [u8]>;
 }
 
 #[cfg(feature = "user")]
@@ -135,27 +138,32 @@ mod shown {
     use super::{Field, ObjRef, ObjState, Shown};
 
     macro_rules! shown {
-        ($($t:ty, $value:ident => $field:expr;)*) => {
+        ($($t:ty, $value:ident => $field:expr, $text:expr;)*) => {
             $(impl Shown for $t {
                 fn shown(&self) -> Field<'_> {
                     let $value = self;
                     $field
+                }
+
+                fn text(&mut self) -> Option<&mut [u8]> {
+                    let text: fn(&mut Self) -> Option<&mut [u8]> = $text;
+                    text(self)
                 }
             })*
         };
     }
 
     shown! {
-        u16, v => Field::Unsigned((*v).into());
-        u32, v => Field::Unsigned((*v).into());
-        u64, v => Field::Unsigned(*v);
-        i32, v => Field::Signed((*v).into());
-        i64, v => Field::Signed(*v);
-        [u8; 16], v => Field::Bytes(v);
-        [u8; 32], v => Field::Bytes(v);
-        [[u8; 32]; 4], v => Field::Bytes(v.as_flattened());
-        ObjRef, v => Field::Object(*v);
-        ObjState, v => Field::State(*v);
+        u16, v => Field::Unsigned((*v).into()), |_| None;
+        u32, v => Field::Unsigned((*v).into()), |_| None;
+        u64, v => Field::Unsigned(*v), |_| None;
+        i32, v => Field::Signed((*v).into()), |_| None;
+        i64, v => Field::Signed(*v), |_| None;
+        [u8; 16], v => Field::Bytes(v), |v| Some(v);
+        [u8; 32], v => Field::Bytes(v), |v| Some(v);
+        [[u8; 32]; 4], v => Field::Bytes(v.as_flattened()), |v| Some(v.as_flattened_mut());
+        ObjRef, v => Field::Object(*v), |_| None;
+        ObjState, v => Field::State(*v), |_| None;
     }
 }
 
@@ -221,6 +229,17 @@ macro_rules! events {
                     $(Self::$id(p) => {
                         $(if !stringify!($field).starts_with('_') {
                             show(stringify!($field), p.$field.shown());
+                        })*
+                    })*
+                }
+            }
+
+            /// Gives out the bytes of each field that is text, with its name, to be written anew.
+            pub fn texts(&mut self, mut take: impl FnMut(&'static str, &mut [u8])) {
+                match self {
+                    $(Self::$id(p) => {
+                        $(if let Some(bytes) = p.$field.text() {
+                            take(stringify!($field), bytes);
                         })*
                     })*
                 }

@@ -17,6 +17,7 @@ use tracer_common::syscall::Syscall;
 use tracer_user::analyst::Analyst;
 use tracer_user::export::{Export, Format, Table, Weight, begin};
 use tracer_user::record::{Frame, ProcessRow, Record, Session};
+use tracer_user::redact::{KEY_LEN, Redactor};
 use tracer_user::trace::{Reader, Writer};
 
 const RECORDS: u64 = 2_000_000;
@@ -24,6 +25,8 @@ const MS: u64 = 1_000_000;
 const START: u64 = 1_000_000 * MS;
 /// Names a trace and a format: then the process does that export only.
 const CHILD: &str = "EXPORT_CHILD";
+/// Beside the formats.
+const REDACT: &str = "redact";
 
 fn main() -> Result<()> {
     if let Some(task) = std::env::var_os(CHILD) {
@@ -41,7 +44,9 @@ fn main() -> Result<()> {
     write(&trace, records)?;
     let size = std::fs::metadata(&trace).context("the trace")?.len();
     println!("{records} records, {} MiB", size >> 20);
-    for format in ["none"].into_iter().map(str::to_owned).chain(Format::value_variants().iter().filter_map(name)) {
+    for format in
+        ["none", REDACT].into_iter().map(str::to_owned).chain(Format::value_variants().iter().filter_map(name))
+    {
         let task = format!("{format} {}", trace.display());
         let ended = Command::new(std::env::current_exe().context("own path")?).env(CHILD, task).status();
         anyhow::ensure!(ended.context("start the export")?.success(), "{format} failed");
@@ -53,15 +58,17 @@ fn name(format: &Format) -> Option<String> {
     Some(format.to_possible_value()?.get_name().to_owned())
 }
 
-/// One export; `none` is the way to the world alone, which every report goes, too.
+/// One export; `none` is the way to the world alone, which every report goes, too, and `redact` that without names.
 fn child(format: &str, trace: &Path) -> Result<()> {
     let started = Instant::now();
+    let redactor = Redactor::new(&[7; KEY_LEN]);
     let mut analyst = Analyst::default();
     let mut export: Option<Box<dyn Export>> = None;
     let out = tempfile::NamedTempFile::new_in(trace.parent().context("its folder")?).context("an output")?;
     let mut records = 0_u64;
     for record in Reader::open(trace)? {
         let record = record?;
+        let record = if format == REDACT { redactor.record(record) } else { record };
         records += 1;
         if let (Record::Session(session), Ok(format)) = (&record, Format::from_str(format, false)) {
             let out = Box::new(BufWriter::new(out.reopen()?));

@@ -5,7 +5,9 @@
 //! `symbol` finds functions and lines for the addresses of stacks.
 //! `trace` stores records and reads them back; `newfile` makes its files and those of reports.
 //! `export` writes what a trace holds in the formats of other tools.
-//! `analyst`, `decode`, `world`, `detect`, `report` and `export` are pure: no clock, no file, no system call, no terminal.
+//! `redact` takes the names out of records.
+//! `analyst`, `decode`, `world`, `detect`, `report`, `export` and `redact` are pure: no clock, no file, no system call,
+//! no terminal.
 
 pub mod analyst;
 pub mod cli;
@@ -18,6 +20,7 @@ pub mod listed;
 pub mod newfile;
 pub mod object;
 pub mod record;
+pub mod redact;
 pub mod report;
 pub mod source;
 pub mod symbol;

@@ -102,6 +102,9 @@ pub struct Session {
     /// Mechanisms watched (`--only`), empty for all.
     pub only: Vec<String>,
     pub self_pid: u32,
+    /// Names were taken out of the trace: what stands for them are tokens.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
 }
 
 /// How one site is watched.

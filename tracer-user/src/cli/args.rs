@@ -37,6 +37,8 @@ pub enum Command {
     Diff(Diff),
     /// Write a saved trace in the format of another tool
     Export(Export),
+    /// Write a saved trace again without names, to be given to others
+    Redact(Redact),
     /// List what exists now: System V and POSIX objects, pipes, eventfds, unix sockets, zombies (needs no eBPF)
     Ls(Ls),
     /// Show everything about one object, or what a process uses
@@ -102,6 +104,9 @@ pub struct Saving {
     /// Replace the trace file if it exists
     #[arg(long, requires = "save")]
     pub force: bool,
+    /// Save no names of processes, files, sockets, containers, hosts: only tokens (not in the report of this run)
+    #[arg(long, requires = "save")]
+    pub redact: bool,
     #[command(flatten)]
     pub output: Output,
 }
@@ -203,6 +208,9 @@ pub struct Record {
     /// Overwrite existing files
     #[arg(long)]
     pub force: bool,
+    /// Record no names of processes, files, sockets, containers, hosts: only tokens
+    #[arg(long)]
+    pub redact: bool,
     /// Go on in a new part (FILE, FILE.1, FILE.2, ...) when one has this size; K, M and G are 1024-fold
     #[arg(long, value_name = "N", value_parser = part_bytes)]
     pub max_size: Option<u64>,
@@ -266,6 +274,9 @@ pub struct Replay {
     /// Print the JSON Schema of --format json
     #[arg(long, exclusive = true)]
     pub schema: bool,
+    /// Show no names of processes, files, sockets, containers, hosts: only tokens
+    #[arg(long)]
+    pub redact: bool,
     #[command(flatten)]
     pub output: Output,
 }
@@ -314,11 +325,27 @@ pub struct Export {
     /// What is added up (folded); the number of events by default
     #[arg(long, value_enum)]
     pub weight: Option<export::Weight>,
+    /// Write no names of processes, files, sockets, containers, hosts: only tokens
+    #[arg(long)]
+    pub redact: bool,
     /// Write to this new file instead of stdout
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
     /// Replace the file if it exists
     #[arg(long, requires = "output")]
+    pub force: bool,
+}
+
+/// `redact`
+#[derive(Debug, Args)]
+pub struct Redact {
+    /// A file written by --save
+    pub file: PathBuf,
+    /// The new trace
+    #[arg(short, long, value_name = "TRACE")]
+    pub output: PathBuf,
+    /// Replace the new trace's file if it exists
+    #[arg(long)]
     pub force: bool,
 }
 

@@ -54,7 +54,7 @@ fn load(path: &Path) -> Result<Report> {
     if !matches!(first, Some(b'{' | b'[')) {
         let mut analyst = Analyst::default();
         let reader = Reader::new(input).with_context(|| format!("{} (and it is no JSON report)", cannot()))?;
-        replay::analyse(reader, path, &mut analyst)?;
+        replay::analyse(reader, path, None, &mut analyst)?;
         return Ok(analyst.report());
     }
     let mut text = Vec::new();

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::args::Export as Args;
 use super::progress::Progress;
-use super::{Fail, exit, replay};
+use super::{Fail, exit, redact, replay};
 use crate::analyst::Analyst;
 use crate::export::{self, Export};
 use crate::newfile;
@@ -65,7 +65,8 @@ fn write(args: &Args, reader: Reader, out: Box<dyn Write + Send>, name: &Path) -
     let mut out = Some(out);
     let mut analyst = Analyst::default();
     let mut export: Option<Box<dyn Export>> = None;
-    let problems = replay::read(reader, &args.file, |record, offset| {
+    let redactor = redact::redactor(args.redact)?;
+    let problems = replay::read(reader, &args.file, redactor.as_ref(), |record, offset| {
         progress.at(offset);
         if let (Record::Session(session), Some(out)) = (&record, out.take_if(|_| export.is_none())) {
             export = Some(begin(args, session, out).with_context(cannot)?);

@@ -30,11 +30,11 @@ const ASKED: &str = "asked";
 /// What tells findings apart that are remembered; more are as one.
 const KNOWN_MAX: usize = 4096;
 
-/// Runs it.
+/// Runs it. What is kept, judged and said is what `redacted` makes of the records.
 ///
 /// # Errors
 /// Signals cannot be caught, the folder is not there, or the collector failed.
-pub async fn record(args: &Args, mut live: Live) -> Result<u8> {
+pub async fn record(args: &Args, mut live: Live, redacted: impl Fn(Record) -> Record) -> Result<u8> {
     let prefix = prefix(&args.output)?;
     let asked = Cell::new(false);
     let mut user = signal(SignalKind::user_defined1()).context("cannot catch SIGUSR1")?;
@@ -56,7 +56,7 @@ pub async fn record(args: &Args, mut live: Live) -> Result<u8> {
         losses: Losses::default(),
     };
     let started = Instant::now();
-    watch::begin(&mut live, &mut |r| recorder.take(&r));
+    watch::begin(&mut live, &mut |r| recorder.take(&redacted(r)));
     let stopped = watch::stopped(args.duration)?;
     let ended = async {
         tokio::pin!(stopped);
@@ -67,7 +67,7 @@ pub async fn record(args: &Args, mut live: Live) -> Result<u8> {
             }
         }
     };
-    live.run(ended, &mut |r| recorder.take(&r)).await?;
+    live.run(ended, &mut |r| recorder.take(&redacted(r))).await?;
     drop(live);
     recorder.finish(started.elapsed());
     Ok(0)

@@ -13,6 +13,7 @@ mod mk;
 mod output;
 mod progress;
 mod record;
+mod redact;
 mod replay;
 mod rm;
 mod run;
@@ -73,6 +74,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Report(args)) => replay::main(&args),
         Some(Command::Diff(args)) => diff::main(&args),
         Some(Command::Export(args)) => export::main(&args),
+        Some(Command::Redact(args)) => redact::main(&args),
         Some(Command::Ls(args)) => ls::main(&args),
         Some(Command::Show(args)) => show::main(&args),
         Some(Command::Explain(args)) => explain::main(&args),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tokio::sync::Notify;
 
 use super::args::Record as Args;
-use super::{flight, target, watch};
+use super::{flight, redact, target, watch};
 use crate::record::Record;
 use crate::report::escape;
 use crate::source::{Live, Renewal};
@@ -21,18 +21,27 @@ pub fn main(args: &Args) -> Result<u8> {
     let target = target::resolve(&args.whom, "record")?;
     watch::runtime()?.block_on(async {
         let live = Live::attach(watch::options(target, &args.probing))?;
-        if args.flight_recorder { flight::record(args, live).await } else { record(args, live).await }
+        let redactor = redact::redactor(args.redact)?;
+        let redacted = move |record| match &redactor {
+            Some(redactor) => redactor.record(record),
+            None => record,
+        };
+        if args.flight_recorder {
+            flight::record(args, live, redacted).await
+        } else {
+            record(args, live, redacted).await
+        }
     })
 }
 
-async fn record(args: &Args, mut live: Live) -> Result<u8> {
+async fn record(args: &Args, mut live: Live, redacted: impl Fn(Record) -> Record) -> Result<u8> {
     let limits = args.max_size.map(|part_bytes| Limits { part_bytes, parts: args.parts.into() });
     let parts = Parts::create(&args.output, args.force, limits).context("cannot record")?;
     let failed = Notify::new();
     let mut recorder =
         Recorder { parts, renewal: live.renewal(), failed: &failed, failure: None, losses: Losses::default() };
     let started = Instant::now();
-    watch::begin(&mut live, &mut |r| recorder.take(&r));
+    watch::begin(&mut live, &mut |r| recorder.take(&redacted(r)));
     let stopped = watch::stopped(args.duration)?;
     let ended = async {
         tokio::select! {
@@ -40,7 +49,7 @@ async fn record(args: &Args, mut live: Live) -> Result<u8> {
             () = failed.notified() => {}
         }
     };
-    live.run(ended, &mut |r| recorder.take(&r)).await?;
+    live.run(ended, &mut |r| recorder.take(&redacted(r))).await?;
     drop(live);
     recorder.finish(started.elapsed())
 }

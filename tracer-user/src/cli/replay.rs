@@ -5,9 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::args::Replay;
-use super::output;
+use super::{output, redact};
 use crate::analyst::Analyst;
 use crate::record::Record;
+use crate::redact::Redactor;
 use crate::report;
 use crate::report::model::{CUT_OFF, NO_END, UNREADABLE};
 use crate::trace::Reader;
@@ -23,17 +24,18 @@ pub fn main(args: &Replay) -> Result<u8> {
     };
     output::check(&args.output)?;
     let mut analyst = output::analyst(&args.output);
-    analyse(open(path)?, path, &mut analyst)?;
+    let redactor = redact::redactor(args.redact)?;
+    analyse(open(path)?, path, redactor.as_ref(), &mut analyst)?;
     output::write(&analyst, &args.output)?;
     Ok(0)
 }
 
-/// Shows a trace to an analyst, to its end or to where it is broken.
+/// Shows a trace to an analyst, to its end or to where it is broken; without names if there is a redactor.
 ///
 /// # Errors
 /// It has no session.
-pub fn analyse(reader: Reader, path: &Path, analyst: &mut Analyst) -> Result<()> {
-    let problems = read(reader, path, |record, _| {
+pub fn analyse(reader: Reader, path: &Path, redactor: Option<&Redactor>, analyst: &mut Analyst) -> Result<()> {
+    let problems = read(reader, path, redactor, |record, _| {
         analyst.take(&record);
         Ok(())
     })?;
@@ -53,19 +55,33 @@ pub fn open(path: &Path) -> Result<Reader> {
 
 /// Reads a trace to its end or to where it is broken, and shows each record with how many bytes of the file are read.
 /// Returns what the reader of the outcome should know: that it is cut off, and where.
+/// With a redactor neither the records nor the sentences hold names.
 ///
 /// # Errors
 /// It has no session; and whatever `take` returns.
-pub fn read(mut reader: Reader, path: &Path, mut take: impl FnMut(Record, u64) -> Result<()>) -> Result<Vec<String>> {
+pub fn read(
+    mut reader: Reader,
+    path: &Path,
+    redactor: Option<&Redactor>,
+    mut take: impl FnMut(Record, u64) -> Result<()>,
+) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     let mut begun = false;
     while let Some(record) = reader.next() {
         match record {
             Ok(record) => {
                 begun |= matches!(record, Record::Session(_));
+                let record = match redactor {
+                    Some(redactor) => redactor.record(record),
+                    None => record,
+                };
                 take(record, reader.offset())?;
             }
-            Err(e) => problems.push(format!("{UNREADABLE}: {e}")),
+            // The error of a broken record quotes it.
+            Err(e) => {
+                let problem = format!("{UNREADABLE}: {e}");
+                problems.push(redactor.map_or_else(|| problem.clone(), |r| r.sentence(&problem)));
+            }
         }
     }
     if !begun {

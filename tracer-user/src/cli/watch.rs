@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{Probing, Saving, Watch};
-use super::{output, target};
+use super::{output, redact, target};
 use crate::analyst::Analyst;
+use crate::redact::Redactor;
 use crate::source::{Live, Options, Target};
 use crate::trace::Writer;
 
@@ -83,6 +84,8 @@ pub fn begin(live: &mut Live, sink: &mut dyn FnMut(crate::record::Record)) {
 pub struct Session {
     analyst: Analyst,
     writer: Option<Writer>,
+    /// The trace has no names.
+    redactor: Option<Redactor>,
 }
 
 impl Session {
@@ -98,7 +101,7 @@ impl Session {
             }
             None => None,
         };
-        Ok(Self { analyst: output::analyst(&args.output), writer })
+        Ok(Self { analyst: output::analyst(&args.output), writer, redactor: redact::redactor(args.redact)? })
     }
 
     /// Reads the baseline and says `ready`.
@@ -109,7 +112,10 @@ impl Session {
     /// Takes one record. A trace file that cannot be written any more is said once; watching goes on.
     pub fn take(&mut self, record: crate::record::Record) {
         if let Some(writer) = &mut self.writer
-            && let Err(e) = writer.push(&record)
+            && let Err(e) = match &self.redactor {
+                Some(redactor) => writer.push(&redactor.record(record.clone())),
+                None => writer.push(&record),
+            }
         {
             eprintln!("ipctrace: saving ended: {e}; what was written is kept");
             self.writer = None;

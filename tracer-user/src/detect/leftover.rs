@@ -95,7 +95,8 @@ fn tell(
     creator_lives: bool,
     now_ns: u64,
 ) -> Option<Finding> {
-    objects.sort_by(|a, b| (a.row.mtime, &a.row.name).cmp(&(b.row.mtime, &b.row.name)));
+    // Of one second by inode number, mostly as they were made: not by names, which may be tokens.
+    objects.sort_by_key(|o| (o.row.mtime, o.key));
     let first = objects.first()?;
     let (oldest_s, newest_s) = (first.row.mtime, objects.last()?.row.mtime);
     let creators: BTreeSet<ProcId> = objects.iter().filter_map(|o| world.posix.creation(o.key)).map(|c| c.by).collect();

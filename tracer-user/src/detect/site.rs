@@ -9,7 +9,7 @@ use crate::decode::StackId;
 use crate::world::World;
 
 /// File names, up to the first `.` or `-`, of what every program runs through on its way to the kernel.
-const SYSTEM: [&str; 12] = [
+pub(crate) const SYSTEM: [&str; 12] = [
     "libc",
     "ld",
     "libpthread",
@@ -25,7 +25,8 @@ const SYSTEM: [&str; 12] = [
 ];
 
 /// How the names of functions begin that the C++ and the Rust library bring into each program.
-const LIBRARY: [&str; 8] = ["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "__rust_", "__gnu_cxx::"];
+pub(crate) const LIBRARY: [&str; 8] =
+    ["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "__rust_", "__gnu_cxx::"];
 
 /// A stack as it is shown.
 #[derive(Debug, Default)]
@@ -87,7 +88,7 @@ pub(super) fn of(world: &World, stack: StackId) -> Option<String> {
 /// Whether a frame is of the system's libraries, or of a language's own.
 pub fn is_system(frame: &StackFrame) -> bool {
     let module = frame.module.as_deref().and_then(|m| m.rsplit('/').next()).unwrap_or_default();
-    let stem = module.find(['.', '-']).and_then(|at| module.get(..at)).unwrap_or(module);
+    let stem = module_stem(module);
     // Rust's library is compiled into each program; its files are named by the compiler's commit.
     let library = |name: &str| LIBRARY.iter().any(|l| name.starts_with(l));
     SYSTEM.contains(&stem)
@@ -98,6 +99,11 @@ pub fn is_system(frame: &StackFrame) -> bool {
 /// The innermost frame of the program's own: the one that a stack's site is about.
 pub(crate) fn own(frames: &[StackFrame]) -> Option<&StackFrame> {
     frames.iter().find(|f| is_own(f))
+}
+
+/// A file's name without its version.
+pub(crate) fn module_stem(name: &str) -> &str {
+    name.find(['.', '-']).and_then(|at| name.get(..at)).unwrap_or(name)
 }
 
 /// Whether a frame is of a program's own, as far as that is known.
@@ -157,7 +163,8 @@ pub(super) fn parts<T>(
     if out.len() < 2 {
         rest.extend(out.drain(..).flatten());
     }
-    match out.iter_mut().max_by_key(|p| p.len()) {
+    // Of two as large the one that came first: names, which may be tokens, decide nothing.
+    match out.iter_mut().max_by_key(|p| (p.len(), std::cmp::Reverse(p.first().map(|(at, _)| *at)))) {
         Some(largest) => largest.extend(rest),
         None => out.push(rest),
     }

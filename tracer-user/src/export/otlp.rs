@@ -50,6 +50,9 @@ impl Otlp {
                 attributes.add(name, Cell::Text(value))?;
             }
         }
+        if session.redacted {
+            attributes.add("ipctrace.redacted", Cell::Text("true"))?;
+        }
         head.extend_from_slice(br#"]},"scopeLogs":[{"scope":{"name":"ipctrace","version":"#);
         json::compact(&session.tool_version, &mut head)?;
         head.extend_from_slice(br#"},"logRecords":["#);

@@ -54,6 +54,7 @@ impl Parquet {
                 about("host.name", &session.host),
                 about("os.version", &session.kernel),
                 about("ipctrace.version", &session.tool_version),
+                about("ipctrace.redacted", if session.redacted { "true" } else { "false" }),
             ]))
             .build();
         let out = SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties)).map_err(failed)?;

@@ -22,6 +22,8 @@ use crate::world::World;
 
 /// Objects whose last value is remembered, so that it is not told twice.
 const OBJECTS_MAX: usize = 1 << 16;
+/// The track of what is said of the trace as a whole.
+const FINDINGS: &str = "ipctrace findings";
 
 pub(super) struct Perfetto {
     tracks: Tracks,
@@ -49,7 +51,13 @@ struct Wait<'a> {
 
 impl Perfetto {
     pub(super) fn new(session: &Session, out: Box<dyn Write + Send>) -> io::Result<Self> {
-        Ok(Self { tracks: Tracks::new(session, out)?, told: HashMap::new(), counts: HashMap::new() })
+        let mut tracks = Tracks::new(session, out)?;
+        if session.redacted {
+            let track = tracks.named(FINDINGS, None)?;
+            let event = TrackEvent { name: Some("names are redacted".to_owned()), ..TrackEvent::default() };
+            tracks.event(session.start_ns, track, EventType::Instant, event)?;
+        }
+        Ok(Self { tracks, told: HashMap::new(), counts: HashMap::new() })
     }
 
     fn kernel(&mut self, world: &World, context: &Context, body: &Body) -> io::Result<()> {
@@ -191,7 +199,7 @@ impl Perfetto {
     }
 
     fn finding(&mut self, world: &World, f: &Finding) -> io::Result<()> {
-        let track = self.tracks.named("ipctrace findings", None)?;
+        let track = self.tracks.named(FINDINGS, None)?;
         let processes = f.processes.iter().map(|p| format!("{} {}", p.role, p.pid)).collect::<Vec<_>>().join(", ");
         let mut arguments = vec![text("title", &f.title), text("processes", &processes)];
         arguments.extend(f.object.as_ref().map(|o| text("object", &format!("{} {}", o.kind, o.id))));

@@ -9,8 +9,8 @@ use std::fmt::Write;
 use super::escape::escape;
 use super::model::Report;
 use super::phrase::{
-    LIST_MAX, at, by_role, confidence, counted, evidence, frames, limit, lost, object, origin, process, seen, severity,
-    sites, target, watched,
+    LIST_MAX, at, by_role, confidence, counted, evidence, frames, limit, lost, object, origin, process, redacted, seen,
+    severity, sites, target, watched,
 };
 use crate::detect::finding::{Confidence, Finding, Origin};
 use crate::detect::time::seconds;
@@ -114,6 +114,9 @@ fn circumstances(out: &mut String, report: &Report) {
     let sites = sites(report);
     if !sites.is_empty() {
         put!(out, "- **how** {}", prose(&sites));
+    }
+    if let Some(text) = redacted(report) {
+        put!(out, "- **names** {text}");
     }
     put!(out, "- **lost** {}", if report.loss.events > 0 { prose(&lost(report)) } else { "nothing".into() });
     if report.not_collected.is_empty() {

@@ -28,6 +28,9 @@ pub struct Report {
     pub loss: Loss,
     /// What this report cannot know, each a sentence.
     pub not_collected: Vec<String>,
+    /// What stands for names are tokens (`--redact`).
+    #[serde(default)]
+    pub redacted: bool,
     /// The worst first.
     pub findings: Vec<Finding>,
 }
@@ -129,6 +132,7 @@ pub fn build(
         },
         loss: losses(lost),
         not_collected,
+        redacted: session.redacted,
         findings,
     }
 }

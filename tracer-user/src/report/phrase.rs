@@ -299,6 +299,11 @@ pub(super) fn lost(report: &Report) -> String {
     format!("{n} record{} ({})", plural(usize::try_from(n).unwrap_or(usize::MAX)), sites.join(", "))
 }
 
+/// That what looks like a name is none, if it is none.
+pub(super) fn redacted(report: &Report) -> Option<&'static str> {
+    report.redacted.then_some("redacted: tokens stand for them, the same for the same name in this trace only")
+}
+
 /// Processes by role, roles in the order of their first process.
 pub(super) fn by_role(processes: &[Process]) -> Vec<(&str, Vec<&Process>)> {
     let mut out: Vec<(&str, Vec<&Process>)> = Vec::new();

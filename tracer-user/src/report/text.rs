@@ -6,8 +6,8 @@ use super::escape::escape;
 use super::model::Report;
 use super::page::{Look, Page, look};
 use super::phrase::{
-    LIST_MAX, at, by_role, confidence, counted, evidence, folded, limit, lost, object, origin, process, seen, severity,
-    sites, target, watched,
+    LIST_MAX, at, by_role, confidence, counted, evidence, folded, limit, lost, object, origin, process, redacted, seen,
+    severity, sites, target, watched,
 };
 use crate::detect::finding::{Confidence, Finding, Origin, Stack};
 use crate::detect::time::seconds;
@@ -106,6 +106,9 @@ fn circumstances(page: &mut Page, report: &Report) {
     let sites = sites(report);
     if !sites.is_empty() {
         row("how", &sites);
+    }
+    if let Some(text) = redacted(report) {
+        row("names", text);
     }
     row("lost", &if report.loss.events > 0 { lost(report) } else { "nothing".into() });
     if report.not_collected.is_empty() {

@@ -185,6 +185,7 @@ impl Live {
             follow: options.follow,
             only: options.only.iter().map(|m| m.name().to_owned()).collect(),
             self_pid: std::process::id(),
+            redacted: false,
         };
         // SAFETY: the descriptor is that of `maps`, which lives as long and, declared later, is dropped later.
         let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }

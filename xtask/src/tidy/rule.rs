@@ -28,7 +28,7 @@ pub(super) const RULES: [Rule; 8] = [
 ];
 
 /// The rooms of the analyst, which hold the model: data in, data out.
-const PURE_ROOMS: [&str; 6] = ["analyst", "decode", "world", "detect", "report", "export"];
+const PURE_ROOMS: [&str; 7] = ["analyst", "decode", "world", "detect", "report", "export", "redact"];
 /// Of `crate::`, what a pure room may name: the other pure rooms, and the records they read. None needs the exports.
 const PURE_NEIGHBOURS: [&str; 6] = ["decode", "world", "detect", "report", "record", "listed"];
 /// The rooms whose files may write into a writer that they are given, but open none themselves.

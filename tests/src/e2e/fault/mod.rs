@@ -6,6 +6,7 @@ mod export;
 mod files;
 mod lines;
 mod recording;
+mod redact;
 mod running;
 mod tables;
 
@@ -55,6 +56,7 @@ const FAULTS: &[Fault] = &[
     native("record-full-disk", recording::full_disk),
     native("record-flight", recording::flight),
     native("record-flight-asked", recording::flight_asked),
+    native("redact", redact::saved),
     native("run-exit-code", running::exit_code),
     native("run-signal", running::signal),
     native("run-not-found", running::not_found),

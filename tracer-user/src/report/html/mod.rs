@@ -15,7 +15,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::escape::escape;
 use super::model::Report;
-use super::phrase::{confidence, counted, lost, severity, sites, target, watched};
+use super::phrase::{confidence, counted, lost, redacted, severity, sites, target, watched};
 use super::picture::Pictures;
 use crate::detect::finding::{Confidence, Severity};
 use crate::detect::time::seconds;
@@ -249,6 +249,7 @@ fn circumstances(report: &Report) -> Markup {
                 dt { "where" } dd { (shown(&report.host.name)) ", Linux " (shown(&report.kernel.release)) " "
                     (shown(&report.host.arch)) }
                 @if !sites.is_empty() { dt { "how" } dd { (shown(&sites)) } }
+                @if let Some(text) = redacted(report) { dt { "names" } dd { (text) } }
                 dt { "lost" }
                 dd { @if report.loss.events > 0 { (shown(&lost(report))) } @else { "nothing" } }
                 dt { "not collected" }

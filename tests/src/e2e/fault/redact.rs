@@ -1,0 +1,54 @@
+//! A trace that is saved with `--redact` holds no name of the program that was traced, nor of its files.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use tracer_user::record::Record;
+use tracer_user::trace::Reader;
+
+use crate::e2e::Settings;
+use crate::e2e::session::{Running, parse_report, replay, tool};
+
+/// In the names of the program and of its folder; short enough for a process's name.
+const MARK: &str = "zq7secret";
+
+pub(super) fn saved(settings: &Settings) -> Result<()> {
+    let folder = settings.directory.join(format!("fault-redact-{MARK}"));
+    std::fs::create_dir_all(&folder)?;
+    let program = folder.join(format!("{MARK}-prog"));
+    std::fs::copy(&settings.incidents, &program)?;
+    for incident in ["fifo-stall", "socket-stall", "mq-stall"] {
+        check(settings, incident, &folder, &program).context(incident)?;
+    }
+    Ok(())
+}
+
+fn check(settings: &Settings, incident: &str, folder: &Path, program: &Path) -> Result<()> {
+    let trace = settings.directory.join(format!("fault-redact-{incident}.trace"));
+    let report = settings.directory.join(format!("fault-redact-{incident}.json"));
+    let mut command = tool(settings, "run");
+    command.args(["--redact", "--format", "json", "--save"]).arg(&trace).arg("-o").arg(&report).arg("--");
+    command.arg(program).args([incident, "--hold", "1"]).env("TMPDIR", folder).current_dir(folder);
+    Running::start(&mut command)?.wait(settings.scaled(60))?.exited(0)?;
+    let mut records = 0;
+    for record in Reader::open(&trace)? {
+        let record = record?;
+        let bytes = if let Record::Kernel(bytes) = record { bytes } else { serde_json::to_vec(&record)? };
+        let found = bytes.windows(MARK.len()).any(|w| w == MARK.as_bytes());
+        ensure!(!found, "a record holds the name: {}", String::from_utf8_lossy(&bytes));
+        records += 1;
+    }
+    ensure!(records > 10, "the trace has only {records} records");
+    // The report of the run itself has names, and says the same.
+    let plain = std::fs::read(&report).context("no report was written")?;
+    ensure!(plain.windows(MARK.len()).any(|w| w == MARK.as_bytes()), "the run did not see the name");
+    let (plain, told) = (parse_report(&plain)?, replay(settings, &trace)?.report()?);
+    ensure!(plain["redacted"] == false && told["redacted"] == true, "the trace does not say that it is redacted");
+    let codes = |report: &serde_json::Value| {
+        let findings = report["findings"].as_array().cloned().unwrap_or_default();
+        findings.iter().map(|f| (f["code"].clone(), f["object"]["id"].clone())).collect::<Vec<_>>()
+    };
+    ensure!(!codes(&plain).is_empty(), "nothing was found");
+    ensure!(codes(&plain) == codes(&told), "found {:?}, redacted {:?}", codes(&plain), codes(&told));
+    Ok(())
+}
