@@ -7,7 +7,7 @@ use crate::detect;
 use crate::detect::finding::Finding;
 use crate::record::{Record, Session};
 use crate::report::picture::{Painter, Pictures};
-use crate::report::{self, LossRow, Report};
+use crate::report::{self, LossRow, Report, without_digits};
 use crate::world::World;
 
 /// Takes records and judges at the end.
@@ -52,6 +52,9 @@ impl Analyst {
             Record::Tick { ts_ns } | Record::End { ts_ns } => self.last_ns = self.last_ns.max(*ts_ns),
             Record::Baseline(inventory) | Record::Closing(inventory) => {
                 self.last_ns = self.last_ns.max(inventory.ts_ns);
+                // What a later look says again, with other numbers perhaps, takes the place of what was said before.
+                let again: Vec<String> = inventory.problems.iter().map(|p| without_digits(p)).collect();
+                self.problems.retain(|p| !again.contains(&without_digits(p)));
                 for p in &inventory.problems {
                     note(&mut self.problems, p.clone());
                 }
@@ -147,5 +150,27 @@ fn lose(lost: &mut Vec<LossRow>, site: u16, count: u64) {
 fn note(problems: &mut Vec<String>, text: String) {
     if !problems.contains(&text) {
         problems.push(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Inventory;
+
+    #[test]
+    fn a_later_look_says_it_again_and_not_once_more() {
+        let mut analyst = Analyst::default();
+        analyst.take(&Record::Session(Session::default()));
+        let mut look = |problems: &[&str]| {
+            let problems = problems.iter().map(|p| (*p).to_owned()).collect();
+            analyst.take(&Record::Baseline(Inventory { problems, ..Inventory::default() }));
+            analyst.report().not_collected
+        };
+        look(&["1 of 85 processes", "namespace 1 cannot be read", "namespace 2 cannot be read", "hidden"]);
+        let said = look(&["2 of 84 processes", "namespace 2 cannot be read", "namespace 3 cannot be read"]);
+        let want = ["hidden", "2 of 84 processes", "namespace 2 cannot be read", "namespace 3 cannot be read"];
+        assert_eq!(said.iter().filter(|s| want.contains(&s.as_str())).count(), 4, "{said:?}");
+        assert!(!said.iter().any(|s| s.contains("85") || s.contains("namespace 1")), "{said:?}");
     }
 }

@@ -1,6 +1,5 @@
 //! `export FILE`: a saved trace in the formats of other tools.
 
-use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
@@ -60,14 +59,12 @@ fn usage(args: &Args) -> Result<()> {
 fn write(args: &Args, reader: Reader, out: Box<dyn Write + Send>, name: &Path) -> Result<()> {
     let cannot = || format!("cannot write to {}", name.display());
     let quiet = args.output.is_none() && io::stdout().is_terminal();
-    let len_bytes = File::open(&args.file).and_then(|f| f.metadata()).ok().filter(|m| m.is_file()).map(|m| m.len());
-    let mut progress = Progress::new(len_bytes, quiet);
+    let progress = Progress::new(&args.file, quiet);
     let mut out = Some(out);
     let mut analyst = Analyst::default();
     let mut export: Option<Box<dyn Export>> = None;
     let redactor = redact::redactor(args.redact)?;
-    let problems = replay::read(reader, &args.file, redactor.as_ref(), |record, offset| {
-        progress.at(offset);
+    let problems = replay::read(reader, &args.file, redactor.as_ref(), progress, |record| {
         if let (Record::Session(session), Some(out)) = (&record, out.take_if(|_| export.is_none())) {
             export = Some(begin(args, session, out).with_context(cannot)?);
         }
@@ -79,7 +76,6 @@ fn write(args: &Args, reader: Reader, out: Box<dyn Write + Send>, name: &Path) -
         });
         done.with_context(cannot)
     })?;
-    progress.end();
     let findings = analyst.report().findings;
     if let (Some(export), Some(world)) = (export, analyst.world()) {
         export.finish(world, &findings).with_context(cannot)?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
@@ -21,8 +22,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of reading `len_bytes`, if that is known. Not shown with `quiet`: where other output goes to the same terminal.
-    pub fn new(len_bytes: Option<u64>, quiet: bool) -> Self {
+    /// Of reading a file. Not shown with `quiet`: where other output goes to the same terminal.
+    pub fn new(path: &Path, quiet: bool) -> Self {
+        let len_bytes = std::fs::metadata(path).ok().filter(|m| m.is_file()).map(|m| m.len());
         let wanted = !quiet && io::stderr().is_terminal();
         Self { started: Instant::now(), len_bytes, steps: 0, bar: None, wanted }
     }

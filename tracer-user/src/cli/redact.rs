@@ -25,13 +25,10 @@ pub fn main(args: &Args) -> Result<u8> {
     let cannot = || format!("cannot write to {}", args.output.display());
     let redactor = redactor(true)?;
     let mut writer = Writer::create(&args.output, args.force).with_context(cannot)?;
-    let len_bytes = std::fs::metadata(&args.file).ok().filter(|m| m.is_file()).map(|m| m.len());
-    let mut progress = Progress::new(len_bytes, false);
-    let read = replay::read(reader, &args.file, redactor.as_ref(), |record, offset| {
-        progress.at(offset);
+    let progress = Progress::new(&args.file, false);
+    let read = replay::read(reader, &args.file, redactor.as_ref(), progress, |record| {
         writer.push(&record).with_context(cannot)
     });
-    progress.end();
     let written = read.and_then(|problems| writer.finish().with_context(cannot).map(|()| problems));
     match written {
         Ok(problems) => {

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::args::Replay;
+use super::progress::Progress;
 use super::{output, redact};
 use crate::analyst::Analyst;
 use crate::record::Record;
@@ -35,7 +36,7 @@ pub fn main(args: &Replay) -> Result<u8> {
 /// # Errors
 /// It has no session.
 pub fn analyse(reader: Reader, path: &Path, redactor: Option<&Redactor>, analyst: &mut Analyst) -> Result<()> {
-    let problems = read(reader, path, redactor, |record, _| {
+    let problems = read(reader, path, redactor, Progress::new(path, false), |record| {
         analyst.take(&record);
         Ok(())
     })?;
@@ -53,7 +54,7 @@ pub fn open(path: &Path) -> Result<Reader> {
     Reader::open(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Reads a trace to its end or to where it is broken, and shows each record with how many bytes of the file are read.
+/// Reads a trace to its end or to where it is broken, and shows each record.
 /// Returns what the reader of the outcome should know: that it is cut off, and where.
 /// With a redactor neither the records nor the sentences hold names.
 ///
@@ -63,7 +64,8 @@ pub fn read(
     mut reader: Reader,
     path: &Path,
     redactor: Option<&Redactor>,
-    mut take: impl FnMut(Record, u64) -> Result<()>,
+    mut progress: Progress,
+    mut take: impl FnMut(Record) -> Result<()>,
 ) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     let mut begun = false;
@@ -75,7 +77,8 @@ pub fn read(
                     Some(redactor) => redactor.record(record),
                     None => record,
                 };
-                take(record, reader.offset())?;
+                progress.at(reader.offset());
+                take(record)?;
             }
             // The error of a broken record quotes it.
             Err(e) => {
@@ -84,6 +87,7 @@ pub fn read(
             }
         }
     }
+    progress.end();
     if !begun {
         let file = path.display();
         anyhow::bail!("{file} ends before its first record; nothing was traced");

@@ -18,3 +18,4 @@ pub mod text;
 
 pub use escape::escape;
 pub use model::{LossRow, Report, build};
+pub(crate) use phrase::without_digits;

@@ -326,6 +326,19 @@ pub(super) fn counted(report: &Report) -> String {
     format!("{n} finding{}", plural(n))
 }
 
+/// Each row of digits becomes one sign: pids, dates and counters are often parts of names.
+pub fn without_digits(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !c.is_ascii_digit() {
+            out.push(c);
+        } else if !out.ends_with('#') {
+            out.push('#');
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

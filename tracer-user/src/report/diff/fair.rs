@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::absence::by_pid;
-use super::feature::{programs, without_digits};
+use super::feature::programs;
 use super::measure::seconds;
 use crate::detect::time::{self, parse_rfc3339};
 use crate::report::model::Report;
 use crate::report::phrase::target;
+use crate::report::without_digits;
 
 /// Durations that differ by more than that are said.
 const LONGER: f64 = 3.0;

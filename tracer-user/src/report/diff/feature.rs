@@ -8,6 +8,7 @@ use super::model::{Program, Tier};
 use super::table::compared;
 use crate::detect::finding::{Finding, Object, Process, StackFrame};
 use crate::detect::site;
+use crate::report::without_digits;
 use serde_json::Value;
 
 /// Compilers add these to the names of parts and copies of a function.
@@ -230,19 +231,6 @@ fn named(o: &Object) -> Option<String> {
     let name = o.name.as_deref().filter(|_| !NAMELESS.contains(&o.kind.as_str()));
     let name = name.map(|n| n.strip_suffix(" (deleted)").unwrap_or(n)).filter(|n| !ANONYMOUS.contains(n));
     name.map(str::to_owned).or(key).map(|name| format!("{} {name}", o.kind))
-}
-
-/// Each row of digits becomes one sign: pids, dates and counters are often parts of names.
-pub(super) fn without_digits(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if !c.is_ascii_digit() {
-            out.push(c);
-        } else if !out.ends_with('#') {
-            out.push('#');
-        }
-    }
-    out
 }
 
 #[cfg(test)]
