@@ -1,4 +1,5 @@
 //! Mutated traces through reader, analyst and report, in this process: `cargo xtask fuzz`. Nothing in a trace may panic.
+//! With `--reader` short ones go through reader and decoder only: a hundred times as many in the same time.
 //!
 //! The corpus is `fixtures/`, with their events as they are and packed as they are written today. Most mutations are made on records and packed again with the right lengths and checksums,
 //! so that they get past the reader; some are made on the file. A run is known by its number: the same number is the
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tracer_user::analyst::Analyst;
+use tracer_user::decode;
 use tracer_user::report;
 use tracer_user::trace::{MAGIC, Reader, VERSION, Writer};
 
@@ -26,6 +28,8 @@ const STRINGS: [&str; 6] =
 const LETTERS: [&str; 7] = ["S", "D", "Z", "R", "T", "\u{0}", "😀"];
 /// Tags of records: events, packed ones, two of the others, and none.
 const TAGS: [u8; 5] = [1, 255, 5, 12, 200];
+/// Records in a short trace.
+const SHORT: usize = 8;
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -47,10 +51,10 @@ fn main() -> Result<()> {
         if options.seconds.is_some_and(|limit| started.elapsed() >= limit) {
             break;
         }
-        let file = mutant(&corpus, number)?;
+        let file = mutant(&corpus, number, options.reader)?;
         bytes += file.len();
         let run = Instant::now();
-        let ended = catch_unwind(AssertUnwindSafe(|| judge(&file)));
+        let ended = catch_unwind(AssertUnwindSafe(|| if options.reader { decoded(&file) } else { judge(&file) }));
         slowest = slowest.max((run.elapsed(), number));
         whole += u64::from(matches!(ended, Ok(true)));
         if ended.is_err() {
@@ -87,12 +91,13 @@ struct Options {
     first: u64,
     runs: u64,
     seconds: Option<Duration>,
+    reader: bool,
 }
 
 impl Options {
-    /// `--runs N`, `--first N`, `--seconds N`. Cargo adds `--bench`.
+    /// `--runs N`, `--first N`, `--seconds N`, `--reader`. Cargo adds `--bench`.
     fn read() -> Result<Self> {
-        let mut out = Self { first: 0, runs: u64::MAX, seconds: None };
+        let mut out = Self { first: 0, runs: u64::MAX, seconds: None, reader: false };
         let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
         while let Some(word) = words.next() {
             let mut number = || -> Result<u64> {
@@ -101,8 +106,9 @@ impl Options {
             match word.as_str() {
                 "--first" => out.first = number()?,
                 "--runs" => out.runs = number()?,
+                "--reader" => out.reader = true,
                 "--seconds" => out.seconds = Some(Duration::from_secs(number()?)),
-                _ => anyhow::bail!("unknown option {word}; there are --runs, --first and --seconds"),
+                _ => anyhow::bail!("unknown option {word}; there are --runs, --first, --seconds and --reader"),
             }
         }
         ensure!(out.runs < u64::MAX || out.seconds.is_some(), "say --runs N or --seconds N");
@@ -128,6 +134,19 @@ fn judge(file: &[u8]) -> bool {
     let text = report::text::render(&found, 100, false);
     let _ =
         std::hint::black_box((text, report::json::render(&found).is_ok(), report::json::render_lines(&found).is_ok()));
+    whole
+}
+
+/// Only what reads a file and its records; true if it could be read to its end.
+fn decoded(file: &[u8]) -> bool {
+    let Ok(reader) = Reader::new(Cursor::new(file)) else { return false };
+    let mut whole = true;
+    for record in reader {
+        match record {
+            Ok(record) => drop(std::hint::black_box(decode::decode(&record).map(|_| ()))),
+            Err(_) => whole = false,
+        }
+    }
     whole
 }
 
@@ -220,10 +239,12 @@ fn file(records: &[Raw], dice: &mut Dice) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The file of a run.
-fn mutant(corpus: &[Vec<Raw>], number: u64) -> Result<Vec<u8>> {
+/// The file of a run, of a whole trace or of a few records of it.
+fn mutant(corpus: &[Vec<Raw>], number: u64, short: bool) -> Result<Vec<u8>> {
     let mut dice = Dice::new(number);
-    let mut records = dice.pick(corpus).context("no corpus")?.clone();
+    let trace = dice.pick(corpus).context("no corpus")?;
+    let (skipped, taken) = if short { (dice.below(trace.len()), 1 + dice.below(SHORT)) } else { (0, trace.len()) };
+    let mut records: Vec<Raw> = trace.iter().skip(skipped).take(taken).cloned().collect();
     for _ in 0..1 + dice.below(12) {
         mutate(&mut records, corpus, &mut dice);
     }

@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// The first run's number: the same number makes the same trace
     #[arg(long, value_name = "N", default_value_t = 0)]
     first: u64,
+    /// Only read and decode, short traces: many more runs
+    #[arg(long)]
+    reader: bool,
 }
 
 /// Builds with optimization and with checks of arithmetic, and runs.
@@ -34,6 +37,9 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
     let runs = options.runs.or(options.seconds.is_none().then_some(100_000));
     for (name, value) in [("--runs", runs), ("--seconds", options.seconds)] {
         cargo.args(value.map(|value| [name.to_owned(), value.to_string()]).into_iter().flatten());
+    }
+    if options.reader {
+        cargo.arg("--reader");
     }
     let status = cargo.status().context("cannot run cargo: install Rust with rustup")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracer_common::site::Mechanism;
 
-use crate::detect::DETECTORS;
+use super::value::{
+    bytes, code, codes, duration, kept_bytes, key, listed_kind, mechanism, mode, namespace, part_bytes,
+};
 use crate::export;
 use crate::kernel::plan::Backend;
 use crate::report::listing::{self, Subject};
@@ -502,108 +504,6 @@ pub struct Demo {
     pub backend: Option<Backend>,
 }
 
-/// `250ms`, `10s`, `1.5s`, `5m`, `2h`; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let value: f64 =
-        number.parse().map_err(|_| "a number with a unit is needed, for example 250ms or 10s".to_owned())?;
-    let seconds = match unit {
-        "us" => value / 1e6,
-        "ms" => value / 1e3,
-        "s" | "" => value,
-        "m" | "min" => value * 60.0,
-        "h" => value * 3600.0,
-        other => return Err(format!("unknown unit {other:?}: use us, ms, s, m or h")),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
-}
-
-fn listed_kind(text: &str) -> Result<&'static str, String> {
-    listing::kind(text).map(|k| k.name).ok_or_else(|| {
-        let names: Vec<_> = listing::KINDS.iter().map(|k| k.name).collect();
-        format!("no such kind of object; there are {}", names.join(", "))
-    })
-}
-
-fn namespace(text: &str) -> Result<Namespace, String> {
-    match text {
-        "own" => Ok(Namespace::Own),
-        number => number.parse().map(Namespace::Inode).map_err(|_| "give its inode number, or own".to_owned()),
-    }
-}
-
-fn mode(text: &str) -> Result<u32, String> {
-    let bits = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok().filter(|m| *m <= 0o777);
-    bits.ok_or_else(|| "permission bits are octal, 0 to 0777".to_owned())
-}
-
-/// A key may be negative in C; its 32 bits count. 0 is IPC_PRIVATE.
-fn key(text: &str) -> Result<i32, String> {
-    let bits = match text.strip_prefix("0x") {
-        Some(hex) => u32::from_str_radix(hex, 16).ok().map(u32::cast_signed),
-        None => text
-            .parse::<i64>()
-            .ok()
-            .and_then(|n| i32::try_from(n).ok().or_else(|| u32::try_from(n).ok().map(u32::cast_signed))),
-    };
-    bits.filter(|k| *k != 0).ok_or_else(|| "a key has 32 bits and is not 0, for example 0x5eed or 24301".to_owned())
-}
-
-fn bytes(text: &str) -> Result<usize, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor: usize = match unit {
-        "" => 1,
-        "K" | "KiB" => 1 << 10,
-        "M" | "MiB" => 1 << 20,
-        "G" | "GiB" => 1 << 30,
-        other => return Err(format!("unknown unit {other:?}: use K, M or G")),
-    };
-    let count = number.parse::<usize>().ok().filter(|n| *n > 0).and_then(|n| n.checked_mul(factor));
-    count.ok_or_else(|| "a number of bytes is needed, for example 4096 or 16M".to_owned())
-}
-
-/// Size of a part: what it begins with must fit several times.
-fn part_bytes(text: &str) -> Result<u64, String> {
-    at_least(text, 1 << 20, "1M")?.try_into().map_err(|_| "it is too large".to_owned())
-}
-
-fn kept_bytes(text: &str) -> Result<usize, String> {
-    at_least(text, 4 << 20, "4M")
-}
-
-fn at_least(text: &str, least: usize, name: &str) -> Result<usize, String> {
-    let n = bytes(text)?;
-    if n < least { Err(format!("at least {name} is needed")) } else { Ok(n) }
-}
-
-/// A code, or all codes that begin or end as a pattern with one `*` at its end or start says.
-fn codes(text: &str) -> Result<Codes, String> {
-    let matches = |code: &str| match (text.strip_prefix('*'), text.strip_suffix('*')) {
-        (Some(end), _) => code.ends_with(end),
-        (_, Some(start)) => code.starts_with(start),
-        (None, None) => code == text,
-    };
-    let found: Vec<_> = DETECTORS.iter().map(|d| d.code).filter(|c| matches(c)).collect();
-    if found.is_empty() { code(text).map(|_| Codes(Vec::new())) } else { Ok(Codes(found)) }
-}
-
-fn mechanism(text: &str) -> Result<Mechanism, String> {
-    Mechanism::ALL.iter().copied().find(|m| m.name() == text).ok_or_else(|| {
-        let names: Vec<_> = Mechanism::ALL.iter().map(|m| m.name()).collect();
-        format!("no such mechanism; there are {}", names.join(", "))
-    })
-}
-
-fn code(text: &str) -> Result<String, String> {
-    if DETECTORS.iter().any(|d| d.code == text) {
-        return Ok(text.to_owned());
-    }
-    let codes: Vec<_> = DETECTORS.iter().map(|d| d.code).collect();
-    Err(format!("no such finding; there are {}", codes.join(", ")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -618,46 +518,5 @@ mod tests {
     fn nothing_said_is_what_the_collector_takes() {
         let cli = Cli::parse_from(["ipctrace", "--all"]);
         assert_eq!(cli.watch.probing.min_stall, crate::source::MIN_STALL);
-    }
-
-    #[test]
-    fn keys_modes_and_sizes() {
-        for (text, want) in [
-            ("0x0056a4d5", Some(0x0056_a4d5)),
-            ("0xffffffff", Some(-1)),
-            ("-1", Some(-1)),
-            ("4294967295", Some(-1)),
-            ("24301", Some(24301)),
-            ("0", None),
-            ("0x100000000", None),
-            ("key", None),
-        ] {
-            assert_eq!(key(text).ok(), want, "{text}");
-        }
-        for (text, want) in [("0600", Some(0o600)), ("777", Some(0o777)), ("1777", None), ("8", None), ("", None)] {
-            assert_eq!(mode(text).ok(), want, "{text}");
-        }
-        for (text, want) in
-            [("1", Some(1)), ("4K", Some(4096)), ("0", None), ("1T", None), ("99999999999999999999", None)]
-        {
-            assert_eq!(bytes(text).ok(), want, "{text}");
-        }
-    }
-
-    #[test]
-    fn durations_take_units() {
-        for (text, want) in [
-            ("250ms", Some(Duration::from_millis(250))),
-            ("10s", Some(Duration::from_secs(10))),
-            ("1.5s", Some(Duration::from_millis(1500))),
-            ("2", Some(Duration::from_secs(2))),
-            ("5m", Some(Duration::from_secs(300))),
-            ("-1s", None),
-            ("5 parsecs", None),
-            ("", None),
-            ("1e30h", None),
-        ] {
-            assert_eq!(duration(text).ok(), want, "{text}");
-        }
     }
 }

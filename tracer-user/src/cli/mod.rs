@@ -19,6 +19,7 @@ mod rm;
 mod run;
 mod show;
 mod target;
+mod value;
 mod watch;
 
 use std::process::ExitCode;
