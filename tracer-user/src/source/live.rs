@@ -47,8 +47,6 @@ const SETTLED: Duration = Duration::from_secs(15);
 const GLANCES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 /// From then on a look a second is enough.
 const AGED_NS: u64 = 2_000_000_000;
-/// After a loss the tables are read again, but not for more than one part of the time in so many and one.
-const REST: u64 = 9;
 
 /// Whom to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use tracer_common::site::Mechanism;
 
 use super::super::pending::LOOKUPS_MAX;
 use super::super::scan::{Look, Names, Scan, Wanted};
-use super::{Live, REST, Sink, Target};
+use super::{Live, Sink, Target};
 use crate::inventory::{self, Scope};
 use crate::kernel::iter;
 use crate::kernel::probes::PEER;
@@ -18,6 +18,8 @@ use crate::record::{ObjKey, Record};
 
 /// Peers that a target's objects may bring into the filter.
 const PEERS_MAX: usize = 256;
+/// After a loss the tables are read again, but not for more than one part of the time in so many and one.
+const REST: u64 = 9;
 
 impl Live {
     /// Notes the targets' threads that have been asleep since before they were watched.
