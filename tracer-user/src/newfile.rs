@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Why a file was not made.
+/// Why a file was not made. The message has the cause in it, which therefore is none of the error's sources.
 #[derive(Debug, thiserror::Error)]
 pub enum NewFileError {
     #[error("{path:?} exists; give another name, or --force to replace it")]
@@ -17,8 +17,8 @@ pub enum NewFileError {
     Symlink { path: PathBuf },
     #[error("{path:?} is no regular file and is not replaced; give another name")]
     NotRegular { path: PathBuf },
-    #[error("cannot create {path:?}: {source}; choose a directory that exists, is writable and has space")]
-    Create { path: PathBuf, source: io::Error },
+    #[error("cannot create {path:?}: {cause}; choose a directory that exists, is writable and has space")]
+    Create { path: PathBuf, cause: io::Error },
 }
 
 /// Makes a file with these first bytes. With `force` a regular file of that name is replaced in one step.
@@ -26,7 +26,7 @@ pub enum NewFileError {
 /// # Errors
 /// The name is taken, is a symbolic link or no regular file, or the file cannot be made.
 pub fn create(path: &Path, force: bool, bytes: &[u8]) -> Result<File, NewFileError> {
-    let fail = |source| NewFileError::Create { path: path.to_owned(), source };
+    let fail = |cause| NewFileError::Create { path: path.to_owned(), cause };
     match open(path, OWN) {
         Ok(mut file) => file.write_all(bytes).map(|()| file).map_err(|e| {
             // It is ours and of no use; the error that matters is the first.
@@ -53,7 +53,7 @@ pub fn check(path: &Path, force: bool) -> Result<(), NewFileError> {
         Ok(_) if !force => Err(NewFileError::Exists { path }),
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound && folder(&path).is_dir() => Ok(()),
-        Err(source) => Err(NewFileError::Create { path, source }),
+        Err(cause) => Err(NewFileError::Create { path, cause }),
     }
 }
 
@@ -62,7 +62,7 @@ pub fn check(path: &Path, force: bool) -> Result<(), NewFileError> {
 /// # Errors
 /// As [`check_report`], and failures of the write; an older file of that name then stays as it was.
 pub fn write_report(path: &Path, text: &[u8]) -> Result<(), NewFileError> {
-    let fail = |source| NewFileError::Create { path: path.to_owned(), source };
+    let fail = |cause| NewFileError::Create { path: path.to_owned(), cause };
     if is_stream(path) {
         let flags = libc::O_NOFOLLOW | libc::O_NOCTTY;
         let mut stream = OpenOptions::new().write(true).custom_flags(flags).open(path).map_err(fail)?;

@@ -18,8 +18,8 @@ pub enum CgroupError {
     NotFound { path: String, tried: Vec<PathBuf> },
     #[error("no cgroup hierarchy is mounted; mount cgroup2 at /sys/fs/cgroup or name the processes with -p")]
     NotMounted,
-    #[error("cannot read {path:?}: {source}; check its permissions or name the processes with -p")]
-    Read { path: PathBuf, source: io::Error },
+    #[error("cannot read {path:?}: {cause}; check its permissions or name the processes with -p")]
+    Read { path: PathBuf, cause: io::Error },
 }
 
 /// All processes in the group and the groups below it, ascending.
@@ -89,7 +89,7 @@ fn collect(dir: &Path, out: &mut Vec<u32>, first: bool) -> Result<(), CgroupErro
         // A threaded group lists its processes in the group above (EOPNOTSUPP).
         Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
         Err(e) if !first && matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => return Ok(()),
-        Err(source) => return Err(CgroupError::Read { path: dir.to_owned(), source }),
+        Err(cause) => return Err(CgroupError::Read { path: dir.to_owned(), cause }),
     }
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {

@@ -115,7 +115,7 @@ fn put_len(bytes: &mut [u8], start: usize) {
 /// # Errors
 /// zstd's.
 pub(super) fn compress(records: &[u8]) -> Result<Vec<u8>, TraceError> {
-    let fail = |source| TraceError::Compress { source };
+    let fail = |cause| TraceError::Compress { cause };
     let data = zstd::bulk::compress(records, LEVEL).map_err(fail)?;
     let mut out = Vec::with_capacity(CHUNK_HEADER_LEN + data.len());
     out.extend(u32::try_from(data.len()).map_err(|e| fail(io::Error::other(e)))?.to_le_bytes());

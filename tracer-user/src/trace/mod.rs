@@ -50,19 +50,19 @@ const CHUNK_TARGET: usize = 256 << 10;
 /// Upper bound of a chunk before and after compression: what a hostile file can make a reader allocate.
 const CHUNK_MAX: usize = 64 << 20;
 
-/// Why a trace could not be written or read.
+/// Why a trace could not be written or read. The messages have their causes in them.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     #[error(transparent)]
     Create(#[from] NewFileError),
-    #[error("cannot {action} trace {path:?}: {source}; {hint}")]
-    File { action: &'static str, path: PathBuf, source: std::io::Error, hint: &'static str },
+    #[error("cannot {action} trace {path:?}: {cause}; {hint}")]
+    File { action: &'static str, path: PathBuf, cause: std::io::Error, hint: &'static str },
     #[error("a record of {len} bytes is larger than a trace can hold ({CHUNK_MAX}); recording stopped there")]
     TooLarge { len: usize },
     #[error("record cannot be encoded: {0}; recording stopped there")]
     Encode(serde_json::Error),
-    #[error("records cannot be compressed: {source}; recording stopped there")]
-    Compress { source: std::io::Error },
+    #[error("records cannot be compressed: {cause}; recording stopped there")]
+    Compress { cause: std::io::Error },
     #[error("no ipctrace trace: it begins with {found:02x?} at offset 0; record one with `ipctrace record`")]
     NotATrace { found: Vec<u8> },
     #[error(
@@ -71,8 +71,8 @@ pub enum TraceError {
     Version { found: u32 },
     #[error("corrupt trace at offset {offset}: {reason}; what comes before it was read")]
     Corrupt { offset: u64, reason: String },
-    #[error("cannot read the trace at offset {offset}: {source}; check the disk")]
-    Read { offset: u64, source: std::io::Error },
+    #[error("cannot read the trace at offset {offset}: {cause}; check the disk")]
+    Read { offset: u64, cause: std::io::Error },
 }
 
 /// Tag of a record on disk. Numbers are never reused.

@@ -253,7 +253,7 @@ fn is_full(e: &TraceError) -> bool {
     let kinds = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
     matches!(
         e,
-        TraceError::File { source, .. } | TraceError::Create(NewFileError::Create { source, .. })
-            if kinds.contains(&source.kind())
+        TraceError::File { cause, .. } | TraceError::Create(NewFileError::Create { cause, .. })
+            if kinds.contains(&cause.kind())
     )
 }

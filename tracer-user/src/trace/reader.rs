@@ -45,10 +45,10 @@ impl Reader {
     /// # Errors
     /// The file cannot be read, is no trace, or is of another format version.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
-        let file = File::open(path).map_err(|source| TraceError::File {
+        let file = File::open(path).map_err(|cause| TraceError::File {
             action: "open",
             path: path.to_owned(),
-            source,
+            cause,
             hint: "check the name and its permissions",
         })?;
         Self::new(BufReader::new(file))
@@ -236,7 +236,7 @@ impl<R: Read> Reader<R> {
         self.offset += out.len() as u64;
         match read {
             Ok(_) => Ok(out),
-            Err(source) => Err(TraceError::Read { offset: self.offset, source }),
+            Err(cause) => Err(TraceError::Read { offset: self.offset, cause }),
         }
     }
 

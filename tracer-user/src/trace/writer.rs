@@ -127,10 +127,10 @@ impl Writer {
         if self.stopped {
             return Ok(());
         }
-        self.file.sync_all().map_err(|source| TraceError::File {
+        self.file.sync_all().map_err(|cause| TraceError::File {
             action: "write",
             path: self.path.clone(),
-            source,
+            cause,
             hint: "its last part may be missing; check the disk",
         })
     }
@@ -155,14 +155,14 @@ impl Writer {
         if self.stopped {
             return Ok(());
         }
-        if let Err(source) = self.file.write_all(chunk) {
+        if let Err(cause) = self.file.write_all(chunk) {
             self.stopped = true;
             // Half a chunk would only be a torn tail, so a failure here costs nothing.
             let _ = self.file.set_len(self.len_bytes);
             return Err(TraceError::File {
                 action: "write",
                 path: self.path.clone(),
-                source,
+                cause,
                 hint: "recording stopped there, what was written can be read; make space on the disk",
             });
         }
