@@ -1,6 +1,8 @@
-//! How fast a trace is read and judged, on one processor: `cargo bench -p tracer-user --bench replay [-- FILE]`.
+//! How fast a trace is read and judged on one processor, and in how much memory:
+//! `cargo bench -p tracer-user --bench replay [-- FILE | EVENTS]`.
 //!
-//! Without a file, a large trace is made of a fixture's kernel records, told again and again at later times.
+//! Without a file, a trace of so many events is made of a fixture's kernel records, told again and again at later times.
+//! Then semaphore sets are created that stay, for the memory of an open object.
 //! Then a large world is judged: the flight recorder does that while it records.
 
 use std::hint::black_box;
@@ -8,24 +10,28 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use tracer_common::event::{Body, SemCreate};
+use tracer_common::site::Site;
 use tracer_user::analyst::Analyst;
 use tracer_user::decode;
-use tracer_user::record::{Inventory, ProcessRow, Record, SemSetRow, SemValue, ShmSegment};
+use tracer_user::record::{Inventory, ProcessRow, Record, SemSetRow, SemValue, Session, ShmSegment};
 use tracer_user::trace::{Reader, Writer};
 
-/// Kernel records in the large trace.
+/// Kernel records in the large trace, if nothing else is said.
 const EVENTS: usize = 3_000_000;
 /// Processes and objects of the large world.
 const PROCESSES: u32 = 60_000;
 const OBJECTS: i32 = 30_000;
 
 fn main() -> Result<()> {
-    let given = std::env::args().skip(1).find(|word| word != "--bench").map(PathBuf::from);
+    let word = std::env::args().skip(1).find(|word| word != "--bench");
+    let events = word.as_ref().and_then(|word| word.parse().ok());
+    let given = word.filter(|_| events.is_none()).map(PathBuf::from);
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("large.trace");
     let path = match given {
         Some(path) => path,
         None => {
-            make(&made)?;
+            make(&made, events.unwrap_or(EVENTS))?;
             made.clone()
         }
     };
@@ -62,7 +68,44 @@ fn main() -> Result<()> {
     if path == made {
         std::fs::remove_file(&made).context("cannot remove the large trace")?;
     }
+    println!("peak memory so far: {} MiB", status_kib("VmHWM:")? / 1024);
+    open_objects()?;
     large_world()
+}
+
+/// Memory of this process, by /proc/self/status.
+fn status_kib(field: &str) -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read the own status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such line")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// What a semaphore set costs that somebody created and did not remove.
+fn open_objects() -> Result<()> {
+    let mut analyst = Analyst::default();
+    analyst.take(&Record::Session(Session { wall_ns: 1 << 60, ..Session::default() }));
+    let before = status_kib("VmRSS:")?;
+    for id in 0..OBJECTS {
+        let body = Body::SemCreate(SemCreate { id, nsems: 1, ns: 1, exact: 1, ..SemCreate::default() });
+        let mut fields = Vec::new();
+        let kind = body.encode(|bytes| fields.extend_from_slice(bytes));
+        let ts_ns: u64 = (1 << 50) + id as u64 * 1000;
+        let mut bytes = Vec::new();
+        bytes.extend(ts_ns.to_ne_bytes());
+        bytes.extend(1_u64.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((Site::SemCreate as u16).to_ne_bytes());
+        // Process, thread, user, stack, no copy.
+        [7, 7, 0, 1, 0_u32].iter().for_each(|field| bytes.extend(field.to_ne_bytes()));
+        bytes.extend(b"worker\0\0\0\0\0\0\0\0\0\0");
+        bytes.extend(fields);
+        analyst.take(&Record::Kernel(bytes));
+    }
+    let open = analyst.world().map_or(0, |world| world.sems.sets().count());
+    anyhow::ensure!(open == OBJECTS as usize, "{open} sets are open");
+    let used = status_kib("VmRSS:")?.saturating_sub(before) * 1024;
+    println!("{OBJECTS} open semaphore sets: {} bytes each", used / OBJECTS as u64);
+    Ok(())
 }
 
 fn each(path: &Path, see: &mut dyn FnMut(Record)) -> Result<()> {
@@ -81,7 +124,7 @@ fn time(what: &str, records: u64, work: impl FnOnce() -> Result<()>) -> Result<(
 }
 
 /// Tells the kernel records of a pipe's incident again and again, each time a second later.
-fn make(path: &Path) -> Result<()> {
+fn make(path: &Path, events: usize) -> Result<()> {
     let fixture = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/pipe-stall-bug.trace"));
     let all: Vec<Record> = Reader::open(fixture)?.collect::<Result<_, _>>()?;
     let mut writer = Writer::create(path, true)?;
@@ -99,7 +142,7 @@ fn make(path: &Path) -> Result<()> {
             writer.push(&Record::Kernel(bytes))?;
             told += 1;
         }
-        if told >= EVENTS {
+        if told >= events {
             break;
         }
     }
@@ -109,7 +152,7 @@ fn make(path: &Path) -> Result<()> {
 
 /// What the flight recorder asks every few seconds, on a machine with much on it.
 fn large_world() -> Result<()> {
-    let session = Record::Session(tracer_user::record::Session { wall_ns: 1 << 60, ..Default::default() });
+    let session = Record::Session(Session { wall_ns: 1 << 60, ..Default::default() });
     let process = |n: u32| ProcessRow {
         tgid: n,
         ppid: 1 + n / 10,
