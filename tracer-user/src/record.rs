@@ -7,12 +7,14 @@ mod futex;
 mod posix;
 mod socket;
 mod sysv;
+mod text;
 mod thread;
 
 pub use futex::{FutexOwner, FutexPlace, FutexRow, FutexUser};
 pub use posix::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue};
 pub use socket::{InFlightRow, SocketRow};
 pub use sysv::{MsgLimitRow, MsgQueue, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment};
+pub use text::{Comm, Text, text};
 pub use thread::{ReaderLook, Releaser, ThreadRow, WaitRow, Way};
 
 use serde::{Deserialize, Serialize};
@@ -433,23 +435,4 @@ pub struct Place {
     /// It has no frame of its own: the next one contains its code.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inlined: bool,
-}
-
-/// A string as the kernel wrote it: up to its first zero byte, replacing what is not UTF-8; control characters stay.
-pub fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernel_strings() {
-        assert_eq!(text(b"abc\0def"), "abc");
-        assert_eq!(text(b"\x1b[2J"), "\u{1b}[2J");
-        assert_eq!(text(&[0xff, b'a', 0]), "\u{fffd}a");
-        assert_eq!(text(&[]), "");
-    }
 }

@@ -8,8 +8,8 @@ mod id;
 pub use id::{Fd, FilesId, Inode, MsgId, NsId, ProcId, SemId, ShmId, StackId, TICK_NS, Tgid, Tid};
 
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Frame, FutexRow, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner, Place,
-    ProcessRow, ReaderLook, Record, RefusedRow, SocketRow, ThreadRow, text,
+    BlockedThread, ChildRow, Comm, FdTable, Frame, FutexRow, Holder, Inventory, LimitRow, MsgQueue, ObjKey, PipeOwner,
+    Place, ProcessRow, ReaderLook, Record, RefusedRow, SocketRow, ThreadRow,
 };
 use tracer_common::event::{Body, HEADER_LEN, Header, WireError, read};
 use tracer_common::site::Site;
@@ -110,7 +110,7 @@ pub struct Context {
     pub uid: u32,
     pub site: Option<Site>,
     pub stack: Option<StackId>,
-    pub comm: String,
+    pub comm: Comm,
 }
 
 /// Why a record is not an event.
@@ -168,7 +168,7 @@ fn kernel(bytes: &[u8]) -> Result<Event<'static>, DecodeError> {
         uid: header.uid,
         site: Site::from_raw(header.site),
         stack: (header.stack >= 0).then_some(StackId(header.stack)),
-        comm: text(&header.comm),
+        comm: header.comm.into(),
     };
     Ok(Event::Kernel(context, body))
 }

@@ -41,13 +41,13 @@ fn sums<'a>(lots: impl Iterator<Item = &'a Lot>) -> BTreeMap<ObjKey, u64> {
     let mut out = BTreeMap::new();
     for l in lots {
         let n: &mut u64 = out.entry(l.obj).or_default();
-        *n = n.saturating_add(l.fds);
+        *n = n.saturating_add(l.fds.into());
     }
     out
 }
 
 fn total(lots: &[&Lot]) -> u64 {
-    lots.iter().fold(0, |n, l| n.saturating_add(l.fds))
+    lots.iter().fold(0, |n, l| n.saturating_add(l.fds.into()))
 }
 
 fn verdict(kept: &Kept, limit: Option<u64>) -> Option<Why> {
@@ -85,7 +85,7 @@ pub(super) fn told(world: &World, id: ProcId) -> Option<Finding> {
     d.subject("receiver", id, None);
     let mut openers: BTreeMap<ProcId, u64> = BTreeMap::new();
     for l in &lots {
-        *openers.entry(l.opener).or_default() += l.fds;
+        *openers.entry(l.opener).or_default() += u64::from(l.fds);
     }
     let mut openers: Vec<(ProcId, u64)> = openers.into_iter().collect();
     openers.sort_by_key(|(id, n)| (std::cmp::Reverse(*n), *id));
@@ -132,7 +132,7 @@ pub(super) fn told(world: &World, id: ProcId) -> Option<Finding> {
 
 fn what(l: &Lot) -> String {
     match (&l.link, l.obj.kind) {
-        (Some(link), _) => link.clone(),
+        (Some(link), _) => link.to_string(),
         (None, kind::SOCKET) => format!("socket:[{}]", l.obj.id),
         (None, kind::PIPE) => format!("pipe:[{}]", l.obj.id),
         (None, kind::EVENTFD) => format!("eventfd {}", l.obj.id),

@@ -7,7 +7,7 @@ use super::finding::{Confidence, Finding, Object};
 use super::orphan::{age_s, eta_s, how_old, rate_per_h, severity};
 use super::site;
 use crate::decode::ProcId;
-use crate::record::{PosixKind, PosixObject};
+use crate::record::PosixKind;
 use crate::world::World;
 use crate::world::posix::Object as Named;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,10 +39,9 @@ type Alike = (u32, u32, [u64; 2], bool, bool, String);
 
 pub(super) fn judge(world: &World, now_ns: u64, words: &Words) -> Vec<Finding> {
     let mut alike: BTreeMap<Alike, Vec<&Named>> = BTreeMap::new();
-    for o in world.posix.iter().filter(|o| o.row.kind == words.kind && is_left(world, o)) {
-        let r = &o.row;
+    for o in world.posix.iter().filter(|o| o.kind == words.kind && is_left(world, o)) {
         let creator_lives = world.posix.creation(o.key).is_some_and(|c| world.processes.alive(c.by));
-        let key = (r.uid, r.mode, shape(r), o.baseline, creator_lives, stem(&r.name).to_owned());
+        let key = (o.uid, o.mode, shape(o), o.baseline, creator_lives, stem(&o.name).to_owned());
         alike.entry(key).or_default().push(o);
     }
     let mut out = Vec::new();
@@ -64,19 +63,19 @@ pub(super) fn judge(world: &World, now_ns: u64, words: &Words) -> Vec<Finding> {
 
 /// Whether nobody has it open or mapped, and has not touched it for a while.
 fn is_left(world: &World, o: &Named) -> bool {
-    let unused = o.users.as_ref().is_some_and(Vec::is_empty);
+    let unused = o.users.as_ref().is_some_and(|users| users.is_empty());
     // To ask a queue how full it is changes its ctime (ipc/mqueue.c, `mqueue_read_file`); sends and receives change both.
-    let touched_s = if o.row.kind == PosixKind::Mq { o.row.mtime } else { o.row.mtime.max(o.row.ctime) };
-    let idle_s = world.wall_s(o.read_ns).map(|now_s| now_s.saturating_sub(touched_s));
+    let touched_s = if o.kind == PosixKind::Mq { o.mtime } else { o.mtime.max(o.ctime) };
+    let idle_s = world.wall_s(world.posix.read_ns()).map(|now_s| now_s.saturating_sub(touched_s));
     unused && idle_s.is_some_and(|s| s >= LEFT_S)
 }
 
 /// What is the same of names from one place of a program: the room of a queue, else the size.
-fn shape(r: &PosixObject) -> [u64; 2] {
-    match (r.kind, r.queue.and_then(|q| q.attributes)) {
-        (PosixKind::Mq, Some([_, most, bytes])) => [most, bytes],
+fn shape(o: &Named) -> [u64; 2] {
+    match (o.kind, o.queue) {
+        (PosixKind::Mq, Some([_, most, bytes])) => [most.into(), bytes.into()],
         (PosixKind::Mq, None) => [0, 0],
-        (PosixKind::Sem | PosixKind::Shm, _) => [r.size_bytes, 0],
+        (PosixKind::Sem | PosixKind::Shm, _) => [o.size_bytes, 0],
     }
 }
 
@@ -96,17 +95,17 @@ fn tell(
     now_ns: u64,
 ) -> Option<Finding> {
     // Of one second by inode number, mostly as they were made: not by names, which may be tokens.
-    objects.sort_by_key(|o| (o.row.mtime, o.key));
+    objects.sort_by_key(|o| (o.mtime, o.key));
     let first = objects.first()?;
-    let (oldest_s, newest_s) = (first.row.mtime, objects.last()?.row.mtime);
+    let (oldest_s, newest_s) = (first.mtime, objects.last()?.mtime);
     let creators: BTreeSet<ProcId> = objects.iter().filter_map(|o| world.posix.creation(o.key)).map(|c| c.by).collect();
     let creators: Vec<ProcId> = creators.into_iter().collect();
     let n = u64::try_from(objects.len()).unwrap_or(u64::MAX);
-    let bytes = objects.iter().fold(0_u64, |sum, o| sum.saturating_add(o.row.size_bytes));
+    let bytes = objects.iter().fold(0_u64, |sum, o| sum.saturating_add(o.size_bytes));
     let limits = world.posix.limits();
     let (limit, used, max, ours) = match words.kind {
         PosixKind::Mq => {
-            let all = world.posix.iter().filter(|o| o.row.kind == PosixKind::Mq).count();
+            let all = world.posix.iter().filter(|o| o.kind == PosixKind::Mq).count();
             ("fs.mqueue.queues_max", u64::try_from(all).unwrap_or(u64::MAX), limits.queues_max, n)
         }
         PosixKind::Sem | PosixKind::Shm => ("size of /dev/shm", limits.shm_used_bytes, limits.shm_max_bytes, bytes),
@@ -118,7 +117,7 @@ fn tell(
         kind: words.word.to_owned(),
         id: first.key.id.to_string(),
         key: None,
-        name: Some(first.row.name.clone()),
+        name: Some(first.name.to_string()),
         ns: None,
     });
     if !first.baseline {
@@ -137,7 +136,7 @@ fn tell(
         [one] => format!("left behind by {}, which is dead", names(world, &[*one])),
         many => format!("left behind by {} dead processes: {}", many.len(), names(world, many)),
     };
-    let shown: Vec<&str> = objects.iter().take(MAX_TOLD).map(|o| o.row.name.as_str()).collect();
+    let shown: Vec<&str> = objects.iter().take(MAX_TOLD).map(|o| o.name.as_ref()).collect();
     let more = if objects.len() > shown.len() { ", ..." } else { "" };
     let list = format!("({}{more})", shown.join(", "));
     let has = if n == 1 { "it" } else { "them" };
@@ -145,19 +144,19 @@ fn tell(
     d.title(format!(
         "{} {list} of uid {} {who}; nobody has {has} {use_word}{}",
         count(n, words.one, words.many),
-        first.row.uid,
+        first.uid,
         how_old(objects.len(), age)
     ));
     let rate = rate_per_h(objects.len(), newest_s.saturating_sub(oldest_s), age);
     d.evidence("instances", n)
-        .ids(objects.iter().map(|o| o.row.name.clone()))
+        .ids(objects.iter().map(|o| o.name.to_string()))
         .evidence("oldest_age_s", age)
         .evidence("rate_per_h", rate)
         .pids(creators);
     if words.kind == PosixKind::Mq {
         let messages = objects.iter().try_fold(0_u64, |sum, o| {
-            let [now, ..] = o.row.queue?.attributes?;
-            Some(sum.saturating_add(now))
+            let [now, ..] = o.queue?;
+            Some(sum.saturating_add(now.into()))
         });
         d.evidence("messages", messages);
     } else {
@@ -168,14 +167,14 @@ fn tell(
         d.limit(limit, Some(used), Some(max), eta);
     }
     let all: Vec<String> =
-        objects.iter().take(MAX_COMMAND).map(|o| quoted(&format!("{}:{}", words.word, o.row.name))).collect();
+        objects.iter().take(MAX_COMMAND).map(|o| quoted(&format!("{}:{}", words.word, o.name))).collect();
     let left_out = if objects.len() > all.len() { " (the first 100; the others are in evidence.ids)" } else { "" };
     d.remedy(
         format!("Remove what is left over{left_out}, once you are sure that no program will come back to it."),
         Some(format!("ipctrace rm {}", all.join(" "))),
     );
     d.remedy(words.fix, None);
-    d.seen(objects.iter().map(|o| o.first_ns).min().unwrap_or(first.first_ns), first.read_ns);
+    d.seen(objects.iter().map(|o| o.first_ns).min().unwrap_or(first.first_ns), world.posix.read_ns());
     d.finish()
 }
 

@@ -56,7 +56,7 @@ fn tell(world: &World, errno: i32, mut rows: Vec<(ProcId, &Failures)>) -> Option
     let (name, limit, used, max) = match errno {
         EMFILE => ("EMFILE", "RLIMIT_MSGQUEUE", None, None),
         ENOSPC => {
-            let exist = world.posix.iter().filter(|o| o.row.kind == PosixKind::Mq).count();
+            let exist = world.posix.iter().filter(|o| o.kind == PosixKind::Mq).count();
             let exist = u64::try_from(exist).unwrap_or(u64::MAX);
             ("ENOSPC", "fs.mqueue.queues_max", queues_max.map(|_| exist), queues_max)
         }

@@ -35,7 +35,7 @@ fn raise(limit: Option<&'static str>) -> (String, String) {
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     let living = |ns| {
         let sets = world.sems.sets().filter(|s| s.id.ns == ns);
-        sets.filter_map(|s| Some((s.created.as_ref()?.by, u64::from(s.nsems.unwrap_or(0))))).collect()
+        sets.filter_map(|s| Some((s.created.as_ref()?.by, u64::from(s.nsems().unwrap_or(0))))).collect()
     };
     exhausted::judge(world, &KIND, world.sems.namespaces(), living, now_ns)
 }

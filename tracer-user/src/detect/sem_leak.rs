@@ -42,11 +42,11 @@ fn orphans(world: &World) -> Vec<Created<'_>> {
     let mut groups: BTreeMap<(String, u32, bool), Created<'_>> = BTreeMap::new();
     for set in world.sems.sets() {
         let Some(c) = &set.created else { continue };
-        let used = set.users_dropped || set.users.iter().any(|u| world.processes.alive(*u));
+        let used = set.users_dropped() || set.users().iter().any(|u| world.processes.alive(*u));
         if used || world.processes.alive(c.by) || waited_for(set) || last_op_alive(world, set) {
             continue;
         }
-        groups.entry((c.comm.clone(), set.id.ns.0, set.key == Some(0))).or_default().push((set, c));
+        groups.entry((c.comm.to_string(), set.id.ns.0, set.key() == Some(0))).or_default().push((set, c));
     }
     for group in groups.values_mut() {
         group.sort_by_key(|(s, c)| (c.ts_ns, s.id));
@@ -91,7 +91,7 @@ fn severity(world: &World, set: &SemSet, instances: usize) -> Severity {
 }
 
 fn keys_word(sets: &[&SemSet]) -> &'static str {
-    if sets.iter().all(|s| s.key == Some(0)) { " (IPC_PRIVATE)" } else { "" }
+    if sets.iter().all(|s| s.key() == Some(0)) { " (IPC_PRIVATE)" } else { "" }
 }
 
 #[allow(clippy::cast_precision_loss)] // a rate needs no 53 bits
@@ -102,8 +102,8 @@ fn rate_per_h(n: usize, span_ns: u64) -> Option<f64> {
 /// What all kinds of this finding share.
 fn common(d: &mut Draft<'_>, world: &World, sets: &[&SemSet], oldest_age_s: Option<u64>, rate: Option<f64>) {
     let Some(first) = sets.first() else { return };
-    d.object(sem_object(first.id, first.key));
-    let sems: Option<u64> = sets.iter().map(|s| s.nsems.map(u64::from)).sum();
+    d.object(sem_object(first.id, first.key()));
+    let sems: Option<u64> = sets.iter().map(|s| s.nsems().map(u64::from)).sum();
     d.evidence("instances", sets.len())
         .ids(sets.iter().map(|s| s.id.id.to_string()))
         .evidence("oldest_age_s", oldest_age_s)
@@ -119,12 +119,12 @@ fn common(d: &mut Draft<'_>, world: &World, sets: &[&SemSet], oldest_age_s: Opti
     }
     let shown: Vec<String> = sets.iter().take(100).map(|s| format!("-s {}", s.id.id)).collect();
     let more = if sets.len() > shown.len() { " (first 100; the others are in evidence.ids)" } else { "" };
-    let enter = match first.row().map(|r| r.ns) {
+    let enter = match first.row().map(|_| first.id.ns) {
         Some(ns)
             if world
                 .processes
                 .iter()
-                .any(|p| p.ipc_ns.is_some_and(|i| i.0 != ns) && p.id.pid() == world.session.self_pid) =>
+                .any(|p| p.ipc_ns.is_some_and(|i| i != ns) && p.id.pid() == world.session.self_pid) =>
         {
             " inside that IPC namespace"
         }
@@ -179,8 +179,8 @@ fn hoards(world: &World) -> Vec<(ProcId, Created<'_>)> {
     let mut by: BTreeMap<ProcId, Created<'_>> = BTreeMap::new();
     for set in world.sems.sets() {
         let Some(c) = set.created.as_ref().filter(|c| world.processes.alive(c.by)) else { continue };
-        let others = set.users_dropped || set.users.iter().any(|u| *u != c.by && world.processes.alive(*u));
-        let later = set.used_ns.is_some_and(|t| t > c.ts_ns.saturating_add(USED_AGAIN_NS))
+        let others = set.users_dropped() || set.users().iter().any(|u| *u != c.by && world.processes.alive(*u));
+        let later = set.used_ns().is_some_and(|t| t > c.ts_ns.saturating_add(USED_AGAIN_NS))
             || world.sems.last_op_after_creation_s(set).is_some_and(|s| s > 1);
         // Others find a set with a key; one that is used by somebody else serves a purpose.
         if !others && !later && !waited_for(set) {
@@ -241,13 +241,16 @@ fn inherited(world: &World) -> Vec<Vec<&SemSet>> {
     for set in world.sems.sets() {
         let (None, Some(row)) = (&set.created, &set.baseline) else { continue };
         // Values that could not be read tell nothing.
-        let unread = row.values.is_empty() && set.nsems != Some(0);
-        let touched = set.users_dropped || !set.users.is_empty() || set.used_ns.is_some();
+        let unread = row.values.is_empty() && set.nsems() != Some(0);
+        let touched = set.users_dropped() || !set.users().is_empty() || set.used_ns().is_some();
         let waits = row.values.iter().any(|v| v.ncnt > 0 || v.zcnt > 0);
         if unread || touched || waits || waited_for(set) || last_op_alive(world, set) {
             continue;
         }
-        groups.entry((set.id.ns.0, row.cuid, row.key == 0, row.nsems, row.perms)).or_default().push(set);
+        groups
+            .entry((set.id.ns.0, row.cuid, set.key() == Some(0), set.nsems().unwrap_or(0), row.perms))
+            .or_default()
+            .push(set);
     }
     let operated = |s: &&SemSet| s.row().is_some_and(|r| r.values.iter().any(|v| v.pid != 0));
     for group in groups.values_mut() {

@@ -59,7 +59,7 @@ fn seen_dying<'a>(world: &'a World, set: &'a SemSet) -> Vec<Orphan<'a>> {
     let mut out: Vec<Orphan<'a>> = Vec::new();
     let obj = crate::world::sem_object(set.id);
     // The last one to die with a semaphore is the one that nobody came after.
-    let mut held: Vec<_> = set.held.iter().collect();
+    let mut held: Vec<_> = set.held().iter().collect();
     held.sort_by_key(|h| std::cmp::Reverse(h.died_ns));
     for h in held {
         if out.iter().any(|o| o.num == h.num) || set.set_after(h.num, h.died_ns) {
@@ -197,7 +197,7 @@ fn told(world: &World, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
     d.title(format!(
         "semaphore {num} of set {id} is held by a dead process: {died} without giving it back (no SEM_UNDO); {effect}"
     ));
-    d.object(sem_object(o.id, o.set.key));
+    d.object(sem_object(o.id, o.set.key()));
     d.evidence("waiters", waiters)
         .evidence("holder_died_s", o.died_ns.map(|t| seconds(now_ns.saturating_sub(t))))
         .evidence("semaphore", num)

@@ -38,7 +38,7 @@ fn last_operator(world: &World, last: Option<SemValue>, waiting: &[ProcId]) -> O
 
 /// Living processes that use the set and do not wait.
 fn others(world: &World, set: &SemSet, waiting: &[ProcId]) -> Vec<ProcId> {
-    set.users.iter().copied().filter(|u| world.processes.alive(*u) && !waiting.contains(u)).collect()
+    set.users().iter().copied().filter(|u| world.processes.alive(*u) && !waiting.contains(u)).collect()
 }
 
 /// Whether the process waits for input: whoever waits for its lock is as idle as it is.
@@ -65,7 +65,7 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
     let num = u32::try_from(part).ok()?;
     let last = set.closing.as_ref().and_then(|r| r.values.get(usize::try_from(part).ok()?)).copied();
     let value = last.map(|v| v.value);
-    let began = set.set_values.get(&num).copied();
+    let began = set.value_given(num);
     let counts = value.is_some_and(|v| v > 1) || began.is_some_and(|v| v != 1);
     if counts {
         // Waiting for something that is counted is waiting for work.
@@ -115,7 +115,7 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         d.process("peer", *p, None);
     }
     d.title(format!("{} {} (semaphore {part} of set {}): {blame}", names(world, &waiting), s.words(), id.id));
-    d.object(sem_object(id, set.key));
+    d.object(sem_object(id, set.key()));
     s.tell(&mut d, world.session.min_stall_ns);
     d.evidence("semaphore", part).ids([id.id.to_string()]).pids(waiting.iter().copied());
     d.chain(format!("{} {} (semid {}, semaphore {part})", names(world, &waiting), s.words(), id.id));

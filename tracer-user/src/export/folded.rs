@@ -84,7 +84,7 @@ impl Export for Folded {
             (Weight::Ns, _) => return Ok(()),
         };
         if let Some(role) = role(body) {
-            self.add(world, role, &context.comm, context.stack, weight);
+            self.add(world, role, &context.comm.to_string_lossy(), context.stack, weight);
         }
         Ok(())
     }

@@ -77,7 +77,7 @@ impl Perfetto {
         if matches!(body, Body::Exec(_)) {
             self.tracks.renamed(context.proc, context.tid);
         }
-        let track = self.tracks.thread(world, context.proc, context.tid, &context.comm)?;
+        let track = self.tracks.thread(world, context.proc, context.tid, &context.comm.to_string_lossy())?;
         let site = context.site.map(|s| s.info());
         let mut arguments: Vec<DebugAnnotation> = site.map(|s| text("site", s.name)).into_iter().collect();
         body.fields(|name, field| match field {
@@ -108,7 +108,7 @@ impl Perfetto {
             Wait {
                 proc: context.proc,
                 tid: context.tid,
-                comm: &context.comm,
+                comm: &context.comm.to_string_lossy(),
                 obj,
                 call: Syscall::from_raw(u8::try_from(e.call).unwrap_or(0)),
                 since_ns: e.since_ns,
@@ -187,7 +187,7 @@ impl Perfetto {
 
     /// How many objects there are.
     fn counts(&mut self, world: &World, ts_ns: u64) -> io::Result<()> {
-        let posix = |kind: PosixKind| world.posix.iter().filter(|o| o.row.kind == kind).count();
+        let posix = |kind: PosixKind| world.posix.iter().filter(|o| o.kind == kind).count();
         self.count(ts_ns, "semaphore sets", world.sems.sets().count())?;
         self.count(ts_ns, "shared memory segments", world.shms.iter().count())?;
         self.count(ts_ns, "message queues", world.msgs.iter().count())?;

@@ -157,7 +157,7 @@ impl Rows {
             tid: Some(context.tid.0.into()),
             start_ns: started(context.proc.start_ticks.saturating_mul(TICK_NS)),
             uid: Some(context.uid.into()),
-            comm: text(&context.comm),
+            comm: Some(context.comm.to_string_lossy()).filter(|comm| !comm.is_empty()),
             stack: context.stack.map(|s| s.0.into()),
             payload: Some(payload::kernel(body)?),
             ..self.at("", context.ts_ns)

@@ -3,7 +3,7 @@
 use super::HashMap;
 use super::stall::Durations;
 use crate::decode::{Context, Fd, FilesId, ProcId, StackId};
-use crate::record::{FdTable, ObjKey, text};
+use crate::record::{FdTable, ObjKey, Text};
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::event::{FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated};
 use tracer_common::map::kind;
@@ -27,8 +27,8 @@ const MAX_COPIES: usize = 256;
 const MAX_EARLY: usize = 1_024;
 /// Points of the history of one receiver; when full, every second one goes.
 const MAX_POINTS: usize = 64;
-/// A dentry name is cut to this by the kernel half.
-const NAME_BYTES: usize = 31;
+/// Bytes of a dentry's name in [`FdReceive`], with the zero behind it.
+const NAME_LEN: usize = 32;
 
 /// A received descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Received {
     pub fd: Fd,
     pub ts_ns: u64,
     pub obj: ObjKey,
-    pub name: String,
+    pub name: Text<NAME_LEN>,
     /// 0 SCM_RIGHTS, 1 pidfd_getfd, 2 SCM_RIGHTS by MSG_PEEK.
     pub via: u32,
     pub stack: Option<StackId>,
@@ -93,7 +93,7 @@ pub struct Failures {
 pub struct Inherited {
     pub fd: Fd,
     pub obj: ObjKey,
-    pub name: String,
+    pub name: Text<NAME_LEN>,
     pub received_by: ProcId,
     pub exec_ns: u64,
 }
@@ -104,7 +104,7 @@ pub struct Receiver {
     pub received: u64,
     pub closed: u64,
     /// Open ones, oldest first.
-    pub open: BTreeMap<u64, Received>,
+    pub open: BTreeMap<u64, Box<Received>>,
     /// (received, closed) by file; files beyond the bound are missing.
     pub files: HashMap<ObjKey, (u64, u64)>,
     /// How long those lived that were closed.
@@ -177,7 +177,7 @@ impl Receiver {
 struct Copied {
     fd: Fd,
     obj: ObjKey,
-    name: String,
+    name: Text<NAME_LEN>,
     from: ProcId,
 }
 
@@ -242,16 +242,16 @@ impl FdPass {
         let token = self.next_token;
         self.next_token += 1;
         let full = self.open_total >= MAX_TOKENS;
-        let received = Received {
+        let received = Box::new(Received {
             fd: Fd(e.fd),
             ts_ns: context.ts_ns,
             obj: e.obj.into(),
-            name: text(&e.name),
+            name: e.name.into(),
             via: e.via,
             stack: context.stack,
             refs: 1,
             confirmed: false,
-        };
+        });
         let Some(r) = self.receiver_mut(owner) else { return };
         r.exited = false;
         r.received += 1;
@@ -395,7 +395,7 @@ impl FdPass {
                         continue;
                     }
                     if let Some(r) = open.and_then(|o| o.get(&slot.token)) {
-                        copies.push(Copied { fd: Fd(*fd), obj: r.obj, name: r.name.clone(), from: parent });
+                        copies.push(Copied { fd: Fd(*fd), obj: r.obj, name: r.name, from: parent });
                     }
                 }
             }
@@ -471,7 +471,7 @@ impl FdPass {
             table.slots.retain(|fd, slot| {
                 let Some(open) = r.open.get_mut(&slot.token) else { return false };
                 let there = if t.complete {
-                    links.get(fd).is_some_and(|link| same_target(link, open.obj, &open.name))
+                    links.get(fd).is_some_and(|link| same_target(link, open.obj, &open.name.to_string_lossy()))
                 } else {
                     exec_ns.is_none() || !slot.cloexec
                 };
@@ -486,7 +486,7 @@ impl FdPass {
                         found.push(Inherited {
                             fd: Fd(*fd),
                             obj: open.obj,
-                            name: open.name.clone(),
+                            name: open.name,
                             received_by: proc,
                             exec_ns,
                         });
@@ -512,7 +512,9 @@ impl FdPass {
         }
         let found: Vec<Inherited> = copies
             .into_iter()
-            .filter(|c| c.fd.0 > 2 && links.get(&c.fd.0).is_some_and(|link| same_target(link, c.obj, &c.name)))
+            .filter(|c| {
+                c.fd.0 > 2 && links.get(&c.fd.0).is_some_and(|link| same_target(link, c.obj, &c.name.to_string_lossy()))
+            })
             .map(|c| Inherited { fd: c.fd, obj: c.obj, name: c.name, received_by: c.from, exec_ns })
             .collect();
         if !found.is_empty()
@@ -536,7 +538,7 @@ fn same_target(link: &str, obj: ObjKey, name: &str) -> bool {
         kind::FILE | kind::DEVICE | kind::DIRECTORY => {
             let path = link.strip_suffix(" (deleted)").unwrap_or(link);
             let last = path.rsplit('/').next().unwrap_or(path);
-            let cut = name.len() >= NAME_BYTES;
+            let cut = name.len() >= NAME_LEN - 1;
             !special && (name.is_empty() || name == "/" || last == name || (cut && last.starts_with(name)))
         }
         _ => true,

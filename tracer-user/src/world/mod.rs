@@ -26,6 +26,7 @@ pub mod stall;
 #[cfg(test)]
 mod storm;
 pub mod sysv;
+mod table;
 pub mod usage;
 pub mod wait;
 
@@ -365,8 +366,8 @@ impl World {
                 opener: self.processes.resolve(row.opener, row.opener_start_ns),
                 from_ancestor: row.from_ancestor,
                 obj: row.obj,
-                fds: row.fds.into(),
-                link: row.link.clone(),
+                fds: row.fds,
+                link: row.link.as_deref().map(Into::into),
             };
             (self.processes.resolve(row.tgid, row.start_ns), lot)
         });
@@ -397,7 +398,7 @@ impl World {
             obj,
             waiter: Waiter { proc, call: u8::try_from(e.call).unwrap_or(0), part },
             tid: context.tid,
-            comm: context.comm.clone(),
+            comm: context.comm.to_string(),
             fd: e.fd,
             since_ns: e.since_ns,
             until_ns: e.until_ns,

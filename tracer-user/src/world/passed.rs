@@ -6,6 +6,7 @@ use super::HashMap;
 use super::Look;
 use crate::decode::ProcId;
 use crate::record::ObjKey;
+use std::sync::Arc;
 
 /// Rows remembered, in all.
 const MAX_ROWS: usize = 131_072;
@@ -17,8 +18,8 @@ pub struct Lot {
     /// Some may have come by fork.
     pub from_ancestor: bool,
     pub obj: ObjKey,
-    pub fds: u64,
-    pub link: Option<String>,
+    pub fds: u32,
+    pub link: Option<Arc<str>>,
 }
 
 /// What one process has.
@@ -74,6 +75,10 @@ impl Passed {
                 kept.first.push(lot.clone());
             }
             kept.last.push(lot);
+        }
+        for kept in self.kept.values_mut() {
+            kept.first.shrink_to_fit();
+            kept.last.shrink_to_fit();
         }
     }
 

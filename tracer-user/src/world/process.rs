@@ -148,8 +148,9 @@ impl Processes {
     pub(super) fn seen(&mut self, context: &Context) -> ProcId {
         let id = if context.proc.start_ticks == 0 { self.resolve(context.proc.pid(), 0) } else { context.proc };
         let p = self.entry(id);
-        if p.comm.as_deref() != Some(context.comm.as_str()) && !context.comm.is_empty() {
-            p.comm = Some(context.comm.clone());
+        let comm = context.comm.to_string_lossy();
+        if p.comm.as_deref() != Some(&comm) && !comm.is_empty() {
+            p.comm = Some(comm.into_owned());
         }
         p.uid = Some(context.uid);
         id

@@ -1,11 +1,12 @@
 //! SysV semaphore sets: their lives, their users, what the dead took with them, and the limits of each namespace.
 
-use super::HashMap;
-use super::Look;
+use super::table::{Keyed, Table};
 use super::usage::{Creation, Limits, Usage, can_have_made, creates};
+use super::{HashMap, Look};
 use crate::decode::{Context, NsId, ProcId, SemId};
-use crate::record::{Inventory, SemLimitRow, SemSetRow};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use crate::record::{Inventory, SemLimitRow, SemSetRow, SemValue};
+use smallvec::SmallVec;
+use std::collections::HashSet;
 use tracer_common::event::{SemCreate, SemFail, SemHeldAtExit, SemRemove, SemSet as SemSetEvent};
 
 /// Sets remembered.
@@ -21,67 +22,166 @@ const MAX_CREATORS: usize = 16_384;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub by: ProcId,
-    pub comm: String,
     pub num: u32,
     /// Sum of its operations; negative.
     pub net: i32,
     pub died_ns: u64,
 }
 
+/// What a table said about a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub perms: u32,
+    pub cuid: u32,
+    /// Seconds since 1970; 0 = never.
+    pub otime: u64,
+    pub ctime: u64,
+    /// Empty if they could not be read, or in sets of more than 64.
+    pub values: SmallVec<[SemValue; 1]>,
+    /// When the first table that had the set was read to its end.
+    listed_ns: u64,
+}
+
+impl Row {
+    fn new(row: &SemSetRow, listed_ns: u64) -> Self {
+        Self {
+            perms: row.perms,
+            cuid: row.cuid,
+            otime: row.otime,
+            ctime: row.ctime,
+            values: SmallVec::from_slice(&row.values),
+            listed_ns,
+        }
+    }
+}
+
+/// The value that SETVAL gave a semaphore last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Given {
+    at_ns: u64,
+    /// A `short` in `struct sembuf`; a value is SEMVMX (32,767) at most (include/uapi/linux/sem.h).
+    num: u16,
+    value: u16,
+}
+
+/// What few sets have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rare {
+    held: Vec<Held>,
+    /// When all values were set at once.
+    all_given_ns: u64,
+    users_dropped: bool,
+}
+
 /// One semaphore set that exists.
+///
+/// There may be tens of thousands: what most of them lack is in boxes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SemSet {
     pub id: SemId,
-    /// `None` if neither the creation nor a table told it.
-    pub key: Option<i32>,
-    pub nsems: Option<u32>,
-    pub created: Option<Creation>,
-    pub baseline: Option<SemSetRow>,
+    key: i32,
+    /// 0, which no set has: neither the creation nor a table told it, nor the key.
+    nsems: u32,
+    pub created: Option<Box<Creation>>,
+    pub baseline: Option<Box<Row>>,
     /// The set is in the closing inventory: it exists.
-    pub closing: Option<SemSetRow>,
-    /// When the first table that had it was read to its end.
-    listed_ns: Option<u64>,
-    pub users: BTreeSet<ProcId>,
-    /// Users beyond those remembered.
-    pub users_dropped: bool,
-    /// Last time that a process was seen to use it for the first time, or to wait for it.
-    pub used_ns: Option<u64>,
-    pub held: Vec<Held>,
-    /// When a semaphore's value was set, by number; `all_set_ns` for the whole set.
-    pub set_ns: BTreeMap<u32, u64>,
-    pub all_set_ns: u64,
-    /// Values that SETVAL gave, by number: a lock starts with 1, a counter of work with 0.
-    pub set_values: BTreeMap<u32, u32>,
+    pub closing: Option<Box<Row>>,
+    /// In order.
+    users: SmallVec<[ProcId; 1]>,
+    /// 0 = never.
+    used_ns: u64,
+    given: SmallVec<[Given; 1]>,
+    rare: Option<Box<Rare>>,
 }
 
 impl SemSet {
     fn new(id: SemId) -> Self {
         Self {
             id,
-            key: None,
-            nsems: None,
+            key: 0,
+            nsems: 0,
             created: None,
             baseline: None,
             closing: None,
-            listed_ns: None,
-            users: BTreeSet::new(),
-            users_dropped: false,
-            used_ns: None,
-            held: Vec::new(),
-            set_ns: BTreeMap::new(),
-            all_set_ns: 0,
-            set_values: BTreeMap::new(),
+            users: SmallVec::new(),
+            used_ns: 0,
+            given: SmallVec::new(),
+            rare: None,
         }
     }
 
+    /// `None` if neither the creation nor a table told it.
+    pub fn key(&self) -> Option<i32> {
+        self.nsems().map(|_| self.key)
+    }
+
+    /// How many semaphores it has; `None` as with [`Self::key`].
+    pub fn nsems(&self) -> Option<u32> {
+        (self.nsems != 0).then_some(self.nsems)
+    }
+
     /// What a table said about it last.
-    pub fn row(&self) -> Option<&SemSetRow> {
-        self.closing.as_ref().or(self.baseline.as_ref())
+    pub fn row(&self) -> Option<&Row> {
+        self.closing.as_deref().or(self.baseline.as_deref())
+    }
+
+    /// Processes that used it, in order.
+    pub fn users(&self) -> &[ProcId] {
+        &self.users
+    }
+
+    /// It has users beyond those remembered.
+    pub fn users_dropped(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.users_dropped)
+    }
+
+    /// Last time that a process was seen to use it for the first time, or to wait for it.
+    pub fn used_ns(&self) -> Option<u64> {
+        (self.used_ns != 0).then_some(self.used_ns)
+    }
+
+    /// What the dead had of it.
+    pub fn held(&self) -> &[Held] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.held)
+    }
+
+    /// The value that SETVAL gave semaphore `num` last: a lock starts with 1, a counter of work with 0.
+    pub fn value_given(&self, num: u32) -> Option<u32> {
+        self.given(num).map(|given| given.value.into())
     }
 
     /// Whether the value of semaphore `num` was set anew after `ts_ns`.
     pub fn set_after(&self, num: u32, ts_ns: u64) -> bool {
-        self.all_set_ns > ts_ns || self.set_ns.get(&num).is_some_and(|t| *t > ts_ns)
+        let all_ns = self.rare.as_ref().map_or(0, |rare| rare.all_given_ns);
+        all_ns > ts_ns || self.given(num).is_some_and(|given| given.at_ns > ts_ns)
+    }
+
+    fn given(&self, num: u32) -> Option<&Given> {
+        self.given.iter().find(|given| u32::from(given.num) == num)
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// When the first table that had it was read to its end.
+    fn listed_ns(&self) -> Option<u64> {
+        let row = self.baseline.as_ref().or(self.closing.as_ref())?;
+        Some(row.listed_ns)
+    }
+
+    fn add_user(&mut self, proc: ProcId) {
+        if let Err(at) = self.users.binary_search(&proc) {
+            self.users.insert(at, proc);
+        }
+    }
+}
+
+impl Keyed for SemSet {
+    type Key = SemId;
+
+    fn key(&self) -> SemId {
+        self.id
     }
 }
 
@@ -97,7 +197,7 @@ impl Limits for SemLimitRow {
 /// All semaphore sets.
 #[derive(Clone, Debug, Default)]
 pub struct Sems {
-    sets: HashMap<SemId, SemSet>,
+    sets: Table<SemSet>,
     namespaces: HashMap<NsId, NsUse>,
     /// Sets created and removed, by creator.
     pub created_by: HashMap<ProcId, u64>,
@@ -120,7 +220,7 @@ impl Sems {
 
     /// One set.
     pub fn get(&self, id: SemId) -> Option<&SemSet> {
-        self.sets.get(&id)
+        self.sets.get(id)
     }
 
     /// Use of each namespace.
@@ -141,31 +241,27 @@ impl Sems {
         let id = SemId::new(e.ns, e.id);
         let creates = creates(e.key, e.flags);
         let made_s = self.known_wall_s(context.ts_ns);
-        let new = |s: &&mut SemSet| s.created.is_none() && s.listed_ns.is_some_and(|listed| context.ts_ns <= listed);
+        let creation = || Some(Box::new(Creation::new(proc, context, e.exact != 0)));
+        let new = |s: &&mut SemSet| s.created.is_none() && s.listed_ns().is_some_and(|listed| context.ts_ns <= listed);
         // The first table that has it was read meanwhile: the call can have made it.
-        if let Some(set) = self.sets.get_mut(&id).filter(new) {
+        if let Some(set) = self.sets.get_mut(id).filter(new) {
             let fits = set.row().is_none_or(|row| can_have_made(made_s, row.ctime));
             if e.exact != 0 || (creates && fits) {
-                set.created = Some(Creation::new(proc, context, e.exact != 0));
+                set.created = creation();
                 count(&mut self.created_by, proc);
             }
             return;
         }
-        if e.exact == 0 && (self.sets.contains_key(&id) || !creates) {
+        if e.exact == 0 && (self.sets.contains(id) || !creates) {
             return;
         }
-        if let Some(old) = self.sets.remove(&id) {
+        if let Some(old) = self.sets.remove(id) {
             // Its removal was not seen, and its id is in use again.
             self.count_removed(&old);
         }
-        if self.sets.len() >= MAX_SETS {
-            self.dropped += 1;
-        } else {
-            let mut set = SemSet::new(id);
-            set.key = Some(e.key);
-            set.nsems = Some(e.nsems);
-            set.created = Some(Creation::new(proc, context, e.exact != 0));
-            self.sets.insert(id, set);
+        if let Some(set) = self.known(id) {
+            (set.key, set.nsems) = (e.key, e.nsems);
+            set.created = creation();
         }
         count(&mut self.created_by, proc);
         self.namespaces.entry(id.ns).or_default().made(u64::from(e.nsems));
@@ -176,13 +272,13 @@ impl Sems {
     }
 
     pub(super) fn removed(&mut self, e: SemRemove) {
-        if let Some(old) = self.sets.remove(&SemId::new(e.ns, e.id)) {
+        if let Some(old) = self.sets.remove(SemId::new(e.ns, e.id)) {
             self.count_removed(&old);
         }
     }
 
     fn count_removed(&mut self, old: &SemSet) {
-        self.namespaces.entry(old.id.ns).or_default().gone(u64::from(old.nsems.unwrap_or(0)));
+        self.namespaces.entry(old.id.ns).or_default().gone(u64::from(old.nsems().unwrap_or(0)));
         if let Some(c) = &old.created {
             count(&mut self.removed_of, c.by);
         }
@@ -190,46 +286,53 @@ impl Sems {
 
     pub(super) fn used(&mut self, proc: ProcId, id: SemId, ts_ns: u64, alive: impl Fn(ProcId) -> bool) {
         let Some(set) = self.known(id) else { return };
-        set.used_ns = Some(set.used_ns.map_or(ts_ns, |t| t.max(ts_ns)));
+        set.used_ns = set.used_ns.max(ts_ns);
         if set.users.len() >= MAX_USERS && !set.users.contains(&proc) {
             set.users.retain(|u| alive(*u));
             if set.users.len() >= MAX_USERS {
-                set.users_dropped = true;
+                set.rare().users_dropped = true;
                 return;
             }
         }
-        set.users.insert(proc);
+        set.add_user(proc);
     }
 
     pub(super) fn held(&mut self, proc: ProcId, context: &Context, e: SemHeldAtExit) {
         let Some(set) = self.known(SemId::new(e.ns, e.id)) else { return };
-        if e.net >= 0 || set.held.len() >= MAX_NUMBERS {
+        if e.net >= 0 || set.held().len() >= MAX_NUMBERS {
             return;
         }
-        set.held.retain(|h| (h.by, h.num) != (proc, e.num));
-        set.held.push(Held { by: proc, comm: context.comm.clone(), num: e.num, net: e.net, died_ns: context.ts_ns });
+        let held = &mut set.rare().held;
+        held.retain(|h| (h.by, h.num) != (proc, e.num));
+        held.push(Held { by: proc, num: e.num, net: e.net, died_ns: context.ts_ns });
     }
 
     pub(super) fn value_set(&mut self, context: &Context, e: SemSetEvent) {
         let Some(set) = self.known(SemId::new(e.ns, e.id)) else { return };
-        if e.all != 0 {
-            set.all_set_ns = context.ts_ns;
-        } else if set.set_ns.len() < MAX_NUMBERS || set.set_ns.contains_key(&e.num) {
-            set.set_ns.insert(e.num, context.ts_ns);
-            set.set_values.insert(e.num, e.value);
-        } else {
-            // Too many to follow one by one: rather forget a finding than invent one.
-            set.all_set_ns = context.ts_ns;
+        let given = u16::try_from(e.num).ok().zip(u16::try_from(e.value).ok());
+        let known = set.given.iter().position(|given| u32::from(given.num) == e.num);
+        match given.map(|(num, value)| Given { at_ns: context.ts_ns, num, value }) {
+            Some(given) if e.all == 0 && (known.is_some() || set.given.len() < MAX_NUMBERS) => {
+                match known.and_then(|at| set.given.get_mut(at)) {
+                    Some(before) => *before = given,
+                    None => set.given.push(given),
+                }
+            }
+            // Also if there are too many to follow one by one: rather forget a finding than invent one.
+            _ => set.rare().all_given_ns = context.ts_ns,
         }
     }
 
     /// The set, made known if an event before its table row names it.
     fn known(&mut self, id: SemId) -> Option<&mut SemSet> {
-        if self.sets.len() >= MAX_SETS && !self.sets.contains_key(&id) {
-            self.dropped += 1;
-            return None;
+        if !self.sets.contains(id) {
+            if self.sets.len() >= MAX_SETS {
+                self.dropped += 1;
+                return None;
+            }
+            self.sets.insert(SemSet::new(id));
         }
-        Some(self.sets.entry(id).or_insert_with(|| SemSet::new(id)))
+        self.sets.get_mut(id)
     }
 
     /// Takes over the tables of semaphore sets and limits.
@@ -239,27 +342,26 @@ impl Sems {
         for row in &inventory.sem_sets {
             let id = SemId::new(row.ns, row.id);
             present.insert(id);
-            let created = self.sets.get(&id).and_then(|set| set.created.as_ref()).filter(|c| !c.exact);
+            let created = self.sets.get(id).and_then(|set| set.created.as_ref()).filter(|c| !c.exact);
             let made_s = created.and_then(|c| self.known_wall_s(c.ts_ns));
             let Some(set) = self.known(id) else { continue };
+            (set.key, set.nsems) = (row.key, row.nsems);
+            let listed_ns = set.listed_ns().unwrap_or(inventory.until_ns);
+            let told = Some(Box::new(Row::new(row, listed_ns)));
+            match look {
+                Look::Closing => set.closing = told,
+                Look::First | Look::Again => set.baseline = told,
+            }
             // A set older than the semget that returned it was not created by it.
             if !can_have_made(made_s, row.ctime)
                 && let Some(c) = set.created.take()
             {
-                set.users.insert(c.by);
-                set.used_ns = set.used_ns.max(Some(c.ts_ns));
+                set.add_user(c.by);
+                set.used_ns = set.used_ns.max(c.ts_ns);
                 uncount(&mut self.created_by, c.by);
                 if let Some(ns) = self.namespaces.get_mut(&id.ns) {
                     ns.unmade(u64::from(row.nsems));
                 }
-            }
-            let Some(set) = self.sets.get_mut(&id) else { continue };
-            set.key = Some(row.key);
-            set.nsems = Some(row.nsems);
-            set.listed_ns.get_or_insert(inventory.until_ns);
-            match look {
-                Look::Closing => set.closing = Some(row.clone()),
-                Look::First | Look::Again => set.baseline = Some(row.clone()),
             }
         }
         if look.complete() {
@@ -273,7 +375,7 @@ impl Sems {
                 .map(|s| s.id)
                 .collect();
             for id in gone {
-                if let Some(old) = self.sets.remove(&id) {
+                if let Some(old) = self.sets.remove(id) {
                     self.count_removed(&old);
                 }
             }

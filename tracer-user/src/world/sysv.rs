@@ -1,9 +1,9 @@
 //! SysV queues and segments: what the kernel's tables said last, who was seen to create them, and the limits of each
 //! namespace. What differs between the kinds is in `shm` and `msg`.
 
-use super::HashMap;
-use super::Look;
+use super::table::{Keyed, Table};
 use super::usage::{Creation, Limits, Usage, creates};
+use super::{HashMap, Look};
 use crate::decode::{Context, NsId, ProcId};
 use crate::record::{Clocks, Inventory, Session};
 use std::collections::HashSet;
@@ -56,10 +56,18 @@ pub struct Object<R: Row> {
     pub baseline: bool,
 }
 
+impl<R: Row> Keyed for Object<R> {
+    type Key = R::Id;
+
+    fn key(&self) -> R::Id {
+        self.id
+    }
+}
+
 /// All objects of one kind.
 #[derive(Clone, Debug)]
 pub struct Objects<R: Row> {
-    all: HashMap<R::Id, Object<R>>,
+    all: Table<Object<R>>,
     /// Creations seen of objects that exist, with their pages.
     created: HashMap<R::Id, (Creation, u64)>,
     namespaces: HashMap<NsId, Usage<R::Limits>>,
@@ -71,7 +79,7 @@ pub struct Objects<R: Row> {
 impl<R: Row> Default for Objects<R> {
     fn default() -> Self {
         Self {
-            all: HashMap::default(),
+            all: Table::default(),
             created: HashMap::default(),
             namespaces: HashMap::default(),
             page_bytes: 4096,
@@ -94,7 +102,7 @@ impl<R: Row> Objects<R> {
 
     /// What the tables said of one object.
     pub fn get(&self, id: R::Id) -> Option<&Object<R>> {
-        self.all.get(&id)
+        self.all.get(id)
     }
 
     /// How an object that exists was created, if that was seen.
@@ -127,14 +135,14 @@ impl<R: Row> Objects<R> {
         let (creates, pages) = (creates(e.key, e.flags), self.pages(e.size));
         // The first table that has it was read meanwhile: the call can have made it.
         let made_s = self.clocks.wall_s(context.ts_ns);
-        if let Some(object) = self.all.get_mut(&id).filter(|o| !created && context.ts_ns <= o.listed_ns) {
+        if let Some(object) = self.all.get_mut(id).filter(|o| !created && context.ts_ns <= o.listed_ns) {
             if (e.exact != 0 || (creates && object.row.made_by(proc, made_s))) && self.created.len() < MAX_OBJECTS {
                 object.baseline = false;
                 self.created.insert(id, (Creation::new(proc, context, e.exact != 0), pages));
             }
             return;
         }
-        let known = created || self.all.contains_key(&id);
+        let known = created || self.all.contains(id);
         if e.exact == 0 && (known || !creates) {
             return;
         }
@@ -163,7 +171,7 @@ impl<R: Row> Objects<R> {
 
     /// An object is gone.
     fn forget(&mut self, id: R::Id) {
-        let (created, row) = (self.created.remove(&id), self.all.remove(&id));
+        let (created, row) = (self.created.remove(&id), self.all.remove(id));
         let pages = match (created, row) {
             (Some((_, pages)), _) => pages,
             (None, Some(object)) => self.pages(object.row.size_bytes()),
@@ -180,7 +188,7 @@ impl<R: Row> Objects<R> {
             let id = row.id();
             present.insert(id);
             self.check_creation(id, row);
-            let old = self.all.get(&id);
+            let old = self.all.get(id);
             if old.is_none() && self.all.len() >= MAX_OBJECTS {
                 self.dropped += 1;
                 continue;
@@ -190,14 +198,14 @@ impl<R: Row> Objects<R> {
             let listed_ns = same.map_or(inventory.until_ns, |o| o.listed_ns);
             let seen_made = self.created.contains_key(&id);
             let baseline = same.map_or(look == Look::First, |o| o.baseline) && !seen_made;
-            self.all.insert(id, Object { id, row: row.clone(), first_ns, listed_ns, read_ns, baseline });
+            self.all.insert(Object { id, row: row.clone(), first_ns, listed_ns, read_ns, baseline });
         }
         if look.complete() {
             // What is no longer in its namespace's table is gone, and so is a namespace without members.
             let read: HashSet<NsId> = R::limits(inventory).iter().map(R::ns_of_limits).collect();
             let lives: HashSet<NsId> = inventory.processes.iter().filter_map(|p| p.ipc_ns.map(NsId)).collect();
             let young = |id: &R::Id| self.created.get(id).is_some_and(|(c, _)| c.ts_ns >= read_ns);
-            let known: HashSet<R::Id> = self.all.keys().chain(self.created.keys()).copied().collect();
+            let known: HashSet<R::Id> = self.all.values().map(|o| o.id).chain(self.created.keys().copied()).collect();
             let gone: Vec<R::Id> = known
                 .into_iter()
                 .filter(|id| {

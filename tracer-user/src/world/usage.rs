@@ -1,6 +1,7 @@
 //! How much of the limits of an IPC namespace is used: what tables said, and how it has changed since.
 
 use crate::decode::{Context, ProcId, StackId};
+use crate::record::Comm;
 use std::collections::BTreeMap;
 
 /// Processes remembered of those that a call failed for, by namespace.
@@ -21,7 +22,7 @@ pub struct Creation {
     /// The kernel said that it created the object; else a call returned one that was not known.
     pub exact: bool,
     pub by: ProcId,
-    pub comm: String,
+    pub comm: Comm,
     pub uid: u32,
     pub stack: Option<StackId>,
 }
@@ -29,14 +30,7 @@ pub struct Creation {
 impl Creation {
     /// The creation by `proc` that a kernel event tells.
     pub(super) fn new(proc: ProcId, context: &Context, exact: bool) -> Self {
-        Self {
-            ts_ns: context.ts_ns,
-            exact,
-            by: proc,
-            comm: context.comm.clone(),
-            uid: context.uid,
-            stack: context.stack,
-        }
+        Self { ts_ns: context.ts_ns, exact, by: proc, comm: context.comm, uid: context.uid, stack: context.stack }
     }
 }
 
