@@ -15,6 +15,7 @@ mod fd_exhausted;
 mod fd_inflight;
 mod fd_inherited;
 mod fd_leak;
+mod fd_own;
 mod fd_truncated;
 mod fifo_stall;
 mod fork_storm;
@@ -132,6 +133,9 @@ pub struct Options {
     /// fd-leak: failed requests lie between good ones rather than after them
     #[arg(long)]
     pub interleave: bool,
+    /// fd-own: pipes rather than eventfds
+    #[arg(long)]
+    pub pipes: bool,
     /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall, futex-stall: the first wait does not end
     #[arg(long)]
     pub endless: bool,
@@ -240,6 +244,12 @@ pub const ALL: &[Incident] = &[
         about: "a worker does not close the received fds of failed requests",
         play: fd_leak::play,
         cases: &[bug("", &[]), bug("interleaved", &["--interleave"]), fixed("", &[])],
+    },
+    Incident {
+        name: "fd-own",
+        about: "a server makes an eventfd or a pipe for each request and closes none",
+        play: fd_own::play,
+        cases: &[bug("", &[]), bug("pipes", &["--pipes"]), fixed("", &[]), fixed("pipes", &["--pipes"])],
     },
     Incident {
         name: "fd-exhausted",

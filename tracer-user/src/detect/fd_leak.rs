@@ -1,12 +1,12 @@
-//! `fd-leak`: descriptors received from another process pile up unclosed in the receiver.
+//! `fd-leak`: descriptors pile up unclosed in a process: here those that it received from another one.
 //!
 //! What a receiver keeps is a leak when it never lets go of the old ones and the number rises.
 //! A pool is no leak: it is filled once, mostly with different files, and stays level while others come and go.
 
 use super::draft::{Draft, count, name, names, process_object};
-use super::fd_kept;
 use super::finding::{Confidence, Finding, Severity};
 use super::time::duration;
+use super::{fd_kept, fd_own};
 use crate::decode::{ProcId, StackId};
 use crate::record::ObjKey;
 use crate::world::World;
@@ -31,10 +31,12 @@ const LEVEL_NS: u64 = 5_000_000_000;
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     let receivers = world.fds.receivers().map(|(id, _)| id);
-    let all: BTreeSet<ProcId> = receivers.chain(world.passed.iter().map(|(id, _)| id)).collect();
+    let makers = world.owned.makers().map(|(id, _)| id);
+    let all: BTreeSet<ProcId> = receivers.chain(world.passed.iter().map(|(id, _)| id)).chain(makers).collect();
     // What was seen to be received tells more than what was there.
     let seen = |id: ProcId| world.fds.receiver(id).and_then(|r| told(world, id, r, now_ns));
-    all.into_iter().filter_map(|id| seen(id).or_else(|| fd_kept::told(world, id))).collect()
+    let received = |id: ProcId| seen(id).or_else(|| fd_kept::told(world, id));
+    all.into_iter().flat_map(|id| received(id).into_iter().chain(fd_own::told(world, id, now_ns))).collect()
 }
 
 /// Why it is a leak.

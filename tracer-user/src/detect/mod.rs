@@ -19,6 +19,7 @@ mod fd_inflight;
 mod fd_inherited;
 mod fd_kept;
 mod fd_leak;
+mod fd_own;
 mod fd_truncated;
 mod futex_stall;
 mod leftover;
@@ -128,7 +129,7 @@ pub const DETECTORS: &[Detector] = &[
         code: "fd-leak",
         mechanism: Some(Mechanism::Fdpass),
         sites: &[Site::FdReceive, Site::FdGetfd, Site::FdClose, Site::FdDup],
-        what: "Descriptors received from another process pile up unclosed in the receiver.",
+        what: "Descriptors that a process received from another one, or pipes and eventfds of its own, pile up unclosed.",
         judge: fd_leak::judge,
     },
     Detector {

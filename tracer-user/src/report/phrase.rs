@@ -45,6 +45,7 @@ const EVIDENCE_ORDER: &[&str] = &[
     "eagain",
     "last_drain_age_ms",
     "counter",
+    "created",
     "received",
     "closed",
     "outstanding",

@@ -16,6 +16,10 @@ use crate::record::{ChildRow, ObjKey, Record, RefusedRow, SocketRow, State};
 const DEFAULT_SLOTS: u32 = 16;
 /// Processes whose descriptor tables are read at the end.
 const RECEIVERS_MAX: usize = 4096;
+/// Who has made fewer pipes and eventfds cannot be said to leak them.
+const MAKES_MIN: u64 = 32;
+/// How long what a maker has open is not read again.
+const MAKES_REST_NS: u64 = 5_000_000_000;
 /// Objects whose holders are looked up in one scan.
 pub(super) const LOOKUPS_MAX: usize = 64;
 /// Sockets of which it is remembered whom a call named.
@@ -37,6 +41,15 @@ impl Renewal {
     }
 }
 
+/// What a process has made.
+#[derive(Default)]
+struct Makes {
+    all: u64,
+    /// Since its table was read.
+    new: u64,
+    read_ns: u64,
+}
+
 /// What the records seen so far make worth reading.
 #[derive(Default)]
 pub(super) struct Pending {
@@ -44,6 +57,8 @@ pub(super) struct Pending {
     pub(super) described: HashSet<(u32, u64)>,
     /// Processes that have received descriptors.
     pub(super) receivers: BTreeSet<u32>,
+    /// Processes that make pipes and eventfds.
+    makers: HashMap<u32, Makes>,
     /// Objects whose holders matter, and whether that was asked.
     pub(super) lookups: BTreeSet<ObjKey>,
     /// Message queues that matter, by namespace and id, each with a process in that namespace.
@@ -71,6 +86,24 @@ impl Pending {
         self.children.clear();
         self.futexes.forget();
         self.baseline_due = true;
+    }
+
+    fn makes(&mut self, tgid: u32) {
+        if self.makers.len() < RECEIVERS_MAX || self.makers.contains_key(&tgid) {
+            let makes = self.makers.entry(tgid).or_default();
+            (makes.all, makes.new) = (makes.all + 1, makes.new + 1);
+        }
+    }
+
+    /// Processes whose pipes and eventfds are worth a look now, or `at_end`.
+    pub(super) fn makers(&mut self, now_ns: u64, at_end: bool) -> BTreeSet<u32> {
+        let due = |m: &Makes| at_end || (m.new > 0 && now_ns >= m.read_ns.saturating_add(MAKES_REST_NS));
+        let due = self.makers.iter_mut().filter(|(_, m)| m.all >= MAKES_MIN && due(m));
+        due.map(|(tgid, m)| {
+            (m.new, m.read_ns) = (0, now_ns);
+            *tgid
+        })
+        .collect()
     }
 
     /// Notes that somebody waits for an object, or was refused by it.
@@ -105,6 +138,7 @@ impl Pending {
             }
             Body::Exit(_) => {
                 self.receivers.remove(&header.tgid);
+                self.makers.remove(&header.tgid);
                 return out;
             }
             Body::Free(_) | Body::SemRemove(_) | Body::SysvRemove(_) => return out,
@@ -134,8 +168,10 @@ impl Pending {
                     self.shrunk_users.insert(header.uid);
                     self.shrunk_pipes.insert(ObjKey { kind: kind::PIPE, ns: 0, id: c.ino });
                 }
+                self.makes(header.tgid);
                 return out;
             }
+            Body::EventfdCreate(_) => self.makes(header.tgid),
             Body::ForkFail(_) => {
                 self.fork_failed.insert(header.tgid);
             }
@@ -152,7 +188,6 @@ impl Pending {
             | Body::FdSend(_)
             | Body::FdFlags(_)
             | Body::FdOverflow(_)
-            | Body::EventfdCreate(_)
             | Body::SysvCreate(_)
             | Body::SysvFail(_)
             | Body::PosixCreate(_) => {}

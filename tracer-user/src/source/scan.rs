@@ -10,16 +10,20 @@ use tracer_common::map::kind;
 
 use crate::inventory::{self, FutexAsked, Scope};
 use crate::kernel::iter::Files;
-use crate::record::{Inventory, ObjKey, Record, SocketRow};
+use crate::record::{FdTable, Inventory, ObjKey, Record, SocketRow};
 
 /// Holders of one object whose state is read.
 const HOLDERS_TOLD: usize = 8;
+/// Pipes of one maker of which it is asked who else has them.
+const PIPES_ASKED: usize = 16;
 
 /// What to read.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     /// Processes whose descriptor tables are read before the baseline.
     pub(super) tables: BTreeSet<u32>,
+    /// Processes that make pipes and eventfds: what they have open, and who else has some of the pipes.
+    pub(super) makers: BTreeSet<u32>,
     /// The whole baseline, of this scope.
     pub(super) inventory: Option<Look>,
     /// Users whose pipes are counted.
@@ -90,6 +94,7 @@ impl Look {
 impl Wanted {
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
+            && self.makers.is_empty()
             && self.inventory.is_none()
             && self.users.is_empty()
             && self.objects.is_empty()
@@ -102,6 +107,10 @@ impl Wanted {
     fn read(mut self) -> Vec<Record> {
         let mut out = Vec::new();
         out.extend(self.tables.iter().map(|tgid| Record::FdTable(inventory::fd_table(*tgid))));
+        for table in self.makers.iter().map(|tgid| inventory::fd_table(*tgid)) {
+            self.objects.extend(sample(&table));
+            out.push(Record::FdTable(table));
+        }
         out.extend(self.inventory.map(|look| Record::Baseline(look.read())));
         for uid in self.users {
             let ts_ns = inventory::boot_ns();
@@ -171,6 +180,16 @@ impl Wanted {
     }
 }
 
+/// Some of the pipes in a table, from all over it.
+fn sample(table: &FdTable) -> impl Iterator<Item = ObjKey> {
+    let number = |link: &str| link.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok();
+    let standard = |fd: u32| fd <= 2;
+    let open = table.fds.iter().filter(|(fd, _)| !standard(*fd));
+    let pipes: BTreeSet<u64> = open.filter_map(|(_, link)| number(link)).collect();
+    let step = pipes.len().div_ceil(PIPES_ASKED).max(1);
+    pipes.into_iter().step_by(step).map(|id| ObjKey { kind: kind::PIPE, ns: 0, id })
+}
+
 /// The socket with this inode number.
 pub(super) fn socket(id: u64) -> ObjKey {
     ObjKey { kind: kind::SOCKET, ns: 0, id }
@@ -222,7 +241,6 @@ mod tests {
         let obj = ObjKey { kind: kind::PIPE, ns: 0, id: ino };
         let before_ns = inventory::boot_ns();
         let wanted = Wanted {
-            tables: BTreeSet::new(),
             inventory: Some(Look {
                 since_ns: before_ns,
                 scope: Scope::Pids(vec![child.id()]),
@@ -232,10 +250,7 @@ mod tests {
             users: BTreeSet::from([rustix::process::getuid().as_raw()]),
             objects: vec![obj],
             waited_for: BTreeSet::from([obj]),
-            queues: BTreeMap::new(),
-            addresses: HashMap::new(),
-            futexes: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            ..Wanted::default()
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let found = runtime.block_on(async {

@@ -13,6 +13,7 @@ pub mod futex;
 mod listed_tests;
 pub mod loss;
 pub mod msg;
+pub mod own;
 pub mod passed;
 pub mod pipe;
 pub mod posix;
@@ -72,6 +73,7 @@ pub struct World {
     pub pipes: pipe::Pipes,
     pub fds: fdpass::FdPass,
     pub passed: passed::Passed,
+    pub owned: own::Owned,
     pub eventfds: eventfd::Eventfds,
     pub posix: posix::Posix,
     pub sockets: socket::Sockets,
@@ -142,6 +144,7 @@ impl World {
             ("pipes", self.pipes.dropped),
             ("received descriptors or their senders", self.fds.dropped),
             ("rows of descriptors that others opened", self.passed.dropped),
+            ("processes that make pipes or eventfds", self.owned.dropped),
             ("eventfds", self.eventfds.dropped),
             ("POSIX objects", self.posix.dropped),
             ("ended children", self.children.dropped),
@@ -223,6 +226,7 @@ impl World {
                 let proc = self.processes.resolve(table.tgid, table.start_ns);
                 self.fds.table(proc, table);
                 self.posix.table(proc, table);
+                self.owned.table(proc, table);
             }
             Event::Process { ts_ns, row } => {
                 self.advance(*ts_ns);
@@ -312,6 +316,7 @@ impl World {
                 self.children.exited(proc, parent, at);
                 self.fds.exited(proc);
                 self.passed.exited(proc);
+                self.owned.exited(proc);
                 self.stalls.exited(proc);
                 self.waits.exited(proc);
             }
@@ -322,7 +327,10 @@ impl World {
             Body::SemHeldAtExit(e) => self.sems.held(proc, context, *e),
             Body::SemSet(e) => self.sems.value_set(context, *e),
             Body::Stall(e) => self.stalled(proc, context, e),
-            Body::PipeCreate(e) => self.pipes.created(proc, context, *e),
+            Body::PipeCreate(e) => {
+                self.pipes.created(proc, context, *e);
+                self.owned.made(proc, context, own::Kind::Pipe, e.ino);
+            }
             Body::PipeResize(e) => self.pipes.resize(proc, *e),
             Body::FdReceive(e) => {
                 self.sockets.received(e.sock);
@@ -339,7 +347,10 @@ impl World {
             }
             Body::FdFail(e) => self.fds.failed(proc, at, *e),
             Body::FdFlags(e) => self.fds.flagged(*e),
-            Body::EventfdCreate(e) => self.eventfds.created(proc, context, *e),
+            Body::EventfdCreate(e) => {
+                self.eventfds.created(proc, context, *e);
+                self.owned.made(proc, context, own::Kind::Eventfd, e.fd.into());
+            }
             Body::SysvCreate(e) => match e.kind {
                 kind::SHM => self.shms.created(proc, context, e),
                 kind::MSG => self.msgs.created(proc, context, e),

@@ -1,6 +1,7 @@
 //! Bad input and faults: what must not go wrong when everything else does.
 
 mod attach;
+mod diff;
 mod ending;
 mod export;
 mod files;
@@ -57,6 +58,7 @@ const FAULTS: &[Fault] = &[
     native("record-flight", recording::flight),
     native("record-flight-asked", recording::flight_asked),
     native("redact", redact::saved),
+    native("diff", diff::before_and_after),
     native("run-exit-code", running::exit_code),
     native("run-signal", running::signal),
     native("run-not-found", running::not_found),
