@@ -315,6 +315,9 @@ pub struct Inventory {
     /// Sockets with descriptors in their queues; `None` if that was not read.
     #[serde(default)]
     pub in_flight: Option<Vec<InFlightRow>>,
+    /// Users with pipes that are smaller than usual, because the user has too many; `None` if that was not read.
+    #[serde(default)]
+    pub small_pipes: Option<Vec<SmallPipes>>,
     pub system: SystemLimits,
     /// What could not be read, each a sentence.
     pub problems: Vec<String>,
@@ -396,12 +399,29 @@ pub struct FdTable {
 }
 
 /// Pipes that one process holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PipeOwner {
     pub tgid: u32,
     pub start_ns: u64,
     pub comm: String,
     /// Distinct pipes.
+    pub pipes: u64,
+}
+
+/// Pipes of a user who has more in pipes than `pipe-user-pages-soft`, that have as few slots as the kernel gives then.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmallPipes {
+    pub uid: u32,
+    /// Of the smallest.
+    pub slots: u32,
+    /// How many there are, and the inode numbers of some.
+    pub count: u64,
+    pub inos: Vec<u64>,
+    /// Pages of all pipes that the user's processes have open, by their slots; each slot is charged as a page.
+    pub pages: u64,
+    pub soft_pages: u64,
+    /// The user's processes with pipes, most first; and how many pipes all of them have.
+    pub holders: Vec<PipeOwner>,
     pub pipes: u64,
 }
 

@@ -61,6 +61,7 @@ const LATE: &[Late] = &[
     same("sem-orphaned-lock/bug"),
     same("sem-stall/endless/bug"),
     same("pipe-stall/endless/bug"),
+    same("pipe-shrunk/bug"),
     same("eventfd-stall/endless/bug"),
     same("msg-stall/endless/bug"),
     same("socket-stall/endless/bug"),

@@ -1,6 +1,8 @@
 //! Tables of `pipe-shrunk`: records in, findings out.
 
-use crate::world::fixture::{P, Stream, number, pipe, role};
+use crate::detect::finding::{Confidence, Origin};
+use crate::record::{Inventory, PipeOwner, Record, SmallPipes};
+use crate::world::fixture::{P, START, Stream, number, pipe, role};
 use tracer_common::event::{Body, PipeCreate, PipeResize};
 
 const HOG: P = P(500, "python3");
@@ -59,4 +61,33 @@ fn without_a_count_the_creator_is_the_holder() {
     let found = s.findings(1_000);
     assert_eq!(role(&found[0], "holder"), [500]);
     assert!(found[0].evidence["pipes_of_user"].is_null());
+}
+
+#[test]
+fn small_pipes_that_were_there_are_told_until_they_are_seen_created() {
+    let small = SmallPipes {
+        uid: 1_000,
+        slots: 2,
+        count: 36,
+        inos: (10..46).collect(),
+        pages: 16_456,
+        soft_pages: 16_384,
+        holders: vec![PipeOwner { tgid: HOG.0, start_ns: HOG.start_ns(), comm: HOG.1.to_owned(), pipes: 1_060 }],
+        pipes: 1_061,
+    };
+    let inventory = Inventory { ts_ns: START, until_ns: START, small_pipes: Some(vec![small]), ..Inventory::default() };
+    let mut s = Stream::new();
+    s.record(Record::Baseline(inventory));
+    s.stall(900, DD, pipe(12), 200, Some(PV));
+    let found = s.of("pipe-shrunk", 2_000);
+    let [f] = found.as_slice() else { unreachable!("{found:#?}") };
+    assert_eq!((f.origin, f.confidence), (Origin::Baseline, Confidence::Likely));
+    assert_eq!((role(f, "holder"), role(f, "writer"), role(f, "reader")), (vec![500], vec![502], vec![503]));
+    assert_eq!((number(f, "capacity_bytes"), number(f, "instances")), (Some(8_192.0), Some(36.0)));
+    assert!(f.title.contains("above pipe-user-pages-soft of 16384 pages, with 16456: python3 (500)"), "{}", f.title);
+    // Of the same user, and new: now it is known who makes them.
+    create(&mut s, 1_000, BASH, 50, 2);
+    let found = s.of("pipe-shrunk", 2_000);
+    let [f] = found.as_slice() else { unreachable!("{found:#?}") };
+    assert_eq!((f.origin, number(f, "instances")), (Origin::Observed, Some(1.0)));
 }

@@ -45,6 +45,7 @@ pub const READ: &[&str] = &[
     "passed",
     "posix_object",
     "in_flight",
+    "small_pipes",
     "system_limits",
     "problem",
 ];
@@ -295,6 +296,9 @@ impl Rows {
         for f in all.in_flight.iter().flatten() {
             let row = of(self.with("in_flight", ts_ns, f)?, f.tgid, f.start_ns);
             put(about(row, ObjKey { kind: kind::SOCKET, ns: 0, id: f.ino }))?;
+        }
+        for p in all.small_pipes.iter().flatten() {
+            put(EventRow { mechanism: named(Mechanism::Pipe), ..self.with("small_pipes", ts_ns, p)? })?;
         }
         put(self.with("system_limits", ts_ns, &all.system)?)?;
         for p in &all.problems {

@@ -131,17 +131,22 @@ pub fn read(scope: &Scope) -> Inventory {
     inv
 }
 
-/// Adds to an inventory of this scope what its processes have open that others opened.
-pub fn read_passed(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
+/// Adds to an inventory of this scope what the open files tell: what its processes have that others opened, what is on
+/// its way to them, and who has small pipes.
+pub fn read_files(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     let wanted = scope.members(&inv.processes);
     let me = std::process::id();
     let is_wanted = |pid: u32| pid != me && wanted.as_ref().is_none_or(|w| w.contains(&pid));
     let mut gatherer = passed::Gatherer::default();
+    let mut pipes = pipe::Gatherer::default();
     let queued = socket::with_queue();
     let mut holders: BTreeMap<u64, (u32, u64, u32)> = BTreeMap::new();
     let mut add = |row: tracer_common::row::FileRow| {
         if row.obj.kind == kind::SOCKET && queued.contains(&row.obj.id) && is_wanted(row.tgid) {
             holders.entry(row.obj.id).or_insert((row.tgid, row.start_ns, row.fd));
+        }
+        if row.tgid != me {
+            pipes.add(&row);
         }
         gatherer.add(&row, is_wanted(row.tgid));
     };
@@ -151,6 +156,7 @@ pub fn read_passed(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     if gatherer.left_out > 0 {
         inv.problems.push(format!("{} open descriptors not looked at: too many", gatherer.left_out));
     }
+    inv.small_pipes = Some(pipes.rows(is_wanted));
     let mut rows = gatherer.rows(&inv.processes);
     passed::read_links(&mut rows);
     inv.passed = Some(rows);

@@ -1,10 +1,10 @@
 //! What existed at one moment, without names; taken apart without `..`.
 
 use super::name::Names;
-use super::{change, change_if, each, number};
+use super::{change, change_if, each, number, pipe_owner};
 use crate::record::{
     InFlightRow, Inventory, MsgQueue, PassedRow, PosixHolder, PosixInventory, PosixObject, ProcessRow, SemSetRow,
-    ShmSegment,
+    ShmSegment, SmallPipes,
 };
 
 pub(super) fn inventory(names: &Names, row: &mut Inventory) {
@@ -21,6 +21,7 @@ pub(super) fn inventory(names: &Names, row: &mut Inventory) {
         passed,
         posix,
         in_flight,
+        small_pipes,
         system,
         problems,
     } = row;
@@ -36,6 +37,7 @@ pub(super) fn inventory(names: &Names, row: &mut Inventory) {
         self::posix(names, row);
     }
     each(in_flight.as_deref_mut().unwrap_or_default(), self::in_flight);
+    each(small_pipes.as_deref_mut().unwrap_or_default(), |row| self::small_pipes(names, row));
     number(system);
     each(problems, |t| change(t, |t| names.sentence(t)));
 }
@@ -171,4 +173,9 @@ fn posix_object(names: &Names, row: &mut PosixObject) {
 
 fn in_flight(row: &mut InFlightRow) {
     let InFlightRow { ino: _, fds: _, tgid: _, start_ns: _, fd: _ } = row;
+}
+
+fn small_pipes(names: &Names, row: &mut SmallPipes) {
+    let SmallPipes { uid: _, slots: _, count: _, inos: _, pages: _, soft_pages: _, holders, pipes: _ } = row;
+    each(holders, |row| pipe_owner(names, row));
 }

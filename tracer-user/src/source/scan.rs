@@ -75,7 +75,7 @@ impl Look {
     pub(super) fn read(self) -> Inventory {
         let mut inv = inventory::read(&self.scope);
         if let Some(mut files) = self.files {
-            inventory::read_passed(&mut inv, &self.scope, &mut |see| files.each(see));
+            inventory::read_files(&mut inv, &self.scope, &mut |see| files.each(see));
         }
         let posix = match self.posix {
             Names::None => None,

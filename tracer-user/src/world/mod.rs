@@ -464,6 +464,12 @@ impl World {
             let rows = rows.iter().map(|r| (r.clone(), self.processes.resolve(r.tgid, r.start_ns))).collect();
             self.sockets.queued(inventory.ts_ns, rows, look == Look::First);
         }
+        if let Some(rows) = &inventory.small_pipes {
+            for holder in rows.iter().flat_map(|row| &row.holders) {
+                self.processes.named(holder.tgid, holder.start_ns, &holder.comm);
+            }
+            self.pipes.listed(rows);
+        }
         let (new, old) = (inventory.system, self.limits);
         let or = |a: u64, b: u64| if a == 0 { b } else { a };
         self.limits = SystemLimits {

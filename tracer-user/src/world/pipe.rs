@@ -2,7 +2,7 @@
 
 use super::HashMap;
 use crate::decode::{Context, ProcId, StackId};
-use crate::record::{Holder, ObjKey, PipeOwner};
+use crate::record::{Holder, ObjKey, PipeOwner, SmallPipes};
 use std::collections::BTreeMap;
 use tracer_common::event::{PipeCreate, PipeResize};
 
@@ -13,6 +13,8 @@ pub const DEFAULT_SLOTS: u32 = 16;
 const MAX_PIPES: usize = 16_384;
 /// Objects whose holders are remembered.
 const MAX_HELD: usize = 8_192;
+/// Users with small pipes remembered.
+const MAX_USERS: usize = 1_024;
 /// Resized pipes remembered.
 const MAX_RESIZED: usize = 4_096;
 
@@ -59,6 +61,7 @@ pub struct Pipes {
     resized: HashMap<u64, Resize>,
     holders: HashMap<ObjKey, Holders>,
     users: HashMap<u32, PipeUser>,
+    small: Vec<SmallPipes>,
     pub dropped: u64,
 }
 
@@ -82,6 +85,15 @@ impl Pipes {
     /// Pipes charged to a user.
     pub fn user(&self, uid: u32) -> Option<&PipeUser> {
         self.users.get(&uid)
+    }
+
+    /// Users who were beyond the limit at the last look, and had small pipes.
+    pub fn small(&self) -> &[SmallPipes] {
+        &self.small
+    }
+
+    pub(super) fn listed(&mut self, rows: &[SmallPipes]) {
+        self.small = rows.iter().take(MAX_USERS).cloned().collect();
     }
 
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: PipeCreate) {

@@ -8,7 +8,7 @@ use crate::record::{
     BlockedThread, ChildRow, FdTable, Frame, FutexOwner, FutexPlace, FutexRow, FutexUser, Holder, InFlightRow,
     Inventory, LimitRow, MsgLimitRow, MsgQueue, ObjKey, PassedRow, PipeOwner, Place, PosixHolder, PosixInventory,
     PosixKind, PosixObject, PosixQueue, ProcessRow, ReaderLook, ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow,
-    SemValue, ShmLimitRow, ShmSegment, SocketRow, State, SystemLimits,
+    SemValue, ShmLimitRow, ShmSegment, SmallPipes, SocketRow, State, SystemLimits,
 };
 use tracer_common::event::Header;
 
@@ -151,9 +151,20 @@ impl Dice {
             start_ns: self.number(),
             fd: self.word(),
         };
+        let small_pipes = SmallPipes {
+            uid: self.word(),
+            slots: self.word(),
+            count: self.number(),
+            inos: (0..self.roll() % 3).map(|_| self.number()).collect(),
+            pages: self.number(),
+            soft_pages: self.number(),
+            holders: (0..self.roll() % 2).map(|_| PipeOwner { tgid: self.word(), ..PipeOwner::default() }).collect(),
+            pipes: self.number(),
+        };
         Inventory {
             ts_ns: self.time(),
             until_ns: self.time(),
+            small_pipes: self.roll().is_multiple_of(2).then(|| vec![small_pipes]),
             posix: self.roll().is_multiple_of(2).then(|| self.posix()),
             in_flight: self.roll().is_multiple_of(2).then(|| vec![in_flight]),
             processes: (0..self.roll() % 8).map(|_| self.process()).collect(),

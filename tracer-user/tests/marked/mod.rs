@@ -244,6 +244,10 @@ fn inventory(mark: &str, ts_ns: u64) -> Inventory {
             shm_max_bytes: 100,
         }),
         in_flight: None,
+        small_pipes: Some(vec![SmallPipes {
+            holders: vec![PipeOwner { tgid: PID, comm: mark.to_owned(), ..PipeOwner::default() }],
+            ..SmallPipes::default()
+        }]),
         system: SystemLimits::default(),
         problems: vec![mark.to_owned()],
     }
