@@ -21,7 +21,7 @@ use tracer_common::site::{Mechanism, SITES, Site};
 
 use super::order::Reorder;
 use super::pending::{Pending, Renewal};
-use super::scan::{Scan, Wanted};
+use super::scan::Scan;
 use super::stack::{KNOWN_MAX, Stacks};
 use crate::inventory;
 use crate::kernel::attach::{self, Attached};
@@ -406,14 +406,12 @@ impl Live {
         // Nothing begins at the end.
         self.renewal.take();
         self.pending.futexes.forget();
+        self.pending.ending = true;
         self.tick(sink);
         self.finish_scan(sink).await?;
         for (site, n) in self.maps.faults() {
             tracing::debug!(site, n, "facts that the programs could not read");
         }
-        let makers = self.pending.makers(inventory::boot_ns(), true);
-        self.scan = Some(Scan::start(Wanted { makers, ..Wanted::default() }));
-        self.finish_scan(sink).await?;
         for tgid in std::mem::take(&mut self.pending.receivers) {
             sink(Record::FdTable(inventory::fd_table(tgid)));
         }

@@ -17,7 +17,7 @@ const DEFAULT_SLOTS: u32 = 16;
 /// Processes whose descriptor tables are read at the end.
 const RECEIVERS_MAX: usize = 4096;
 /// Who has made fewer pipes and eventfds cannot be said to leak them.
-const MAKES_MIN: u64 = 32;
+pub(super) const MAKES_MIN: u64 = 32;
 /// How long what a maker has open is not read again.
 const MAKES_REST_NS: u64 = 5_000_000_000;
 /// Objects whose holders are looked up in one scan.
@@ -59,6 +59,8 @@ pub(super) struct Pending {
     pub(super) receivers: BTreeSet<u32>,
     /// Processes that make pipes and eventfds.
     makers: HashMap<u32, Makes>,
+    /// The next look is the last one.
+    pub(super) ending: bool,
     /// Objects whose holders matter, and whether that was asked.
     pub(super) lookups: BTreeSet<ObjKey>,
     /// Message queues that matter, by namespace and id, each with a process in that namespace.
@@ -95,9 +97,10 @@ impl Pending {
         }
     }
 
-    /// Processes whose pipes and eventfds are worth a look now, or `at_end`.
-    pub(super) fn makers(&mut self, now_ns: u64, at_end: bool) -> BTreeSet<u32> {
-        let due = |m: &Makes| at_end || (m.new > 0 && now_ns >= m.read_ns.saturating_add(MAKES_REST_NS));
+    /// Processes whose pipes and eventfds are worth a look now.
+    pub(super) fn makers(&mut self, now_ns: u64) -> BTreeSet<u32> {
+        let ending = self.ending;
+        let due = |m: &Makes| ending || (m.new > 0 && now_ns >= m.read_ns.saturating_add(MAKES_REST_NS));
         let due = self.makers.iter_mut().filter(|(_, m)| m.all >= MAKES_MIN && due(m));
         due.map(|(tgid, m)| {
             (m.new, m.read_ns) = (0, now_ns);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracer_common::map::kind;
 
+use super::pending::MAKES_MIN;
 use crate::inventory::{self, FutexAsked, Scope};
 use crate::kernel::iter::Files;
 use crate::record::{FdTable, Inventory, ObjKey, Record, SocketRow};
@@ -180,14 +181,15 @@ impl Wanted {
     }
 }
 
-/// Some of the pipes in a table, from all over it.
+/// Some of the pipes in a table, from all over it; none if there are too few for a leak.
 fn sample(table: &FdTable) -> impl Iterator<Item = ObjKey> {
     let number = |link: &str| link.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok();
     let standard = |fd: u32| fd <= 2;
     let open = table.fds.iter().filter(|(fd, _)| !standard(*fd));
     let pipes: BTreeSet<u64> = open.filter_map(|(_, link)| number(link)).collect();
-    let step = pipes.len().div_ceil(PIPES_ASKED).max(1);
-    pipes.into_iter().step_by(step).map(|id| ObjKey { kind: kind::PIPE, ns: 0, id })
+    let many = u64::try_from(pipes.len()).is_ok_and(|n| n >= MAKES_MIN);
+    let (step, asked) = (pipes.len().div_ceil(PIPES_ASKED).max(1), if many { PIPES_ASKED } else { 0 });
+    pipes.into_iter().step_by(step).take(asked).map(|id| ObjKey { kind: kind::PIPE, ns: 0, id })
 }
 
 /// The socket with this inode number.

@@ -89,7 +89,7 @@ impl Live {
         let queues = std::mem::take(&mut p.queues);
         let named = |o: &ObjKey| Some((o.id, p.addresses.get(&o.id)?.clone()));
         let addresses = objects.iter().filter(|o| o.kind == kind::SOCKET).filter_map(named).collect();
-        let makers = p.makers(now, false);
+        let makers = p.makers(now);
         let futexes = p.futexes.take();
         let waiting = std::mem::take(&mut p.waiting);
         Wanted {
