@@ -62,7 +62,10 @@ pub fn forked(call: &Call, child: u64) {
 /// The current process executed a program.
 #[inline(always)]
 pub fn executed(call: &Call, old_tid: u32) {
-    if filter::wanted(task::ids().0) {
+    let (tgid, _) = task::ids();
+    if filter::wanted(tgid) {
+        // How the former program waited says nothing about this one.
+        let _ = CHILDREN.remove(tgid);
         emit::event(call, Exec { old_tid, _pad: 0 });
     }
 }

@@ -34,9 +34,13 @@ enum At {
 }
 
 fn at(world: &World, client: u64) -> At {
-    match world.sockets.listener(client) {
-        Some(ino) => At::Listener(ino),
-        None => world.sockets.name_of_other_end(client, 0).map_or(At::Client(client), |name| At::Name(name.to_owned())),
+    // A socket that was closed before it could be read is known by what its call said.
+    let name = world.sockets.name_of_other_end(client, 0);
+    let listener = world.sockets.listener(client).or_else(|| world.sockets.listener_named(name?));
+    match (listener, name) {
+        (Some(ino), _) => At::Listener(ino),
+        (None, Some(name)) => At::Name(name.to_owned()),
+        (None, None) => At::Client(client),
     }
 }
 

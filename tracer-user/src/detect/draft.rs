@@ -6,7 +6,7 @@ use super::futex_stall;
 use super::site;
 use super::time::{milliseconds, rfc3339};
 use super::{DETECTORS, Detector};
-use crate::decode::{NsId, ProcId, SemId, StackId, TICK_NS, Tid};
+use crate::decode::{NsId, ProcId, SemId, StackId, TICK_NS, Tgid, Tid};
 use crate::record::{Frame, ObjKey};
 use crate::world::World;
 use serde_json::{Map, Value};
@@ -151,6 +151,19 @@ impl<'a> Draft<'a> {
     pub(super) fn limit(&mut self, name: &str, used: Option<u64>, max: Option<u64>, eta_s: Option<u64>) -> &mut Self {
         self.finding.limit = Some(Limit { name: name.to_owned(), used, max, eta_s });
         self
+    }
+
+    /// A remedy whose commands act on an IPC namespace: one of its members is entered, unless it is the tracer's own. If
+    /// no member lives there are no commands: elsewhere the same ids are other objects.
+    pub(super) fn remedy_in(&mut self, ns: NsId, what: impl Into<String>, commands: &[&str]) -> &mut Self {
+        let enter = if is_foreign(self.world, ns) {
+            let members = self.world.processes.iter().filter(|p| p.alive() && p.ipc_ns == Some(ns));
+            members.map(|p| p.id.pid()).min().map(|pid| format!("nsenter -t {pid} -i "))
+        } else {
+            Some(String::new())
+        };
+        let all = |enter: String| commands.iter().map(|c| format!("{enter}{c}")).collect::<Vec<_>>().join("; ");
+        self.remedy(what, enter.map(all))
     }
 
     /// A user stack, if it was taken and its frames are known.
@@ -337,6 +350,12 @@ pub(super) fn queue(world: &World, obj: ObjKey) -> String {
 }
 
 /// The object part for a process.
+/// Whether an IPC namespace is known to be another one than the tracer's.
+pub(super) fn is_foreign(world: &World, ns: NsId) -> bool {
+    let own = world.processes.by_pid(Tgid(world.session.self_pid)).and_then(|p| p.ipc_ns);
+    ns.0 != 0 && own.is_some_and(|own| own != ns)
+}
+
 pub(super) fn process_object(id: ProcId) -> Object {
     Object { kind: "process".to_owned(), id: id.pid().to_string(), key: None, name: None, ns: None }
 }

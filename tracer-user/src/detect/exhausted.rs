@@ -48,7 +48,7 @@ pub(super) struct Kind<L: 'static> {
     /// In the order in which the kernel checks them.
     pub limits: &'static [Limit<L>],
     /// How to see and remove what nobody uses.
-    pub see: (&'static str, &'static str),
+    pub see: (&'static str, &'static [&'static str]),
     /// How to raise the limit of this name (of none, if it is not known which): what, and the command.
     pub raise: fn(Option<&'static str>) -> (String, String),
     /// What the program should do.
@@ -122,7 +122,9 @@ impl<'a, L: Limits> Case<'a, L> {
             .map(|(l, used, max)| (l.name, *used, *max))
     }
 
-    fn name_holders(&self, d: &mut Draft<'_>) -> String {
+    /// Names who created what exists; `net`: how many more there were, when it mattered, than when tracing began.
+    fn name_holders(&self, d: &mut Draft<'_>, net: i64) -> String {
+        let (created, one, many) = (u64::try_from(net).unwrap_or(0), self.kind.one, self.kind.many);
         for (id, ..) in self.holders.iter().take(MAX_HOLDERS) {
             d.process("creator", *id, None);
         }
@@ -139,6 +141,9 @@ impl<'a, L: Limits> Case<'a, L> {
         d.evidence("holders", list.clone());
         match list.first() {
             Some(first) => format!("; {first} of those that exist"),
+            None if created > 0 => {
+                format!("; {} created since tracing began, and gone by now", count(created, one, many))
+            }
             None => "; all were created before tracing began".to_owned(),
         }
     }
@@ -149,9 +154,9 @@ impl<'a, L: Limits> Case<'a, L> {
     }
 
     fn remedies(&self, d: &mut Draft<'_>, which: Option<&'static str>) {
-        d.remedy(self.kind.see.0, Some(self.kind.see.1.to_owned()));
+        d.remedy_in(self.id, self.kind.see.0, self.kind.see.1);
         let (what, command) = (self.kind.raise)(which);
-        d.remedy(what, Some(command));
+        d.remedy_in(self.id, what, &[&command]);
         d.remedy(self.kind.in_code, None);
     }
 
@@ -174,7 +179,7 @@ impl<'a, L: Limits> Case<'a, L> {
     fn tell_failed(&self, f: &NoSpace) -> Option<Finding> {
         let which = self.refused_by(f);
         let (mut d, what) = self.failed(f, "ENOSPC");
-        let held = self.name_holders(&mut d);
+        let held = self.name_holders(&mut d, f.objects_net);
         let limit = match which {
             Some((name, used, max)) => {
                 d.limit(name, Some(used), Some(max), Some(0));
@@ -193,7 +198,7 @@ impl<'a, L: Limits> Case<'a, L> {
 
     fn tell_no_memory(&self, f: &NoSpace) -> Option<Finding> {
         let (mut d, what) = self.failed(f, "ENOMEM");
-        let held = self.name_holders(&mut d);
+        let held = self.name_holders(&mut d, f.objects_net);
         d.title(format!("{what}: the kernel has no memory for one more{held}"));
         d.evidence("used", None::<u64>).evidence("max", None::<u64>);
         d.remedy(
@@ -202,7 +207,7 @@ impl<'a, L: Limits> Case<'a, L> {
                 "sysctl vm.overcommit_memory; grep Commit /proc/meminfo; cat /sys/fs/cgroup/.../memory.max".to_owned(),
             ),
         );
-        d.remedy(self.kind.see.0, Some(self.kind.see.1.to_owned()));
+        d.remedy_in(self.id, self.kind.see.0, self.kind.see.1);
         d.remedy(self.kind.in_code, None);
         d.finish()
     }
@@ -240,7 +245,7 @@ impl<'a, L: Limits> Case<'a, L> {
         }
         let mut d = Draft::new(world, self.kind.code, Severity::Warning);
         d.rests_on_events();
-        let held = self.name_holders(&mut d);
+        let held = self.name_holders(&mut d, usage.objects_net);
         let in_time = duration(eta_s.saturating_mul(1_000_000_000));
         d.title(format!("{which} will be used up in {in_time} at the present rate ({used} of {max} in use){held}"));
         d.object(object(self.id));

@@ -2,7 +2,7 @@
 //!
 //! In flight they are in nobody's table, so that neither `ls -l /proc/PID/fd` nor the limit of a process shows them.
 
-use super::draft::{Draft, count, name, object};
+use super::draft::{Draft, count, name, names, object};
 use super::finding::{Finding, Severity};
 use super::socket::key;
 use super::stall::doing;
@@ -34,29 +34,47 @@ fn stuck(world: &World, ino: u64, f: &InFlight, now_ns: u64) -> Option<Finding> 
     let severity = if f.queued >= MANY || age_ns >= STUCK_NS { Severity::Warning } else { Severity::Info };
     let mut d = Draft::new(world, "fd-inflight", severity);
     d.rests_on_events();
-    if let Some(holder) = f.holder {
-        d.subject("receiver", holder, None);
+    let receivers = receivers(f);
+    for (receiver, _) in &receivers {
+        d.subject("receiver", *receiver, None);
     }
     if let Some(sender) = f.sender {
         d.subject("sender", sender, None);
     }
-    let who = f.holder.map_or_else(|| "nobody".to_owned(), |h| name(world, h));
-    let what = f.holder.and_then(|h| doing(world, h)).map(|w| format!(" and {w}")).unwrap_or_default();
+    let who = match receivers.as_slice() {
+        [] => "nobody has it open any more".to_owned(),
+        [(one, _)] => {
+            let what = doing(world, *one).map(|w| format!(" and {w}")).unwrap_or_default();
+            format!("{}, who has it open, does not receive them{what}", name(world, *one))
+        }
+        some => {
+            let all: Vec<ProcId> = some.iter().map(|(proc, _)| *proc).collect();
+            format!("none of {}, who have it open, receives them", names(world, &all))
+        }
+    };
     let at_least = if f.baseline { "at least " } else { "" };
     let since = format!("for {at_least}{}", duration(age_ns));
     d.title(format!(
-        "{} sit in the queue of socket:[{ino}] {since}: {who}, who has it open, does not receive them{what}",
+        "{} sit in the queue of socket:[{ino}] {since}: {who}",
         count(f.queued, "descriptor", "descriptors")
     ));
     d.object(object(key(ino))).origin(f.baseline);
-    d.evidence("queued", f.queued).evidence("failed", 0).ms("oldest_age_ms", Some(age_ns)).evidence("fd", f.fd);
-    d.pids(BTreeSet::from_iter(f.holder.into_iter().chain(f.sender))).seen(f.since_ns, now_ns);
-    if let Some(holder) = f.holder {
-        let pid = holder.pid();
-        d.remedy("See how many are there.", Some(format!("grep scm_fds /proc/{pid}/fdinfo/{}", f.fd)));
+    d.evidence("queued", f.queued)
+        .evidence("failed", 0)
+        .ms("oldest_age_ms", Some(age_ns))
+        .evidence("fd", receivers.first().map(|(_, fd)| *fd));
+    d.pids(BTreeSet::from_iter(receivers.iter().map(|(proc, _)| *proc).chain(f.sender))).seen(f.since_ns, now_ns);
+    if let Some((receiver, fd)) = receivers.first() {
+        d.remedy("See how many are there.", Some(format!("grep scm_fds /proc/{}/fdinfo/{fd}", receiver.pid())));
     }
     d.remedy("Receive with recvmsg and a control buffer, or close the socket: its queue holds the files open.", None);
     d.finish()
+}
+
+/// Who should receive: a sender that has forgotten to close its copy of the other end is not meant.
+fn receivers(f: &InFlight) -> Vec<(ProcId, u32)> {
+    let others: Vec<(ProcId, u32)> = f.holders.iter().copied().filter(|(proc, _)| Some(*proc) != f.sender).collect();
+    if others.is_empty() { f.holders.clone() } else { others }
 }
 
 fn refused(world: &World, sender: ProcId, o: &Overflow) -> Option<Finding> {

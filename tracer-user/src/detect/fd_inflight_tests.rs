@@ -43,6 +43,25 @@ fn nobody_receives() {
     }
 }
 
+/// The usual pattern of fork: the sender has not closed its copy of the receiver's end.
+#[test]
+fn the_copy_that_a_sender_forgot_is_not_the_receiver() {
+    for sender_last in [false, true] {
+        let mut s = Stream::new();
+        s.record(Record::Baseline(look(0, 0)));
+        send(&mut s, 1_000);
+        let mut closing = look(3_000, 20);
+        let rows = closing.in_flight.get_or_insert_default();
+        rows.push(InFlightRow { tgid: SENDER.0, start_ns: SENDER.start_ns(), fd: 6, ..rows[0].clone() });
+        if !sender_last {
+            rows.reverse();
+        }
+        s.record(Record::Closing(closing));
+        let found = s.of("fd-inflight", 3_000);
+        assert_eq!((role(&found[0], "sender"), role(&found[0], "receiver")), (vec![400], vec![401]), "{found:#?}");
+    }
+}
+
 #[test]
 fn a_worker_that_receives_late_but_does_is_healthy() {
     let mut s = Stream::new();

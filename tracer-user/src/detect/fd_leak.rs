@@ -26,6 +26,8 @@ const DISTINCT_SLOW: usize = 32;
 const YOUNG_NS: u64 = 1_000_000_000;
 /// The oldest half must have outlived this many times what closed ones lived.
 const OUTLIVED: u64 = 4;
+/// `via` of a descriptor that pidfd_getfd gave.
+const VIA_GETFD: u32 = 1;
 /// No more received for so long: level, not rising.
 const LEVEL_NS: u64 = 5_000_000_000;
 
@@ -87,7 +89,7 @@ fn verdict(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Why> 
     if r.closed > 0 {
         // Closed and forgotten side by side: the forgotten ones are no pool.
         let forgotten = r.open.values().take(half).count();
-        return (forgotten >= LEAST / 2 && recent).then_some(Why::Rising);
+        return (forgotten >= LEAST / 2 && recent && spread(r)).then_some(Why::Rising);
     }
     let slow = n >= DISTINCT_SLOW && recent && spread(r);
     (n >= DISTINCT_BURST || slow).then_some(Why::Rising)
@@ -182,8 +184,11 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
     let oldest = r.open.values().next()?;
     let age = duration(now_ns.saturating_sub(oldest.ts_ns));
     let room = limit.map(|l| format!(", RLIMIT_NOFILE is {l}")).unwrap_or_default();
+    // By pidfd_getfd nobody sends: the process takes them itself.
+    let taken = r.open.values().all(|f| f.via == VIA_GETFD);
+    let verb = if taken { "took by pidfd_getfd" } else { "received" };
     d.title(format!(
-        "{} received {}{by} and closed {}: {n} are still open, the oldest for {age}; {of}{room}",
+        "{} {verb} {}{by} and closed {}: {n} are still open, the oldest for {age}; {of}{room}",
         name(world, id),
         count(r.received, "descriptor", "descriptors"),
         r.closed,
@@ -202,9 +207,14 @@ fn told(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Finding>
     d.limit("RLIMIT_NOFILE", r.table_len, limit, time_left(r, limit));
     d.stacks("receiver", stacks(world, r).into_iter().map(|(stack, _)| (id, Some(stack))), 3);
     d.seen(r.first_ns, r.last_ns);
+    let see = Some(format!("ls -l /proc/{}/fd", id.pid()));
+    if taken {
+        d.remedy("Close each descriptor that pidfd_getfd gave on every way out, error paths too.", see);
+        return d.finish();
+    }
     d.remedy(
         "Close each received descriptor on every way out, error paths too; of a truncated message (MSG_CTRUNC), close those that did arrive.",
-        Some(format!("ls -l /proc/{}/fd", id.pid())),
+        see,
     );
     if r.peeked > 0 {
         d.remedy("Each recvmsg with MSG_PEEK installs fresh copies: peek without a control buffer.", None);

@@ -85,6 +85,12 @@ fn pools_streams_and_leaks() {
                 s.receive(100 + u64::from(i) * 5, WORKER, 10 + i, socket(u64::from(i)), "");
             }
         }),
+        ("8 channels kept of 15 that came in a burst, a moment ago", false, 4_500, |s| {
+            for i in 0..15u32 {
+                s.receive(100 + u64::from(i) * 45, WORKER, 10 + i, socket(u64::from(i)), "");
+            }
+            (0..7).for_each(|i| close(s, 780, 10 + i));
+        }),
         ("a pool of 8 of one file, in one message", false, 60_000, |s| {
             for i in 0..8u32 {
                 s.receive(100, WORKER, 10 + i, file(42), "null");

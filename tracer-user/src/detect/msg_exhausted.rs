@@ -13,7 +13,7 @@ const KIND: Kind<MsgLimitRow> = Kind {
     parts: "",
     // newque in ipc/msg.c
     limits: &[Limit { name: "MSGMNI", counts: Counts::Objects, max: |l| l.msgmni }],
-    see: ("See which queues nobody uses, and remove them.", "ipcs -q; ipcs -q -p; ipcrm -q ID"),
+    see: ("See which queues nobody uses, and remove them.", &["ipcs -q", "ipcs -q -p", "ipcrm -q ID"]),
     raise: |_| ("Raise the limit: kernel.msgmni is the most queues.".to_owned(), "sysctl kernel.msgmni".to_owned()),
     in_code: "Remove each queue with IPC_RMID on every way out; replies need no queue of their own, a message type does.",
 };

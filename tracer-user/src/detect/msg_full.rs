@@ -91,7 +91,9 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
             );
         }
         Some(_) | None => {
-            d.remedy("Start the receiver, or see what lies in the queue.", Some(format!("ipcs -q -i {}", obj.id)));
+            let id = crate::world::msg_id(obj);
+            let see = format!("ipcs -q -i {}", id.id);
+            d.remedy_in(id.ns, "Start the receiver, or see what lies in the queue.", &[&see]);
         }
     }
     d.finish()

@@ -5,10 +5,10 @@
 use super::draft::{Draft, name, names};
 use super::finding::{Finding, Severity};
 use super::pipe_stall::object_word;
-use super::queue::{Receiver, receiver, seen, tell, words};
+use super::queue::{Receiver, receiver, seen, sitting, tell, words};
 use super::stall::{ReadBy, Summary, doing, objects, summary};
 use super::{cascade, pace};
-use crate::decode::ProcId;
+use crate::decode::{MsgId, ProcId};
 use crate::record::ObjKey;
 use crate::world::World;
 use tracer_common::map::kind;
@@ -36,15 +36,24 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     }
     let what = words(obj, seen.as_ref(), message_bytes);
     let never = seen.as_ref().is_some_and(|q| q.last.rtime == 0);
-    let blame = blame(world, &s, receiver.as_ref(), never, now_ns);
+    let sitting = sitting(world, seen.as_ref()).filter(|_| s.ongoing > 0);
+    let blame = match sitting {
+        Some(proc) => {
+            d.process("receiver", proc, None);
+            format!("{} waits in msgrcv there, for a type that no message in it has", name(world, proc))
+        }
+        None => blame(world, &s, receiver.as_ref(), never, now_ns),
+    };
     d.title(format!("{} {} ({what}): {blame}", names(world, &senders), s.words()));
     s.tell(&mut d, world.session.min_stall_ns);
     pace::tell(&mut d, &s);
     tell(&mut d, world, obj, seen.as_ref(), message_bytes);
     d.pids(senders.iter().copied());
-    let id = crate::world::msg_id(obj).id;
-    d.chain(format!("{} {} (message queue {id})", names(world, &senders), s.words()));
-    if let Some(r) = &receiver {
+    let id = crate::world::msg_id(obj);
+    d.chain(format!("{} {} (message queue {})", names(world, &senders), s.words(), id.id));
+    if let Some(proc) = sitting {
+        d.chain(format!("{} is blocked in msgrcv (message queue {})", name(world, proc), id.id));
+    } else if let Some(r) = &receiver {
         d.chain(receiving(world, r, s.ongoing > 0, now_ns));
     }
     let ids: Vec<ProcId> = readers.iter().map(|r| r.proc).collect();
@@ -52,7 +61,15 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
         d.chain(format!("{} was itself blocked at {} meanwhile", name(world, by), object_word(cause)));
         d.severity(Severity::Info);
     }
-    remedies(&mut d, world, &s, receiver.as_ref(), id);
+    if sitting.is_some() {
+        d.remedy_in(
+            id.ns,
+            "Compare the types that are sent with the one that is asked for: a full queue of others lets none in.",
+            &[&format!("ipcs -q -i {}", id.id)],
+        );
+    } else {
+        remedies(&mut d, world, &s, receiver.as_ref(), id);
+    }
     d.finish()
 }
 
@@ -88,7 +105,7 @@ fn receiving(world: &World, r: &Receiver, ongoing: bool, now_ns: u64) -> String 
     }
 }
 
-fn remedies(d: &mut Draft<'_>, world: &World, s: &Summary, receiver: Option<&Receiver>, id: i32) {
+fn remedies(d: &mut Draft<'_>, world: &World, s: &Summary, receiver: Option<&Receiver>, id: MsgId) {
     match receiver {
         Some(r) if world.processes.alive(r.proc) => {
             let pid = r.proc.pid();
@@ -98,17 +115,19 @@ fn remedies(d: &mut Draft<'_>, world: &World, s: &Summary, receiver: Option<&Rec
             );
         }
         Some(_) | None if s.ongoing > 0 => {
-            d.remedy(
+            d.remedy_in(
+                id.ns,
                 "Start the receiver, or remove the queue: whoever waits gets EIDRM, and the messages are lost.",
-                Some(format!("ipcs -q -i {id}; ipcrm -q {id}")),
+                &[&format!("ipcs -q -i {}", id.id), &format!("ipcrm -q {}", id.id)],
             );
         }
         Some(_) | None => {}
     }
     if !pace::remedy(d, s, "receiver", "queue") {
-        d.remedy(
+        d.remedy_in(
+            id.ns,
             "Let the queue bridge the pauses: raise msg_qbytes with msgctl(id, IPC_SET, ...), above kernel.msgmnb as root.",
-            Some("sysctl kernel.msgmnb".to_owned()),
+            &["sysctl kernel.msgmnb"],
         );
     }
     d.remedy(

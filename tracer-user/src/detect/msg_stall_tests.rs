@@ -1,7 +1,7 @@
 //! Tables of `msg-stall`: records in, findings out.
 
 use super::super::finding::{Confidence, Finding, Origin, Severity};
-use crate::record::{MsgQueue, ObjKey, Record, State};
+use crate::record::{MsgQueue, ObjKey, ProcessRow, Record, State};
 use crate::world::fixture::{MS, NS, P, START, Stream, number, role};
 use tracer_common::event::{Body, Stall, SysvCreate, UNKNOWN};
 use tracer_common::map::{ObjState, kind};
@@ -145,4 +145,18 @@ fn short_waits_are_healthy() {
     blocked(&mut s, 3_000, 2_950, Some((RECEIVER, 2_940)));
     s.blocked(3_100, &[]);
     assert!(s.findings(4_000).is_empty());
+}
+
+#[test]
+fn a_receiver_that_asks_for_another_type() {
+    let mut s = Stream::new();
+    // msgrcv
+    s.baseline(0, vec![SENDER.row('S'), ProcessRow { syscall: Some(70), ..RECEIVER.row('S') }]);
+    look(&mut s, 900, MsgQueue { waiting: vec![SENDER.0, RECEIVER.0], ..full(5) });
+    blocked(&mut s, 3_000, 500, None);
+    let found = s.of("msg-stall", 3_000);
+    let f = one(&found);
+    assert_eq!((role(f, "sender"), role(f, "receiver")), (vec![700], vec![600]));
+    assert!(f.title.contains("consumer (600) waits in msgrcv there, for a type that no message"), "{}", f.title);
+    assert!(!f.remedy.iter().any(|r| r.what.contains("Start the receiver")), "{:?}", f.remedy);
 }

@@ -2,7 +2,7 @@
 //!
 //! The tables name processes by bare pids and times by whole seconds; of an object made while tracing the creation was seen.
 
-use super::draft::Draft;
+use super::draft::{Draft, is_foreign};
 use super::finding::Severity;
 use super::time::duration;
 use crate::decode::{NsId, ProcId, TICK_NS, Tgid};
@@ -172,20 +172,11 @@ pub(super) fn eta_s(n: usize, used: u64, max: u64, rate_per_h: Option<f64>) -> O
 pub(super) fn removal(d: &mut Draft<'_>, world: &World, ns: NsId, option: &str, ids: &[i32]) {
     let shown: Vec<String> = ids.iter().take(MAX_COMMAND).map(|id| format!("{option} {id}")).collect();
     let more = if ids.len() > shown.len() { " (the first 100; the others are in evidence.ids)" } else { "" };
-    let own = world.processes.by_pid(Tgid(world.session.self_pid)).and_then(|p| p.ipc_ns);
-    let member = || {
-        let all = world.processes.iter().filter(|p| p.alive() && p.ipc_ns == Some(ns)).map(|p| p.id.pid());
-        all.min()
-    };
-    let (place, enter) = match own {
-        Some(own) if own != ns => {
-            (" inside that IPC namespace", member().map_or_else(String::new, |pid| format!("nsenter -t {pid} -i ")))
-        }
-        _ => ("", String::new()),
-    };
-    d.remedy(
+    let place = if is_foreign(world, ns) { " inside that IPC namespace" } else { "" };
+    d.remedy_in(
+        ns,
         format!("Remove what is left over{place}{more}, once you are sure that no program will come back to it."),
-        Some(format!("{enter}ipcrm {}", shown.join(" "))),
+        &[&format!("ipcrm {}", shown.join(" "))],
     );
 }
 

@@ -2,8 +2,9 @@
 
 use super::draft::{Draft, sysv_object};
 use super::orphan::bearer;
+use super::syscall;
 use super::time::duration;
-use crate::decode::ProcId;
+use crate::decode::{ProcId, Tgid};
 use crate::record::{MsgQueue, ObjKey};
 use crate::world::World;
 use crate::world::stall::Reader;
@@ -82,6 +83,14 @@ pub(super) fn receiver(world: &World, seen: Option<&Seen<'_>>, last: Option<&Rea
     let row = seen.map(|s| s.last).filter(|row| row.lrpid != 0 && row.rtime != 0)?;
     let at_ns = boot_ns(world, row.rtime).map(|ns| ns.min(world.now_ns));
     Some(Receiver { proc: bearer(world, row.lrpid, row.rtime), at_ns, about: true })
+}
+
+/// Who sits in msgrcv on a queue in which messages lie: what it asks for is not among them.
+pub(super) fn sitting(world: &World, seen: Option<&Seen<'_>>) -> Option<ProcId> {
+    let receives = |call: Option<i64>| call.and_then(|nr| syscall::name(&world.session.arch, nr)) == Some("msgrcv");
+    let waiting = seen?.last.waiting.iter().filter_map(|pid| world.processes.by_pid(Tgid(*pid)));
+    let mut alive = waiting.filter(|p| p.alive());
+    alive.find(|p| receives(p.syscall) || world.waits.of(p.id).any(|t| receives(t.syscall))).map(|p| p.id)
 }
 
 /// Fills in the object, its creator, and how full it was when a message of so many bytes did not fit.

@@ -16,7 +16,7 @@ const KIND: Kind<SemLimitRow> = Kind {
         Limit { name: "SEMMNS", counts: Counts::Parts, max: |l| l.semmns },
         Limit { name: "SEMMNI", counts: Counts::Objects, max: |l| l.semmni },
     ],
-    see: ("See which sets nobody uses, and remove them.", "ipcs -s; ipcs -s -t; ipcrm -s ID"),
+    see: ("See which sets nobody uses, and remove them.", &["ipcs -s", "ipcs -s -t", "ipcrm -s ID"]),
     raise,
     in_code: "Remove each set with IPC_RMID on every way out of the program.",
 };

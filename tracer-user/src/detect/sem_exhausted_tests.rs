@@ -50,6 +50,7 @@ fn the_use_is_that_of_the_failure() {
     s.record(Record::Closing(sem_inventory(1_000, vec![WORKER.row('S')], vec![], sem_limits(0, 0, 4, 1_000))));
     let found = s.of("sem-exhausted", 1_000);
     assert_eq!((number(&found[0], "used"), number(&found[0], "max")), (Some(4.0), Some(4.0)));
+    assert!(found[0].title.ends_with("4 sets created since tracing began, and gone by now"), "{}", found[0].title);
 }
 
 #[test]

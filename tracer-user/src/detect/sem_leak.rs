@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, count, name, names, sem_object};
 use super::finding::{Confidence, Finding, Severity};
-use super::orphan::creation_stacks;
+use super::orphan::{creation_stacks, removal};
 use super::site;
 use super::time::duration;
 use crate::decode::{ProcId, Tgid};
@@ -117,23 +117,8 @@ fn common(d: &mut Draft<'_>, world: &World, sets: &[&SemSet], oldest_age_s: Opti
         });
         d.limit("SEMMNI", Some(used), Some(max), eta);
     }
-    let shown: Vec<String> = sets.iter().take(100).map(|s| format!("-s {}", s.id.id)).collect();
-    let more = if sets.len() > shown.len() { " (first 100; the others are in evidence.ids)" } else { "" };
-    let enter = match first.row().map(|_| first.id.ns) {
-        Some(ns)
-            if world
-                .processes
-                .iter()
-                .any(|p| p.ipc_ns.is_some_and(|i| i != ns) && p.id.pid() == world.session.self_pid) =>
-        {
-            " inside that IPC namespace"
-        }
-        _ => "",
-    };
-    d.remedy(
-        format!("Remove what is left over{enter}{more}, once you are sure that no program will come back to it."),
-        Some(format!("ipcrm {}", shown.join(" "))),
-    );
+    let ids: Vec<i32> = sets.iter().map(|s| s.id.id).collect();
+    removal(d, world, first.id.ns, "-s", &ids);
     d.remedy(
         "Call semctl(id, 0, IPC_RMID) on every way out, error paths and SIGTERM too; against SIGKILL, remove left-overs at start, or use POSIX or robust pthread primitives.",
         None,

@@ -220,11 +220,16 @@ fn told(world: &World, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
     }
     let first = o.died_ns.or(world.baseline_ns).unwrap_or(now_ns);
     d.seen(first, now_ns);
-    d.remedy(
+    d.remedy_in(
+        o.id.ns,
         "Check the data that the lock protects, then give the semaphore back so that the waiters go on.",
-        Some(format!("python3 -c 'import ctypes; l = ctypes.CDLL(None); l.semctl({id}, {num}, 16, 1)'  # SETVAL 1")),
+        &[&format!("python3 -c 'import ctypes; l = ctypes.CDLL(None); l.semctl({id}, {num}, 16, 1)'  # SETVAL 1")],
     );
-    d.remedy("Or remove the set and restart its programs: waiters get EIDRM.", Some(format!("ipcrm -s {id}")));
+    d.remedy_in(
+        o.id.ns,
+        "Or remove the set and restart its programs: waiters get EIDRM.",
+        &[&format!("ipcrm -s {id}")],
+    );
     d.remedy(
         "Use SEM_UNDO on every semop that takes a lock and on the one that gives it back, so that the kernel undoes it at exit.",
         None,

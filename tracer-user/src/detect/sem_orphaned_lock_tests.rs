@@ -126,3 +126,24 @@ fn found_stuck_at_the_start() {
         }
     }
 }
+
+/// In another namespace the same id is another set: whoever follows the advice must get into the right one.
+#[test]
+fn commands_enter_the_namespace_of_the_set() {
+    let tracer = P(9999, "ipctrace");
+    for (own, member, want) in
+        [(NS, true, Some("ipcrm -s 5")), (NS + 1, true, Some("nsenter -t 701 -i ipcrm -s 5")), (NS + 1, false, None)]
+    {
+        let mut s = killed();
+        wait(&mut s, 2_500);
+        let of = |p: P, ns| ProcessRow { ipc_ns: Some(ns), ..p.row('S') };
+        let mut rows = vec![of(tracer, own), of(P(800, "other"), own)];
+        rows.extend(WAITERS.map(|w| of(w, NS)).into_iter().filter(|_| member));
+        let sets = vec![sem_row(5, 77, 0, &[(0, 700, 3)])];
+        s.record(Record::Closing(sem_inventory(3_000, rows, sets, sem_limits(1, 1, 100, 100))));
+        let found = s.of("sem-orphaned-lock", 3_000);
+        let commands: Vec<_> = found[0].remedy.iter().map(|r| r.command.as_deref()).collect();
+        assert_eq!(commands.get(1).copied().flatten(), want, "{commands:?}");
+        assert_eq!(commands[0].is_some(), want.is_some(), "{commands:?}");
+    }
+}

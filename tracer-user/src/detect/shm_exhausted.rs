@@ -17,7 +17,7 @@ const KIND: Kind<ShmLimitRow> = Kind {
         Limit { name: "SHMALL", counts: Counts::Parts, max: |l| l.shmall },
         Limit { name: "SHMMNI", counts: Counts::Objects, max: |l| l.shmmni },
     ],
-    see: ("See which segments nobody has attached, and remove them.", "ipcs -m; ipcs -m -p; ipcrm -m ID"),
+    see: ("See which segments nobody has attached, and remove them.", &["ipcs -m", "ipcs -m -p", "ipcrm -m ID"]),
     raise,
     in_code: "Call shmctl(id, IPC_RMID, 0) as soon as all users have attached: the segment goes with its last attachment.",
 };

@@ -19,6 +19,8 @@ const LONE_NS: u64 = 5_000_000_000;
 /// Many that the closing inventory shows count from this age on.
 const CONFIRMED_NS: u64 = 300_000_000;
 const MANY: usize = 8;
+/// Fewer of a parent that is asleep in a wait for another child may all be reaped, one by one, when that returns.
+const IN_TURN: usize = 16;
 /// Zombies from which on it is critical.
 const CRITICAL: usize = 1_000;
 /// A wait that ends just after a child's end may have been under way already.
@@ -65,7 +67,8 @@ fn staying<'a>(world: &World, parent: ProcId, all: Vec<&'a Zombie>, now_ns: u64)
     if parent.pid() == 1 && staying.len() < many_pids(world) {
         return Vec::new();
     }
-    let patient = staying.len() == 1 || (staying.len() < MANY && waits_for_another(world, parent, habits));
+    let few = staying.len() < if waits_now(world, parent) { IN_TURN } else { MANY };
+    let patient = staying.len() == 1 || (few && waits_for_another(world, parent, habits));
     if patient && oldest < LONE_NS {
         return Vec::new();
     }
@@ -88,10 +91,14 @@ fn reaps_in_batches(h: &Parent, staying: &[&Zombie], oldest_ns: u64) -> bool {
 
 /// A parent that waits for one child at the moment will come to the others.
 fn waits_for_another(world: &World, parent: ProcId, habits: Option<&Parent>) -> bool {
-    let waits =
-        world.processes.get(parent).and_then(|p| p.syscall).and_then(|nr| syscall::name(&world.session.arch, nr));
     let by_name = habits.and_then(|h| h.totals.as_ref()).is_some_and(|t| t.waits_one > 0);
-    by_name || matches!(waits, Some("wait4" | "waitid"))
+    by_name || waits_now(world, parent)
+}
+
+/// Whether it is asleep in a wait; one for any child would have ended at once.
+fn waits_now(world: &World, parent: ProcId) -> bool {
+    let call = world.processes.get(parent).and_then(|p| p.syscall);
+    call.and_then(|nr| syscall::name(&world.session.arch, nr)).is_some_and(|call| matches!(call, "wait4" | "waitid"))
 }
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
@@ -126,13 +133,12 @@ fn cause(world: &World, parent: ProcId, totals: Option<&ChildRow>, before: bool)
     }
     let delivered = totals.map_or(0, |t| t.delivered);
     // A handler that ran as often as it waited, and met several ends with one signal.
-    if any > 0 && delivered > 0 && any <= delivered.saturating_add(delivered / 10).saturating_add(1) {
+    if any > 0 && coalesced > 0 && delivered > 0 && any <= delivered.saturating_add(delivered / 10).saturating_add(1) {
         let told = format!("it waits once for each SIGCHLD, but {coalesced} of them were merged into pending ones");
         return ("one-wait-per-signal", told);
     }
-    // A wait for any child would have ended at once.
     let waits = p.and_then(|p| p.syscall).and_then(|nr| syscall::name(&world.session.arch, nr));
-    if matches!(waits, Some("wait4" | "waitid")) {
+    if waits_now(world, parent) {
         return ("waits-for-others", "it waits for one other child".to_owned());
     }
     if p.and_then(|p| p.sigchld_blocked) == Some(true) && any == 0 {

@@ -3,6 +3,7 @@
 use super::super::finding::{Confidence, Finding, Origin, Severity};
 use crate::record::ProcessRow;
 use crate::world::fixture::{P, Stream, number, role};
+use tracer_common::event::{Body, Exec};
 
 const PARENT: P = P(900, "python3");
 
@@ -17,7 +18,7 @@ fn one(found: &[Finding]) -> &Finding {
 
 /// `n` children end at `at`; the first `reaped` of them are reaped at `reap_at`.
 fn burst(s: &mut Stream, n: u32, at: u64, reaped: u32, reap_at: u64) {
-    s.event(1, PARENT, tracer_common::event::Body::Exec(tracer_common::event::Exec { old_tid: PARENT.0, _pad: 0 }));
+    s.event(1, PARENT, Body::Exec(Exec { old_tid: PARENT.0, _pad: 0 }));
     for i in 0..n {
         s.fork(at - 10, PARENT, kid(i));
     }
@@ -31,6 +32,11 @@ fn burst(s: &mut Stream, n: u32, at: u64, reaped: u32, reap_at: u64) {
 
 fn zombies(n: std::ops::Range<u32>) -> Vec<ProcessRow> {
     n.map(|i| kid(i).child_of(PARENT, 'Z')).collect()
+}
+
+/// The parent, asleep in wait4.
+fn waiting() -> ProcessRow {
+    ProcessRow { syscall: Some(61), ..PARENT.row('S') }
 }
 
 #[test]
@@ -146,6 +152,14 @@ fn healthy_parents() {
             burst(s, 2, 100, 0, 0);
             s.children(2_000, PARENT, |c| c.waits_one = 1);
         }),
+        ("a dozen finished while it waits for the first of them", false, 4_000, |s| {
+            burst(s, 12, 100, 0, 0);
+            s.closing(4_000, zombies(0..12).into_iter().chain([waiting()]).collect());
+        }),
+        ("a dozen left behind by a parent that waits for something else", true, 6_000, |s| {
+            burst(s, 12, 100, 0, 0);
+            s.closing(6_000, zombies(0..12).into_iter().chain([waiting()]).collect());
+        }),
         ("the parent ended too", false, 5_000, |s| {
             burst(s, 20, 100, 0, 0);
             s.gone(2_000, PARENT);
@@ -197,4 +211,34 @@ fn zombies_from_before() {
     s.baseline(10, vec![kid(0).child_of(PARENT, 'Z'), PARENT.row('S')]);
     s.sem_create(500, kid(0), 1, 0);
     assert!(s.of("zombie-leak", 20_000).is_empty());
+}
+
+/// A shell waits for each of its children, and then executes a program that does not: what it did says nothing.
+#[test]
+fn what_was_done_before_an_exec_is_another_programs() {
+    let exec = Body::Exec(Exec { old_tid: PARENT.0, _pad: 0 });
+    for (told_ms, cause) in [(400, "never-waits"), (2_000, "one-wait-per-signal")] {
+        let mut s = Stream::new();
+        s.children(told_ms, PARENT, |c| {
+            (c.delivered, c.waits_any, c.reaped_any) = (20, 20, 20);
+            (c.exits, c.sigchld_coalesced) = (60, 20);
+        });
+        s.event(500, PARENT, exec);
+        for i in 0..40 {
+            s.fork(600, PARENT, kid(i)).exit(700, kid(i), PARENT);
+        }
+        s.closing(3_000, zombies(0..40).into_iter().chain([PARENT.row('S')]).collect());
+        let found = s.of("zombie-leak", 3_000);
+        assert_eq!(one(&found).evidence["cause"], cause, "told at {told_ms} ms: {found:#?}");
+    }
+}
+
+#[test]
+fn without_merged_signals_nobody_waited_once_for_each() {
+    let mut s = Stream::new();
+    burst(&mut s, 40, 100, 0, 0);
+    s.children(2_000, PARENT, |c| (c.delivered, c.waits_any, c.reaped_any) = (10, 10, 10));
+    s.closing(3_000, zombies(0..40).into_iter().chain([PARENT.row('S')]).collect());
+    let found = s.of("zombie-leak", 3_000);
+    assert_eq!(one(&found).evidence["cause"], "unknown", "{found:#?}");
 }

@@ -61,6 +61,8 @@ pub use user::names;
 pub use wait::{BETWEEN_LOOKS, waits};
 
 /// Sockets with descriptors in flight that are told.
+/// Processes that are told of one socket.
+const IN_FLIGHT_HOLDERS_MAX: usize = 8;
 const IN_FLIGHT_MAX: usize = 1024;
 
 /// Whose details to read; the process table itself is always whole.
@@ -140,10 +142,13 @@ pub fn read_files(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     let mut gatherer = passed::Gatherer::default();
     let mut pipes = pipe::Gatherer::default();
     let queued = socket::with_queue();
-    let mut holders: BTreeMap<u64, (u32, u64, u32)> = BTreeMap::new();
+    let mut holders: BTreeMap<u64, BTreeMap<(u32, u64), u32>> = BTreeMap::new();
     let mut add = |row: tracer_common::row::FileRow| {
         if row.obj.kind == kind::SOCKET && queued.contains(&row.obj.id) && is_wanted(row.tgid) {
-            holders.entry(row.obj.id).or_insert((row.tgid, row.start_ns, row.fd));
+            let of = holders.entry(row.obj.id).or_default();
+            if of.len() < IN_FLIGHT_HOLDERS_MAX {
+                of.entry((row.tgid, row.start_ns)).or_insert(row.fd);
+            }
         }
         if row.tgid != me {
             pipes.add(&row);
@@ -160,9 +165,11 @@ pub fn read_files(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     let mut rows = gatherer.rows(&inv.processes);
     passed::read_links(&mut rows);
     inv.passed = Some(rows);
-    let in_flight = holders.into_iter().filter_map(|(ino, (tgid, start_ns, fd))| {
-        let fds = open::fds_in_flight_at(tgid, fd)?;
-        (fds > 0).then_some(InFlightRow { ino, fds, tgid, start_ns, fd })
+    let in_flight = holders.into_iter().flat_map(|(ino, of)| {
+        // The number is the socket's, whoever is asked.
+        let fds = of.iter().find_map(|((tgid, _), fd)| open::fds_in_flight_at(*tgid, *fd)).unwrap_or(0);
+        let rows = of.into_iter().filter(move |_| fds > 0);
+        rows.map(move |((tgid, start_ns), fd)| InFlightRow { ino, fds, tgid, start_ns, fd })
     });
     inv.in_flight = Some(in_flight.take(IN_FLIGHT_MAX).collect());
 }

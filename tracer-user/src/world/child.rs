@@ -28,8 +28,9 @@ pub struct Zombie {
 /// How one parent treats its children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parent {
-    /// Kernel totals, as read last; `None` if they were never read.
+    /// Kernel totals, as read last; `None` if they were never read, or not since it executed its program.
     pub totals: Option<ChildRow>,
+    totals_ns: u64,
     /// Exits and reaps seen as events.
     pub exits_seen: u64,
     pub reaps_seen: u64,
@@ -102,9 +103,19 @@ impl Children {
         }
     }
 
-    pub(super) fn totals(&mut self, id: ProcId, row: &ChildRow) {
+    pub(super) fn totals(&mut self, ts_ns: u64, id: ProcId, row: &ChildRow) {
         if let Some(p) = self.parent_mut(id) {
             p.totals = Some(row.clone());
+            p.totals_ns = ts_ns;
+        }
+    }
+
+    /// Another program, with habits of its own; what the former left behind is its to reap. The kernel half counts from
+    /// here on, too.
+    pub(super) fn execed(&mut self, id: ProcId, ts_ns: u64) {
+        if let Some(p) = self.parents.get_mut(&id) {
+            let (totals, totals_ns) = (p.totals.take().filter(|_| p.totals_ns >= ts_ns), p.totals_ns);
+            *p = Parent { totals, totals_ns, ..Parent::default() };
         }
     }
 

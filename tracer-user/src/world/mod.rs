@@ -211,7 +211,7 @@ impl World {
                 self.advance(*ts_ns);
                 for row in *rows {
                     let proc = self.processes.named(row.tgid, row.start_ns, "");
-                    self.children.totals(proc, row);
+                    self.children.totals(*ts_ns, proc, row);
                 }
             }
             Event::Holders { ts_ns, obj, holders, complete } => {
@@ -308,6 +308,7 @@ impl World {
             }
             Body::Exec(_) => {
                 self.processes.execed(proc, at);
+                self.children.execed(proc, at);
                 self.fds.execed(proc, at);
             }
             Body::Exit(e) => {

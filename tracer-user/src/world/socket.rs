@@ -10,6 +10,8 @@ use tracer_common::event::{FdOverflow, SocketAddress};
 const MAX_SOCKETS: usize = 16_384;
 /// Sockets with descriptors on their way that are remembered.
 const MAX_IN_FLIGHT: usize = 4_096;
+/// Processes remembered that have one of these open.
+const MAX_HOLDERS: usize = 8;
 /// Processes with refused descriptors that are remembered.
 const MAX_OVERFLOWS: usize = 1_024;
 
@@ -27,7 +29,7 @@ pub struct Overflow {
 }
 
 /// Descriptors on their way to one socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InFlight {
     /// How many were in the queue at the last look; 0: none, or nobody has looked.
     pub queued: u64,
@@ -37,9 +39,8 @@ pub struct InFlight {
     pub baseline: bool,
     /// Who sent the first of them, if that was seen.
     pub sender: Option<ProcId>,
-    /// Who has the socket open.
-    pub holder: Option<ProcId>,
-    pub fd: u32,
+    /// Who has the socket open, with the descriptor.
+    pub holders: Vec<(ProcId, u32)>,
 }
 
 /// All that is known about them.
@@ -70,6 +71,12 @@ impl Sockets {
     pub fn listener(&self, ino: u64) -> Option<u64> {
         let s = self.get(ino)?;
         s.named.or_else(|| s.peer.filter(|peer| self.get(*peer).is_some_and(|p| p.listening)))
+    }
+
+    /// The listener with this name, as far as it was read.
+    pub fn listener_named(&self, name: &str) -> Option<u64> {
+        let named = |s: &&SocketRow| s.listening && s.name.as_deref() == Some(name);
+        self.all.values().filter(named).map(|s| s.ino).min()
     }
 
     /// The name of what socket `ino` sends or connects to: of its other end, else what its call said.
@@ -106,6 +113,7 @@ impl Sockets {
         let there: BTreeSet<u64> = rows.iter().map(|(row, _)| row.ino).collect();
         // What was sent since this look began may not have been there yet.
         self.in_flight.retain(|ino, f| there.contains(ino) || f.since_ns >= ts_ns);
+        self.in_flight.values_mut().for_each(|f| f.holders.clear());
         for (row, holder) in rows {
             if self.in_flight.len() >= MAX_IN_FLIGHT && !self.in_flight.contains_key(&row.ino) {
                 self.dropped += 1;
@@ -113,7 +121,10 @@ impl Sockets {
             }
             let new = InFlight { since_ns: ts_ns, baseline: first, ..InFlight::default() };
             let f = self.in_flight.entry(row.ino).or_insert(new);
-            (f.queued, f.holder, f.fd) = (row.fds, Some(holder), row.fd);
+            f.queued = row.fds;
+            if f.holders.len() < MAX_HOLDERS {
+                f.holders.push((holder, row.fd));
+            }
         }
     }
 
