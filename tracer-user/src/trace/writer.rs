@@ -52,7 +52,8 @@ impl Writer {
         })
     }
 
-    /// Appends a record. A tick writes out what is pending, as do its size and its age.
+    /// Appends a record. A tick writes out what is pending, as do its size and its age; and a baseline: from `ready` on
+    /// there is a trace to be read, whatever comes.
     ///
     /// # Errors
     /// The chunk could not be written. Later calls do nothing and succeed.
@@ -83,7 +84,7 @@ impl Writer {
         let age = self.oldest.get_or_insert_with(Instant::now).elapsed();
         if self.chunk.len() >= CHUNK_TARGET
             || age >= MAX_AGE
-            || matches!(record, Record::Tick { .. } | Record::End { .. })
+            || matches!(record, Record::Baseline(_) | Record::Tick { .. } | Record::End { .. })
         {
             return self.flush();
         }
