@@ -102,8 +102,10 @@ impl Owned {
             own.closed += 1;
             return;
         }
-        // A number that is handed out again was closed.
-        if let Some(old) = own.open.iter().rposition(|m| m.mark == mark) {
+        // A descriptor's number that is handed out again was closed; that of an inode is not handed out again soon.
+        if kind == Kind::Eventfd
+            && let Some(old) = own.open.iter().rposition(|m| m.mark == mark)
+        {
             own.open.remove(old);
             own.closed += 1;
             self.open = self.open.saturating_sub(1);
