@@ -6,7 +6,7 @@ use super::{HashMap, Look};
 use crate::decode::{Context, NsId, ProcId, SemId};
 use crate::record::{Inventory, SemLimitRow, SemSetRow, SemValue};
 use smallvec::SmallVec;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use tracer_common::event::{SemCreate, SemFail, SemHeldAtExit, SemRemove, SemSet as SemSetEvent};
 
 /// Sets remembered.
@@ -15,8 +15,6 @@ const MAX_SETS: usize = 65_536;
 const MAX_USERS: usize = 256;
 /// Semaphores of one set whose fate is followed one by one.
 const MAX_NUMBERS: usize = 64;
-/// Locks remembered that were removed.
-const MAX_GONE: usize = 1_024;
 /// Creators whose sets are counted.
 const MAX_CREATORS: usize = 16_384;
 
@@ -200,8 +198,6 @@ impl Limits for SemLimitRow {
 #[derive(Clone, Debug, Default)]
 pub struct Sems {
     sets: Table<SemSet>,
-    /// The newest last.
-    gone: VecDeque<SemSet>,
     namespaces: HashMap<NsId, NsUse>,
     /// Sets created and removed, by creator.
     pub created_by: HashMap<ProcId, u64>,
@@ -225,11 +221,6 @@ impl Sems {
     /// One set.
     pub fn get(&self, id: SemId) -> Option<&SemSet> {
         self.sets.get(id)
-    }
-
-    /// One set, or the last with its id that was removed, if it was seen to be made a lock: a semaphore set to 1.
-    pub fn get_or_gone(&self, id: SemId) -> Option<&SemSet> {
-        self.get(id).or_else(|| self.gone.iter().rev().find(|set| set.id == id))
     }
 
     /// Use of each namespace.
@@ -283,17 +274,6 @@ impl Sems {
     pub(super) fn removed(&mut self, e: SemRemove) {
         if let Some(old) = self.sets.remove(SemId::new(e.ns, e.id)) {
             self.count_removed(&old);
-            self.keep(old);
-        }
-    }
-
-    /// A program that cleans up removes its locks, and what happened at them is to be told all the same.
-    fn keep(&mut self, set: SemSet) {
-        if set.given.iter().any(|given| given.value == 1) {
-            if self.gone.len() >= MAX_GONE {
-                self.gone.pop_front();
-            }
-            self.gone.push_back(set);
         }
     }
 
@@ -397,8 +377,7 @@ impl Sems {
             for id in gone {
                 if let Some(old) = self.sets.remove(id) {
                     self.count_removed(&old);
-                    self.keep(old);
-                }
+                        }
             }
         }
         for row in &inventory.sem_limits {
