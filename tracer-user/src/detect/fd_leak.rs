@@ -89,7 +89,8 @@ fn verdict(world: &World, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Why> 
     if r.closed > 0 {
         // Closed and forgotten side by side: the forgotten ones are no pool.
         let forgotten = r.open.values().take(half).count();
-        return (forgotten >= LEAST / 2 && recent && spread(r)).then_some(Why::Rising);
+        let goes_on = recent && (spread(r) || n >= DISTINCT_SLOW);
+        return (forgotten >= LEAST / 2 && goes_on).then_some(Why::Rising);
     }
     let slow = n >= DISTINCT_SLOW && recent && spread(r);
     (n >= DISTINCT_BURST || slow).then_some(Why::Rising)

@@ -40,7 +40,8 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     let blame = match sitting {
         Some(proc) => {
             d.process("receiver", proc, None);
-            format!("{} waits in msgrcv there, for a type that no message in it has", name(world, proc))
+            let why = if is_stopped(world, proc) { "is stopped in" } else { "waits for another type of message in" };
+            format!("receiver {} {why} msgrcv there", name(world, proc))
         }
         None => blame(world, &s, receiver.as_ref(), never, now_ns),
     };
@@ -61,7 +62,9 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
         d.chain(format!("{} was itself blocked at {} meanwhile", name(world, by), object_word(cause)));
         d.severity(Severity::Info);
     }
-    if sitting.is_some() {
+    if let Some(proc) = sitting.filter(|proc| is_stopped(world, *proc)) {
+        d.remedy("Let the receiver go on.", Some(format!("kill -CONT {}", proc.pid())));
+    } else if sitting.is_some() {
         d.remedy_in(
             id.ns,
             "Compare the types that are sent with the one that is asked for: a full queue of others lets none in.",
@@ -71,6 +74,10 @@ fn told(world: &World, obj: ObjKey, now_ns: u64) -> Option<Finding> {
         remedies(&mut d, world, &s, receiver.as_ref(), id);
     }
     d.finish()
+}
+
+fn is_stopped(world: &World, proc: ProcId) -> bool {
+    world.processes.get(proc).is_some_and(|p| matches!(p.state, Some('T' | 't')))
 }
 
 /// `never`: the tables say that nobody has ever received from it.

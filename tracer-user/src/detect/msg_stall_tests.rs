@@ -148,15 +148,20 @@ fn short_waits_are_healthy() {
 }
 
 #[test]
-fn a_receiver_that_asks_for_another_type() {
-    let mut s = Stream::new();
-    // msgrcv
-    s.baseline(0, vec![SENDER.row('S'), ProcessRow { syscall: Some(70), ..RECEIVER.row('S') }]);
-    look(&mut s, 900, MsgQueue { waiting: vec![SENDER.0, RECEIVER.0], ..full(5) });
-    blocked(&mut s, 3_000, 500, None);
-    let found = s.of("msg-stall", 3_000);
-    let f = one(&found);
-    assert_eq!((role(f, "sender"), role(f, "receiver")), (vec![700], vec![600]));
-    assert!(f.title.contains("consumer (600) waits in msgrcv there, for a type that no message"), "{}", f.title);
-    assert!(!f.remedy.iter().any(|r| r.what.contains("Start the receiver")), "{:?}", f.remedy);
+fn a_receiver_that_sits_in_msgrcv_while_messages_lie_there() {
+    for (state, title, advice) in [
+        ('S', "receiver consumer (600) waits for another type of message in msgrcv there", "Compare the types"),
+        ('T', "receiver consumer (600) is stopped in msgrcv there", "Let the receiver go on"),
+    ] {
+        let mut s = Stream::new();
+        // msgrcv
+        s.baseline(0, vec![SENDER.row('S'), ProcessRow { syscall: Some(70), ..RECEIVER.row(state) }]);
+        look(&mut s, 900, MsgQueue { waiting: vec![SENDER.0, RECEIVER.0], ..full(5) });
+        blocked(&mut s, 3_000, 500, None);
+        let found = s.of("msg-stall", 3_000);
+        let f = one(&found);
+        assert_eq!((role(f, "sender"), role(f, "receiver")), (vec![700], vec![600]));
+        assert!(f.title.contains(title), "{}", f.title);
+        assert!(f.remedy[0].what.contains(advice), "{:?}", f.remedy);
+    }
 }

@@ -377,7 +377,7 @@ impl Sems {
             for id in gone {
                 if let Some(old) = self.sets.remove(id) {
                     self.count_removed(&old);
-                        }
+                }
             }
         }
         for row in &inventory.sem_limits {
