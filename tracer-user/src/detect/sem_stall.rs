@@ -1,11 +1,11 @@
-//! `sem-stall`: a thread waited at least min-stall for a semaphore that a living process holds.
+//! `sem-stall`: a thread waited at least min-stall for a semaphore that another process holds or had.
 //!
 //! Idle servers are healthy: workers that wait for work, or for the lock of a worker that waits for clients.
 
 use super::draft::{Draft, name, names, sem_object};
 use super::finding::{Confidence, Finding, Severity};
 use super::sem_orphaned_lock::orphans;
-use super::stall::{CRITICAL_NS, doing, objects, summary};
+use super::stall::{CRITICAL_NS, Summary, doing, objects, summary};
 use super::syscall;
 use super::time::duration;
 use crate::decode::{ProcId, SemId, Tgid};
@@ -30,15 +30,32 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
         .collect()
 }
 
-/// The living process that operated on the semaphore last, by the closing table (a waiter has not operated yet).
+/// The process that operated on the semaphore last, by the closing table (a waiter has not operated yet).
 fn last_operator(world: &World, last: Option<SemValue>, waiting: &[ProcId]) -> Option<ProcId> {
-    let p = world.processes.by_pid(Tgid(last?.pid)).filter(|p| p.alive())?;
+    let p = world.processes.by_pid(Tgid(last?.pid))?;
     (!waiting.contains(&p.id)).then_some(p.id)
 }
 
-/// Living processes that use the set and do not wait.
-fn others(world: &World, set: &SemSet, waiting: &[ProcId]) -> Vec<ProcId> {
-    set.users().iter().copied().filter(|u| world.processes.alive(*u) && !waiting.contains(u)).collect()
+/// Processes that use the set and do not wait.
+fn others(set: &SemSet, waiting: &[ProcId]) -> Vec<ProcId> {
+    set.users().iter().copied().filter(|u| !waiting.contains(u)).collect()
+}
+
+/// Whether it still lived when somebody's wait had ended: it can have ended that wait by more than its own end.
+fn outlived(world: &World, id: ProcId, s: &Summary) -> bool {
+    let first_end_ns = s.intervals.iter().map(|i| i.until_ns).min().unwrap_or_default();
+    let Some(p) = world.processes.get(id) else { return false };
+    p.exited_ns.or(p.gone_ns).is_none_or(|at| at > first_end_ns)
+}
+
+/// Whether all that is known of a user may be that it made the set, or gave the semaphore its first value.
+fn may_only_have_made(world: &World, set: &SemSet, user: ProcId, began: Option<u32>) -> bool {
+    match &set.created {
+        // By semop if not by semctl: then its first operation need not have taken anything.
+        Some(c) => c.by == user && began != Some(1),
+        // Perhaps a user only since it seemed to have made it.
+        None => world.sems.created_by.contains_key(&user),
+    }
 }
 
 /// Whether the process waits for input: whoever waits for its lock is as idle as it is.
@@ -72,24 +89,30 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         return None;
     }
     let waiting = s.procs();
-    let operator = last_operator(world, last, &waiting);
+    let last_operator = last_operator(world, last, &waiting);
+    let operator = last_operator.filter(|id| world.processes.alive(*id));
     let held = value == Some(0);
     if held && operator.is_some_and(|h| idle(world, h)) {
         return None;
     }
-    let others = others(world, set, &waiting);
+    let others = others(set, &waiting);
     let holder = if s.ongoing > 0 {
         // Nobody to name while it lasts: the one that gives may just have nothing to give.
         Some(operator.filter(|_| held)?)
     } else {
         let lock = value == Some(1) || began == Some(1) || (held && operator.is_some());
-        // With the holder gone (killed, say, and undone by the kernel) there is nobody to blame and nothing to do.
-        if !lock || others.is_empty() {
+        let (made, took): (Vec<ProcId>, Vec<ProcId>) =
+            others.iter().copied().partition(|u| may_only_have_made(world, set, *u, began));
+        let candidates: Vec<ProcId> = took.iter().copied().filter(|u| outlived(world, *u, &s)).collect();
+        // A holder that ended meanwhile (killed, say, and undone by the kernel) is not to blame, and there is nothing to do.
+        let gone = candidates.is_empty() && (!took.is_empty() || !made.iter().any(|u| outlived(world, *u, &s)));
+        if !lock || gone {
             return None;
         }
-        match others.as_slice() {
+        match candidates.as_slice() {
             [only] => Some(*only),
-            _ => operator,
+            // SETVAL names its caller as the last, too.
+            _ => last_operator.filter(|_| !set.set_after(num, s.last_ns)),
         }
     };
     let severity = if s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
@@ -107,11 +130,13 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         }
         Some(h) => {
             d.process("holder", h, None);
-            format!("{} had it", name(world, h))
+            let state = if world.processes.alive(h) { "" } else { ", now gone," };
+            format!("{}{state} had it", name(world, h))
         }
-        None => "who held it is not known".to_owned(),
+        None => "who had it is not known".to_owned(),
     };
-    for p in others.iter().filter(|p| Some(**p) != holder).take(4) {
+    let living = |p: &&ProcId| world.processes.alive(**p);
+    for p in others.iter().filter(living).filter(|p| Some(**p) != holder).take(4) {
         d.process("peer", *p, None);
     }
     d.title(format!("{} {} (semaphore {part} of set {}): {blame}", names(world, &waiting), s.words(), id.id));
@@ -120,12 +145,16 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
     d.evidence("semaphore", part).ids([id.id.to_string()]).pids(waiting.iter().copied());
     d.chain(format!("{} {} (semid {}, semaphore {part})", names(world, &waiting), s.words(), id.id));
     if let Some(h) = holder {
-        let what = doing(world, h).map(|w| format!(", {w}")).unwrap_or_default();
-        d.chain(format!("last taken by {}{what}", name(world, h)));
-        d.remedy(
-            "See what the holder does while it holds the lock.",
-            Some(format!("cat /proc/{0}/stack /proc/{0}/wchan", h.pid())),
-        );
+        if world.processes.alive(h) {
+            let what = doing(world, h).map(|w| format!(", {w}")).unwrap_or_default();
+            d.chain(format!("last taken by {}{what}", name(world, h)));
+            d.remedy(
+                "See what the holder does while it holds the lock.",
+                Some(format!("cat /proc/{0}/stack /proc/{0}/wchan", h.pid())),
+            );
+        } else {
+            d.chain(format!("last taken by {}, now gone", name(world, h)));
+        }
     }
     let longest = duration(s.durations.max_ns);
     d.remedy(
