@@ -70,7 +70,7 @@ fn told(world: &World, at: &At, case: &Case<'_>) -> Option<Finding> {
     clients.extend(case.refused.iter().map(|(proc, _)| *proc));
     clients.sort_unstable();
     clients.dedup();
-    let holders = readers(world, listener, &clients, None);
+    let holders = readers(world, listener, &clients, None, true);
     let eagain: u64 = case.refused.iter().map(|(_, r)| r.count).fold(0, u64::saturating_add);
     let longest_ns = case.waits.as_ref().map_or(0, |w| w.longest_ongoing_ns);
     let severity = match &case.waits {

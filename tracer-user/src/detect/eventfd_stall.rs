@@ -13,9 +13,9 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::EVENTFD)
         .into_iter()
         .filter_map(|obj| {
-            let s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
+            let mut s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
             let writers = s.procs();
-            let readers = readers(world, obj, &writers);
+            let readers = readers(world, obj, &mut s);
             let known = world.eventfds.get(obj.id);
             let mut d = Draft::new(world, "eventfd-stall", pace::severity(&s));
             d.rests_on_events();

@@ -39,7 +39,7 @@ fn undrained(world: &World, obj: ObjKey, sender: ProcId, r: &Refusals, now_ns: u
     let drained_ns = r.reader.as_ref().map_or(r.first_ns, |reader| reader.ts_ns);
     let lasts = drained_ns < r.last_ns
         && world.processes.alive(sender)
-        && readers_from(world, obj, &[sender], r.reader.as_ref())
+        && readers_from(world, obj, &[sender], r.reader.as_ref(), true)
             .iter()
             .any(|reader| reader.proc != sender && world.processes.alive(reader.proc));
     if lasts { r.undrained_ns.max(now_ns.saturating_sub(drained_ns)) } else { r.undrained_ns }
@@ -57,7 +57,8 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let latest = rows.iter().map(|(_, r)| *r).max_by_key(|r| r.last_ns)?;
     let last = rows.iter().filter_map(|(_, r)| r.reader.as_ref()).max_by_key(|r| r.ts_ns);
     let senders: Vec<ProcId> = rows.iter().map(|(proc, _)| *proc).collect();
-    let receivers = readers_from(world, obj, &senders, last);
+    let lasts = senders.iter().any(|p| world.processes.alive(*p));
+    let receivers = readers_from(world, obj, &senders, last, lasts);
     let many = eagain.saturating_add(given_up) >= MANY || undrained >= LONG_NS;
     let mut d = Draft::new(world, "mq-full", if many { Severity::Warning } else { Severity::Info });
     d.rests_on_events();

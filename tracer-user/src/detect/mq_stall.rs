@@ -15,9 +15,9 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::MQ)
         .into_iter()
         .filter_map(|obj| {
-            let s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
+            let mut s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
             let senders = s.procs();
-            let receivers = readers(world, obj, &senders);
+            let receivers = readers(world, obj, &mut s);
             let mut d = Draft::new(world, "mq-stall", pace::severity(&s));
             d.rests_on_events();
             s.name_waiters(&mut d, "sender");

@@ -34,8 +34,8 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     let cases: BTreeMap<ObjKey, Case> = objects(world, kind::PIPE)
         .into_iter()
         .filter_map(|obj| {
-            let summary = summary(world, obj, None, now_ns, |s| s.durations.clone())?;
-            let mut readers = readers(world, obj, &summary.procs());
+            let mut summary = summary(world, obj, None, now_ns, |s| s.durations.clone())?;
+            let mut readers = readers(world, obj, &mut summary);
             readers.truncate(MAX_READERS);
             let ids: Vec<ProcId> = readers.iter().map(|r| r.proc).collect();
             if pace::is_over(world, &summary, &readers) {

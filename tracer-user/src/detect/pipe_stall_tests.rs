@@ -211,3 +211,39 @@ fn where_it_waits_and_waited() {
         assert_eq!(told, [("writer", YES.0, Some("/usr/bin/yes+0x520"))], "{lasts}");
     }
 }
+
+#[test]
+fn who_read_last_is_blamed_and_not_who_only_has_it_open() {
+    let parent = P(290, "parent");
+    // (it lasts, the reader has ended, it was seen to read, it is stopped) -> the first reader named
+    for (what, lasts, ended, read, stopped, blamed) in [
+        ("a wait that is over, and the reader too", false, true, true, false, 302),
+        ("a wait that is over", false, false, true, false, 302),
+        ("nobody was seen to read", false, true, false, false, 290),
+        ("a wait that lasts", true, false, true, false, 302),
+        ("the reader of a wait that lasts has ended", true, true, true, false, 290),
+        ("two that can read, one of them stopped", true, false, false, true, 302),
+    ] {
+        let mut s = Stream::new();
+        let reader = read.then_some(PV);
+        if lasts {
+            s.blocked(5_000, &[(YES, pipe(8), 1_000, reader.map(|r| (r, 900)))]);
+        } else {
+            s.stall(5_000, YES, pipe(8), 2_000, reader);
+            s.look(pipe(8), parent, 'S', 3).look(pipe(8), PV, 'S', 2);
+        }
+        s.holders(5_001, pipe(8), &[(parent, true, true), (PV, true, false), (YES, false, true)]);
+        s.process(5_002, PV.row(if stopped { 'T' } else { 'S' })).process(5_003, parent.row('S'));
+        if ended {
+            s.gone(5_500, PV);
+        }
+        let found = s.of("pipe-stall", 6_000);
+        let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
+        assert_eq!(role(f, "reader").first(), Some(&blamed), "{what}: {}", f.title);
+        // What readers were found doing is told of the one that is blamed.
+        if !lasts {
+            let times = if blamed == 302 { 2 } else { 3 };
+            assert_eq!(f.evidence["reader_was"], serde_json::json!([format!("{times} x asleep")]), "{what}");
+        }
+    }
+}

@@ -43,8 +43,9 @@ fn case(world: &World, mut group: Vec<(ObjKey, Option<u64>, Summary)>) -> Option
     }
     let last = objs.iter().filter_map(|o| world.stalls.object(*o)?.reader.as_ref()).max_by_key(|r| r.ts_ns);
     let other = other.or_else(|| world.sockets.other_end(first.id, summary.state.c));
-    let mut readers = readers(world, other, &summary.procs(), last);
+    let mut readers = readers(world, other, &summary.procs(), last, summary.ongoing > 0);
     readers.truncate(MAX_READERS);
+    summary.told_of(&readers);
     Some(Case { objs, other, summary, readers })
 }
 

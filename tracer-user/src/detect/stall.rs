@@ -81,6 +81,13 @@ impl Summary {
         out
     }
 
+    /// Keeps, of what readers were found doing, what is about the one that is blamed.
+    pub(super) fn told_of(&mut self, readers: &[ReadBy]) {
+        if let Some(blamed) = readers.first() {
+            self.looks.retain(|l| l.proc == blamed.proc);
+        }
+    }
+
     /// Names the processes that waited in a role, with where they did.
     pub(super) fn name_waiters(&self, draft: &mut Draft<'_>, role: &'static str) {
         for w in &self.waiting {
@@ -284,16 +291,25 @@ pub(super) struct ReadBy {
     pub read_ns: Option<u64>,
 }
 
-/// Who reads the object: the last reader seen, else those that have it open for reading.
+/// Who reads the object: the last reader seen, else those that have it open for reading, a stopped one first.
 ///
-/// The waiting process itself is named only if nobody else can read.
-pub(super) fn readers(world: &World, obj: ObjKey, waiting: &[ProcId]) -> Vec<ReadBy> {
-    let last = world.stalls.object(obj).and_then(|o| o.reader.clone());
-    readers_from(world, obj, waiting, last.as_ref())
+/// The waiting process itself is named only if nobody else can read. Of what readers were found doing, only that of the
+/// first one stays.
+pub(super) fn readers(world: &World, obj: ObjKey, s: &mut Summary) -> Vec<ReadBy> {
+    let last = world.stalls.object(obj).and_then(|o| o.reader.as_ref());
+    let readers = readers_from(world, obj, &s.procs(), last, s.ongoing > 0);
+    s.told_of(&readers);
+    readers
 }
 
-/// As [`readers`], with the last reader given.
-pub(super) fn readers_from(world: &World, obj: ObjKey, waiting: &[ProcId], last: Option<&Reader>) -> Vec<ReadBy> {
+/// As [`readers`], with the last reader given; `lasts`: somebody waits for it still, so one that has ended will not read.
+pub(super) fn readers_from(
+    world: &World,
+    obj: ObjKey,
+    waiting: &[ProcId],
+    last: Option<&Reader>,
+    lasts: bool,
+) -> Vec<ReadBy> {
     let mut others = Vec::new();
     let mut own = Vec::new();
     if let Some(h) = world.pipes.holders(obj) {
@@ -310,11 +326,13 @@ pub(super) fn readers_from(world: &World, obj: ObjKey, waiting: &[ProcId], last:
     }
     let by = |id: ProcId| ReadBy { proc: id, read_ns: last.filter(|r| r.proc == id).map(|r| r.ts_ns) };
     if let Some(r) = last {
-        let alive = world.processes.alive(r.proc);
-        if (!waiting.contains(&r.proc) || others.is_empty()) && (alive || others.is_empty()) {
+        let awaited = !waiting.contains(&r.proc) && (!lasts || world.processes.alive(r.proc));
+        if awaited || others.is_empty() {
             return vec![by(r.proc)];
         }
     }
+    let stopped = |id: &ProcId| world.processes.get(*id).is_some_and(|p| matches!(p.state, Some('T' | 't')));
+    others.sort_by_key(|id| !stopped(id));
     if others.is_empty() { own.into_iter().map(by).collect() } else { others.into_iter().map(by).collect() }
 }
 
