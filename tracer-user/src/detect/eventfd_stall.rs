@@ -35,6 +35,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                     let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
                     format!("reader {} {since}{what}", name(world, r.proc))
                 }
+                Some(r) if s.unread_by(r) => format!("reader {} did not read", name(world, r.proc)),
                 Some(r) => format!("reader {} {}", name(world, r.proc), pace::words(&s, "read")),
                 None => "nobody was seen to read it".to_owned(),
             };

@@ -4,7 +4,7 @@
 
 use super::draft::{Draft, count, mq_object, name, names, queue};
 use super::finding::{Finding, Severity};
-use super::stall::{doing, readers_from};
+use super::stall::{doing, nobody_else, readers_from};
 use super::time::duration;
 use crate::decode::{ProcId, Tid};
 use crate::record::ObjKey;
@@ -58,7 +58,11 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let last = rows.iter().filter_map(|(_, r)| r.reader.as_ref()).max_by_key(|r| r.ts_ns);
     let senders: Vec<ProcId> = rows.iter().map(|(proc, _)| *proc).collect();
     let lasts = senders.iter().any(|p| world.processes.alive(*p));
-    let receivers = readers_from(world, obj, &senders, last, lasts);
+    let mut receivers = readers_from(world, obj, &senders, last, lasts);
+    let alone = nobody_else(world, obj, &senders, &receivers);
+    if alone.is_some() {
+        receivers.clear();
+    }
     let many = eagain.saturating_add(given_up) >= MANY || undrained >= LONG_NS;
     let mut d = Draft::new(world, "mq-full", if many { Severity::Warning } else { Severity::Info });
     d.rests_on_events();
@@ -73,7 +77,10 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
             let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
             format!("receiver {} took nothing for {}{what}", name(world, r.proc), duration(undrained))
         }
-        None => format!("nobody received from it for {}", duration(undrained)),
+        None => match alone {
+            Some(alone) => format!("{alone}, and nobody received from it for {}", duration(undrained)),
+            None => format!("nobody received from it for {}", duration(undrained)),
+        },
     };
     let refused = (eagain > 0).then(|| format!("{} got EAGAIN", count(eagain, "send", "sends")));
     let waited = (given_up > 0).then(|| format!("{} timed out", count(given_up, "send", "sends")));

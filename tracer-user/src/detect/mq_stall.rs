@@ -5,7 +5,7 @@
 use super::draft::{Draft, mq_object, name, names, queue};
 use super::finding::Finding;
 use super::pace;
-use super::stall::{doing, objects, readers, summary};
+use super::stall::{doing, nobody_else, objects, readers, summary};
 use super::time::duration;
 use crate::decode::ProcId;
 use crate::world::World;
@@ -17,7 +17,11 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
         .filter_map(|obj| {
             let mut s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
             let senders = s.procs();
-            let receivers = readers(world, obj, &mut s);
+            let mut receivers = readers(world, obj, &mut s);
+            let alone = nobody_else(world, obj, &senders, &receivers);
+            if alone.is_some() {
+                receivers.clear();
+            }
             let mut d = Draft::new(world, "mq-stall", pace::severity(&s));
             d.rests_on_events();
             s.name_waiters(&mut d, "sender");
@@ -36,8 +40,9 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                     let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
                     format!("receiver {} {since}{what}", name(world, r.proc))
                 }
+                Some(r) if s.unread_by(r) => format!("receiver {} did not receive", name(world, r.proc)),
                 Some(r) => format!("receiver {} {}", name(world, r.proc), pace::words(&s, "took messages")),
-                None => "nobody was seen to receive from it".to_owned(),
+                None => alone.unwrap_or("nobody was seen to receive from it").to_owned(),
             };
             let what = queue(world, obj);
             // 0: the kernel's type information lacks it.
@@ -68,6 +73,10 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                     "See what the receiver does instead of receiving.",
                     Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
                 );
+            }
+            if let Some(alone) = alone {
+                d.chain(alone);
+                d.remedy("Start what should receive from it.", None);
             }
             pace::remedy(&mut d, &s, "receiver", "queue");
             d.remedy(

@@ -154,6 +154,9 @@ fn blame(world: &World, case: &Case, opening: bool, now_ns: u64) -> String {
         };
     }
     let state = if world.processes.alive(first.proc) { "" } else { ", now gone," };
+    if !opening && case.summary.unread_by(first) {
+        return format!("{who}{state} did not read");
+    }
     format!("{who}{state} {}", pace::words(&case.summary, "read"))
 }
 
@@ -204,6 +207,7 @@ fn remedies(d: &mut Draft<'_>, case: &Case, opening: bool, capacity: Option<u64>
         && let (Some(capacity), Some(larger)) = (capacity, larger)
         && larger > capacity
         && case.summary.ongoing == 0
+        && !case.readers.first().is_some_and(|r| case.summary.unread_by(r))
     {
         d.remedy(
             format!("Let the pipe bridge the pauses: fcntl(fd, F_SETPIPE_SZ, {larger}) (now {capacity} bytes)."),

@@ -1,7 +1,7 @@
 //! Tables of `pipe-stall`: records in, findings out.
 
 use super::super::finding::{Origin, Severity};
-use crate::record::Record;
+use crate::record::{Record, State};
 use crate::world::fixture::{P, START, Stream, number, pipe, role};
 
 const YES: P = P(300, "yes");
@@ -245,5 +245,25 @@ fn who_read_last_is_blamed_and_not_who_only_has_it_open() {
             let times = if blamed == 302 { 2 } else { 3 };
             assert_eq!(f.evidence["reader_was"], serde_json::json!([format!("{times} x asleep")]), "{what}");
         }
+    }
+}
+
+#[test]
+fn a_reader_that_never_read_is_not_too_slow() {
+    const EPIPE: i64 = -32;
+    // (what ended the wait, who is seen to have read) -> it did not read
+    for (what, ret, read, never) in [
+        ("it ended without a read", EPIPE, None, true),
+        ("something was written, so somebody read", 4096, None, false),
+        ("it had read before", EPIPE, Some(PV), false),
+    ] {
+        let mut s = Stream::new();
+        s.stall_with(5_000, YES, pipe(8), 2_000, read, State { a: 16, b: 16, c: 65_536 }, ret);
+        s.holders(5_001, pipe(8), &[(PV, true, false), (YES, false, true)]);
+        let found = s.of("pipe-stall", 6_000);
+        let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
+        assert_eq!(f.title.ends_with("reader pv (302) did not read"), never, "{what}: {}", f.title);
+        // No size of the pipe helps against that.
+        assert_eq!(f.remedy.iter().all(|r| !r.what.contains("F_SETPIPE_SZ")), never, "{what}: {:#?}", f.remedy);
     }
 }

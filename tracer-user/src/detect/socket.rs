@@ -51,6 +51,8 @@ pub(super) fn grouped<T>(items: Vec<(u64, ProcId, T)>) -> BTreeMap<Group, Vec<T>
 pub(super) fn merge(to: &mut Summary, more: Summary) {
     to.durations.merge(&more.durations);
     to.ongoing += more.ongoing;
+    to.timed_out += more.timed_out;
+    to.succeeded += more.succeeded;
     if more.longest_ongoing_ns > to.longest_ongoing_ns {
         (to.longest_ongoing_ns, to.about, to.state) = (more.longest_ongoing_ns, more.about, more.state);
     }

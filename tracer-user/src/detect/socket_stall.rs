@@ -98,7 +98,9 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     } else if case.other.is_none() {
         d.remedy("See which sockets there are, with their holders.", Some("ipctrace ls socket".to_owned()));
     }
-    if !pace::remedy(&mut d, s, "receiver", "queue") {
+    // What nobody reads, no room bridges.
+    let unread = case.readers.first().is_some_and(|r| s.unread_by(r));
+    if !pace::remedy(&mut d, s, "receiver", "queue") && !unread {
         bridge(&mut d, queue_is_full(full));
     }
     d.remedy(
@@ -139,6 +141,9 @@ fn blame(world: &World, case: &Case, now_ns: u64) -> String {
             Some(t) => format!("{who} has not read for {}{what}", duration(now_ns.saturating_sub(t))),
             None => format!("{who} does not read{what}"),
         };
+    }
+    if case.summary.unread_by(first) {
+        return format!("{who} did not read");
     }
     format!("{who} {}", pace::words(&case.summary, "read"))
 }

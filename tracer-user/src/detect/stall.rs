@@ -42,8 +42,9 @@ pub(super) struct Summary {
     /// Longest waiters first.
     pub waiting: Vec<Waiting>,
     pub intervals: Vec<Interval>,
-    /// Waits that ended with ETIMEDOUT.
+    /// Waits that ended with ETIMEDOUT, and with success.
     pub timed_out: u64,
+    pub succeeded: u64,
     /// What readers were found doing meanwhile, most often first.
     pub looks: Vec<Looked>,
 }
@@ -79,6 +80,11 @@ impl Summary {
             }
         }
         out
+    }
+
+    /// Whether it is over without that process having read: no wait ended with success, and no read of it was ever seen.
+    pub(super) fn unread_by(&self, reader: &ReadBy) -> bool {
+        self.ongoing == 0 && self.succeeded == 0 && reader.read_ns.is_none()
     }
 
     /// Keeps, of what readers were found doing, what is about the one that is blamed.
@@ -165,7 +171,7 @@ pub(super) fn summary_of(
     let mut waiting: BTreeMap<ProcId, Waiting> = BTreeMap::new();
     let (mut first_ns, mut last_ns) = (u64::MAX, 0);
     let mut intervals = Vec::new();
-    let mut timed_out = 0;
+    let (mut timed_out, mut succeeded) = (0, 0);
     let wanted = |p: u64| part.is_none_or(|part| part == p);
     for o in keys.iter().filter_map(|key| world.stalls.object(*key)) {
         state = o.state;
@@ -176,6 +182,7 @@ pub(super) fn summary_of(
             }
             durations.merge(&took);
             timed_out += s.timed_out;
+            succeeded += s.succeeded.count;
             first_ns = first_ns.min(s.first_ns);
             last_ns = last_ns.max(s.last_ns);
             let w = waiting.entry(waiter.proc).or_insert_with(|| Waiting {
@@ -242,6 +249,7 @@ pub(super) fn summary_of(
         waiting,
         intervals,
         timed_out,
+        succeeded,
         looks: looks(world, keys),
     })
 }
@@ -334,6 +342,16 @@ pub(super) fn readers_from(
     let stopped = |id: &ProcId| world.processes.get(*id).is_some_and(|p| matches!(p.state, Some('T' | 't')));
     others.sort_by_key(|id| !stopped(id));
     if others.is_empty() { own.into_iter().map(by).collect() } else { others.into_iter().map(by).collect() }
+}
+
+/// Whether nobody but those that wait has it open, as far as that is known; in words.
+pub(super) fn nobody_else(world: &World, obj: ObjKey, waiting: &[ProcId], readers: &[ReadBy]) -> Option<&'static str> {
+    let own = |r: &ReadBy| waiting.contains(&r.proc) && r.read_ns.is_none();
+    if readers.is_empty() || !readers.iter().all(own) {
+        return None;
+    }
+    let complete = world.pipes.holders(obj).is_some_and(|h| h.complete);
+    Some(if complete { "nobody else has it open" } else { "nobody else was seen to have it open" })
 }
 
 /// What a living process does instead, as far as /proc told: " and is stopped (state T)", " and waits in wait4".
