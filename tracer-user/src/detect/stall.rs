@@ -1,5 +1,6 @@
 //! Waits at one object, summed up for a verdict.
 
+use super::chain::reticence;
 use super::draft::Draft;
 use super::time::{duration, milliseconds};
 use crate::decode::{ProcId, StackId, Tid};
@@ -299,7 +300,8 @@ pub(super) struct ReadBy {
     pub read_ns: Option<u64>,
 }
 
-/// Who reads the object: the last reader seen, else those that have it open for reading, a stopped one first.
+/// Who reads the object: the last reader seen, else those that have it open for reading: a stopped one first, and one that
+/// is held up itself before an idle one.
 ///
 /// The waiting process itself is named only if nobody else can read. Of what readers were found doing, only that of the
 /// first one stays.
@@ -340,7 +342,7 @@ pub(super) fn readers_from(
         }
     }
     let stopped = |id: &ProcId| world.processes.get(*id).is_some_and(|p| matches!(p.state, Some('T' | 't')));
-    others.sort_by_key(|id| !stopped(id));
+    others.sort_by_key(|id| (!stopped(id), if lasts { reticence(world, *id) } else { 0 }));
     if others.is_empty() { own.into_iter().map(by).collect() } else { others.into_iter().map(by).collect() }
 }
 
