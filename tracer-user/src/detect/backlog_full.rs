@@ -146,9 +146,10 @@ fn told(world: &World, at: &At, case: &Case<'_>) -> Option<Finding> {
     if let Some(h) = holders.first() {
         let pid = h.proc.pid();
         d.chain(format!("{} has the listening socket", name(world, h.proc)));
-        d.remedy(
+        d.look_at(
+            h.proc,
             "See what the listener does instead of accepting.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),
         );
     } else {
         d.remedy("See who listens.", Some("ipctrace ls socket".to_owned()));

@@ -99,9 +99,10 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     d.seen(first_ns, latest.last_ns);
     if let Some(r) = receivers.first() {
         let pid = r.proc.pid();
-        d.remedy(
+        d.look_at(
+            r.proc,
             "See what the receiver does instead of receiving.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),
         );
     }
     d.remedy("Keep what was refused and send it when poll() says that the queue has room; do not drop it.", None);

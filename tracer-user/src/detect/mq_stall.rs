@@ -66,13 +66,10 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                 .pids(senders.iter().copied());
             d.chain(format!("{who} {} ({what})", s.words()));
             let receivers: Vec<ProcId> = receivers.iter().map(|r| r.proc).collect();
-            if let Some(first) = receivers.first() {
+            if let Some(first) = receivers.first().copied() {
                 d.chain(format!("{} should receive from it", names(world, &receivers)));
                 let pid = first.pid();
-                d.remedy(
-                    "See what the receiver does instead of receiving.",
-                    Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
-                );
+                d.look_at(first, "See what the receiver does instead of receiving.", format!("cat /proc/{pid}/stack /proc/{pid}/wchan"));
             }
             if let Some(alone) = alone {
                 d.chain(alone);

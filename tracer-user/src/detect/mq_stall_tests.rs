@@ -71,3 +71,18 @@ fn a_sender_that_is_the_only_one_to_have_the_queue_open() {
         assert_eq!(f.title.contains("consumer (400) did not receive"), unread, "{what}: {}", f.title);
     }
 }
+
+#[test]
+fn a_receiver_that_has_ended_cannot_be_looked_at() {
+    for ended in [false, true] {
+        let mut s = Stream::new();
+        s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL, 0);
+        if ended {
+            s.gone(2_500, RECEIVER);
+        }
+        let found = s.of("mq-stall", 3_000);
+        assert_eq!(role(&found[0], "receiver"), [400]);
+        let looks = found[0].remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("/proc/400/")));
+        assert_eq!(looks, !ended, "{:#?}", found[0].remedy);
+    }
+}

@@ -198,10 +198,7 @@ fn remedies(d: &mut Draft<'_>, case: &Case, opening: bool, capacity: Option<u64>
     }
     if let Some(r) = case.readers.first() {
         let pid = r.proc.pid();
-        d.remedy(
-            "See what the reader does instead of reading; a parent that waits for its child must drain the child's pipe first.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
-        );
+        d.look_at(r.proc, "See what the reader does instead of reading; a parent that waits for its child must drain the child's pipe first.", format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"));
     }
     if !pace::remedy(d, &case.summary, "reader", "pipe")
         && let (Some(capacity), Some(larger)) = (capacity, larger)

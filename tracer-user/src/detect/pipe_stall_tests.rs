@@ -240,6 +240,9 @@ fn who_read_last_is_blamed_and_not_who_only_has_it_open() {
         let found = s.of("pipe-stall", 6_000);
         let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
         assert_eq!(role(f, "reader").first(), Some(&blamed), "{what}: {}", f.title);
+        // Of one that has ended there is nothing to look at.
+        let looks = f.remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("cat /proc/302/")));
+        assert_eq!(looks, blamed == 302 && !ended, "{what}: {:#?}", f.remedy);
         // What readers were found doing is told of the one that is blamed.
         if !lasts {
             let times = if blamed == 302 { 2 } else { 3 };

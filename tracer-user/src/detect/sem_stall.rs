@@ -145,16 +145,11 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
     d.evidence("semaphore", part).ids([id.id.to_string()]).pids(waiting.iter().copied());
     d.chain(format!("{} {} (semid {}, semaphore {part})", names(world, &waiting), s.words(), id.id));
     if let Some(h) = holder {
-        if world.processes.alive(h) {
-            let what = doing(world, h).map(|w| format!(", {w}")).unwrap_or_default();
-            d.chain(format!("last taken by {}{what}", name(world, h)));
-            d.remedy(
-                "See what the holder does while it holds the lock.",
-                Some(format!("cat /proc/{0}/stack /proc/{0}/wchan", h.pid())),
-            );
-        } else {
-            d.chain(format!("last taken by {}, now gone", name(world, h)));
-        }
+        let gone = if world.processes.alive(h) { "" } else { ", now gone" };
+        let what = doing(world, h).map(|w| format!(", {w}")).unwrap_or_default();
+        d.chain(format!("last taken by {}{gone}{what}", name(world, h)));
+        let look = format!("cat /proc/{0}/stack /proc/{0}/wchan", h.pid());
+        d.look_at(h, "See what the holder does while it holds the lock.", look);
     }
     let longest = duration(s.durations.max_ns);
     d.remedy(

@@ -121,9 +121,10 @@ fn told(world: &World, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
     }
     if let Some(r) = readers.first() {
         let pid = r.proc.pid();
-        d.remedy(
+        d.look_at(
+            r.proc,
             "See what the receiver does instead of reading.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),
         );
     }
     d.finish()

@@ -91,9 +91,10 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     }
     if let Some(r) = case.readers.first() {
         let pid = r.proc.pid();
-        d.remedy(
+        d.look_at(
+            r.proc,
             "See what the receiver does instead of reading.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),
         );
     } else if case.other.is_none() {
         d.remedy("See which sockets there are, with their holders.", Some("ipctrace ls socket".to_owned()));
