@@ -48,11 +48,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             // 0: the kernel's type information lacks it.
             let most = (s.state.a > 0).then_some(s.state.a);
             let full = most.map_or_else(|| " (full)".to_owned(), |most| format!(" (full, {most} messages)"));
-            let gave_up = match s.timed_out {
-                0 => String::new(),
-                1 => ", of which 1 ended at its time-out".to_owned(),
-                n => format!(", of which {n} ended at their time-out"),
-            };
+            let gave_up = s.gave_up();
             let who = names(world, &senders);
             d.title(format!("{who} {}{gave_up}, for room in {what}{full}: {blame}", s.words()));
             d.object(mq_object(world, obj));

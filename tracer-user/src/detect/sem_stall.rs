@@ -12,6 +12,7 @@ use crate::decode::{ProcId, SemId, Tgid};
 use crate::record::SemValue;
 use crate::world::World;
 use crate::world::sem::SemSet;
+use crate::world::stall::WaiterStalls;
 use std::collections::BTreeSet;
 use tracer_common::map::kind;
 
@@ -69,16 +70,39 @@ fn idle(world: &World, id: ProcId) -> bool {
     }
 }
 
-fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
-    let obj = crate::world::sem_object(id);
-    // A wait that a signal, a removal or a death ended says nothing about a holder.
-    let s = summary(world, obj, Some(part), now_ns, |w| w.succeeded.clone())?;
+/// Who holds or held a lock at which somebody waits or waited.
+struct Blame {
+    holder: Option<ProcId>,
+    /// Other users that did not wait.
+    others: Vec<ProcId>,
+    /// It is one that is taken and given back, by more than its last value.
+    lock: bool,
+}
+
+/// Finished waits that tell: a signal, a removal or a death that ended one says nothing about a holder. One that ended at
+/// its time-out may have polled for work: it counts where it is known that this is a lock, and who had it.
+fn waits(world: &World, set: &SemSet, part: u64, now_ns: u64) -> Option<(Summary, Blame)> {
+    let obj = crate::world::sem_object(set.id);
+    let both = |w: &WaiterStalls| {
+        let mut all = w.succeeded.clone();
+        all.merge(&w.timed_out);
+        all
+    };
+    let s = summary(world, obj, Some(part), now_ns, both)?;
+    let all = blame(world, set, part, &s);
+    if s.timed_out == 0 || all.as_ref().is_some_and(|b| b.lock && b.holder.is_some()) {
+        return all.map(|b| (s, b));
+    }
+    let s = Summary { timed_out: 0, ..summary(world, obj, Some(part), now_ns, |w| w.succeeded.clone())? };
+    blame(world, set, part, &s).map(|b| (s, b))
+}
+
+/// `None` if it is no lock, or nobody is to blame.
+fn blame(world: &World, set: &SemSet, part: u64, s: &Summary) -> Option<Blame> {
     if s.state.a == 1 {
         // Waiting for zero is a meeting point, not a lock.
         return None;
     }
-    // Of a set that is gone, nobody can tell any more whether it was a lock.
-    let set = world.sems.get(id)?;
     let num = u32::try_from(part).ok()?;
     let last = set.closing.as_ref().and_then(|r| r.values.get(usize::try_from(part).ok()?)).copied();
     let value = last.map(|v| v.value);
@@ -96,17 +120,17 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         return None;
     }
     let others = others(set, &waiting);
+    let lock = began == Some(1) || (held && operator.is_some());
     let holder = if s.ongoing > 0 {
         // Nobody to name while it lasts: the one that gives may just have nothing to give.
         Some(operator.filter(|_| held)?)
     } else {
-        let lock = value == Some(1) || began == Some(1) || (held && operator.is_some());
         let (made, took): (Vec<ProcId>, Vec<ProcId>) =
             others.iter().copied().partition(|u| may_only_have_made(world, set, *u, began));
-        let candidates: Vec<ProcId> = took.iter().copied().filter(|u| outlived(world, *u, &s)).collect();
+        let candidates: Vec<ProcId> = took.iter().copied().filter(|u| outlived(world, *u, s)).collect();
         // A holder that ended meanwhile (killed, say, and undone by the kernel) is not to blame, and there is nothing to do.
-        let gone = candidates.is_empty() && (!took.is_empty() || !made.iter().any(|u| outlived(world, *u, &s)));
-        if !lock || gone {
+        let gone = candidates.is_empty() && (!took.is_empty() || !made.iter().any(|u| outlived(world, *u, s)));
+        if (gone && !(held && operator.is_some())) || !(lock || value == Some(1)) {
             return None;
         }
         match candidates.as_slice() {
@@ -115,6 +139,14 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
             _ => last_operator.filter(|_| !set.set_after(num, s.last_ns)),
         }
     };
+    Some(Blame { holder, others, lock })
+}
+
+fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
+    // Of a set that is gone, nobody can tell any more whether it was a lock.
+    let set = world.sems.get(id)?;
+    let (s, Blame { holder, others, .. }) = waits(world, set, part, now_ns)?;
+    let waiting = s.procs();
     let severity = if s.longest_ongoing_ns > CRITICAL_NS { Severity::Critical } else { Severity::Warning };
     let mut d = Draft::new(world, "sem-stall", severity);
     if s.ongoing == 0 {
@@ -139,9 +171,18 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
     for p in others.iter().filter(living).filter(|p| Some(**p) != holder).take(4) {
         d.process("peer", *p, None);
     }
-    d.title(format!("{} {} (semaphore {part} of set {}): {blame}", names(world, &waiting), s.words(), id.id));
+    d.title(format!(
+        "{} {}{} (semaphore {part} of set {}): {blame}",
+        names(world, &waiting),
+        s.words(),
+        s.gave_up(),
+        id.id
+    ));
     d.object(sem_object(id, set.key()));
     s.tell(&mut d, world.session.min_stall_ns);
+    if s.timed_out > 0 {
+        d.evidence("timed_out", s.timed_out);
+    }
     d.evidence("semaphore", part).ids([id.id.to_string()]).pids(waiting.iter().copied());
     d.chain(format!("{} {} (semid {}, semaphore {part})", names(world, &waiting), s.words(), id.id));
     if let Some(h) = holder {
@@ -152,8 +193,9 @@ fn told(world: &World, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         d.look_at(h, "See what the holder does while it holds the lock.", look);
     }
     let longest = duration(s.durations.max_ns);
+    let or = if s.timed_out > 0 { "" } else { ", or use semtimedop with a time-out" };
     d.remedy(
-        format!("Hold the semaphore for less time (it was waited for {longest} at most): do slow work outside, or use semtimedop with a time-out."),
+        format!("Hold the semaphore for less time (it was waited for {longest} at most): do slow work outside{or}."),
         None,
     );
     d.finish()

@@ -145,3 +145,58 @@ fn who_had_it_is_who_took_it_and_not_who_made_it() {
         assert_eq!(looks, had.is_some() && !dead, "{what}: {:#?}", f.remedy);
     }
 }
+
+#[test]
+fn waits_that_a_time_out_ended() {
+    const EAGAIN: i64 = -11;
+    // (first value given, who took it, the value and the last one at the end, what that one sleeps in) -> told
+    for (what, given, taker, (value, last), syscall, told) in [
+        ("a lock whose holder lives", Some(1), Some(HOLDER), (0, 700), 230, true),
+        ("a lock that is free now", Some(1), Some(HOLDER), (1, 700), 230, true),
+        ("a lock that nobody else took", Some(1), None, (1, 0), 230, false),
+        ("the holder waits for clients", Some(1), Some(HOLDER), (0, 700), 232, false),
+        ("its holder is found by the kernel alone", None, None, (0, 700), 230, true),
+        ("work that is counted from 0", Some(0), Some(HOLDER), (0, 700), 230, false),
+        ("work that lies there at the end", None, Some(HOLDER), (1, 700), 230, false),
+        ("work that the waiter itself took last", None, Some(HOLDER), (0, 701), 230, false),
+        ("a counter", None, Some(HOLDER), (4, 700), 230, false),
+    ] {
+        let mut s = Stream::new();
+        s.sem_create(100, OWNER, 5, 77);
+        if let Some(value) = given {
+            set_to(&mut s, value);
+        }
+        if let Some(p) = taker {
+            s.event(120, p, Body::SemFirstUse(SemFirstUse { id: 5, ns: NS }));
+        }
+        for at in [2_000, 3_000] {
+            s.stall_with(at, WAITER, sem(5), 500, None, take(), EAGAIN);
+        }
+        let rows = vec![OWNER.row('S'), ProcessRow { syscall: Some(syscall), ..HOLDER.row('S') }, WAITER.row('S')];
+        let sets = vec![sem_row(5, 77, 1, &[(value, last, 0)])];
+        s.record(Record::Closing(sem_inventory(4_000, rows, sets, sem_limits(1, 1, 100, 100))));
+        let found = s.of("sem-stall", 4_000);
+        assert_eq!(!found.is_empty(), told, "{what}: {found:#?}");
+        if let [f] = found.as_slice() {
+            assert_eq!((number(f, "stalls"), number(f, "timed_out")), (Some(2.0), Some(2.0)), "{what}");
+            assert!(f.title.contains("of which 2 ended at their time-out"), "{what}: {}", f.title);
+            assert_eq!(role(f, "holder"), [700], "{what}");
+        }
+    }
+    // Time-outs of which nothing is known do not hide a wait that ended with the lock.
+    let mut s = Stream::new();
+    s.sem_create(100, OWNER, 5, 77).event(120, HOLDER, Body::SemFirstUse(SemFirstUse { id: 5, ns: NS }));
+    s.stall_with(2_000, WAITER, sem(5), 500, None, take(), EAGAIN).stall_with(
+        3_000,
+        WAITER,
+        sem(5),
+        500,
+        None,
+        take(),
+        0,
+    );
+    close(&mut s, 4_000, 1, 230);
+    let found = s.of("sem-stall", 4_000);
+    assert_eq!((found.len(), number(&found[0], "stalls")), (1, Some(1.0)));
+    assert!(!found[0].evidence.contains_key("timed_out"), "{:?}", found[0].evidence);
+}

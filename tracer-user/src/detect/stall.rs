@@ -43,7 +43,7 @@ pub(super) struct Summary {
     /// Longest waiters first.
     pub waiting: Vec<Waiting>,
     pub intervals: Vec<Interval>,
-    /// Waits that ended with ETIMEDOUT, and with success.
+    /// Waits that their time-out ended, and with success.
     pub timed_out: u64,
     pub succeeded: u64,
     /// What readers were found doing meanwhile, most often first.
@@ -120,6 +120,15 @@ impl Summary {
         }
     }
 
+    /// ", of which 2 ended at their time-out", or nothing.
+    pub(super) fn gave_up(&self) -> String {
+        match self.timed_out {
+            0 => String::new(),
+            1 => ", of which 1 ended at its time-out".to_owned(),
+            n => format!(", of which {n} ended at their time-out"),
+        }
+    }
+
     /// "is blocked 8.2 s in write" or "waited 10 times, 5.0 s in all, 510 ms at most, in write".
     pub(super) fn words(&self) -> String {
         let call = self.waiting.first().map_or("?", |w| w.call);
@@ -182,7 +191,7 @@ pub(super) fn summary_of(
                 continue;
             }
             durations.merge(&took);
-            timed_out += s.timed_out;
+            timed_out += s.timed_out.count;
             succeeded += s.succeeded.count;
             first_ns = first_ns.min(s.first_ns);
             last_ns = last_ns.max(s.last_ns);
