@@ -74,7 +74,7 @@ fn told(world: &World, at: &At, case: &Case<'_>) -> Option<Finding> {
     clients.extend(case.refused.iter().map(|(proc, _)| *proc));
     clients.sort_unstable();
     clients.dedup();
-    let holders = readers(world, listener, &clients, None);
+    let holders = readers(world, listener, &clients, None, true);
     let eagain: u64 = case.refused.iter().map(|(_, r)| r.count).fold(0, u64::saturating_add);
     let longest_ns = case.waits.as_ref().map_or(0, |w| w.longest_ongoing_ns);
     let severity = match &case.waits {
@@ -150,9 +150,10 @@ fn told(world: &World, at: &At, case: &Case<'_>) -> Option<Finding> {
     if let Some(h) = holders.first() {
         let pid = h.proc.pid();
         d.chain(format!("{} has the listening socket", name(world, h.proc)));
-        d.remedy(
+        d.look_at(
+            h.proc,
             "See what the listener does instead of accepting.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),
         );
     } else {
         d.remedy("See who listens.", Some("ipctrace ls socket".to_owned()));

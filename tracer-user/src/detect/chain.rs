@@ -56,22 +56,38 @@ pub(super) fn fill(world: &World, findings: &mut [Finding]) {
         let waiter = f.processes.iter().find(|p| p.tid.is_some()).filter(|_| lasts);
         let waiter = waiter.and_then(|p| Some((world.processes.by_pid(Tgid(p.pid))?.id, Tid(p.tid?))));
         let Some(thread) = waiter.and_then(|key| world.waits.get(key)) else { continue };
-        let links = walk(world, thread).0;
+        let links = walk_by(world, thread, blamed(world, f, thread)).0;
         if links.len() > 1 && links.len() >= f.chain.len() {
             f.chain = links;
         }
     }
 }
 
+/// Whom the title of a verdict on the wait of a thread names, if that one lives: its chain goes on with the same process.
+fn blamed(world: &World, f: &Finding, waiter: &Thread) -> Option<ProcId> {
+    let wait = edge(waiter)?;
+    let named = f.processes.iter().find(|p| matches!(p.role.as_str(), "reader" | "receiver" | "holder"))?;
+    let proc = world.processes.by_pid(Tgid(named.pid)).filter(|p| p.alive())?.id;
+    let same = f.object.as_ref().is_some_and(|o| o.id == wait.obj.id.to_string());
+    let releasers = releasers(world, wait);
+    let unknown = releasers.is_empty() && !wait.complete;
+    (same && proc != waiter.key.0 && (unknown || releasers.contains(&proc))).then_some(proc)
+}
+
 /// The chain that begins with a thread: its links in words, and the threads on it.
 pub(super) fn walk(world: &World, first: &Thread) -> (Vec<String>, Vec<Key>) {
+    walk_by(world, first, None)
+}
+
+/// The same; `second` is who could end the wait of the first one, if it is known better than from the last look.
+fn walk_by(world: &World, first: &Thread, second: Option<ProcId>) -> (Vec<String>, Vec<Key>) {
     let mut lines = vec![format!("{} {}", thread_name(world, first), doing(world, first))];
     let mut seen = vec![first.key];
     let mut at = first;
     while lines.len() < LINKS_MAX {
         let Some(wait) = edge(at) else { break };
         let others = releasers(world, wait);
-        let Some(next) = follow(world, at, &others) else {
+        let Some(next) = second.filter(|_| lines.len() == 1).or_else(|| follow(world, at, &others)) else {
             lines.push(nobody(wait));
             break;
         };
@@ -119,16 +135,18 @@ fn releasers(world: &World, wait: &Wait) -> Vec<ProcId> {
 
 /// Of those that could end a wait, the one that says most: held up itself, else at work, else idle; others before itself.
 fn follow(world: &World, waiter: &Thread, others: &[ProcId]) -> Option<ProcId> {
-    let rank = |proc: &&ProcId| {
-        let held_up = match world.waits.speaker(**proc) {
-            Some(t) if t.waits.iter().any(Wait::is_for_another) => 0,
-            Some(t) if t.state != 'S' => 1,
-            Some(_) => 2,
-            None => 3,
-        };
-        (**proc == waiter.key.0, held_up, **proc)
-    };
-    others.iter().min_by_key(rank).copied()
+    others.iter().min_by_key(|proc| (**proc == waiter.key.0, reticence(world, **proc), **proc)).copied()
+}
+
+/// How little the last look at a process says about why it does not end another's wait: it is held up itself, is at work or
+/// stopped, is idle, was not looked at.
+pub(super) fn reticence(world: &World, proc: ProcId) -> u8 {
+    match world.waits.speaker(proc) {
+        Some(t) if t.waits.iter().any(Wait::is_for_another) => 0,
+        Some(t) if t.state != 'S' => 1,
+        Some(_) => 2,
+        None => 3,
+    }
 }
 
 fn thread_name(world: &World, t: &Thread) -> String {

@@ -159,3 +159,25 @@ fn a_chain_says_where_each_sleeps() {
     // Of the other nothing was unwound.
     assert_eq!(chain[1], "b (301) has its read end, and waits for input in write (pipe:[9])");
 }
+
+#[test]
+fn a_chain_goes_on_with_the_one_that_the_title_names() {
+    let object = ObjKey { kind: kind::PIPE, ns: 0, id: 9 };
+    let sleeps = |p: P| ThreadRow { syscall: Some(230), timeout: true, ..asleep(p, Vec::new()) };
+    let open = WaitRow { complete: false, ..pipe(Way::Give, &[]) };
+    // (whom the looks name, what those do, who read last) -> who is named, in the title and in the second link
+    for (what, wait, others, last, named) in [
+        ("the last reader", pipe(Way::Give, &[B, C]), vec![sleeps(B), sleeps(C)], Some(C), 302),
+        ("one that is held up", pipe(Way::Give, &[B, C]), vec![sleeps(B), asleep(C, vec![semaphore(3, A)])], None, 302),
+        ("the first of two", pipe(Way::Give, &[B, C]), vec![sleeps(B), sleeps(C)], None, 301),
+        ("a receiver that the look does not know", open, vec![sleeps(C)], Some(C), 302),
+    ] {
+        let mut s = looks([vec![asleep(A, vec![wait])], others].concat(), false);
+        s.blocked(1_500, &[(A, object, 150, last.map(|p| (p, 120)))]);
+        s.holders(1_501, object, &[(B, true, true), (C, true, false), (A, false, true)]);
+        let found = s.of("pipe-stall", 1_600);
+        let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
+        assert_eq!(role(f, "reader").first(), Some(&named), "{what}: {}", f.title);
+        assert!(f.chain[1].contains(&format!("({named})")), "{what}: {:?}", f.chain);
+    }
+}

@@ -231,6 +231,14 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// A command that looks at a process: of one that is gone there is nothing to see.
+    pub(super) fn look_at(&mut self, id: ProcId, what: &str, command: String) -> &mut Self {
+        if self.world.processes.alive(id) {
+            self.remedy(what, Some(command));
+        }
+        self
+    }
+
     /// When it was seen first and last, boot clock.
     pub(super) fn seen(&mut self, first_ns: u64, last_ns: u64) -> &mut Self {
         self.finding.first_seen = Some(rfc3339(&self.world.session, first_ns));

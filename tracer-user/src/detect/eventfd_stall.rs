@@ -13,9 +13,9 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::EVENTFD)
         .into_iter()
         .filter_map(|obj| {
-            let s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
+            let mut s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
             let writers = s.procs();
-            let readers = readers(world, obj, &writers);
+            let readers = readers(world, obj, &mut s);
             let known = world.eventfds.get(obj.id);
             let mut d = Draft::new(world, "eventfd-stall", pace::severity(&s));
             d.rests_on_events();
@@ -35,6 +35,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                     let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
                     format!("reader {} {since}{what}", name(world, r.proc))
                 }
+                Some(r) if s.unread_by(r) => format!("reader {} did not read", name(world, r.proc)),
                 Some(r) => format!("reader {} {}", name(world, r.proc), pace::words(&s, "read")),
                 None => "nobody was seen to read it".to_owned(),
             };

@@ -38,3 +38,14 @@ fn a_prompt_reader_is_healthy() {
     s.blocked(3_000, &[(WRITER, eventfd(7), 2_950, Some((READER, 2_940)))]).blocked(3_100, &[]);
     assert!(s.findings(4_000).is_empty());
 }
+
+#[test]
+fn a_reader_that_never_read_is_not_too_slow() {
+    for (ret, never) in [(-4, true), (8, false)] {
+        let mut s = Stream::new();
+        s.stall_with(3_000, WRITER, eventfd(7), 700, None, full(), ret);
+        s.holders(3_001, eventfd(7), &[(READER, true, true), (WRITER, true, true)]);
+        let found = s.of("eventfd-stall", 4_000);
+        assert_eq!(found[0].title.ends_with("reader python3 (400) did not read"), never, "{}", found[0].title);
+    }
+}

@@ -190,10 +190,8 @@ fn remedies(d: &mut Draft<'_>, holder: &Holder, itself: bool, waiting: Option<Pr
         }
         Holder::Thread { tid, proc } => {
             let (pid, tid) = (proc.pid(), tid);
-            d.remedy(
-                "See what the holder does while it holds the lock.",
-                Some(format!("cat /proc/{pid}/task/{tid}/stack /proc/{pid}/task/{tid}/wchan")),
-            );
+            let look = format!("cat /proc/{pid}/task/{tid}/stack /proc/{pid}/task/{tid}/wchan");
+            d.look_at(*proc, "See what the holder does while it holds the lock.", look);
             d.remedy("Hold it for less: no I/O, no sleep and no other lock between lock and unlock.", None);
         }
         Holder::Gone { .. } => {

@@ -4,7 +4,7 @@
 
 use super::draft::{Draft, count, mq_object, name, names, queue};
 use super::finding::{Finding, Severity};
-use super::stall::{doing, readers_from};
+use super::stall::{doing, nobody_else, readers_from};
 use super::time::duration;
 use crate::decode::{ProcId, Tid};
 use crate::record::ObjKey;
@@ -39,7 +39,7 @@ fn undrained(world: &World, obj: ObjKey, sender: ProcId, r: &Refusals, now_ns: u
     let drained_ns = r.reader.as_ref().map_or(r.first_ns, |reader| reader.ts_ns);
     let lasts = drained_ns < r.last_ns
         && world.processes.alive(sender)
-        && readers_from(world, obj, &[sender], r.reader.as_ref())
+        && readers_from(world, obj, &[sender], r.reader.as_ref(), true)
             .iter()
             .any(|reader| reader.proc != sender && world.processes.alive(reader.proc));
     if lasts { r.undrained_ns.max(now_ns.saturating_sub(drained_ns)) } else { r.undrained_ns }
@@ -57,7 +57,12 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let latest = rows.iter().map(|(_, r)| *r).max_by_key(|r| r.last_ns)?;
     let last = rows.iter().filter_map(|(_, r)| r.reader.as_ref()).max_by_key(|r| r.ts_ns);
     let senders: Vec<ProcId> = rows.iter().map(|(proc, _)| *proc).collect();
-    let receivers = readers_from(world, obj, &senders, last);
+    let lasts = senders.iter().any(|p| world.processes.alive(*p));
+    let mut receivers = readers_from(world, obj, &senders, last, lasts);
+    let alone = nobody_else(world, obj, &senders, &receivers);
+    if alone.is_some() {
+        receivers.clear();
+    }
     let many = eagain.saturating_add(given_up) >= MANY || undrained >= LONG_NS;
     let mut d = Draft::new(world, "mq-full", if many { Severity::Warning } else { Severity::Info });
     d.rests_on_events();
@@ -72,7 +77,10 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
             let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
             format!("receiver {} took nothing for {}{what}", name(world, r.proc), duration(undrained))
         }
-        None => format!("nobody received from it for {}", duration(undrained)),
+        None => match alone {
+            Some(alone) => format!("{alone}, and nobody received from it for {}", duration(undrained)),
+            None => format!("nobody received from it for {}", duration(undrained)),
+        },
     };
     let refused = (eagain > 0).then(|| format!("{} got EAGAIN", count(eagain, "send", "sends")));
     let waited = (given_up > 0).then(|| format!("{} timed out", count(given_up, "send", "sends")));
@@ -91,9 +99,10 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     d.seen(first_ns, latest.last_ns);
     if let Some(r) = receivers.first() {
         let pid = r.proc.pid();
-        d.remedy(
+        d.look_at(
+            r.proc,
             "See what the receiver does instead of receiving.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),
         );
     }
     d.remedy("Keep what was refused and send it when poll() says that the queue has room; do not drop it.", None);

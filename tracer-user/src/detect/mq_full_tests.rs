@@ -53,3 +53,17 @@ fn a_queue_that_stays_full() {
         assert_eq!(!s.findings(2_000).is_empty(), found, "{what}");
     }
 }
+
+#[test]
+fn a_sender_that_is_the_only_one_to_have_the_queue_open() {
+    for (others, alone) in [(&[][..], true), (&[(RECEIVER, true, false)], false)] {
+        let mut s = Stream::new();
+        let holders: Vec<_> = [(SENDER, true, true)].iter().chain(others).copied().collect();
+        s.holders(500, mq(8), &holders);
+        s.refused_in(650, SENDER, mq(8), full(20), 0, (100, 2_000), None);
+        let found = s.of("mq-full", 4_000);
+        let [f] = found.as_slice() else { unreachable!("{found:#?}") };
+        assert_eq!(f.title.contains("nobody else has it open, and nobody received from it"), alone, "{}", f.title);
+        assert_eq!(role(f, "receiver").is_empty(), alone);
+    }
+}

@@ -5,7 +5,7 @@
 use super::draft::{Draft, mq_object, name, names, queue};
 use super::finding::Finding;
 use super::pace;
-use super::stall::{doing, objects, readers, summary};
+use super::stall::{doing, nobody_else, objects, readers, summary};
 use super::time::duration;
 use crate::decode::ProcId;
 use crate::world::World;
@@ -15,9 +15,13 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     objects(world, kind::MQ)
         .into_iter()
         .filter_map(|obj| {
-            let s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
+            let mut s = summary(world, obj, None, now_ns, |w| w.durations.clone())?;
             let senders = s.procs();
-            let receivers = readers(world, obj, &senders);
+            let mut receivers = readers(world, obj, &mut s);
+            let alone = nobody_else(world, obj, &senders, &receivers);
+            if alone.is_some() {
+                receivers.clear();
+            }
             let mut d = Draft::new(world, "mq-stall", pace::severity(&s));
             d.rests_on_events();
             s.name_waiters(&mut d, "sender");
@@ -36,18 +40,15 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                     let what = doing(world, r.proc).map(|w| format!(" and {w}")).unwrap_or_default();
                     format!("receiver {} {since}{what}", name(world, r.proc))
                 }
+                Some(r) if s.unread_by(r) => format!("receiver {} did not receive", name(world, r.proc)),
                 Some(r) => format!("receiver {} {}", name(world, r.proc), pace::words(&s, "took messages")),
-                None => "nobody was seen to receive from it".to_owned(),
+                None => alone.unwrap_or("nobody was seen to receive from it").to_owned(),
             };
             let what = queue(world, obj);
             // 0: the kernel's type information lacks it.
             let most = (s.state.a > 0).then_some(s.state.a);
             let full = most.map_or_else(|| " (full)".to_owned(), |most| format!(" (full, {most} messages)"));
-            let gave_up = match s.timed_out {
-                0 => String::new(),
-                1 => ", of which 1 ended at its time-out".to_owned(),
-                n => format!(", of which {n} ended at their time-out"),
-            };
+            let gave_up = s.gave_up();
             let who = names(world, &senders);
             d.title(format!("{who} {}{gave_up}, for room in {what}{full}: {blame}", s.words()));
             d.object(mq_object(world, obj));
@@ -61,13 +62,14 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
                 .pids(senders.iter().copied());
             d.chain(format!("{who} {} ({what})", s.words()));
             let receivers: Vec<ProcId> = receivers.iter().map(|r| r.proc).collect();
-            if let Some(first) = receivers.first() {
+            if let Some(first) = receivers.first().copied() {
                 d.chain(format!("{} should receive from it", names(world, &receivers)));
                 let pid = first.pid();
-                d.remedy(
-                    "See what the receiver does instead of receiving.",
-                    Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
-                );
+                d.look_at(first, "See what the receiver does instead of receiving.", format!("cat /proc/{pid}/stack /proc/{pid}/wchan"));
+            }
+            if let Some(alone) = alone {
+                d.chain(alone);
+                d.remedy("Start what should receive from it.", None);
             }
             pace::remedy(&mut d, &s, "receiver", "queue");
             d.remedy(

@@ -49,3 +49,40 @@ fn a_prompt_receiver_is_healthy() {
     s.blocked(3_000, &[(SENDER, mq(7), 2_950, Some((RECEIVER, 2_940)))]).blocked(3_100, &[]);
     assert!(s.findings(4_000).is_empty());
 }
+
+#[test]
+fn a_sender_that_is_the_only_one_to_have_the_queue_open() {
+    for (what, holders, read, alone) in [
+        ("nobody else", vec![(SENDER, true, true)], None, true),
+        ("another, which did not receive", vec![(SENDER, true, true), (RECEIVER, true, false)], None, false),
+        ("its own threads receive", vec![(SENDER, true, true)], Some(SENDER), false),
+    ] {
+        let mut s = Stream::new();
+        for at in [2_000, 3_000] {
+            s.stall_with(at, SENDER, mq(7), 300, read, FULL, ETIMEDOUT);
+        }
+        s.holders(3_001, mq(7), &holders);
+        let found = s.of("mq-stall", 4_000);
+        let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
+        assert_eq!(f.title.ends_with("nobody else has it open"), alone, "{what}: {}", f.title);
+        assert_eq!(role(f, "receiver").is_empty(), alone, "{what}");
+        assert_eq!(f.chain.iter().any(|line| line == "nobody else has it open"), alone, "{what}: {:?}", f.chain);
+        let unread = !alone && read.is_none();
+        assert_eq!(f.title.contains("consumer (400) did not receive"), unread, "{what}: {}", f.title);
+    }
+}
+
+#[test]
+fn a_receiver_that_has_ended_cannot_be_looked_at() {
+    for ended in [false, true] {
+        let mut s = Stream::new();
+        s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL, 0);
+        if ended {
+            s.gone(2_500, RECEIVER);
+        }
+        let found = s.of("mq-stall", 3_000);
+        assert_eq!(role(&found[0], "receiver"), [400]);
+        let looks = found[0].remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("/proc/400/")));
+        assert_eq!(looks, !ended, "{:#?}", found[0].remedy);
+    }
+}

@@ -34,7 +34,7 @@ fn undrained(world: &World, obj: ObjKey, writer: ProcId, r: &Refusals, now_ns: u
     let drained_ns = r.reader.as_ref().map_or(r.first_ns, |reader| reader.ts_ns);
     let lasts = drained_ns < r.last_ns
         && world.processes.alive(writer)
-        && readers_from(world, obj, &[writer], r.reader.as_ref())
+        && readers_from(world, obj, &[writer], r.reader.as_ref(), true)
             .iter()
             .any(|reader| reader.proc != writer && world.processes.alive(reader.proc));
     if lasts { r.undrained_ns.max(now_ns.saturating_sub(drained_ns)) } else { r.undrained_ns }
@@ -47,7 +47,8 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let latest = rows.iter().map(|(_, r)| *r).max_by_key(|r| r.last_ns)?;
     let last = rows.iter().filter_map(|(_, r)| r.reader.as_ref()).max_by_key(|r| r.ts_ns);
     let writers: Vec<ProcId> = rows.iter().map(|(proc, _)| *proc).collect();
-    let readers = readers_from(world, obj, &writers, last);
+    let lasts = writers.iter().any(|p| world.processes.alive(*p));
+    let readers = readers_from(world, obj, &writers, last, lasts);
     let severity = if eagain >= MANY || undrained >= LONG_NS { Severity::Warning } else { Severity::Info };
     let mut d = Draft::new(world, "pipe-full", severity);
     d.rests_on_events();
@@ -78,9 +79,10 @@ fn told(world: &World, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     d.remedy("Keep what was refused and write it when poll() says that the pipe has room; do not drop it.", None);
     if let Some(r) = readers.first() {
         let pid = r.proc.pid();
-        d.remedy(
+        d.look_at(
+            r.proc,
             "See what the reader does instead of reading.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),
         );
     }
     d.finish()

@@ -34,8 +34,8 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
     let cases: BTreeMap<ObjKey, Case> = objects(world, kind::PIPE)
         .into_iter()
         .filter_map(|obj| {
-            let summary = summary(world, obj, None, now_ns, |s| s.durations.clone())?;
-            let mut readers = readers(world, obj, &summary.procs());
+            let mut summary = summary(world, obj, None, now_ns, |s| s.durations.clone())?;
+            let mut readers = readers(world, obj, &mut summary);
             readers.truncate(MAX_READERS);
             let ids: Vec<ProcId> = readers.iter().map(|r| r.proc).collect();
             if pace::is_over(world, &summary, &readers) {
@@ -154,6 +154,9 @@ fn blame(world: &World, case: &Case, opening: bool, now_ns: u64) -> String {
         };
     }
     let state = if world.processes.alive(first.proc) { "" } else { ", now gone," };
+    if !opening && case.summary.unread_by(first) {
+        return format!("{who}{state} did not read");
+    }
     format!("{who}{state} {}", pace::words(&case.summary, "read"))
 }
 
@@ -195,15 +198,13 @@ fn remedies(d: &mut Draft<'_>, case: &Case, opening: bool, capacity: Option<u64>
     }
     if let Some(r) = case.readers.first() {
         let pid = r.proc.pid();
-        d.remedy(
-            "See what the reader does instead of reading; a parent that waits for its child must drain the child's pipe first.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
-        );
+        d.look_at(r.proc, "See what the reader does instead of reading; a parent that waits for its child must drain the child's pipe first.", format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"));
     }
     if !pace::remedy(d, &case.summary, "reader", "pipe")
         && let (Some(capacity), Some(larger)) = (capacity, larger)
         && larger > capacity
         && case.summary.ongoing == 0
+        && !case.readers.first().is_some_and(|r| case.summary.unread_by(r))
     {
         d.remedy(
             format!("Let the pipe bridge the pauses: fcntl(fd, F_SETPIPE_SZ, {larger}) (now {capacity} bytes)."),

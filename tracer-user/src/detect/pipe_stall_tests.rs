@@ -1,7 +1,7 @@
 //! Tables of `pipe-stall`: records in, findings out.
 
 use super::super::finding::{Origin, Severity};
-use crate::record::Record;
+use crate::record::{Record, State};
 use crate::world::fixture::{P, START, Stream, number, pipe, role};
 
 const YES: P = P(300, "yes");
@@ -209,5 +209,64 @@ fn where_it_waits_and_waited() {
         let stacks: Vec<_> = found.iter().flat_map(|f| &f.stacks).collect();
         let told: Vec<_> = stacks.iter().map(|s| (s.role.as_str(), s.pid, s.site.as_deref())).collect();
         assert_eq!(told, [("writer", YES.0, Some("/usr/bin/yes+0x520"))], "{lasts}");
+    }
+}
+
+#[test]
+fn who_read_last_is_blamed_and_not_who_only_has_it_open() {
+    let parent = P(290, "parent");
+    // (it lasts, the reader has ended, it was seen to read, it is stopped) -> the first reader named
+    for (what, lasts, ended, read, stopped, blamed) in [
+        ("a wait that is over, and the reader too", false, true, true, false, 302),
+        ("a wait that is over", false, false, true, false, 302),
+        ("nobody was seen to read", false, true, false, false, 290),
+        ("a wait that lasts", true, false, true, false, 302),
+        ("the reader of a wait that lasts has ended", true, true, true, false, 290),
+        ("two that can read, one of them stopped", true, false, false, true, 302),
+    ] {
+        let mut s = Stream::new();
+        let reader = read.then_some(PV);
+        if lasts {
+            s.blocked(5_000, &[(YES, pipe(8), 1_000, reader.map(|r| (r, 900)))]);
+        } else {
+            s.stall(5_000, YES, pipe(8), 2_000, reader);
+            s.look(pipe(8), parent, 'S', 3).look(pipe(8), PV, 'S', 2);
+        }
+        s.holders(5_001, pipe(8), &[(parent, true, true), (PV, true, false), (YES, false, true)]);
+        s.process(5_002, PV.row(if stopped { 'T' } else { 'S' })).process(5_003, parent.row('S'));
+        if ended {
+            s.gone(5_500, PV);
+        }
+        let found = s.of("pipe-stall", 6_000);
+        let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
+        assert_eq!(role(f, "reader").first(), Some(&blamed), "{what}: {}", f.title);
+        // Of one that has ended there is nothing to look at.
+        let looks = f.remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("cat /proc/302/")));
+        assert_eq!(looks, blamed == 302 && !ended, "{what}: {:#?}", f.remedy);
+        // What readers were found doing is told of the one that is blamed.
+        if !lasts {
+            let times = if blamed == 302 { 2 } else { 3 };
+            assert_eq!(f.evidence["reader_was"], serde_json::json!([format!("{times} x asleep")]), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_never_read_is_not_too_slow() {
+    const EPIPE: i64 = -32;
+    // (what ended the wait, who is seen to have read) -> it did not read
+    for (what, ret, read, never) in [
+        ("it ended without a read", EPIPE, None, true),
+        ("something was written, so somebody read", 4096, None, false),
+        ("it had read before", EPIPE, Some(PV), false),
+    ] {
+        let mut s = Stream::new();
+        s.stall_with(5_000, YES, pipe(8), 2_000, read, State { a: 16, b: 16, c: 65_536 }, ret);
+        s.holders(5_001, pipe(8), &[(PV, true, false), (YES, false, true)]);
+        let found = s.of("pipe-stall", 6_000);
+        let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
+        assert_eq!(f.title.ends_with("reader pv (302) did not read"), never, "{what}: {}", f.title);
+        // No size of the pipe helps against that.
+        assert_eq!(f.remedy.iter().all(|r| !r.what.contains("F_SETPIPE_SZ")), never, "{what}: {:#?}", f.remedy);
     }
 }

@@ -51,6 +51,8 @@ pub(super) fn grouped<T>(items: Vec<(u64, ProcId, T)>) -> BTreeMap<Group, Vec<T>
 pub(super) fn merge(to: &mut Summary, more: Summary) {
     to.durations.merge(&more.durations);
     to.ongoing += more.ongoing;
+    to.timed_out += more.timed_out;
+    to.succeeded += more.succeeded;
     if more.longest_ongoing_ns > to.longest_ongoing_ns {
         (to.longest_ongoing_ns, to.about, to.state) = (more.longest_ongoing_ns, more.about, more.state);
     }
@@ -61,10 +63,16 @@ pub(super) fn merge(to: &mut Summary, more: Summary) {
     to.waiting.sort_by_key(|w| (std::cmp::Reverse((w.ongoing_ns, w.total_ns)), w.proc));
 }
 
-/// Who reads at the other end of socket `ino`: the last reader seen, else who has that end open.
-pub(super) fn readers(world: &World, other: Option<u64>, senders: &[ProcId], last: Option<&Reader>) -> Vec<ReadBy> {
+/// Who reads at the other end of a socket: the last reader seen, else who has that end open; `lasts` as in [`readers_from`].
+pub(super) fn readers(
+    world: &World,
+    other: Option<u64>,
+    senders: &[ProcId],
+    last: Option<&Reader>,
+    lasts: bool,
+) -> Vec<ReadBy> {
     let other = other.map_or_else(ObjKey::default, key);
-    readers_from(world, other, senders, last)
+    readers_from(world, other, senders, last, lasts)
 }
 
 /// "stream", "dgram" or "seqpacket".

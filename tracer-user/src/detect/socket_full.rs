@@ -54,7 +54,7 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
 fn full(world: &World, other: Option<u64>, sender: ProcId, r: &Refusals, now_ns: u64) -> u64 {
     let Some(since_ns) = r.full_since_ns else { return r.full_ns };
     let lasts = world.processes.alive(sender)
-        && readers(world, other, &[sender], r.reader.as_ref())
+        && readers(world, other, &[sender], r.reader.as_ref(), true)
             .iter()
             .any(|reader| reader.proc != sender && world.processes.alive(reader.proc));
     if lasts { r.full_ns.max(now_ns.saturating_sub(since_ns)) } else { r.full_ns }
@@ -69,7 +69,8 @@ fn told(world: &World, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
     let mut senders: Vec<ProcId> = rows.iter().map(|r| r.sender).collect();
     senders.sort_unstable();
     senders.dedup();
-    let readers = readers(world, latest.other, &senders, last);
+    let lasts = senders.iter().any(|p| world.processes.alive(*p));
+    let readers = readers(world, latest.other, &senders, last, lasts);
     let severity = if eagain >= MANY || full_ns >= LONG_NS { Severity::Warning } else { Severity::Info };
     let mut d = Draft::new(world, "socket-full", severity);
     d.rests_on_events();
@@ -120,9 +121,10 @@ fn told(world: &World, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
     }
     if let Some(r) = readers.first() {
         let pid = r.proc.pid();
-        d.remedy(
+        d.look_at(
+            r.proc,
             "See what the receiver does instead of reading.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),
         );
     }
     d.finish()

@@ -43,8 +43,9 @@ fn case(world: &World, mut group: Vec<(ObjKey, Option<u64>, Summary)>) -> Option
     }
     let last = objs.iter().filter_map(|o| world.stalls.object(*o)?.reader.as_ref()).max_by_key(|r| r.ts_ns);
     let other = other.or_else(|| world.sockets.other_end(first.id, summary.state.c));
-    let mut readers = readers(world, other, &summary.procs(), last);
+    let mut readers = readers(world, other, &summary.procs(), last, summary.ongoing > 0);
     readers.truncate(MAX_READERS);
+    summary.told_of(&readers);
     Some(Case { objs, other, summary, readers })
 }
 
@@ -90,14 +91,17 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     }
     if let Some(r) = case.readers.first() {
         let pid = r.proc.pid();
-        d.remedy(
+        d.look_at(
+            r.proc,
             "See what the receiver does instead of reading.",
-            Some(format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status")),
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),
         );
     } else if case.other.is_none() {
         d.remedy("See which sockets there are, with their holders.", Some("ipctrace ls socket".to_owned()));
     }
-    if !pace::remedy(&mut d, s, "receiver", "queue") {
+    // What nobody reads, no room bridges.
+    let unread = case.readers.first().is_some_and(|r| s.unread_by(r));
+    if !pace::remedy(&mut d, s, "receiver", "queue") && !unread {
         bridge(&mut d, queue_is_full(full));
     }
     d.remedy(
@@ -138,6 +142,9 @@ fn blame(world: &World, case: &Case, now_ns: u64) -> String {
             Some(t) => format!("{who} has not read for {}{what}", duration(now_ns.saturating_sub(t))),
             None => format!("{who} does not read{what}"),
         };
+    }
+    if case.summary.unread_by(first) {
+        return format!("{who} did not read");
     }
     format!("{who} {}", pace::words(&case.summary, "read"))
 }

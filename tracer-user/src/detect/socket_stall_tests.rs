@@ -98,3 +98,16 @@ fn many_senders_of_one_receiver_are_one_finding() {
         assert_eq!(stalls, f64::from(senders));
     }
 }
+
+#[test]
+fn a_receiver_that_never_read_is_not_too_slow() {
+    for (ret, never) in [(-32, true), (40, false)] {
+        let mut s = Stream::new();
+        s.stall_with(3_000, SENDER, sock(7), 700, None, full(PEER), ret);
+        s.holders(3_001, sock(PEER), &[(READER, true, true)]);
+        let found = s.findings(4_000);
+        let [f] = found.as_slice() else { unreachable!("{found:#?}") };
+        assert_eq!(f.title.ends_with("receiver syslogd (401) did not read"), never, "{}", f.title);
+        assert_eq!(f.remedy.iter().all(|r| !r.what.contains("bridge")), never, "{:#?}", f.remedy);
+    }
+}

@@ -1,5 +1,6 @@
 //! Waits at one object, summed up for a verdict.
 
+use super::chain::reticence;
 use super::draft::Draft;
 use super::time::{duration, milliseconds};
 use crate::decode::{ProcId, StackId, Tid};
@@ -42,8 +43,9 @@ pub(super) struct Summary {
     /// Longest waiters first.
     pub waiting: Vec<Waiting>,
     pub intervals: Vec<Interval>,
-    /// Waits that ended with ETIMEDOUT.
+    /// Waits that their time-out ended, and with success.
     pub timed_out: u64,
+    pub succeeded: u64,
     /// What readers were found doing meanwhile, most often first.
     pub looks: Vec<Looked>,
 }
@@ -81,6 +83,18 @@ impl Summary {
         out
     }
 
+    /// Whether it is over without that process having read: no wait ended with success, and no read of it was ever seen.
+    pub(super) fn unread_by(&self, reader: &ReadBy) -> bool {
+        self.ongoing == 0 && self.succeeded == 0 && reader.read_ns.is_none()
+    }
+
+    /// Keeps, of what readers were found doing, what is about the one that is blamed.
+    pub(super) fn told_of(&mut self, readers: &[ReadBy]) {
+        if let Some(blamed) = readers.first() {
+            self.looks.retain(|l| l.proc == blamed.proc);
+        }
+    }
+
     /// Names the processes that waited in a role, with where they did.
     pub(super) fn name_waiters(&self, draft: &mut Draft<'_>, role: &'static str) {
         for w in &self.waiting {
@@ -103,6 +117,15 @@ impl Summary {
             .seen(self.first_ns, self.last_ns);
         if self.durations.estimated > 0 {
             draft.evidence("began_before_start", self.durations.estimated);
+        }
+    }
+
+    /// ", of which 2 ended at their time-out", or nothing.
+    pub(super) fn gave_up(&self) -> String {
+        match self.timed_out {
+            0 => String::new(),
+            1 => ", of which 1 ended at its time-out".to_owned(),
+            n => format!(", of which {n} ended at their time-out"),
         }
     }
 
@@ -158,7 +181,7 @@ pub(super) fn summary_of(
     let mut waiting: BTreeMap<ProcId, Waiting> = BTreeMap::new();
     let (mut first_ns, mut last_ns) = (u64::MAX, 0);
     let mut intervals = Vec::new();
-    let mut timed_out = 0;
+    let (mut timed_out, mut succeeded) = (0, 0);
     let wanted = |p: u64| part.is_none_or(|part| part == p);
     for o in keys.iter().filter_map(|key| world.stalls.object(*key)) {
         state = o.state;
@@ -168,7 +191,8 @@ pub(super) fn summary_of(
                 continue;
             }
             durations.merge(&took);
-            timed_out += s.timed_out;
+            timed_out += s.timed_out.count;
+            succeeded += s.succeeded.count;
             first_ns = first_ns.min(s.first_ns);
             last_ns = last_ns.max(s.last_ns);
             let w = waiting.entry(waiter.proc).or_insert_with(|| Waiting {
@@ -235,6 +259,7 @@ pub(super) fn summary_of(
         waiting,
         intervals,
         timed_out,
+        succeeded,
         looks: looks(world, keys),
     })
 }
@@ -284,16 +309,26 @@ pub(super) struct ReadBy {
     pub read_ns: Option<u64>,
 }
 
-/// Who reads the object: the last reader seen, else those that have it open for reading.
+/// Who reads the object: the last reader seen, else those that have it open for reading: a stopped one first, and one that
+/// is held up itself before an idle one.
 ///
-/// The waiting process itself is named only if nobody else can read.
-pub(super) fn readers(world: &World, obj: ObjKey, waiting: &[ProcId]) -> Vec<ReadBy> {
-    let last = world.stalls.object(obj).and_then(|o| o.reader.clone());
-    readers_from(world, obj, waiting, last.as_ref())
+/// The waiting process itself is named only if nobody else can read. Of what readers were found doing, only that of the
+/// first one stays.
+pub(super) fn readers(world: &World, obj: ObjKey, s: &mut Summary) -> Vec<ReadBy> {
+    let last = world.stalls.object(obj).and_then(|o| o.reader.as_ref());
+    let readers = readers_from(world, obj, &s.procs(), last, s.ongoing > 0);
+    s.told_of(&readers);
+    readers
 }
 
-/// As [`readers`], with the last reader given.
-pub(super) fn readers_from(world: &World, obj: ObjKey, waiting: &[ProcId], last: Option<&Reader>) -> Vec<ReadBy> {
+/// As [`readers`], with the last reader given; `lasts`: somebody waits for it still, so one that has ended will not read.
+pub(super) fn readers_from(
+    world: &World,
+    obj: ObjKey,
+    waiting: &[ProcId],
+    last: Option<&Reader>,
+    lasts: bool,
+) -> Vec<ReadBy> {
     let mut others = Vec::new();
     let mut own = Vec::new();
     if let Some(h) = world.pipes.holders(obj) {
@@ -310,12 +345,24 @@ pub(super) fn readers_from(world: &World, obj: ObjKey, waiting: &[ProcId], last:
     }
     let by = |id: ProcId| ReadBy { proc: id, read_ns: last.filter(|r| r.proc == id).map(|r| r.ts_ns) };
     if let Some(r) = last {
-        let alive = world.processes.alive(r.proc);
-        if (!waiting.contains(&r.proc) || others.is_empty()) && (alive || others.is_empty()) {
+        let awaited = !waiting.contains(&r.proc) && (!lasts || world.processes.alive(r.proc));
+        if awaited || others.is_empty() {
             return vec![by(r.proc)];
         }
     }
+    let stopped = |id: &ProcId| world.processes.get(*id).is_some_and(|p| matches!(p.state, Some('T' | 't')));
+    others.sort_by_key(|id| (!stopped(id), if lasts { reticence(world, *id) } else { 0 }));
     if others.is_empty() { own.into_iter().map(by).collect() } else { others.into_iter().map(by).collect() }
+}
+
+/// Whether nobody but those that wait has it open, as far as that is known; in words.
+pub(super) fn nobody_else(world: &World, obj: ObjKey, waiting: &[ProcId], readers: &[ReadBy]) -> Option<&'static str> {
+    let own = |r: &ReadBy| waiting.contains(&r.proc) && r.read_ns.is_none();
+    if readers.is_empty() || !readers.iter().all(own) {
+        return None;
+    }
+    let complete = world.pipes.holders(obj).is_some_and(|h| h.complete);
+    Some(if complete { "nobody else has it open" } else { "nobody else was seen to have it open" })
 }
 
 /// What a living process does instead, as far as /proc told: " and is stopped (state T)", " and waits in wait4".

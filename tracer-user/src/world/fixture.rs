@@ -4,8 +4,8 @@ use super::World;
 use crate::decode::decode;
 use crate::detect::{self, finding::Finding};
 use crate::record::{
-    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderRow,
-    Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
+    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderLook,
+    ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
 };
 use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, PosixCreate, SemCreate, Stall, UNKNOWN};
 use tracer_common::map::{ObjRef, ObjState, kind};
@@ -290,6 +290,24 @@ impl Stream {
             })
             .collect();
         self.record(Record::Holders { ts_ns: START + at * MS, obj, holders, complete: true })
+    }
+
+    /// The reader `p` was found in a state so many times while somebody waited.
+    pub(crate) fn look(&mut self, obj: ObjKey, p: P, state: char, times: u64) -> &mut Self {
+        let row = ReaderLook {
+            obj,
+            tgid: p.0,
+            start_ns: p.start_ns(),
+            tid: p.0,
+            state,
+            syscall: None,
+            stack: None,
+            kernel: Vec::new(),
+        };
+        for at in 0..times {
+            self.record(Record::Readers { ts_ns: START + at * MS, rows: vec![row.clone()] });
+        }
+        self
     }
 
     pub(crate) fn process(&mut self, at: u64, row: ProcessRow) -> &mut Self {

@@ -4,10 +4,13 @@ use super::HashMap;
 use crate::decode::{ProcId, StackId, Tid};
 use crate::record::{ObjKey, ReaderLook, State};
 use std::collections::{BTreeMap, VecDeque};
+use tracer_common::map::kind;
 use tracer_common::syscall::Syscall;
 
 /// include/uapi/asm-generic/errno.h
 const ETIMEDOUT: i64 = 110;
+/// include/uapi/asm-generic/errno-base.h
+const EAGAIN: i64 = 11;
 
 /// Objects with stalls that are remembered.
 const MAX_OBJECTS: usize = 8_192;
@@ -156,8 +159,8 @@ pub struct WaiterStalls {
     pub last_ns: u64,
     /// End of the last successful wait.
     pub last_success_ns: Option<u64>,
-    /// Waits that ended with ETIMEDOUT.
-    pub timed_out: u64,
+    /// Waits that their time-out ended.
+    pub timed_out: Durations,
     /// Of the last wait whose stack was taken.
     pub stack: Option<StackId>,
 }
@@ -361,7 +364,11 @@ impl Stalls {
             w.succeeded.estimated += u64::from(e.estimated);
             w.last_success_ns = Some(e.until_ns);
         }
-        w.timed_out += u64::from(e.ret == -ETIMEDOUT);
+        // semtimedop says EAGAIN, as of one that must not wait; but that one never does.
+        if e.ret == -ETIMEDOUT || (e.obj.kind == kind::SEM && e.ret == -EAGAIN) {
+            w.timed_out.add(ns);
+            w.timed_out.estimated += u64::from(e.estimated);
+        }
         w.stack = e.stack.or(w.stack);
         w.last_tid = e.tid;
         w.fd = e.fd;
