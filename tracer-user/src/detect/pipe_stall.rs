@@ -28,6 +28,17 @@ impl Case {
         let writers = names(world, &self.summary.procs());
         format!("{writers} {} (pipe:[{}])", self.summary.words(), self.obj.id)
     }
+
+    /// It is a FIFO that is being opened.
+    fn opening(&self) -> bool {
+        self.summary.waiting.first().is_some_and(|w| w.call.starts_with("open"))
+    }
+
+    /// Bytes that the pipe takes.
+    fn capacity(&self, world: &World) -> Option<u64> {
+        let slots = self.summary.state.a;
+        (slots > 0).then(|| slots.saturating_mul(world.page_bytes()))
+    }
 }
 
 pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
@@ -46,14 +57,55 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
         })
         .collect();
     let roots: BTreeMap<ObjKey, Option<ObjKey>> = cases.keys().map(|obj| (*obj, root(&cases, *obj))).collect();
-    cases
+    let rings: Vec<Vec<&Case>> = cases.keys().filter_map(|obj| ring(&cases, *obj)).collect();
+    let of_each_other = rings.iter().filter_map(|ring| told_ring(world, ring));
+    let others = cases
         .values()
+        .filter(|case| !rings.iter().flatten().any(|member| member.obj == case.obj))
         .filter(|case| !matches!(roots.get(&case.obj), Some(Some(root)) if cases.contains_key(root)))
         .filter_map(|case| {
             let effects: Vec<&Case> = cases.values().filter(|c| roots.get(&c.obj) == Some(&Some(case.obj))).collect();
             told(world, case, &effects, now_ns)
-        })
-        .collect()
+        });
+    others.chain(of_each_other).collect()
+}
+
+/// The ring of causes that begins with `obj`, its first member, if it is over: what lasts is a deadlock, told as such.
+fn ring(cases: &BTreeMap<ObjKey, Case>, obj: ObjKey) -> Option<Vec<&Case>> {
+    let mut members: Vec<&Case> = Vec::new();
+    let mut at = obj;
+    loop {
+        let case = cases.get(&at).filter(|c| c.summary.ongoing == 0 && c.obj >= obj && members.len() < cases.len())?;
+        members.push(case);
+        at = case.cause?.0;
+        if at == obj {
+            return Some(members);
+        }
+    }
+}
+
+/// Those of a ring waited for each other: none of them excuses another.
+fn told_ring(world: &World, ring: &[&Case]) -> Option<Finding> {
+    let longest = ring.iter().copied().max_by_key(|c| c.summary.durations.total_ns)?;
+    let effects: Vec<&Case> = ring.iter().copied().filter(|c| c.obj != longest.obj).collect();
+    let mut parties: Vec<ProcId> = ring.iter().flat_map(|c| c.summary.procs()).collect();
+    parties.sort_unstable();
+    parties.dedup();
+    let shared_ns = ring.iter().map(|c| c.summary.durations.total_ns).min()?;
+    let last_ns = ring.iter().map(|c| c.summary.last_ns).max()?;
+    let ended = parties.iter().filter_map(|id| Some((world.processes.get(*id)?.exited_ns?, *id)));
+    let until = match ended.filter(|(at, _)| *at <= last_ns).min() {
+        Some((_, first)) => format!("until {} ended", name(world, first)),
+        None => "until one of them went on".to_owned(),
+    };
+    let blame = format!("{} waited for each other for {}, {until}", names(world, &parties), duration(shared_ns));
+    let mut d = drafted(world, longest, &effects, &blame);
+    d.chain(blame);
+    let both =
+        "None of them may wait for a write while another waits to be read: read in a thread of its own or with poll().";
+    d.remedy(both, None);
+    without_waiting(&mut d);
+    d.finish()
 }
 
 /// The last object of the chain of causes; `None` if `obj` is its own cause, or part of a ring.
@@ -69,11 +121,11 @@ fn root(cases: &BTreeMap<ObjKey, Case>, obj: ObjKey) -> Option<ObjKey> {
     (at != obj).then_some(at)
 }
 
-fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Finding> {
+/// A finding on a case without what it should lead to: its chain may go on, and it has no remedies yet.
+fn drafted<'a>(world: &'a World, case: &Case, effects: &[&Case], blame: &str) -> Draft<'a> {
     let s = &case.summary;
-    let page = world.page_bytes();
     let (slots, used, fill) = (s.state.a, s.state.b, s.state.c);
-    let capacity = (slots > 0).then(|| slots.saturating_mul(page));
+    let capacity = case.capacity(world);
     let mut d = Draft::new(world, "pipe-stall", pace::severity(s));
     d.rests_on_events();
     let writers = s.procs();
@@ -81,12 +133,10 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
     for r in &case.readers {
         d.process("reader", r.proc, None);
     }
-    let opening = s.waiting.first().is_some_and(|w| w.call.starts_with("open"));
     let full = match capacity {
-        Some(c) if !opening => format!(", {fill} of {c} bytes and {used} of {slots} slots full"),
+        Some(c) if !case.opening() => format!(", {fill} of {c} bytes and {used} of {slots} slots full"),
         _ => String::new(),
     };
-    let blame = blame(world, case, opening, now_ns);
     d.title(format!("{} {} (pipe:[{}]{full}): {blame}", names(world, &writers), s.words(), case.obj.id));
     d.object(object(case.obj));
     s.tell(&mut d, world.session.min_stall_ns);
@@ -114,6 +164,14 @@ fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Fi
     }
     d.pids(group).ids(ids);
     d.chain(case.line(world));
+    d
+}
+
+fn told(world: &World, case: &Case, effects: &[&Case], now_ns: u64) -> Option<Finding> {
+    let s = &case.summary;
+    let opening = case.opening();
+    let capacity = case.capacity(world);
+    let mut d = drafted(world, case, effects, &blame(world, case, opening, now_ns));
     for r in &case.readers {
         d.chain(reading(world, r, now_ns, s.ongoing > 0));
     }
@@ -215,6 +273,10 @@ fn remedies(d: &mut Draft<'_>, case: &Case, opening: bool, capacity: Option<u64>
     if capacity.is_some_and(|c| s.a > 0 && s.b >= s.a && s.c > 0 && s.c < c / 2) {
         d.remedy("Write in larger pieces: each small write takes a whole slot of the pipe.", None);
     }
+    without_waiting(d);
+}
+
+fn without_waiting(d: &mut Draft<'_>) {
     d.remedy(
         "If the writer must not wait, make its end O_NONBLOCK and keep what does not fit in a buffer of its own.",
         None,

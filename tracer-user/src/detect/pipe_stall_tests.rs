@@ -270,3 +270,27 @@ fn a_reader_that_never_read_is_not_too_slow() {
         assert_eq!(f.remedy.iter().all(|r| !r.what.contains("F_SETPIPE_SZ")), never, "{what}: {:#?}", f.remedy);
     }
 }
+
+#[test]
+fn a_ring_of_stalls_that_is_over_is_one_finding() {
+    // (who ended, when; the second pipe has another reader) -> findings and their severity
+    for (what, ended, elsewhere, found) in [
+        ("one was killed", Some((HEAD, 4_999)), false, vec![Severity::Warning]),
+        ("one of them went on", None, false, vec![Severity::Warning]),
+        ("no ring: a chain with its root", None, true, vec![Severity::Warning]),
+    ] {
+        let mut s = Stream::new();
+        if let Some((p, at)) = ended {
+            s.gone(at, p);
+        }
+        s.stall(5_000, YES, pipe(8), 3_000, Some(HEAD));
+        s.stall(5_001, HEAD, pipe(9), 2_990, Some(if elsewhere { PV } else { YES }));
+        let got = s.of("pipe-stall", 9_000);
+        assert_eq!(got.iter().map(|f| f.severity).collect::<Vec<_>>(), found, "{what}: {got:#?}");
+        let f = &got[0];
+        let each_other = f.title.contains("yes (300), head (301) waited for each other for 2.99 s, until ");
+        assert_eq!(each_other, !elsewhere, "{what}: {}", f.title);
+        assert_eq!(f.title.ends_with("until head (301) ended"), ended.is_some(), "{what}: {}", f.title);
+        assert_eq!(f.evidence["ids"].as_array().map(Vec::len), Some(2), "{what}: {:?}", f.evidence);
+    }
+}

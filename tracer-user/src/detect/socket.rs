@@ -90,6 +90,12 @@ pub(super) fn queue_is_full(s: SocketState) -> bool {
     s.kind == DGRAM && s.queued > s.backlog
 }
 
+/// Whether it was the receiver's queue that held a sender up, also where it was not read how full that was: one that is not
+/// connected, and had less in flight than it may, waits for nothing else.
+pub(super) fn waits_for_queue(s: SocketState) -> bool {
+    queue_is_full(s) || (s.kind == DGRAM && s.backlog == 0 && s.sent < s.sndbuf)
+}
+
 /// "11 messages in the queue of 10" or "212992 of 212992 bytes in flight"; empty if it is not known.
 pub(super) fn fullness(s: SocketState) -> String {
     if queue_is_full(s) {

@@ -3,7 +3,7 @@
 use super::draft::{Draft, name, names, object};
 use super::finding::{Finding, Severity};
 use super::pipe_stall::object_word;
-use super::socket::{fullness, grouped, merge, queue_is_full, readers, seen, tell, to_name};
+use super::socket::{fullness, grouped, merge, readers, seen, tell, to_name, waits_for_queue};
 use super::stall::{ReadBy, Summary, doing, objects, summary};
 use super::time::duration;
 use super::{cascade, pace};
@@ -102,7 +102,7 @@ fn told(world: &World, case: Case, now_ns: u64) -> Option<Finding> {
     // What nobody reads, no room bridges.
     let unread = case.readers.first().is_some_and(|r| s.unread_by(r));
     if !pace::remedy(&mut d, s, "receiver", "queue") && !unread {
-        bridge(&mut d, queue_is_full(full));
+        bridge(&mut d, waits_for_queue(full));
     }
     d.remedy(
         "If the sender must not wait, send with MSG_DONTWAIT, or set SO_SNDTIMEO, and decide what happens to the message.",

@@ -111,3 +111,22 @@ fn a_receiver_that_never_read_is_not_too_slow() {
         assert_eq!(f.remedy.iter().all(|r| !r.what.contains("bridge")), never, "{:#?}", f.remedy);
     }
 }
+
+#[test]
+fn what_gives_a_datagram_sender_room() {
+    let state = |sent, queued, backlog, kind| SocketState { sent, sndbuf: 212_992, queued, backlog, kind };
+    for (what, seen, queue) in [
+        ("not connected, little in flight", state(768, 0, 0, 2), true),
+        ("not connected, all that it may in flight", state(213_000, 0, 0, 2), false),
+        ("connected, the queue full", state(9_216, 11, 10, 2), true),
+        ("connected, the queue has room", state(213_000, 3, 10, 2), false),
+        ("a stream has no queue of messages", state(768, 0, 0, 1), false),
+    ] {
+        let mut s = Stream::new();
+        s.stall_with(3_000, SENDER, sock(7), 700, Some(READER), seen.pack(PEER).into(), 40);
+        let found = s.findings(4_000);
+        let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
+        let says = |word: &str| f.remedy.iter().any(|r| r.what.contains(word));
+        assert_eq!((says("max_dgram_qlen"), says("SO_SNDBUF")), (queue, !queue), "{what}: {:#?}", f.remedy);
+    }
+}
