@@ -357,13 +357,13 @@ pub(super) fn queue(world: &World, obj: ObjKey) -> String {
     world.posix.name(obj).map_or_else(|| format!("queue with inode {}", obj.id), |name| format!("queue {name}"))
 }
 
-/// The object part for a process.
 /// Whether an IPC namespace is known to be another one than the tracer's.
 pub(super) fn is_foreign(world: &World, ns: NsId) -> bool {
     let own = world.processes.by_pid(Tgid(world.session.self_pid)).and_then(|p| p.ipc_ns);
     ns.0 != 0 && own.is_some_and(|own| own != ns)
 }
 
+/// The object part for a process.
 pub(super) fn process_object(id: ProcId) -> Object {
     Object { kind: "process".to_owned(), id: id.pid().to_string(), key: None, name: None, ns: None }
 }

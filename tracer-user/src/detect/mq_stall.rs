@@ -65,7 +65,8 @@ pub(super) fn judge(world: &World, now_ns: u64) -> Vec<Finding> {
             if let Some(first) = receivers.first().copied() {
                 d.chain(format!("{} should receive from it", names(world, &receivers)));
                 let pid = first.pid();
-                d.look_at(first, "See what the receiver does instead of receiving.", format!("cat /proc/{pid}/stack /proc/{pid}/wchan"));
+                let look = format!("cat /proc/{pid}/stack /proc/{pid}/wchan");
+                d.look_at(first, "See what the receiver does instead of receiving.", look);
             }
             if let Some(alone) = alone {
                 d.chain(alone);

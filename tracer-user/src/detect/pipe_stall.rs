@@ -256,7 +256,9 @@ fn remedies(d: &mut Draft<'_>, case: &Case, opening: bool, capacity: Option<u64>
     }
     if let Some(r) = case.readers.first() {
         let pid = r.proc.pid();
-        d.look_at(r.proc, "See what the reader does instead of reading; a parent that waits for its child must drain the child's pipe first.", format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"));
+        let what = "See what the reader does instead of reading; a parent that waits for its child must drain the \
+                    child's pipe first.";
+        d.look_at(r.proc, what, format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"));
     }
     if !pace::remedy(d, &case.summary, "reader", "pipe")
         && let (Some(capacity), Some(larger)) = (capacity, larger)

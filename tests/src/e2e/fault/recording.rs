@@ -78,14 +78,17 @@ fn parts(output: &Path) -> Result<Vec<PathBuf>> {
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
-/// Time of the last kernel record. The newest part may have none yet.
-fn last_event_ns(parts: &[PathBuf]) -> Result<u64> {
+/// Up to when the parts tell: the last kernel record, or a baseline behind which there is none yet.
+fn told_until_ns(parts: &[PathBuf]) -> Result<u64> {
     let mut last = 0;
     for part in parts {
         for record in Reader::open(part)? {
-            if let Record::Kernel(bytes) = record.with_context(|| format!("cannot read {}", part.display()))? {
-                let header: Header = read(&bytes).ok().context("a kernel record without a header")?;
+            let record = record.with_context(|| format!("cannot read {}", part.display()))?;
+            if let Record::Kernel(bytes) = &record {
+                let header: Header = read(bytes).ok().context("a kernel record without a header")?;
                 last = last.max(header.ts_ns);
+            } else if let Record::Baseline(inventory) = &record {
+                last = last.max(inventory.until_ns);
             }
         }
     }
@@ -111,7 +114,7 @@ pub(super) fn killed(settings: &Settings) -> Result<()> {
             let parts = parts(&output)?;
             let newest = parts.last().context("no file")?;
             unended(settings, newest).with_context(|| format!("kill {number}"))?;
-            let missing = Duration::from_nanos(killed_ns.saturating_sub(last_event_ns(&parts)?));
+            let missing = Duration::from_nanos(killed_ns.saturating_sub(told_until_ns(&parts)?));
             let limit = MISSING.mul_f64(settings.time_scale.max(1.0));
             ensure!(missing <= limit, "kill {number}: the last {} ms are missing", missing.as_millis());
             for part in &parts {
