@@ -18,8 +18,8 @@ const DEFAULT_SLOTS: u32 = 16;
 const RECEIVERS_MAX: usize = 4096;
 /// Who has made fewer pipes and eventfds cannot be said to leak them.
 pub(super) const MAKES_MIN: u64 = 32;
-/// How long what a maker has open is not read again.
-const MAKES_REST_NS: u64 = 5_000_000_000;
+/// How long what a maker has open is not read again: it is in no hurry, and other readings wait meanwhile.
+const MAKES_REST_NS: u64 = 60_000_000_000;
 /// Objects whose holders are looked up in one scan.
 pub(super) const LOOKUPS_MAX: usize = 64;
 /// Sockets of which it is remembered whom a call named.
@@ -42,12 +42,11 @@ impl Renewal {
 }
 
 /// What a process has made.
-#[derive(Default)]
 struct Makes {
     all: u64,
-    /// Since its table was read.
+    /// Since its table was read, or it was first seen to make one.
     new: u64,
-    read_ns: u64,
+    since_ns: u64,
 }
 
 /// What the records seen so far make worth reading.
@@ -90,9 +89,9 @@ impl Pending {
         self.baseline_due = true;
     }
 
-    fn makes(&mut self, tgid: u32) {
+    fn makes(&mut self, tgid: u32, ts_ns: u64) {
         if self.makers.len() < RECEIVERS_MAX || self.makers.contains_key(&tgid) {
-            let makes = self.makers.entry(tgid).or_default();
+            let makes = self.makers.entry(tgid).or_insert(Makes { all: 0, new: 0, since_ns: ts_ns });
             (makes.all, makes.new) = (makes.all + 1, makes.new + 1);
         }
     }
@@ -100,10 +99,10 @@ impl Pending {
     /// Processes whose pipes and eventfds are worth a look now.
     pub(super) fn makers(&mut self, now_ns: u64) -> BTreeSet<u32> {
         let ending = self.ending;
-        let due = |m: &Makes| ending || (m.new > 0 && now_ns >= m.read_ns.saturating_add(MAKES_REST_NS));
+        let due = |m: &Makes| ending || (m.new > 0 && now_ns >= m.since_ns.saturating_add(MAKES_REST_NS));
         let due = self.makers.iter_mut().filter(|(_, m)| m.all >= MAKES_MIN && due(m));
         due.map(|(tgid, m)| {
-            (m.new, m.read_ns) = (0, now_ns);
+            (m.new, m.since_ns) = (0, now_ns);
             *tgid
         })
         .collect()
@@ -171,10 +170,10 @@ impl Pending {
                     self.shrunk_users.insert(header.uid);
                     self.shrunk_pipes.insert(ObjKey { kind: kind::PIPE, ns: 0, id: c.ino });
                 }
-                self.makes(header.tgid);
+                self.makes(header.tgid, header.ts_ns);
                 return out;
             }
-            Body::EventfdCreate(_) => self.makes(header.tgid),
+            Body::EventfdCreate(_) => self.makes(header.tgid, header.ts_ns),
             Body::ForkFail(_) => {
                 self.fork_failed.insert(header.tgid);
             }

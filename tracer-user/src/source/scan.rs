@@ -23,8 +23,10 @@ const PIPES_ASKED: usize = 16;
 pub(super) struct Wanted {
     /// Processes whose descriptor tables are read before the baseline.
     pub(super) tables: BTreeSet<u32>,
-    /// Processes that make pipes and eventfds: what they have open, and who else has some of the pipes.
+    /// Processes that make pipes and eventfds: what they have open, and at the end, for it takes long, who else has some
+    /// of the pipes.
     pub(super) makers: BTreeSet<u32>,
+    pub(super) ending: bool,
     /// The whole baseline, of this scope.
     pub(super) inventory: Option<Look>,
     /// Users whose pipes are counted.
@@ -109,7 +111,9 @@ impl Wanted {
         let mut out = Vec::new();
         out.extend(self.tables.iter().map(|tgid| Record::FdTable(inventory::fd_table(*tgid))));
         for table in self.makers.iter().map(|tgid| inventory::fd_table(*tgid)) {
-            self.objects.extend(sample(&table));
+            if self.ending {
+                self.objects.extend(sample(&table));
+            }
             out.push(Record::FdTable(table));
         }
         out.extend(self.inventory.map(|look| Record::Baseline(look.read())));

@@ -95,6 +95,7 @@ impl Live {
         Wanted {
             tables,
             makers,
+            ending: p.ending,
             inventory,
             users,
             objects,
