@@ -15,10 +15,9 @@ use super::Options;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
-/// Requests after which the leak is plain to see, and descriptors at which the server makes no more: near its limit.
-const PLAIN: u64 = 48;
-const DESCRIPTORS_MAX: u64 = 900;
-const LIMIT: u64 = 1_024;
+/// Requests that come, and the limit of the leaking server: more than half of it is taken at the end.
+const REQUESTS: u64 = 60;
+const LIMIT: u64 = 100;
 const BETWEEN: Duration = Duration::from_millis(100);
 /// What the healthy server keeps for good, and how many requests are under way in it.
 const POOL: usize = 64;
@@ -36,18 +35,16 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         Ok(vec![rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?])
     };
     let server = stage.spawn(&[], move || {
-        let limit = Rlimit { current: Some(LIMIT), maximum: getrlimit(Resource::Nofile).maximum };
-        setrlimit(Resource::Nofile, limit)?;
+        if bug {
+            let current = Some(LIMIT * if pipes { 2 } else { 1 });
+            setrlimit(Resource::Nofile, Rlimit { current, maximum: getrlimit(Resource::Nofile).maximum })?;
+        }
         let pool: Vec<_> = (0..if bug { 0 } else { POOL }).map(|_| make()).collect::<Result<_>>()?;
         let mut under_way = VecDeque::new();
-        for request in 1.. {
+        for request in 1..=REQUESTS {
             under_way.push_back(make()?);
-            if bug {
-                // The bug: nobody closes what the request needed.
-                if request * if pipes { 2 } else { 1 } >= DESCRIPTORS_MAX {
-                    break;
-                }
-            } else if under_way.len() > UNDER_WAY {
+            // The bug: nobody closes what a request needed.
+            if !bug && under_way.len() > UNDER_WAY {
                 under_way.pop_front();
             }
             stage.reach(MADE, request);
@@ -56,7 +53,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         std::mem::forget((pool, under_way));
         stage.idle()
     })?;
-    stage.await_slot(MADE, PLAIN)?;
+    stage.await_slot(MADE, REQUESTS)?;
     let truth = if bug { Truth::one(Expected::new("fd-leak").role("owner", server)) } else { Truth::default() };
     Ok(truth.role("owner", [server]))
 }

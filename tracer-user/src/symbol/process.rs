@@ -31,9 +31,20 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 struct Held {
     module: usize,
     fd: OwnedFd,
+    _room: Room,
 }
 
-impl Drop for Held {
+/// Room for one descriptor of those that all processes may take: looked at are more processes than there are descriptors.
+struct Room;
+
+impl Room {
+    fn take() -> Option<Self> {
+        let taken = HELD.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < HELD_MAX).then_some(n + 1));
+        taken.ok().map(|_| Self)
+    }
+}
+
+impl Drop for Room {
     fn drop(&mut self) {
         HELD.fetch_sub(1, Ordering::Relaxed);
     }
@@ -48,6 +59,8 @@ pub struct Process {
     held: Vec<Held>,
     mounts: OnceLock<Mounts>,
     root: Option<OwnedFd>,
+    /// Of its entry, and of its root.
+    rooms: Vec<Room>,
     /// It ended while its files were taken hold of.
     ended: bool,
 }
@@ -66,7 +79,9 @@ impl Process {
     pub fn look(tgid: u32) -> Self {
         let entry = Entry::open(tgid).ok();
         let modules = entry.as_ref().map(inventory::modules_of).unwrap_or_default();
-        Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new(), root: None, ended: false }
+        let rooms = Vec::from_iter(Room::take());
+        let entry = entry.filter(|_| !rooms.is_empty());
+        Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new(), root: None, rooms, ended: false }
     }
 
     /// Its process id.
@@ -81,7 +96,7 @@ impl Process {
 
     /// Holds the file of a module, so that it can be read after the process has ended.
     pub fn hold(&mut self, module: usize) {
-        if self.held.iter().any(|h| h.module == module) || HELD.load(Ordering::Relaxed) >= HELD_MAX {
+        if self.held.iter().any(|h| h.module == module) {
             return;
         }
         self.hold_root();
@@ -89,11 +104,9 @@ impl Process {
         if !m.path.starts_with('/') {
             return;
         }
+        let Some(room) = Room::take() else { return };
         match mapped(entry, m) {
-            Ok(fd) => {
-                HELD.fetch_add(1, Ordering::Relaxed);
-                self.held.push(Held { module, fd });
-            }
+            Ok(fd) => self.held.push(Held { module, fd, _room: room }),
             Err(e) => self.ended |= inventory::vanished(&e),
         }
     }
@@ -101,6 +114,8 @@ impl Process {
     /// Holds its root, and what is mounted there; both are gone with the process.
     fn hold_root(&mut self) {
         let (None, Some(entry)) = (&self.root, &self.entry) else { return };
+        let Some(room) = Room::take() else { return };
+        self.rooms.push(room);
         let own = std::fs::read_link("/proc/self/ns/mnt").ok();
         let link = entry.link("ns/mnt");
         self.ended |= link.as_ref().is_err_and(inventory::vanished);
