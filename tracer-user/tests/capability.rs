@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
+use tracer_analysis::detect::DETECTORS;
+use tracer_collector::kernel::plan::{Backend, program, watches};
 use tracer_common::site::{Fallback, Mechanism, SITES, Site, SiteInfo};
-use tracer_user::detect::DETECTORS;
-use tracer_user::kernel::plan::{Backend, program, watches};
-use tracer_user::report::listing;
+use tracer_report::listing;
 
 const BEGIN: &str = "<!-- capabilities: generated, see tracer-user/tests/capability.rs -->\n";
 const END: &str = "<!-- end of capabilities -->\n";

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use anyhow::Result;
 use tracer_common::map::{ObjState, kind};
 
-use crate::inventory::{self, Scope};
-use crate::kernel::host::Host;
-use crate::kernel::iter;
-use crate::listed::{OpenObject, PipeFill};
-use crate::report::listing::{Facts, Names};
+use tracer_collector::inventory::{self, Scope};
+use tracer_collector::kernel::host::Host;
+use tracer_collector::kernel::iter;
+use tracer_record::listed::{OpenObject, PipeFill};
+use tracer_report::listing::{Facts, Names};
 
 /// Which of the expensive parts are wanted.
 #[derive(Clone, Copy, Debug, Default)]

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::args::{Format, Ls, Namespace};
 use super::census::{self, Parts};
 use super::{Fail, exit, output};
-use crate::report::listing::{self, Entry, KINDS, LIMITS, Model, Query};
+use tracer_report::listing::{self, Entry, KINDS, LIMITS, Model, Query};
 
 /// Runs the command.
 ///

@@ -26,8 +26,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::kernel::host::HostError;
 use args::{Cli, Command};
+use tracer_collector::kernel::host::HostError;
 
 /// Exit codes, a public contract.
 pub mod exit {
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("ipctrace: {}", crate::report::escape(&format!("{e:#}")));
+            eprintln!("ipctrace: {}", tracer_report::escape(&format!("{e:#}")));
             ExitCode::from(code_of(&e))
         }
     }

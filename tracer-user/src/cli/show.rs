@@ -7,8 +7,8 @@ use anyhow::Result;
 use super::args::{Format, Show};
 use super::census::{self, Parts};
 use super::{Fail, exit, output};
-use crate::inventory;
-use crate::report::listing::{self, Id, KINDS, Model, Query, Subject, Surroundings, kind};
+use tracer_collector::inventory;
+use tracer_report::listing::{self, Id, KINDS, Model, Query, Subject, Surroundings, kind};
 
 /// Runs the command.
 ///

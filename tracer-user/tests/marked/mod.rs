@@ -3,7 +3,7 @@
 use tracer_common::event::{Body, FdReceive, HEADER_LEN, Header, PosixCreate, SocketAddress, Stall};
 use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
-use tracer_user::record::*;
+use tracer_record::*;
 
 const SECOND: u64 = 1_000_000_000;
 const START: u64 = 100 * SECOND;

@@ -1,0 +1,78 @@
+//! `fd-truncated`: received descriptors were dropped because the control buffer was too small or access was denied.
+
+use super::draft::{Draft, count, name, process_object};
+use super::finding::{Finding, Severity};
+use crate::model::World;
+use crate::model::fdpass::{Receiver, Truncation};
+use std::collections::BTreeSet;
+use tracer_record::ProcId;
+
+/// Cause 1, a full table, is `fd-exhausted`.
+const FULL: u32 = 1;
+
+pub(super) fn judge(world: &World, _now_ns: u64) -> Vec<Finding> {
+    let mut all: Vec<(ProcId, &Receiver)> = world.fds.receivers().collect();
+    all.sort_by_key(|(id, _)| *id);
+    all.into_iter().filter_map(|(id, r)| told(world, id, r)).collect()
+}
+
+fn cause(raw: u32) -> &'static str {
+    match raw {
+        2 => "control-buffer",
+        3 => "denied",
+        _ => "unknown",
+    }
+}
+
+fn told(world: &World, id: ProcId, r: &Receiver) -> Option<Finding> {
+    let causes: Vec<(u32, &Truncation)> =
+        r.truncated.iter().filter(|(c, t)| **c != FULL && t.messages > 0).map(|(c, t)| (*c, t)).collect();
+    let first = causes.iter().map(|(_, t)| t.first_ns).min()?;
+    let last = causes.iter().map(|(_, t)| t.last_ns).max()?;
+    let messages: u64 = causes.iter().map(|(_, t)| t.messages).fold(0, u64::saturating_add);
+    let unknown: u64 = causes.iter().map(|(_, t)| t.unknown).fold(0, u64::saturating_add);
+    let dropped: u64 = causes.iter().map(|(_, t)| t.dropped).fold(0, u64::saturating_add);
+    let socks: BTreeSet<u64> = causes.iter().flat_map(|(_, t)| t.socks.iter().copied()).collect();
+
+    let mut d = Draft::new(world, "fd-truncated", Severity::Warning);
+    d.rests_on_events();
+    d.subject("receiver", id, None);
+    for s in world.fds.senders_to(&socks).iter().take(4) {
+        d.process("sender", *s, None);
+    }
+    let lost = if unknown == 0 { count(dropped, "descriptor", "descriptors") } else { "descriptors".to_owned() };
+    let why: Vec<String> = causes
+        .iter()
+        .map(|(c, t)| {
+            let why = match c {
+                2 => "the control buffer was too small",
+                3 => "a security module or the peer's credentials denied them",
+                _ => "the cause is not known",
+            };
+            if causes.len() > 1 { format!("{} where {why}", t.messages) } else { why.to_owned() }
+        })
+        .collect();
+    d.title(format!(
+        "{} lost {lost} of {} at reception (MSG_CTRUNC): {}",
+        name(world, id),
+        count(messages, "message", "messages"),
+        why.join(", "),
+    ));
+    d.object(process_object(id));
+    let words: Vec<&str> = causes.iter().map(|(c, _)| cause(*c)).collect();
+    d.evidence("dropped", (unknown == 0).then_some(dropped))
+        .evidence("messages_truncated", messages)
+        .evidence("cause", words.join(","))
+        .pids([id]);
+    d.seen(first, last);
+    d.remedy(
+        "Give recvmsg a control buffer of CMSG_SPACE(n * sizeof(int)) for the most descriptors that a sender may pass (at most 253).",
+        None,
+    );
+    d.remedy("Check msg_flags for MSG_CTRUNC after each recvmsg, and close the descriptors that did arrive.", None);
+    d.finish()
+}
+
+#[cfg(test)]
+#[path = "fd_truncated_tests.rs"]
+mod tests;

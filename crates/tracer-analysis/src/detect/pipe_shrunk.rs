@@ -1,0 +1,194 @@
+//! `pipe-shrunk`: new pipes of a user got less than the default capacity because of pipe-user-pages-soft.
+
+use super::draft::{Draft, count, name, object};
+use super::finding::{Confidence, Finding, Severity};
+use crate::model::World;
+use crate::model::pipe::{DEFAULT_SLOTS, ShrunkPipe};
+use std::collections::BTreeMap;
+use tracer_common::map::kind;
+use tracer_record::ProcId;
+use tracer_record::{ObjKey, PipeOwner, SmallPipes};
+
+/// Creators named.
+const MAX_CREATORS: usize = 4;
+
+pub(super) fn judge(world: &World, _now_ns: u64) -> Vec<Finding> {
+    let mut by_uid: BTreeMap<u32, Vec<&ShrunkPipe>> = BTreeMap::new();
+    for p in world.pipes.shrunk(world.page_bytes()) {
+        by_uid.entry(p.uid).or_default().push(p);
+    }
+    // What was seen to be created tells more than what was there.
+    let before = world.pipes.small().iter().filter(|row| !by_uid.contains_key(&row.uid));
+    let before: Vec<Finding> = before.filter_map(|row| found(world, row)).collect();
+    by_uid.into_iter().filter_map(|(uid, pipes)| told(world, uid, &pipes)).chain(before).collect()
+}
+
+fn key(ino: u64) -> ObjKey {
+    ObjKey { kind: kind::PIPE, ns: 0, id: ino }
+}
+
+/// The process of a user with the most pipes, and what to say of it.
+fn holder(world: &World, top: &PipeOwner) -> (ProcId, String) {
+    let id = world.processes.resolve(top.tgid, top.start_ns);
+    (id, format!("{} alone holds {}", name(world, id), count(top.pipes, "pipe", "pipes")))
+}
+
+fn remedies(d: &mut Draft<'_>, world: &World, holder: Option<ProcId>, soft_pages: Option<u64>) {
+    if let Some(h) = holder {
+        d.remedy(
+            format!("Close pipes that {} no longer needs.", name(world, h)),
+            Some(format!("ls -l /proc/{}/fd | grep -c pipe:", h.pid())),
+        );
+    }
+    let wanted = soft_pages.map_or(65_536, |s| s.saturating_mul(4));
+    d.remedy(
+        "Raise the limit if the user really needs that many pipes.",
+        Some(format!("sysctl -w fs.pipe-user-pages-soft={wanted}")),
+    );
+}
+
+/// Small pipes that nobody was seen to create. A program may have made them small itself: that the user is beyond the
+/// limit now says that it need not have.
+fn found(world: &World, row: &SmallPipes) -> Option<Finding> {
+    let (page, top) = (world.page_bytes(), row.holders.first()?);
+    let (holder, held) = holder(world, top);
+    let mut d = Draft::new(world, "pipe-shrunk", Severity::Warning);
+    d.confidence(Confidence::Likely).origin(true);
+    d.process("holder", holder, None);
+    let ends = name_ends(&mut d, world, row.inos.iter().copied());
+    let (got, default) = (u64::from(row.slots).saturating_mul(page), u64::from(DEFAULT_SLOTS).saturating_mul(page));
+    d.title(format!(
+        "{} of user {} {} {got} bytes instead of {default}; the user is above pipe-user-pages-soft of {} pages, with {}: {held}",
+        count(row.count, "pipe", "pipes"),
+        row.uid,
+        if row.count == 1 { "has" } else { "have" },
+        row.soft_pages,
+        row.pages,
+    ));
+    d.object(object(key(*row.inos.first()?)));
+    d.evidence("capacity_bytes", got)
+        .evidence("default_bytes", default)
+        .evidence("pipes_of_user", row.pipes)
+        .evidence("instances", row.count)
+        .evidence("uid", row.uid)
+        .ids(row.inos.iter().map(u64::to_string))
+        .pids(ends.into_iter().chain([holder]));
+    d.limit("pipe-user-pages-soft", Some(row.pages), Some(row.soft_pages), None);
+    let at = world.baseline_ns?;
+    d.seen(at, world.closing_ns.unwrap_or(at));
+    remedies(&mut d, world, Some(holder), Some(row.soft_pages));
+    d.finish()
+}
+
+/// Creators by the number of small pipes, most first.
+fn creators(pipes: &[&ShrunkPipe]) -> Vec<ProcId> {
+    let mut by: BTreeMap<ProcId, u64> = BTreeMap::new();
+    for p in pipes {
+        *by.entry(p.creator).or_default() += 1;
+    }
+    let mut all: Vec<(ProcId, u64)> = by.into_iter().collect();
+    all.sort_by_key(|(id, n)| (std::cmp::Reverse(*n), *id));
+    all.into_iter().map(|(id, _)| id).collect()
+}
+
+fn told(world: &World, uid: u32, pipes: &[&ShrunkPipe]) -> Option<Finding> {
+    let page = world.page_bytes();
+    let stalled =
+        |p: &&&ShrunkPipe| world.stalls.object(key(p.ino)).is_some() || !world.stalls.ongoing_at(key(p.ino)).is_empty();
+    let first = pipes.iter().min_by_key(|p| p.created_ns)?;
+    let shown = pipes.iter().filter(stalled).min_by_key(|p| p.created_ns).unwrap_or(first);
+    let slots = pipes.iter().map(|p| p.slots).min().unwrap_or_default();
+    let user = world.pipes.user(uid);
+    let top = user.and_then(|u| u.processes.iter().max_by_key(|p| (p.pipes, std::cmp::Reverse(p.tgid))));
+    let creators = creators(pipes);
+    let (holder, held) = match (top, creators.first()) {
+        (Some(top), _) => {
+            let (id, held) = holder(world, top);
+            (Some(id), held)
+        }
+        (None, Some(first)) => (Some(*first), format!("{} created most of them", name(world, *first))),
+        (None, None) => (None, "who holds the others is not known".to_owned()),
+    };
+
+    let mut d = Draft::new(world, "pipe-shrunk", Severity::Warning);
+    d.rests_on_events();
+    if let Some(h) = holder {
+        d.process("holder", h, None);
+    }
+    for c in creators.iter().take(MAX_CREATORS) {
+        d.process("creator", *c, None);
+    }
+    d.stack("creator", shown.creator, shown.stack);
+    let ends = name_ends(&mut d, world, pipes.iter().map(|p| p.ino));
+    let soft =
+        user.map(|u| u.soft_pages).filter(|p| *p > 0).or(Some(world.limits.pipe_user_pages_soft).filter(|p| *p > 0));
+    let limit = soft.map_or_else(String::new, |s| format!(" of {s} pages"));
+    let small = count(u64::try_from(pipes.len()).unwrap_or(u64::MAX), "new pipe", "new pipes");
+    let (got, default) = (u64::from(slots).saturating_mul(page), u64::from(DEFAULT_SLOTS).saturating_mul(page));
+    let eperm = pipes.iter().any(|p| world.pipes.resized(p.ino).is_some_and(|r| r.ret < 0));
+    let refused = if eperm { "; F_SETPIPE_SZ was refused as well" } else { "" };
+    d.title(format!(
+        "{small} of user {uid} got {got} bytes instead of {default}, because the user is above pipe-user-pages-soft{limit}: {held}{refused}"
+    ));
+    d.object(object(key(shown.ino)));
+    let total = user.map(|u| u.processes.iter().map(|p| p.pipes).fold(0, u64::saturating_add));
+    d.evidence("capacity_bytes", got)
+        .evidence("default_bytes", default)
+        .evidence("pipes_of_user", total)
+        .evidence("instances", pipes.len())
+        .evidence("uid", uid)
+        .ids(pipes.iter().map(|p| p.ino.to_string()))
+        .pids(creators.into_iter().chain(ends).chain(holder));
+    d.limit("pipe-user-pages-soft", None, soft, None);
+    let last = pipes.iter().map(|p| p.created_ns).max().unwrap_or(first.created_ns);
+    d.seen(first.created_ns, last);
+    remedies(&mut d, world, holder, soft);
+    d.finish()
+}
+
+/// Names who writes to these pipes and who reads from them, as far as known, and says who that is.
+fn name_ends(d: &mut Draft<'_>, world: &World, inos: impl Iterator<Item = u64>) -> Vec<ProcId> {
+    let mut ends = Vec::new();
+    for ino in inos {
+        let (writers, readers) = users(world, key(ino));
+        writers.iter().for_each(|w| {
+            d.process("writer", *w, None);
+        });
+        readers.iter().for_each(|r| {
+            d.process("reader", *r, None);
+        });
+        ends.extend(writers.into_iter().chain(readers));
+    }
+    ends
+}
+
+/// Processes known to write to a pipe and to read from it.
+fn users(world: &World, obj: ObjKey) -> (Vec<ProcId>, Vec<ProcId>) {
+    let (mut writers, mut readers) = (Vec::new(), Vec::new());
+    if let Some(o) = world.stalls.object(obj) {
+        writers.extend(o.waiters.keys().map(|w| w.proc));
+        readers.extend(o.reader.iter().map(|r| r.proc));
+    }
+    writers.extend(world.stalls.ongoing_at(obj).iter().map(|o| o.waiter.proc));
+    if let Some(h) = world.pipes.holders(obj) {
+        let first = h.holders.first().map(|h| h.tgid);
+        // A process that keeps both ends to itself is its holder, told by its role already.
+        let shared = h.holders.iter().any(|h| Some(h.tgid) != first);
+        for holder in h.holders.iter().filter(|_| shared) {
+            let id = world.processes.resolve(holder.tgid, holder.start_ns);
+            if holder.writes == Some(true) {
+                writers.push(id);
+            }
+            if holder.reads == Some(true) {
+                readers.push(id);
+            }
+        }
+    }
+    writers.dedup();
+    readers.dedup();
+    (writers, readers)
+}
+
+#[cfg(test)]
+#[path = "pipe_shrunk_tests.rs"]
+mod tests;
