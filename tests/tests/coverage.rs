@@ -3,7 +3,7 @@
 //! Of each kind of `ls` an incident has an object (`every_kind_has_an_example`, and the case `fault/every-kind`).
 
 use ipctrace_tests::incident::{ALL, Variant};
-use tracer_analysis::detect::DETECTORS;
+use tracer_analysis::detectors::DETECTORS;
 use tracer_collector::kernel::plan::watches;
 use tracer_common::site::{Mechanism, SITES};
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
-use tracer_analysis::detect::DETECTORS;
+use tracer_analysis::detectors::DETECTORS;
 use tracer_collector::kernel::plan::{Backend, program, watches};
 use tracer_common::site::{Fallback, Mechanism, SITES, Site, SiteInfo};
 use tracer_report::listing;

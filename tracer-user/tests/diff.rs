@@ -35,7 +35,10 @@ fn reports() -> &'static [(String, Report)] {
             for record in Reader::open(path).expect("trace") {
                 analyst.take(&record.expect("record"));
             }
-            (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), tracer_report::reporter::report(&analyst))
+            (
+                path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+                tracer_report::reporter::report(&analyst),
+            )
         };
         traces.iter().map(read).collect()
     })
@@ -122,7 +125,7 @@ fn pids_ids_and_addresses_make_no_other_finding() {
 #[test]
 fn every_diff_is_as_the_schema_says() {
     let schema: Value = serde_json::from_str(diff::SCHEMA).expect("the schema is JSON");
-    jsonschema::meta::validate(&schema).expect("the schema is one of draft 2020-12");
+    jsonschema::meta::validate(&schema).expect("the schema is one of builder 2020-12");
     let validator = jsonschema::draft202012::new(&schema).expect("the schema can be used");
     let problems = |d: &Diff| -> Vec<String> {
         let value: Value = serde_json::from_str(&diff::json(d).expect("JSON")).expect("JSON");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracer_analysis::analyst::Analyst;
-use tracer_analysis::detect::finding::Finding;
+use tracer_analysis::finding::Finding;
 use tracer_common::event::{Header, read};
 use tracer_record::{Inventory, Record, Session};
 use tracer_report;

@@ -1,7 +1,7 @@
 //! `--redact`: a trace without names leads to the same findings, and holds no name.
 #![expect(clippy::expect_used, clippy::panic, reason = "all of this file is a test: a broken fixture fails it")]
 
-mod marked;
+mod sentinel;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -189,7 +189,7 @@ fn function(shape: &str) -> String {
 fn no_text_is_in_a_redacted_trace_nor_in_what_is_made_of_it() {
     let folder = tempfile::tempdir().expect("folder");
     for (number, shape) in SHAPES.into_iter().enumerate() {
-        let records = marked::records(shape, &function(shape));
+        let records = sentinel::records(shape, &function(shape));
         let [plain, saved, again] =
             ["plain", "saved", "again"].map(|name| folder.path().join(format!("{number}.{name}")));
         save(&plain, &records, None);
@@ -242,7 +242,7 @@ fn text_of(out: &[u8], format: &str) -> Vec<u8> {
 fn the_marks_are_found_where_nothing_is_redacted() {
     let folder = tempfile::tempdir().expect("folder");
     let plain = folder.path().join("plain");
-    save(&plain, &marked::records(MARK, &function(MARK)), None);
+    save(&plain, &sentinel::records(MARK, &function(MARK)), None);
     for format in FORMATS {
         assert!(marks(&ipctrace(&["report", "--format", format], &plain).stdout) > 0, "{format}");
     }
@@ -256,7 +256,7 @@ fn the_marks_are_found_where_nothing_is_redacted() {
 fn a_name_has_one_token_in_a_trace_and_another_in_the_next() {
     let folder = tempfile::tempdir().expect("folder");
     let plain = folder.path().join("plain");
-    save(&plain, &marked::records(MARK, &function(MARK)), None);
+    save(&plain, &sentinel::records(MARK, &function(MARK)), None);
     let hosts: Vec<String> = ["a", "b"]
         .into_iter()
         .map(|name| {
@@ -312,7 +312,7 @@ fn a_broken_record_is_not_quoted() {
 fn a_trace_is_not_replaced_by_its_redacted_self() {
     let folder = tempfile::tempdir().expect("folder");
     let plain = folder.path().join("plain");
-    save(&plain, &marked::records(MARK, MARK), None);
+    save(&plain, &sentinel::records(MARK, MARK), None);
     let before = std::fs::read(&plain).expect("trace");
     let run = |out: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ipctrace"));

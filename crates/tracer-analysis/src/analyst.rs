@@ -4,15 +4,15 @@ use tracer_common::site::Site;
 use tracer_record::decode::KernelEvent;
 use tracer_record::{Record, Session, without_digits};
 
-use crate::detect;
-use crate::detect::finding::Finding;
-use crate::model::World;
+use crate::detectors;
+use crate::finding::Finding;
+use crate::model::Model;
 
 /// Takes records, and detects at the end.
 #[derive(Default)]
 pub struct Analyst {
     session: Session,
-    world: Option<World>,
+    model: Option<Model>,
     lost: Vec<Lost>,
     undecodable: u64,
     problems: Vec<String>,
@@ -33,14 +33,14 @@ impl Analyst {
     }
 
     /// As [`Analyst::take`], and shows the model that the record leads to, with what a kernel record decodes to.
-    pub fn take_and(&mut self, record: &Record, show: impl FnOnce(&World, Option<&KernelEvent>)) {
+    pub fn take_and(&mut self, record: &Record, show: impl FnOnce(&Model, Option<&KernelEvent>)) {
         if let Record::Session(session) = record {
             self.last_ns = session.start_ns;
-            self.world = Some(World::new(session));
+            self.model = Some(Model::new(session));
             self.session = session.clone();
             return;
         }
-        let Some(world) = &mut self.world else { return };
+        let Some(model) = &mut self.model else { return };
         if let Record::Lost { site, count, .. } = record {
             lose(&mut self.lost, *site, *count);
         } else if let Record::Tick { ts_ns } | Record::End { ts_ns } = record {
@@ -49,8 +49,8 @@ impl Analyst {
             self.last_ns = self.last_ns.max(inventory.ts_ns);
             repeat(&mut self.problems, &inventory.problems);
         }
-        match world.apply(record) {
-            Ok(event) => show(world, event.as_ref()),
+        match model.apply(record) {
+            Ok(event) => show(model, event.as_ref()),
             Err(_) => self.undecodable += 1,
         }
     }
@@ -61,8 +61,8 @@ impl Analyst {
     }
 
     /// What is known; `None` before the session.
-    pub fn world(&self) -> Option<&World> {
-        self.world.as_ref()
+    pub fn model(&self) -> Option<&Model> {
+        self.model.as_ref()
     }
 
     /// The run's own facts; empty before the session.
@@ -72,7 +72,7 @@ impl Analyst {
 
     /// True once the first record was there.
     pub fn has_session(&self) -> bool {
-        self.world.is_some()
+        self.model.is_some()
     }
 
     /// Time of the newest record that has one, nanoseconds of the boot clock.
@@ -94,13 +94,13 @@ impl Analyst {
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.problems.clone();
         problems.extend(self.undecodable());
-        problems.extend(self.world.iter().flat_map(World::problems));
+        problems.extend(self.model.iter().flat_map(Model::problems));
         problems
     }
 
     /// What the detectors find now.
     pub fn findings(&self) -> Vec<Finding> {
-        self.world.as_ref().map(|world| detect::run(world, self.last_ns)).unwrap_or_default()
+        self.model.as_ref().map(|model| detectors::run(model, self.last_ns)).unwrap_or_default()
     }
 }
 

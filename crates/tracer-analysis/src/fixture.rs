@@ -1,7 +1,8 @@
 //! Record streams for tests: a small builder, from which tables of (records, findings) are made.
 
-use crate::detect::{self, finding::Finding};
-use crate::model::World;
+use crate::detectors;
+use crate::finding::Finding;
+use crate::model::Model;
 use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, PosixCreate, SemCreate, Stall, UNKNOWN};
 use tracer_common::map::{ObjRef, ObjState, kind};
 use tracer_common::syscall::Syscall;
@@ -54,6 +55,12 @@ pub struct Stream {
     pub records: Vec<Record>,
     pub uid: u32,
     pub stack: i32,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Stream {
@@ -363,23 +370,23 @@ impl Stream {
         self.record(Record::Stack { id, frames, unwound })
     }
 
-    /// The world after all records and until `at`.
-    pub fn world(&self, at: u64) -> World {
-        let mut world = World::new(&self.session);
+    /// The model after all records and until `at`.
+    pub fn model(&self, at: u64) -> Model {
+        let mut model = Model::new(&self.session);
         for record in &self.records {
-            if let Err(e) = world.apply(record) {
+            if let Err(e) = model.apply(record) {
                 unreachable!("{e}");
             }
         }
-        if let Err(e) = world.apply(&Record::End { ts_ns: START + at * MS }) {
+        if let Err(e) = model.apply(&Record::End { ts_ns: START + at * MS }) {
             unreachable!("{e}");
         }
-        world
+        model
     }
 
     /// All findings at `at`.
     pub fn findings(&self, at: u64) -> Vec<Finding> {
-        detect::run(&self.world(at), START + at * MS)
+        detectors::run(&self.model(at), START + at * MS)
     }
 
     /// Findings of one code at `at`.

@@ -2,6 +2,7 @@
 //! that its memory can be told: `cargo bench -p tracer-user --bench export`.
 //!
 //! `EXPORT_RECORDS` is another number of records; `EXPORT_KEEP` names a file where the trace stays.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 
 use std::io::BufWriter;
 use std::path::Path;
@@ -43,8 +44,7 @@ fn main() -> Result<()> {
     write(&trace, records)?;
     let size = std::fs::metadata(&trace).context("the trace")?.len();
     println!("{records} records, {} MiB", size >> 20);
-    for format in
-        ["none", REDACT].into_iter().map(str::to_owned).chain(Format::CHOICES.iter().map(|c| c.1.to_owned()))
+    for format in ["none", REDACT].into_iter().map(str::to_owned).chain(Format::CHOICES.iter().map(|c| c.1.to_owned()))
     {
         let task = format!("{format} {}", trace.display());
         let ended = Command::new(std::env::current_exe().context("own path")?).env(CHILD, task).status();
@@ -57,7 +57,7 @@ fn named(format: &str) -> Option<Format> {
     Format::CHOICES.iter().find(|c| c.1 == format).map(|c| c.0)
 }
 
-/// One export; `none` is the way to the world alone, which every report goes, too, and `redact` that without names.
+/// One export; `none` is the way to the model alone, which every report goes, too, and `redact` that without names.
 fn child(format: &str, trace: &Path) -> Result<()> {
     let started = Instant::now();
     let redactor = Redactor::new(&[7; KEY_LEN]);
@@ -74,17 +74,17 @@ fn child(format: &str, trace: &Path) -> Result<()> {
             export = Some(begin(format, Table::Events, Weight::Events, session, out)?);
         }
         let mut done = Ok(());
-        analyst.take_and(&record, |world, event| {
+        analyst.take_and(&record, |model, event| {
             if let Some(export) = &mut export {
-                done = export.record(world, &record, event);
+                done = export.record(model, &record, event);
             }
         });
         done?;
     }
     let streamed = started.elapsed();
     let findings = analyst.findings();
-    if let (Some(export), Some(world)) = (export, analyst.world()) {
-        export.finish(world, &findings)?;
+    if let (Some(export), Some(model)) = (export, analyst.model()) {
+        export.finish(model, &findings)?;
     }
     let took = started.elapsed().as_secs_f64();
     println!(

@@ -3,7 +3,8 @@
 //!
 //! Without a file, a trace of so many events is made of a fixture's kernel records, told again and again at later times.
 //! Then objects of each kind are made that stay, for the memory of one.
-//! Then a large world is judged: the flight recorder does that while it records.
+//! Then a large model is judged: the flight recorder does that while it records.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use tracer_trace::{Reader, Writer};
 
 /// Kernel records in the large trace, if nothing else is said.
 const EVENTS: usize = 3_000_000;
-/// Processes and objects of the large world.
+/// Processes and objects of the large model.
 const PROCESSES: u32 = 60_000;
 const OBJECTS: i32 = 15_000;
 
@@ -185,8 +186,8 @@ fn memory_of(what: &str, fill: impl FnOnce(&mut Analyst)) -> Result<()> {
     let before = allocated();
     fill(&mut analyst);
     let used = allocated().saturating_sub(before);
-    let world = analyst.world().context("the analyst has no world")?;
-    let left_out: Vec<String> = world.problems();
+    let model = analyst.model().context("the analyst has no model")?;
+    let left_out: Vec<String> = model.problems();
     println!("{:>4} bytes: {what} {}", used / OBJECTS as usize, left_out.join("; "));
     Ok(())
 }
@@ -284,7 +285,7 @@ fn large_world() -> Result<()> {
     let started = Instant::now();
     let found = analyst.findings().len();
     println!(
-        "a world of {PROCESSES} processes, {OBJECTS} semaphore sets and segments: taken in {:.1} ms, judged in {:.1} ms: \
+        "a model of {PROCESSES} processes, {OBJECTS} semaphore sets and segments: taken in {:.1} ms, judged in {:.1} ms: \
          {found} findings",
         took.as_secs_f64() * 1e3,
         started.elapsed().as_secs_f64() * 1e3

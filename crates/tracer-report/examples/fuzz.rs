@@ -4,6 +4,7 @@
 //! The corpus is `fixtures/`, with their events as they are and packed as they are written today. Most mutations are made on records and packed again with the right lengths and checksums,
 //! so that they get past the reader; some are made on the file. A run is known by its number: the same number is the
 //! same file, on any machine.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -53,7 +54,7 @@ fn main() -> Result<()> {
         let file = mutant(&corpus, number, options.reader)?;
         bytes += file.len();
         let run = Instant::now();
-        let ended = catch_unwind(AssertUnwindSafe(|| if options.reader { decoded(&file) } else { judge(&file) }));
+        let ended = catch_unwind(AssertUnwindSafe(|| if options.reader { decoded(&file) } else { detect(&file) }));
         slowest = slowest.max((run.elapsed(), number));
         whole += u64::from(matches!(ended, Ok(true)));
         if ended.is_err() {
@@ -116,7 +117,7 @@ impl Options {
 }
 
 /// All that `report` does with a file, in each format; true if it could be read to its end.
-fn judge(file: &[u8]) -> bool {
+fn detect(file: &[u8]) -> bool {
     let mut analyst = Analyst::default();
     let Ok(mut reader) = Reader::new(Cursor::new(file)) else { return false };
     let mut whole = true;
@@ -131,8 +132,11 @@ fn judge(file: &[u8]) -> bool {
     }
     let found = tracer_report::reporter::report(&analyst);
     let text = tracer_report::text::render(&found, 100, false);
-    let _ =
-        std::hint::black_box((text, tracer_report::json::render(&found).is_ok(), tracer_report::json::render_lines(&found).is_ok()));
+    let _ = std::hint::black_box((
+        text,
+        tracer_report::json::render(&found).is_ok(),
+        tracer_report::json::render_lines(&found).is_ok(),
+    ));
     whole
 }
 

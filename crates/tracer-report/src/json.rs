@@ -170,7 +170,7 @@ impl<F: Formatter> Formatter for Safe<F> {
 mod tests {
     use super::super::model::tests::{finding, report};
     use super::*;
-    use tracer_analysis::detect::finding::{Finding, Severity};
+    use tracer_analysis::finding::{Finding, Severity};
 
     fn hostile() -> Report {
         let mut f = finding("sem-leak", Severity::Critical);

@@ -12,8 +12,8 @@ use super::phrase::{
     LIST_MAX, at, by_role, confidence, counted, evidence, frames, limit, lost, object, origin, process, redacted, seen,
     severity, sites, target, watched,
 };
-use tracer_analysis::detect::finding::{Confidence, Finding, Origin};
-use tracer_analysis::detect::time::seconds;
+use tracer_analysis::finding::time::seconds;
+use tracer_analysis::finding::{Confidence, Finding, Origin};
 
 /// The report as Markdown, ending in a newline.
 pub fn render(report: &Report) -> String {
@@ -192,7 +192,7 @@ mod tests {
     use super::super::escape::unsafe_to_show;
     use super::super::model::tests::{finding, report};
     use super::*;
-    use tracer_analysis::detect::finding::Severity;
+    use tracer_analysis::finding::Severity;
 
     #[test]
     fn a_whole_report() {

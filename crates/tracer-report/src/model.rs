@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use tracer_analysis::detect::finding::Finding;
-use tracer_analysis::detect::time::{milliseconds, rfc3339};
+use tracer_analysis::finding::Finding;
+use tracer_analysis::finding::time::{milliseconds, rfc3339};
 use tracer_record::{PlanRow, Session};
 
 /// Version of the JSON report's form.
@@ -147,7 +147,7 @@ pub(crate) mod tests {
     use serde_json::{Map, json};
 
     use super::*;
-    use tracer_analysis::detect::finding::*;
+    use tracer_analysis::finding::*;
 
     pub(crate) fn session() -> Session {
         Session {

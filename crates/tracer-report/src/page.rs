@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::escape::escape;
-use tracer_analysis::detect::finding::Severity;
+use tracer_analysis::finding::Severity;
 
 /// Narrower terminals get lines of this width.
 pub(super) const WIDTH_MIN: usize = 40;

@@ -5,11 +5,9 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::model::{Report, Target};
-use tracer_analysis::detect::finding::{
-    Confidence, Finding, Limit, Object, Origin, Process, Severity, Stack, StackFrame,
-};
-use tracer_analysis::detect::site::is_system;
-use tracer_analysis::detect::time::seconds;
+use tracer_analysis::finding::site::is_system;
+use tracer_analysis::finding::time::seconds;
+use tracer_analysis::finding::{Confidence, Finding, Limit, Object, Origin, Process, Severity, Stack, StackFrame};
 
 /// Elements of a list that are shown; JSON has them all.
 pub(super) const LIST_MAX: usize = 12;
@@ -335,7 +333,7 @@ mod tests {
 
     use super::super::model::tests::{finding, report};
     use super::*;
-    use tracer_analysis::detect::finding::Severity;
+    use tracer_analysis::finding::Severity;
 
     #[test]
     fn facts() {

@@ -25,7 +25,7 @@ impl Reporter {
         if let Record::Session(session) = record {
             *charts = chart::Collector::new(session);
         }
-        self.analyst.take_and(record, |world, event| charts.take(world, record, event));
+        self.analyst.take_and(record, |model, event| charts.take(model, record, event));
     }
 
     /// What is known now.
@@ -35,8 +35,8 @@ impl Reporter {
 
     /// The charts of a report; `None` if they were not collected.
     pub fn charts(&self, report: &Report) -> Option<Charts> {
-        let (charts, world) = (self.charts.as_ref()?, self.analyst.world()?);
-        Some(charts.finish(world, self.analyst.last_ns(), report))
+        let (charts, model) = (self.charts.as_ref()?, self.analyst.model()?);
+        Some(charts.finish(model, self.analyst.last_ns(), report))
     }
 }
 

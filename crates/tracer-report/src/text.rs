@@ -9,8 +9,8 @@ use super::phrase::{
     LIST_MAX, at, by_role, confidence, counted, evidence, folded, limit, lost, object, origin, process, redacted, seen,
     severity, sites, target, watched,
 };
-use tracer_analysis::detect::finding::{Confidence, Finding, Origin, Stack};
-use tracer_analysis::detect::time::seconds;
+use tracer_analysis::finding::time::seconds;
+use tracer_analysis::finding::{Confidence, Finding, Origin, Stack};
 
 /// The report as text, lines at most `width` columns wide where words allow it, ending in a newline.
 pub fn render(report: &Report, width: usize, colour: bool) -> String {
@@ -135,7 +135,7 @@ mod tests {
     use super::super::model::tests::{finding, report};
     use super::super::page::WIDTH_MIN;
     use super::*;
-    use tracer_analysis::detect::finding::Severity;
+    use tracer_analysis::finding::Severity;
 
     #[test]
     fn a_whole_report() {

@@ -3,6 +3,7 @@
 //! A trace is `<incident>[-<label>]-<bug|fixed>.trace`, its snapshot the same name with `.json`: the report's list of
 //! findings. Nothing is normalised: replay knows no clock and no machine, so a trace has one report everywhere.
 //! `UPDATE_FIXTURES=1` rewrites the snapshots; CONTRIBUTING.md says how traces are recorded.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 #![expect(clippy::expect_used, clippy::panic, reason = "all of this file is a test: a broken fixture fails it")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 use tracer_analysis::analyst::Analyst;
-use tracer_analysis::detect::DETECTORS;
+use tracer_analysis::detectors::DETECTORS;
 use tracer_record::{Record, Session};
 use tracer_report::Report;
 use tracer_trace::Reader;

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::args::{Demo, Output, ReportFormat};
 use super::output;
 use super::watch;
-use tracer_report::Reporter;
 use tracer_collector::stream::{Live, Options, Target};
+use tracer_report::Reporter;
 
 /// The incidents and what happened.
 const INCIDENTS: &[(&str, &str)] = &[

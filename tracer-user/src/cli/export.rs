@@ -69,16 +69,16 @@ fn write(args: &Args, reader: Reader, out: Box<dyn Write + Send>, name: &Path) -
             export = Some(begin(args, session, out).with_context(cannot)?);
         }
         let mut done = Ok(());
-        analyst.take_and(&record, |world, event| {
+        analyst.take_and(&record, |model, event| {
             if let Some(export) = &mut export {
-                done = export.record(world, &record, event);
+                done = export.record(model, &record, event);
             }
         });
         done.with_context(cannot)
     })?;
     let findings = analyst.findings();
-    if let (Some(export), Some(world)) = (export, analyst.world()) {
-        export.finish(world, &findings).with_context(cannot)?;
+    if let (Some(export), Some(model)) = (export, analyst.model()) {
+        export.finish(model, &findings).with_context(cannot)?;
     }
     for problem in problems.into_iter().chain(analyst.undecodable()) {
         eprintln!("ipctrace: {}", escape(&problem));

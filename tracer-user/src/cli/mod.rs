@@ -1,7 +1,6 @@
 //! The command line: one file a subcommand. Machine output goes to stdout, everything else to stderr.
 
 mod args;
-mod census;
 mod demo;
 mod diff;
 mod doctor;
@@ -18,6 +17,7 @@ mod replay;
 mod rm;
 mod run;
 mod show;
+mod snapshot;
 mod target;
 mod value;
 mod watch;

@@ -84,7 +84,13 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-fn render(reporter: &Reporter, report: &Report, format: ReportFormat, width: usize, colour: bool) -> io::Result<String> {
+fn render(
+    reporter: &Reporter,
+    report: &Report,
+    format: ReportFormat,
+    width: usize,
+    colour: bool,
+) -> io::Result<String> {
     match format {
         ReportFormat::Text => Ok(tracer_report::text::render(report, width, colour)),
         ReportFormat::Json => tracer_report::json::render(report),

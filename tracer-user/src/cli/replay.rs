@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use super::args::Replay;
 use super::progress::Progress;
 use super::{output, redact};
-use tracer_report::Reporter;
 use tracer_record::Record;
 use tracer_record::redact::Redactor;
 use tracer_report;
+use tracer_report::Reporter;
 use tracer_report::model::{CUT_OFF, NO_END, UNREADABLE};
 use tracer_trace::Reader;
 

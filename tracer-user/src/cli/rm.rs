@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::args::Rm;
-use super::census::{self, Parts};
+use super::snapshot::{self, Parts};
 use super::{Fail, exit, output};
 use crate::object::{self, Identity, Refusal, State, Sysv};
 use tracer_collector::inventory;
@@ -35,7 +35,7 @@ pub fn main(args: &Rm) -> Result<u8> {
         (true, false) => REMOVABLE.into_iter().filter(|k| args.only.contains(k)).collect(),
         (false, _) => REMOVABLE.into_iter().filter(|k| args.object.iter().any(|o| o.kind == *k)).collect(),
     };
-    let facts = census::read(Parts::of(&kinds), &[]);
+    let facts = snapshot::read(Parts::of(&kinds), &[]);
     let model = Model::new(&facts);
     let chosen = if args.orphans { orphans(&model, &kinds, args) } else { named(&model, args)? };
     if args.orphans {

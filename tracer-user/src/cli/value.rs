@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tracer_common::site::Mechanism;
 
 use super::args::{Codes, Namespace};
-use tracer_analysis::detect::DETECTORS;
+use tracer_analysis::detectors::DETECTORS;
 use tracer_report::listing;
 
 /// One of a few values, by its name; each is a value, its name and its help.

@@ -7,9 +7,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{Probing, Saving, Watch};
 use super::{output, redact, target};
-use tracer_report::Reporter;
 use tracer_collector::stream::{Live, Options, Target};
 use tracer_record::redact::Redactor;
+use tracer_report::Reporter;
 use tracer_trace::Writer;
 
 /// Runs the command.

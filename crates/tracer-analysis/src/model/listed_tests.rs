@@ -2,7 +2,7 @@
 //! records wait meanwhile.
 
 use crate::fixture::{MS, NS, P, START, Stream, mq, mq_create, sem_inventory, sem_limits, sem_row};
-use crate::model::World;
+use crate::model::Model;
 use tracer_common::event::{Body, SemCreate, SysvCreate};
 use tracer_common::map::kind;
 use tracer_record::SemId;
@@ -47,10 +47,10 @@ fn again(age_s: u64) -> Inventory {
 }
 
 /// Who is known to have made the semaphore set, the System V queue and the POSIX queue.
-fn makers(world: &World) -> [bool; 3] {
-    let set = world.sems.get(SemId::new(NS, ID)).is_some_and(|set| set.created.is_some());
-    let queue = world.msgs.iter().next().is_some_and(|q| world.msgs.creation(q.id).is_some() && !q.baseline);
-    let posix = world.posix.iter().next().is_some_and(|o| world.posix.creation(o.key).is_some() && !o.baseline);
+fn makers(model: &Model) -> [bool; 3] {
+    let set = model.sems.get(SemId::new(NS, ID)).is_some_and(|set| set.created.is_some());
+    let queue = model.msgs.iter().next().is_some_and(|q| model.msgs.creation(q.id).is_some() && !q.baseline);
+    let posix = model.posix.iter().next().is_some_and(|o| model.posix.creation(o.key).is_some() && !o.baseline);
     [set, queue, posix]
 }
 
@@ -78,9 +78,9 @@ fn the_maker_is_known_of_what_was_made_meanwhile_and_of_nothing_older() {
             e.exact = exact;
         }
         s.event(at, MAKER, open);
-        let world = s.world(READ.end() + 1_000);
-        assert_eq!(makers(&world), want, "{what}");
-        let used: Vec<_> = world.sems.namespaces().filter_map(|(_, ns)| ns.used_now()).collect();
+        let model = s.model(READ.end() + 1_000);
+        assert_eq!(makers(&model), want, "{what}");
+        let used: Vec<_> = model.sems.namespaces().filter_map(|(_, ns)| ns.used_now()).collect();
         assert_eq!(used, [(1, 1)], "{what}");
     }
 }

@@ -1,29 +1,29 @@
 //! The model: objects, processes, who waits for whom; a pure function of the events applied.
 //!
 //! It must not read a clock, a file or the kernel; time comes from events.
-//! Memory is bounded: every table has a cap, and what was dropped is counted and said by [`World::problems`].
+//! Memory is bounded: every table has a cap, and what was dropped is counted and said by [`Model::problems`].
 
 pub mod child;
 pub mod eventfd;
 pub mod fdpass;
 pub mod futex;
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod listed_tests;
 pub mod loss;
 pub mod msg;
-pub mod own;
-pub mod passed;
+pub mod own_fds;
 pub mod pipe;
 pub mod posix;
 pub mod process;
+pub mod received_fds;
 pub mod refused;
 pub mod sem;
 pub mod shm;
 pub mod socket;
 pub mod stack;
 pub mod stall;
-#[cfg(test)]
-mod storm;
 pub mod sysv;
 mod table;
 pub mod usage;
@@ -61,7 +61,7 @@ impl Look {
 
 /// Everything known.
 #[derive(Clone, Debug, Default)]
-pub struct World {
+pub struct Model {
     pub session: Session,
     /// Time of the newest event, nanoseconds of the boot clock.
     pub now_ns: u64,
@@ -72,8 +72,8 @@ pub struct World {
     pub queues: msg::Looks,
     pub pipes: pipe::Pipes,
     pub fds: fdpass::FdPass,
-    pub passed: passed::Passed,
-    pub owned: own::Owned,
+    pub passed: received_fds::Passed,
+    pub owned: own_fds::Owned,
     pub eventfds: eventfd::Eventfds,
     pub posix: posix::Posix,
     pub sockets: socket::Sockets,
@@ -92,8 +92,8 @@ pub struct World {
     tick_ns: u64,
 }
 
-impl World {
-    /// The world before the first event.
+impl Model {
+    /// The model before the first event.
     pub fn new(session: &Session) -> Self {
         Self {
             session: session.clone(),
@@ -338,7 +338,7 @@ impl World {
             Body::Stall(e) => self.stalled(proc, context, e),
             Body::PipeCreate(e) => {
                 self.pipes.created(proc, context, *e);
-                self.owned.made(proc, context, own::Kind::Pipe, e.ino);
+                self.owned.made(proc, context, own_fds::Kind::Pipe, e.ino);
             }
             Body::PipeResize(e) => self.pipes.resize(proc, *e),
             Body::FdReceive(e) => {
@@ -358,7 +358,7 @@ impl World {
             Body::FdFlags(e) => self.fds.flagged(*e),
             Body::EventfdCreate(e) => {
                 self.eventfds.created(proc, context, *e);
-                self.owned.made(proc, context, own::Kind::Eventfd, e.fd.into());
+                self.owned.made(proc, context, own_fds::Kind::Eventfd, e.fd.into());
             }
             Body::SysvCreate(e) => match e.kind {
                 kind::SHM => self.shms.created(proc, context, e),
@@ -382,7 +382,7 @@ impl World {
     fn passed(&mut self, inventory: &Inventory, look: Look) {
         let Some(rows) = &inventory.passed else { return };
         let lots = rows.iter().map(|row| {
-            let lot = passed::Lot {
+            let lot = received_fds::Lot {
                 opener: self.processes.resolve(row.opener, row.opener_start_ns),
                 from_ancestor: row.from_ancestor,
                 obj: row.obj,

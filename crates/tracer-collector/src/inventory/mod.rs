@@ -18,10 +18,10 @@ mod msg;
 mod namespace;
 mod open;
 mod package;
-mod passed;
 mod pipe;
 mod posix;
 mod process;
+mod received_fds;
 mod sem;
 mod shm;
 mod sock_diag;
@@ -49,10 +49,10 @@ pub use module::{Module, locate, modules, modules_of};
 pub use msg::queues;
 pub use open::open_objects;
 pub use package::packages;
-pub use passed::Files;
 pub use pipe::pipe_users;
 pub use posix::{posix_names, posix_objects, shm_device};
 pub use process::{pids_by_comm, process};
+pub use received_fds::Files;
 pub use sem::{SemOp, sem_op};
 pub use socket::{socket_address, sockets};
 pub use stack::{reader_look, sleeps_in, stack_asleep};
@@ -139,7 +139,7 @@ pub fn read_files(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     let wanted = scope.members(&inv.processes);
     let me = std::process::id();
     let is_wanted = |pid: u32| pid != me && wanted.as_ref().is_none_or(|w| w.contains(&pid));
-    let mut gatherer = passed::Gatherer::default();
+    let mut gatherer = received_fds::Gatherer::default();
     let mut pipes = pipe::Gatherer::default();
     let queued = socket::with_queue();
     let mut holders: BTreeMap<u64, BTreeMap<(u32, u64), u32>> = BTreeMap::new();
@@ -163,7 +163,7 @@ pub fn read_files(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     }
     inv.small_pipes = Some(pipes.rows(is_wanted));
     let mut rows = gatherer.rows(&inv.processes);
-    passed::read_links(&mut rows);
+    received_fds::read_links(&mut rows);
     inv.passed = Some(rows);
     let in_flight = holders.into_iter().flat_map(|(ino, of)| {
         // The number is the socket's, whoever is asked.

@@ -86,7 +86,7 @@ fn the_cut_name_of_the_kernel_half_still_fits_the_whole_one() {
                 let sent_bytes = prefix.len() + len.min(room) * width;
                 let (told, part) = (names.part(&whole), names.part(&sent));
                 assert!(part.len() <= CUT, "{sent}: {part}");
-                // The world takes one that has all bytes that fit for the beginning of a longer one.
+                // The model takes one that has all bytes that fit for the beginning of a longer one.
                 assert_eq!(part.len() == CUT, sent_bytes == CUT, "{sent}: {part}");
                 if sent_bytes == CUT || sent == whole {
                     assert!(told.starts_with(&part), "{whole}: {told}, {part}");

@@ -1,8 +1,8 @@
 //! How long the finished waits at an object were, in classes.
 
 use crate::phrase;
-use tracer_analysis::detect::draft;
-use tracer_analysis::model::World;
+use tracer_analysis::finding::object;
+use tracer_analysis::model::Model;
 use tracer_analysis::model::stall::Durations;
 use tracer_record::ObjKey;
 
@@ -30,8 +30,8 @@ pub struct Class {
 }
 
 /// The objects with the longest waits together, first.
-pub(super) fn histograms(world: &World) -> Vec<Histogram> {
-    let mut all: Vec<(ObjKey, Durations)> = world
+pub(super) fn histograms(model: &Model) -> Vec<Histogram> {
+    let mut all: Vec<(ObjKey, Durations)> = model
         .stalls
         .objects()
         .map(|(obj, stalls)| {
@@ -44,10 +44,10 @@ pub(super) fn histograms(world: &World) -> Vec<Histogram> {
     all.sort_by_key(|(obj, sum)| (std::cmp::Reverse(sum.total_ns), *obj));
     all.truncate(OBJECTS_MAX);
     let shown = |(obj, sum): (ObjKey, Durations)| Histogram {
-        object: phrase::object_name(&draft::known_object(world, obj)),
+        object: phrase::object_name(&object::known_object(model, obj)),
         count: sum.count,
         total_ns: sum.total_ns,
-        lasting: world.stalls.ongoing_at(obj).len(),
+        lasting: model.stalls.ongoing_at(obj).len(),
         classes: classes(&sum),
     };
     all.into_iter().map(shown).collect()

@@ -59,7 +59,7 @@ impl Node {
 mod tests {
     use super::*;
     use crate::model::tests::{finding, report};
-    use tracer_analysis::detect::finding::{Severity, StackFrame};
+    use tracer_analysis::finding::{Severity, StackFrame};
 
     #[test]
     fn common_callers_are_one() {

@@ -1,8 +1,8 @@
 //! What a page shows as charts, as plain data: objects' lives and waits over time, limits over time, who waits for
 //! whom, stacks, and how long waits were. Pure.
 //!
-//! [`Collector`] collects from the stream in bounded memory whatever the world does not keep; the rest is made of the
-//! world and the findings at the end. Times are milliseconds since the session's start.
+//! [`Collector`] collects from the stream in bounded memory whatever the model does not keep; the rest is made of the
+//! model and the findings at the end. Times are milliseconds since the session's start.
 
 pub mod durations;
 pub mod flame;
@@ -11,8 +11,8 @@ pub mod trend;
 pub mod waits;
 
 use crate::Report;
-use tracer_analysis::detect::time::milliseconds;
-use tracer_analysis::model::World;
+use tracer_analysis::finding::time::milliseconds;
+use tracer_analysis::model::Model;
 use tracer_record::Record;
 use tracer_record::Session;
 use tracer_record::decode::KernelEvent;
@@ -40,20 +40,20 @@ impl Collector {
         Self { lanes: timeline::Collector::new(session), trends: trend::Sampler::new(session) }
     }
 
-    /// Takes a record that the world has taken over, and what a kernel record decodes to.
-    pub fn take(&mut self, world: &World, record: &Record, event: Option<&KernelEvent>) {
+    /// Takes a record that the model has taken over, and what a kernel record decodes to.
+    pub fn take(&mut self, model: &Model, record: &Record, event: Option<&KernelEvent>) {
         self.lanes.take(record, event);
-        self.trends.take(record, world);
+        self.trends.take(record, model);
     }
 
-    /// The charts at `end_ns` of the boot clock, for a report of the same world.
-    pub fn finish(&self, world: &World, end_ns: u64, report: &Report) -> Charts {
+    /// The charts at `end_ns` of the boot clock, for a report of the same model.
+    pub fn finish(&self, model: &Model, end_ns: u64, report: &Report) -> Charts {
         Charts {
-            timeline: self.lanes.finish(world, end_ns, report),
-            trends: self.trends.finish(world, end_ns),
+            timeline: self.lanes.finish(model, end_ns, report),
+            trends: self.trends.finish(model, end_ns),
             waits: waits::graph(report),
             stacks: flame::tree(report),
-            durations: durations::histograms(world),
+            durations: durations::histograms(model),
         }
     }
 }

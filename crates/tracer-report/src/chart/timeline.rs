@@ -12,9 +12,10 @@ use tracer_common::map::kind;
 
 use super::since;
 use crate::{Report, phrase};
-use tracer_analysis::detect::draft;
-use tracer_analysis::detect::time::milliseconds;
-use tracer_analysis::model::World;
+use tracer_analysis::finding::builder;
+use tracer_analysis::finding::object;
+use tracer_analysis::finding::time::milliseconds;
+use tracer_analysis::model::Model;
 use tracer_analysis::model::stall::Stalls;
 use tracer_record::ProcId;
 use tracer_record::Record;
@@ -218,9 +219,9 @@ impl Collector {
     }
 
     /// The lanes at `end_ns`: those of findings first, then those with the longest waits.
-    pub(super) fn finish(&self, world: &World, end_ns: u64, report: &Report) -> Timeline {
+    pub(super) fn finish(&self, model: &Model, end_ns: u64, report: &Report) -> Timeline {
         let mut all = self.clone();
-        for wait in world.stalls.ongoing() {
+        for wait in model.stalls.ongoing() {
             let from = wait.since_ns.max(self.start_ns);
             let lane = all.lane(Key::Object(wait.obj), end_ns);
             lane.first_ns = lane.first_ns.min(from);
@@ -230,7 +231,7 @@ impl Collector {
         let mut ranked: Vec<(bool, Reverse<Weight>, Key, Vec<usize>)> = Vec::new();
         for (key, lane) in &mut all.lanes {
             lane.close(*key, end_ns);
-            let named = index.of(world, *key);
+            let named = index.of(model, *key);
             // Of processes and of what had no trouble only those that a finding names say anything.
             if !named.is_empty() || !lane.waits.is_empty() || !lane.zombie.is_empty() || matches!(key, Key::Object(_)) {
                 ranked.push((named.is_empty(), Reverse(lane.weight(end_ns)), *key, named));
@@ -242,7 +243,7 @@ impl Collector {
             let lane = all.lanes.get(&key)?;
             let shown = |spans: &[Raw]| spans.iter().map(|raw| raw.shown(self.start_ns)).collect();
             Some(Shown {
-                name: name(world, key),
+                name: name(model, key),
                 findings,
                 lives: shown(&lane.lives),
                 waits: shown(&lane.waits),
@@ -326,10 +327,10 @@ fn push(spans: &mut Vec<Raw>, from: u64, until: u64) {
     *spans = out;
 }
 
-fn name(world: &World, key: Key) -> String {
+fn name(model: &Model, key: Key) -> String {
     match key {
-        Key::Object(obj) => phrase::object_name(&draft::known_object(world, obj)),
-        Key::Process(id) => draft::name(world, id),
+        Key::Object(obj) => phrase::object_name(&object::known_object(model, obj)),
+        Key::Process(id) => builder::name(model, id),
     }
 }
 
@@ -359,10 +360,10 @@ impl Index {
         Self(all)
     }
 
-    fn of(&self, world: &World, key: Key) -> Vec<usize> {
+    fn of(&self, model: &Model, key: Key) -> Vec<usize> {
         let key = match key {
             Key::Object(obj) => {
-                let object = draft::known_object(world, obj);
+                let object = object::known_object(model, obj);
                 (object.kind, object.id)
             }
             Key::Process(id) => ("process".to_owned(), id.pid().to_string()),
@@ -375,7 +376,7 @@ impl Index {
 mod tests {
     use super::*;
     use crate::model::tests::{finding, report};
-    use tracer_analysis::detect::finding::Severity;
+    use tracer_analysis::finding::Severity;
 
     #[test]
     fn spans_are_bounded_and_lose_no_time() {
@@ -446,7 +447,7 @@ mod tests {
         push(&mut collector.lane(set(9), 5).waits, 1, 5);
         collector.ended(ProcId::new(4121, 0), 4);
         collector.born(Key::Process(ProcId::new(5, 0)), 4, true);
-        let got = collector.finish(&World::default(), 2_000_000, &report);
+        let got = collector.finish(&Model::default(), 2_000_000, &report);
         let shown: Vec<(&str, &[usize])> = got.lanes.iter().map(|l| (l.name.as_str(), l.findings.as_slice())).collect();
         assert_eq!(
             shown.get(..4),

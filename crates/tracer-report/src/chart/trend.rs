@@ -1,6 +1,6 @@
 //! How much of a limit was in use over time.
 //!
-//! The world is looked at when something happens, at most once a step; a step doubles, and every second look is
+//! The model is looked at when something happens, at most once a step; a step doubles, and every second look is
 //! forgotten, when there are too many.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::since;
-use tracer_analysis::model::World;
+use tracer_analysis::model::Model;
 use tracer_record::Record;
 use tracer_record::Session;
 use tracer_record::{NsId, ProcId};
@@ -56,17 +56,17 @@ impl Sampler {
         Self { start_ns: session.start_ns, next_ns: session.start_ns, step_ns: STEP_NS, looks: Vec::new() }
     }
 
-    pub(super) fn take(&mut self, record: &Record, world: &World) {
+    pub(super) fn take(&mut self, record: &Record, model: &Model) {
         let sure = matches!(record, Record::Baseline(_) | Record::Closing(_));
-        if !sure && (world.now_ns < self.next_ns || world.baseline_ns.is_none()) {
+        if !sure && (model.now_ns < self.next_ns || model.baseline_ns.is_none()) {
             return;
         }
-        self.next_ns = world.now_ns.saturating_add(self.step_ns);
-        let mut curves = used(world);
+        self.next_ns = model.now_ns.saturating_add(self.step_ns);
+        let mut curves = used(model);
         while curves.len() > CURVES_MAX {
             curves.pop_last();
         }
-        self.looks.push((world.now_ns, curves));
+        self.looks.push((model.now_ns, curves));
         if self.looks.len() > LOOKS_MAX {
             let mut odd = false;
             self.looks.retain(|_| {
@@ -78,8 +78,8 @@ impl Sampler {
     }
 
     /// The curves that were ever above zero, those nearest to their limit first.
-    pub(super) fn finish(&self, world: &World, end_ns: u64) -> Vec<Trend> {
-        let last = (end_ns.max(world.now_ns), used(world));
+    pub(super) fn finish(&self, model: &Model, end_ns: u64) -> Vec<Trend> {
+        let last = (end_ns.max(model.now_ns), used(model));
         let looks = || self.looks.iter().chain([&last]);
         let mut names: Vec<Curve> = looks().flat_map(|(_, curves)| curves.keys().copied()).collect();
         names.sort_unstable();
@@ -88,7 +88,7 @@ impl Sampler {
             let point = |(ns, at): &(u64, BTreeMap<Curve, u64>)| {
                 (since(self.start_ns, *ns), at.get(curve).copied().unwrap_or(0))
             };
-            Trend { name: name(world, *curve), max: max(world, *curve), points: bare(looks().map(point)) }
+            Trend { name: name(model, *curve), max: max(model, *curve), points: bare(looks().map(point)) }
         };
         let mut trends: Vec<Trend> = names.iter().map(trend).filter(|t| t.points.iter().any(|p| p.1 > 0)).collect();
         let fullness = |t: &Trend| {
@@ -117,35 +117,35 @@ fn bare(points: impl Iterator<Item = (f64, u64)>) -> Vec<(f64, u64)> {
     out
 }
 
-fn used(world: &World) -> BTreeMap<Curve, u64> {
+fn used(model: &Model) -> BTreeMap<Curve, u64> {
     let mut out = BTreeMap::new();
-    for (ns, usage) in world.sems.namespaces() {
+    for (ns, usage) in model.sems.namespaces() {
         if let Some((sets, semaphores)) = usage.used_now() {
             out.insert(Curve::SemSets(ns), sets);
             out.insert(Curve::Semaphores(ns), semaphores);
         }
     }
-    out.extend(world.shms.namespaces().filter_map(|(ns, usage)| Some((Curve::Segments(ns), usage.used_now()?.0))));
-    out.extend(world.msgs.namespaces().filter_map(|(ns, usage)| Some((Curve::Queues(ns), usage.used_now()?.0))));
+    out.extend(model.shms.namespaces().filter_map(|(ns, usage)| Some((Curve::Segments(ns), usage.used_now()?.0))));
+    out.extend(model.msgs.namespaces().filter_map(|(ns, usage)| Some((Curve::Queues(ns), usage.used_now()?.0))));
     let open = |r: &tracer_analysis::model::fdpass::Receiver| r.open.len() as u64;
-    out.extend(world.fds.receivers().filter(|(_, r)| !r.exited).map(|(id, r)| (Curve::Received(id), open(r))));
-    out.insert(Curve::Zombies, world.children.zombies().count() as u64);
+    out.extend(model.fds.receivers().filter(|(_, r)| !r.exited).map(|(id, r)| (Curve::Received(id), open(r))));
+    out.insert(Curve::Zombies, model.children.zombies().count() as u64);
     out
 }
 
-fn max(world: &World, curve: Curve) -> Option<u64> {
-    let sem = |ns: NsId| world.sems.namespaces().find(|(of, _)| *of == ns).and_then(|(_, u)| u.limits().copied());
+fn max(model: &Model, curve: Curve) -> Option<u64> {
+    let sem = |ns: NsId| model.sems.namespaces().find(|(of, _)| *of == ns).and_then(|(_, u)| u.limits().copied());
     match curve {
         Curve::SemSets(ns) => sem(ns).map(|l| l.semmni),
         Curve::Semaphores(ns) => sem(ns).map(|l| l.semmns),
-        Curve::Segments(ns) => world.shms.limits(ns).map(|l| l.shmmni),
-        Curve::Queues(ns) => world.msgs.limits(ns).map(|l| l.msgmni),
-        Curve::Received(id) => world.fds.receiver(id).and_then(|r| r.limit),
-        Curve::Zombies => Some(world.limits.pid_max).filter(|max| *max > 0),
+        Curve::Segments(ns) => model.shms.limits(ns).map(|l| l.shmmni),
+        Curve::Queues(ns) => model.msgs.limits(ns).map(|l| l.msgmni),
+        Curve::Received(id) => model.fds.receiver(id).and_then(|r| r.limit),
+        Curve::Zombies => Some(model.limits.pid_max).filter(|max| *max > 0),
     }
 }
 
-fn name(world: &World, curve: Curve) -> String {
+fn name(model: &Model, curve: Curve) -> String {
     match curve {
         Curve::SemSets(ns) => format!("semaphore sets, namespace {} (SEMMNI)", ns.0),
         Curve::Semaphores(ns) => format!("semaphores, namespace {} (SEMMNS)", ns.0),
@@ -154,7 +154,7 @@ fn name(world: &World, curve: Curve) -> String {
         Curve::Received(id) => {
             format!(
                 "descriptors received and open in {} (RLIMIT_NOFILE)",
-                tracer_analysis::detect::draft::name(world, id)
+                tracer_analysis::finding::builder::name(model, id)
             )
         }
         Curve::Zombies => "zombies (pid_max)".to_owned(),
@@ -174,14 +174,14 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut sampler = Sampler::new(&Session::default());
-        let mut world = World::default();
-        world.baseline_ns = Some(0);
+        let mut model = Model::default();
+        model.baseline_ns = Some(0);
         for second in 0..100_000 {
-            world.now_ns = second * 1_000_000_000;
-            sampler.take(&Record::Tick { ts_ns: world.now_ns }, &world);
+            model.now_ns = second * 1_000_000_000;
+            sampler.take(&Record::Tick { ts_ns: model.now_ns }, &model);
         }
         assert!(sampler.looks.len() <= LOOKS_MAX);
         assert!(sampler.looks.windows(2).all(|w| w[0].0 < w[1].0));
-        assert!(sampler.finish(&world, world.now_ns).is_empty(), "nothing was ever in use");
+        assert!(sampler.finish(&model, model.now_ns).is_empty(), "nothing was ever in use");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{Report, phrase};
-use tracer_analysis::detect::finding::{Finding, Process};
+use tracer_analysis::finding::{Finding, Process};
 
 /// Nodes drawn; what is left out is in the findings.
 const NODES_MAX: usize = 60;
@@ -96,7 +96,7 @@ impl Maker {
 mod tests {
     use super::*;
     use crate::model::tests::{finding, report};
-    use tracer_analysis::detect::finding::Severity;
+    use tracer_analysis::finding::Severity;
 
     fn stall(object: &str, waiter: u32, holder: u32) -> Finding {
         let mut f = finding("pipe-stall", Severity::Warning);

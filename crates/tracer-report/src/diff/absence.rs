@@ -5,9 +5,9 @@ use super::table::{Basis, compared};
 use tracer_common::site::SITES;
 
 use crate::model::{Report, UNFINISHED};
-use tracer_analysis::detect::DETECTORS;
-use tracer_analysis::detect::finding::{Finding, Origin};
-use tracer_analysis::detect::time::{self, parse_rfc3339};
+use tracer_analysis::detectors::DETECTORS;
+use tracer_analysis::finding::time::{self, parse_rfc3339};
+use tracer_analysis::finding::{Finding, Origin};
 
 /// A leak is told when it has come to some cases; one that needs fewer is told earlier.
 const CASES: f64 = 8.0;
@@ -21,7 +21,7 @@ pub(super) fn reasons(f: &Finding, found: &Report, lacking: &Report, names: [&st
     let row = compared(&f.code);
     if let Some(d) = DETECTORS.iter().find(|d| d.code == f.code) {
         let only = &lacking.target.mechanisms;
-        if !d.judges(only) {
+        if !d.runs_with(only) {
             out.push(format!("{name} watched {} only", only.join(", ")));
         } else if d.mechanism.is_none() && !only.is_empty() && !covers(only, &found.target.mechanisms) {
             out.push(format!("{name} watched {} only, and this is about waits of all kinds", only.join(", ")));

@@ -7,7 +7,7 @@ use super::feature::programs;
 use super::measure::seconds;
 use crate::model::Report;
 use crate::phrase::target;
-use tracer_analysis::detect::time::{self, parse_rfc3339};
+use tracer_analysis::finding::time::{self, parse_rfc3339};
 use tracer_record::without_digits;
 
 /// Durations that differ by more than that are said.

@@ -7,8 +7,8 @@ use super::measure::number;
 use super::model::{Program, Tier};
 use super::table::compared;
 use serde_json::Value;
-use tracer_analysis::detect::finding::{Finding, Object, Process, StackFrame};
-use tracer_analysis::detect::site;
+use tracer_analysis::finding::site;
+use tracer_analysis::finding::{Finding, Object, Process, StackFrame};
 use tracer_record::without_digits;
 
 /// Compilers add these to the names of parts and copies of a function.
@@ -197,7 +197,7 @@ fn program(p: &Process) -> Option<String> {
     p.comm.clone().or_else(|| p.exe.as_deref().map(|exe| base(exe).to_owned()))
 }
 
-fn place(stack: &tracer_analysis::detect::finding::Stack) -> Option<Place> {
+fn place(stack: &tracer_analysis::finding::Stack) -> Option<Place> {
     let words = stack.site.clone()?;
     let function = site::own(&stack.frames).and_then(function);
     Some(Place { role: stack.role.clone(), words, function, sure: stack.exact })

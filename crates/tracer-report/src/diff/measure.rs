@@ -8,8 +8,8 @@ use super::model::{Kind, Step};
 use super::table::{Bad, Basis, Compared, LIMIT_PERCENT, Measure, compared};
 use crate::model::Report;
 use serde_json::Value;
-use tracer_analysis::detect::finding::{Finding, Origin, Severity};
-use tracer_analysis::detect::time::parse_rfc3339;
+use tracer_analysis::finding::time::parse_rfc3339;
+use tracer_analysis::finding::{Finding, Origin, Severity};
 
 /// Less than so many times as much is the same.
 pub(super) const FACTOR: f64 = 1.5;
@@ -83,7 +83,7 @@ pub(super) fn number(f: &Finding, name: &str) -> Option<f64> {
 }
 
 /// Compares a finding of A with the same of B.
-pub(super) fn judge(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Judged {
+pub(super) fn detect(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Judged {
     let (a, b) = (Case { f: a, report: old }, Case { f: b, report: new });
     let row = compared(&b.f.code);
     let mut steps: Vec<Step> = row.iter().flat_map(|c| c.measures).filter_map(|m| step(m, a, b)).collect();

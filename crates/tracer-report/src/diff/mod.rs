@@ -22,7 +22,7 @@ use super::model::Report;
 use feature::Features;
 use model::{Brief, Change, Counts, Diff, Kind, Side, Verdict};
 use table::compared;
-use tracer_analysis::detect::finding::Finding;
+use tracer_analysis::finding::Finding;
 
 /// The form of the JSON diff, as a JSON Schema; `tests/diff.rs` holds both against each other.
 pub const SCHEMA: &str = include_str!("../../../../docs/diff.schema.json");
@@ -43,7 +43,7 @@ pub fn compare(a: Source<'_>, b: Source<'_>) -> Diff {
     let mut changes: Vec<Change> = Vec::new();
     for p in &paired.pairs {
         let (Some(x), Some(y)) = (old.findings.get(p.a), new.findings.get(p.b)) else { continue };
-        let judged = measure::judge(old, x, new, y);
+        let judged = measure::detect(old, x, new, y);
         changes.push(Change {
             change: judged.kind,
             code: y.code.clone(),
@@ -115,7 +115,7 @@ fn brief(at: usize, f: &Finding) -> Brief {
 
 /// What A saw piling up may lie about still while B runs.
 fn leftover(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Option<String> {
-    use tracer_analysis::detect::finding::Origin::{Baseline, Observed};
+    use tracer_analysis::finding::Origin::{Baseline, Observed};
     let leaks = compared(&b.code).is_some_and(|c| c.leak);
     (leaks && (a.origin, b.origin) == (Observed, Baseline) && old.host.name == new.host.name)
         .then(|| "it existed before B began, and B saw none added: it may be what A's run left behind".to_owned())

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Source;
 use crate::model::{Host, Kernel, Loss, Target, Tool, Window};
-use tracer_analysis::detect::finding::{Confidence, Object, Origin, Severity};
+use tracer_analysis::finding::{Confidence, Object, Origin, Severity};
 
 /// Version of the JSON diff's form.
 pub const SCHEMA: u32 = 1;

@@ -9,8 +9,8 @@ use super::table::{LIMIT_PERCENT, TABLE};
 use super::*;
 use crate::escape::unsafe_to_show;
 use crate::model::{LossRow, NO_END, tests as made};
-use tracer_analysis::detect::DETECTORS;
-use tracer_analysis::detect::finding::{Origin, Severity, Stack, StackFrame};
+use tracer_analysis::detectors::DETECTORS;
+use tracer_analysis::finding::{Origin, Severity, Stack, StackFrame};
 
 /// A report of 60 s from 10:33:38 on.
 fn report(findings: Vec<Finding>) -> Report {
@@ -63,7 +63,7 @@ fn at(mut f: Finding, function: &str, line: u32) -> Finding {
 }
 
 fn named(mut f: Finding, name: &str) -> Finding {
-    f.object = Some(tracer_analysis::detect::finding::Object {
+    f.object = Some(tracer_analysis::finding::Object {
         kind: "mq".into(),
         id: "7".into(),
         name: Some(name.into()),
@@ -163,7 +163,7 @@ fn waits_by_their_share_of_the_time_and_by_the_longest() {
 fn severity_limits_and_numbers_in_strings_count() {
     let exhausted = |used: u64| {
         let mut f = finding("sem-exhausted", json!({"failed": "0"}));
-        f.limit = Some(tracer_analysis::detect::finding::Limit {
+        f.limit = Some(tracer_analysis::finding::Limit {
             name: "SEMMNI".into(),
             used: Some(used),
             max: Some(100),

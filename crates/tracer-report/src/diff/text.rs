@@ -9,8 +9,8 @@ use super::table::LIMIT_PERCENT;
 use crate::escape::escape;
 use crate::page::{Look, Page, look};
 use crate::phrase;
-use tracer_analysis::detect::finding::{Origin, Severity};
-use tracer_analysis::detect::time::seconds;
+use tracer_analysis::finding::time::seconds;
+use tracer_analysis::finding::{Origin, Severity};
 
 /// Column at which the circumstances begin.
 const AT: usize = 10;

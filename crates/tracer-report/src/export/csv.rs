@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use super::Sink;
 use super::table::{Cell, Column};
 use crate::escape;
-use tracer_analysis::detect::time::wall_rfc3339_ns;
+use tracer_analysis::finding::time::wall_rfc3339_ns;
 
 pub(super) struct Csv {
     out: csv::Writer<Box<dyn Write + Send>>,

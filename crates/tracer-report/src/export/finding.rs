@@ -4,8 +4,8 @@ use std::io;
 
 use super::payload::json_of;
 use super::table::{FindingRow, Wall};
-use tracer_analysis::detect::finding::Finding;
-use tracer_analysis::detect::time::parse_rfc3339;
+use tracer_analysis::finding::Finding;
+use tracer_analysis::finding::time::parse_rfc3339;
 use tracer_record::Session;
 
 /// The row of a finding.

@@ -9,9 +9,9 @@ use tracer_common::event::Body;
 
 use super::{Export, Weight};
 use crate::escape;
-use tracer_analysis::detect::finding::{Finding, StackFrame};
-use tracer_analysis::detect::site;
-use tracer_analysis::model::World;
+use tracer_analysis::finding::site;
+use tracer_analysis::finding::{Finding, StackFrame};
+use tracer_analysis::model::Model;
 use tracer_record::Record;
 use tracer_record::StackId;
 use tracer_record::decode::KernelEvent;
@@ -42,10 +42,10 @@ impl Folded {
         Self { weight, out, weights: HashMap::new(), rest: BTreeMap::new(), keys_max: KEYS_MAX }
     }
 
-    fn add(&mut self, world: &World, role: Role, comm: &str, stack: Option<StackId>, weight: u64) {
-        let key = (role, comm.to_owned(), stack.map(|s| world.canonical(s)));
+    fn add(&mut self, model: &Model, role: Role, comm: &str, stack: Option<StackId>, weight: u64) {
+        let key = (role, comm.to_owned(), stack.map(|s| model.canonical(s)));
         if self.weights.len() >= self.keys_max && !self.weights.contains_key(&key) {
-            self.join(world);
+            self.join(model);
             if self.weights.len() >= self.keys_max {
                 let rest = self.rest.entry(role).or_default();
                 *rest = rest.saturating_add(weight);
@@ -58,10 +58,10 @@ impl Folded {
 
     /// Joins what by now is known to be one stack: each event's has a number of its own at first. If that does not
     /// make much room, what is least goes to the rest, so that it is not tried for each event.
-    fn join(&mut self, world: &World) {
+    fn join(&mut self, model: &Model) {
         let mut joined: HashMap<_, u64> = HashMap::new();
         for ((role, comm, stack), weight) in self.weights.drain() {
-            let sum = joined.entry((role, comm, stack.map(|s| world.canonical(s)))).or_default();
+            let sum = joined.entry((role, comm, stack.map(|s| model.canonical(s)))).or_default();
             *sum = sum.saturating_add(weight);
         }
         if joined.len() > self.keys_max / 4 * 3 {
@@ -78,7 +78,7 @@ impl Folded {
 }
 
 impl Export for Folded {
-    fn record(&mut self, world: &World, _: &Record, event: Option<&KernelEvent>) -> io::Result<()> {
+    fn record(&mut self, model: &Model, _: &Record, event: Option<&KernelEvent>) -> io::Result<()> {
         let Some(KernelEvent { context, body }) = event else { return Ok(()) };
         let weight = match (self.weight, body) {
             (Weight::Events, _) => 1,
@@ -86,20 +86,20 @@ impl Export for Folded {
             (Weight::Ns, _) => return Ok(()),
         };
         if let Some(role) = role(body) {
-            self.add(world, role, &context.comm.to_string_lossy(), context.stack, weight);
+            self.add(model, role, &context.comm.to_string_lossy(), context.stack, weight);
         }
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>, world: &World, _: &[Finding]) -> io::Result<()> {
+    fn finish(mut self: Box<Self>, model: &Model, _: &[Finding]) -> io::Result<()> {
         // Waits that have not ended have had no event.
-        for o in world.stalls.ongoing() {
+        for o in model.stalls.ongoing() {
             let ns = o.seen_ns.saturating_sub(o.since_ns);
-            self.add(world, "blocked", &o.comm, o.stack, if self.weight == Weight::Ns { ns } else { 1 });
+            self.add(model, "blocked", &o.comm, o.stack, if self.weight == Weight::Ns { ns } else { 1 });
         }
         let mut lines: BTreeMap<String, u64> = BTreeMap::new();
         for ((role, comm, stack), weight) in &self.weights {
-            let sum = lines.entry(line(world, role, comm, *stack)).or_default();
+            let sum = lines.entry(line(model, role, comm, *stack)).or_default();
             *sum = sum.saturating_add(*weight);
         }
         for (role, weight) in &self.rest {
@@ -144,9 +144,9 @@ fn role(body: &Body) -> Option<Role> {
 }
 
 /// A line without its number.
-fn line(world: &World, role: Role, comm: &str, stack: Option<StackId>) -> String {
+fn line(model: &Model, role: Role, comm: &str, stack: Option<StackId>) -> String {
     let mut line = format!("{role};{}", inert(if comm.is_empty() { "[unknown]" } else { comm }));
-    let shown = stack.and_then(|s| site::shown(world, s, FRAMES_MAX));
+    let shown = stack.and_then(|s| site::shown(model, s, FRAMES_MAX));
     let Some(shown) = shown.filter(|s| !s.frames.is_empty()) else { return line + ";[no stack]" };
     if shown.truncated {
         line += ";[cut off]";
@@ -187,22 +187,22 @@ mod tests {
 
     #[test]
     fn more_stacks_than_memory_are_counted_and_equal_ones_joined() {
-        let mut world = World::new(&Session::default());
+        let mut model = Model::new(&Session::default());
         let frames = [Frame { addr: 1, ..Frame::default() }];
         let mut f = Folded::new(Weight::Events, Box::new(io::sink()));
         f.keys_max = 8;
         for id in 0..8 {
-            f.add(&world, "creator", "w", Some(StackId(id)), 1);
+            f.add(&model, "creator", "w", Some(StackId(id)), 1);
         }
         // Now it is told that they are all the same.
-        world.apply(&Record::Stack { id: 0, frames: frames.to_vec(), unwound: 1 }).unwrap();
+        model.apply(&Record::Stack { id: 0, frames: frames.to_vec(), unwound: 1 }).unwrap();
         for id in 1..8 {
-            world.apply(&Record::SameStack { id, of: 0 }).unwrap();
+            model.apply(&Record::SameStack { id, of: 0 }).unwrap();
         }
-        f.add(&world, "creator", "w", Some(StackId(100)), 1);
+        f.add(&model, "creator", "w", Some(StackId(100)), 1);
         assert_eq!(f.weights.get(&("creator", "w".to_owned(), Some(StackId(0)))), Some(&8));
         for id in 200..300 {
-            f.add(&world, "creator", "w", Some(StackId(id)), 1);
+            f.add(&model, "creator", "w", Some(StackId(id)), 1);
         }
         assert!(f.weights.len() <= 8, "{}", f.weights.len());
         let all = f.weights.values().sum::<u64>() + f.rest.values().sum::<u64>();

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::Sink;
 use super::table::{Cell, Column};
 use crate::json;
-use tracer_analysis::detect::time::wall_rfc3339_ns;
+use tracer_analysis::finding::time::wall_rfc3339_ns;
 
 pub(super) struct Jsonl {
     columns: &'static [Column],

@@ -22,8 +22,8 @@ mod tracks;
 use std::io::{self, Write};
 
 use table::{Cell, Column, EventRow, FindingRow};
-use tracer_analysis::detect::finding::Finding;
-use tracer_analysis::model::World;
+use tracer_analysis::finding::Finding;
+use tracer_analysis::model::Model;
 use tracer_record::decode::KernelEvent;
 use tracer_record::{Record, Session};
 
@@ -102,17 +102,17 @@ impl Weight {
 
 /// A format being written. An error leaves what was written useless, or at least not whole.
 pub trait Export {
-    /// Takes a record with the world that it led to, and what a kernel record decodes to.
+    /// Takes a record with the model that it led to, and what a kernel record decodes to.
     ///
     /// # Errors
     /// The output cannot be written.
-    fn record(&mut self, world: &World, record: &Record, event: Option<&KernelEvent>) -> io::Result<()>;
+    fn record(&mut self, model: &Model, record: &Record, event: Option<&KernelEvent>) -> io::Result<()>;
 
     /// Takes the findings and writes what is left.
     ///
     /// # Errors
     /// As [`Export::record`].
-    fn finish(self: Box<Self>, world: &World, findings: &[Finding]) -> io::Result<()>;
+    fn finish(self: Box<Self>, model: &Model, findings: &[Finding]) -> io::Result<()>;
 }
 
 /// Begins an export.
@@ -149,17 +149,17 @@ struct Rows<S> {
 }
 
 impl<S: Sink> Export for Rows<S> {
-    fn record(&mut self, world: &World, record: &Record, event: Option<&KernelEvent>) -> io::Result<()> {
+    fn record(&mut self, model: &Model, record: &Record, event: Option<&KernelEvent>) -> io::Result<()> {
         if self.table != Table::Events {
             return Ok(());
         }
-        row::each(world.session.clocks(), record, event, &mut |row| self.sink.row(&row.cells()))
+        row::each(model.session.clocks(), record, event, &mut |row| self.sink.row(&row.cells()))
     }
 
-    fn finish(mut self: Box<Self>, world: &World, findings: &[Finding]) -> io::Result<()> {
+    fn finish(mut self: Box<Self>, model: &Model, findings: &[Finding]) -> io::Result<()> {
         if self.table == Table::Findings {
             for f in findings {
-                self.sink.row(&finding::row(&world.session, f)?.cells())?;
+                self.sink.row(&finding::row(&model.session, f)?.cells())?;
             }
         }
         self.sink.end()

@@ -3,8 +3,8 @@
 use tracer_common::map::{SocketState, kind};
 use tracer_common::site::Mechanism;
 
-use tracer_analysis::detect::draft::kind_name;
-use tracer_analysis::model::World;
+use tracer_analysis::finding::object::kind_name;
+use tracer_analysis::model::Model;
 use tracer_record::{ObjKey, State};
 
 /// What a full object holds, and what it takes.
@@ -52,11 +52,11 @@ pub(super) fn sysv(kind: u32, ns: u32, id: i32) -> ObjKey {
 }
 
 /// An object's name for people.
-pub(super) fn name(world: &World, obj: ObjKey) -> String {
+pub(super) fn name(model: &Model, obj: ObjKey) -> String {
     match obj.kind {
         kind::PIPE | kind::SOCKET => format!("{}:[{}]", kind_name(obj.kind), obj.id),
         kind::FUTEX => format!("futex {:#x} of {}", obj.id, obj.ns),
-        _ => match world.posix.name(obj) {
+        _ => match model.posix.name(obj) {
             Some(name) => format!("{} {name}", kind_name(obj.kind)),
             None => format!("{}:{}", kind_name(obj.kind), obj.id),
         },

@@ -8,8 +8,8 @@ use std::io::{self, Write};
 use super::table::{Cell, Column, EventRow, FindingRow};
 use super::{Export, finding, row};
 use crate::json;
-use tracer_analysis::detect::finding::{Finding, Severity};
-use tracer_analysis::model::World;
+use tracer_analysis::finding::{Finding, Severity};
+use tracer_analysis::model::Model;
 use tracer_record::Record;
 use tracer_record::Session;
 use tracer_record::decode::KernelEvent;
@@ -105,9 +105,9 @@ impl Otlp {
 }
 
 impl Export for Otlp {
-    fn record(&mut self, world: &World, record: &Record, event: Option<&KernelEvent>) -> io::Result<()> {
+    fn record(&mut self, model: &Model, record: &Record, event: Option<&KernelEvent>) -> io::Result<()> {
         let severity = if matches!(record, Record::Lost { .. }) { WARN } else { INFO };
-        row::each(world.session.clocks(), record, event, &mut |row| {
+        row::each(model.session.clocks(), record, event, &mut |row| {
             let kind = row.kind.as_deref().unwrap_or_default();
             self.record(&Log {
                 wall_ns: row.time.and_then(|t| u64::try_from(t.0).ok()),
@@ -120,14 +120,14 @@ impl Export for Otlp {
         })
     }
 
-    fn finish(mut self: Box<Self>, world: &World, findings: &[Finding]) -> io::Result<()> {
+    fn finish(mut self: Box<Self>, model: &Model, findings: &[Finding]) -> io::Result<()> {
         for f in findings {
             let severity = match f.severity {
                 Severity::Critical => ERROR,
                 Severity::Warning => WARN,
                 Severity::Info => INFO,
             };
-            let row = finding::row(&world.session, f)?;
+            let row = finding::row(&model.session, f)?;
             self.record(&Log {
                 wall_ns: row.last_seen.or(row.first_seen).and_then(|t| u64::try_from(t.0).ok()),
                 severity,

@@ -14,10 +14,10 @@ use tracer_common::syscall::Syscall;
 use super::proto::{Argument, DebugAnnotation, EventType, TrackEvent};
 use super::tracks::{Tracks, argument, text, uuid};
 use super::{Export, finding, object, payload, row};
-use tracer_analysis::detect::chain;
-use tracer_analysis::detect::draft::kind_name;
-use tracer_analysis::detect::finding::Finding;
-use tracer_analysis::model::World;
+use tracer_analysis::finding::Finding;
+use tracer_analysis::finding::object::kind_name;
+use tracer_analysis::model::Model;
+use tracer_analysis::waits::chain;
 use tracer_record::Record;
 use tracer_record::decode::{Context, KernelEvent};
 use tracer_record::{ObjKey, PosixKind, Session, State};
@@ -63,9 +63,9 @@ impl Perfetto {
         Ok(Self { tracks, told: HashMap::new(), counts: HashMap::new() })
     }
 
-    fn kernel(&mut self, world: &World, context: &Context, body: &Body) -> io::Result<()> {
+    fn kernel(&mut self, model: &Model, context: &Context, body: &Body) -> io::Result<()> {
         if let Body::Stall(e) = body {
-            return self.stall(world, context, e);
+            return self.stall(model, context, e);
         }
         // The header of these is whoever happened to run.
         let of_nobody = matches!(
@@ -80,14 +80,14 @@ impl Perfetto {
         if matches!(body, Body::Exec(_)) {
             self.tracks.renamed(context.proc, context.tid);
         }
-        let track = self.tracks.thread(world, context.proc, context.tid, &context.comm.to_string_lossy())?;
+        let track = self.tracks.thread(model, context.proc, context.tid, &context.comm.to_string_lossy())?;
         let site = context.site.map(|s| s.info());
         let mut arguments: Vec<DebugAnnotation> = site.map(|s| text("site", s.name)).into_iter().collect();
         body.fields(|name, field| match field {
             Field::Unsigned(n) => arguments.push(argument(name, Argument::Unsigned(n))),
             Field::Signed(n) => arguments.push(argument(name, Argument::Signed(n))),
             Field::Bytes(bytes) => arguments.push(text(name, &payload::name_of(bytes))),
-            Field::Object(o) => arguments.push(text(name, &object::name(world, o.into()))),
+            Field::Object(o) => arguments.push(text(name, &object::name(model, o.into()))),
             Field::State(_) => {}
         });
         let event = TrackEvent {
@@ -99,15 +99,15 @@ impl Perfetto {
         self.tracks.event(context.ts_ns, track, EventType::Instant, event)
     }
 
-    fn stall(&mut self, world: &World, context: &Context, e: &Stall) -> io::Result<()> {
+    fn stall(&mut self, model: &Model, context: &Context, e: &Stall) -> io::Result<()> {
         let obj = ObjKey::from(e.obj);
-        self.fill(world, e.since_ns, obj, e.state.into())?;
+        self.fill(model, e.since_ns, obj, e.state.into())?;
         let mut more = vec![argument("result", Argument::Signed(e.ret)), argument("fd", Argument::Signed(e.fd.into()))];
         more.extend(context.site.map(|s| text("site", s.info().name)));
         more.extend(context.stack.map(|s| argument("stack", Argument::Signed(s.0.into()))));
         let reader = (e.reader != 0).then(|| (ProcId::new(e.reader, e.reader_start_ns), Tid(e.reader)));
         self.wait(
-            world,
+            model,
             Wait {
                 proc: context.proc,
                 tid: context.tid,
@@ -116,16 +116,16 @@ impl Perfetto {
                 call: Syscall::from_raw(u8::try_from(e.call).unwrap_or(0)),
                 since_ns: e.since_ns,
                 until_ns: Some(e.until_ns.max(e.since_ns)),
-                blocker: chain::blocker(world, (context.proc, context.tid), obj).or(reader),
+                blocker: chain::blocker(model, (context.proc, context.tid), obj).or(reader),
                 seen_ns: e.until_ns.max(e.since_ns),
                 more,
             },
         )
     }
 
-    fn wait(&mut self, world: &World, w: Wait<'_>) -> io::Result<()> {
-        let track = self.tracks.thread(world, w.proc, w.tid, w.comm)?;
-        let object = object::name(world, w.obj);
+    fn wait(&mut self, model: &Model, w: Wait<'_>) -> io::Result<()> {
+        let track = self.tracks.thread(model, w.proc, w.tid, w.comm)?;
+        let object = object::name(model, w.obj);
         let mechanism = object::mechanism(w.obj.kind).map_or(kind_name(w.obj.kind), |m| m.name());
         let flow = w.blocker.map(|_| uuid(&("flow", w.proc, w.tid, w.since_ns)));
         let mut arguments = vec![text("object", &object), text("call", w.call.name())];
@@ -145,11 +145,11 @@ impl Perfetto {
             self.tracks.event(until_ns, track, EventType::SliceEnd, TrackEvent::default())?;
         }
         let (Some((proc, tid)), Some(flow)) = (w.blocker, flow) else { return Ok(()) };
-        let comm = match world.waits.get((proc, tid)) {
+        let comm = match model.waits.get((proc, tid)) {
             Some(thread) => thread.comm.as_str(),
-            None => world.processes.get(proc).and_then(|p| p.comm.as_deref()).unwrap_or_default(),
+            None => model.processes.get(proc).and_then(|p| p.comm.as_deref()).unwrap_or_default(),
         };
-        let track = self.tracks.thread(world, proc, tid, comm)?;
+        let track = self.tracks.thread(model, proc, tid, comm)?;
         let verb = if w.until_ns.is_some() { "held up" } else { "holds up" };
         let event = TrackEvent {
             name: Some(format!("{verb} {} at {object}", w.tid.0)),
@@ -161,21 +161,21 @@ impl Perfetto {
     }
 
     /// Tells how full an object was.
-    fn fill(&mut self, world: &World, ts_ns: u64, obj: ObjKey, state: State) -> io::Result<()> {
+    fn fill(&mut self, model: &Model, ts_ns: u64, obj: ObjKey, state: State) -> io::Result<()> {
         match object::fill(obj, state) {
-            Some(f) => self.value(world, ts_ns, obj, f.fill, f.unit),
+            Some(f) => self.value(model, ts_ns, obj, f.fill, f.unit),
             None => Ok(()),
         }
     }
 
-    fn value(&mut self, world: &World, ts_ns: u64, obj: ObjKey, value: u64, unit: &str) -> io::Result<()> {
+    fn value(&mut self, model: &Model, ts_ns: u64, obj: ObjKey, value: u64, unit: &str) -> io::Result<()> {
         if self.told.len() >= OBJECTS_MAX {
             self.told.clear();
         }
         if self.told.insert(obj, (ts_ns, value)) == Some((ts_ns, value)) {
             return Ok(());
         }
-        let track = self.tracks.named(&format!("{} fill", object::name(world, obj)), Some(unit))?;
+        let track = self.tracks.named(&format!("{} fill", object::name(model, obj)), Some(unit))?;
         self.tracks.count(ts_ns, track, value)
     }
 
@@ -189,19 +189,19 @@ impl Perfetto {
     }
 
     /// How many objects there are.
-    fn counts(&mut self, world: &World, ts_ns: u64) -> io::Result<()> {
-        let posix = |kind: PosixKind| world.posix.iter().filter(|o| o.kind == kind).count();
-        self.count(ts_ns, "semaphore sets", world.sems.sets().count())?;
-        self.count(ts_ns, "shared memory segments", world.shms.iter().count())?;
-        self.count(ts_ns, "message queues", world.msgs.iter().count())?;
+    fn counts(&mut self, model: &Model, ts_ns: u64) -> io::Result<()> {
+        let posix = |kind: PosixKind| model.posix.iter().filter(|o| o.kind == kind).count();
+        self.count(ts_ns, "semaphore sets", model.sems.sets().count())?;
+        self.count(ts_ns, "shared memory segments", model.shms.iter().count())?;
+        self.count(ts_ns, "message queues", model.msgs.iter().count())?;
         self.count(ts_ns, "POSIX message queues", posix(PosixKind::Mq))?;
         self.count(ts_ns, "POSIX semaphores", posix(PosixKind::Sem))?;
         self.count(ts_ns, "POSIX shared memory", posix(PosixKind::Shm))?;
-        let open = world.fds.receivers().map(|(_, r)| r.open.len()).sum();
+        let open = model.fds.receivers().map(|(_, r)| r.open.len()).sum();
         self.count(ts_ns, "received descriptors open", open)
     }
 
-    fn finding(&mut self, world: &World, f: &Finding) -> io::Result<()> {
+    fn finding(&mut self, model: &Model, f: &Finding) -> io::Result<()> {
         let track = self.tracks.named(FINDINGS, None)?;
         let processes = f.processes.iter().map(|p| format!("{} {}", p.role, p.pid)).collect::<Vec<_>>().join(", ");
         let mut arguments = vec![text("title", &f.title), text("processes", &processes)];
@@ -216,33 +216,33 @@ impl Perfetto {
             debug_annotations: arguments,
             ..TrackEvent::default()
         };
-        let ts_ns = finding::first_ns(&world.session, f).unwrap_or(world.now_ns);
+        let ts_ns = finding::first_ns(&model.session, f).unwrap_or(model.now_ns);
         self.tracks.event(ts_ns, track, EventType::Instant, event)
     }
 }
 
 impl Export for Perfetto {
-    fn record(&mut self, world: &World, record: &Record, event: Option<&KernelEvent>) -> io::Result<()> {
+    fn record(&mut self, model: &Model, record: &Record, event: Option<&KernelEvent>) -> io::Result<()> {
         match record {
-            Record::Kernel(_) => event.map_or(Ok(()), |e| self.kernel(world, &e.context, &e.body)),
+            Record::Kernel(_) => event.map_or(Ok(()), |e| self.kernel(model, &e.context, &e.body)),
             Record::Baseline(inventory) | Record::Closing(inventory) => {
                 for q in inventory.msg_queues.iter().filter(|q| q.qbytes > 0) {
-                    self.value(world, inventory.ts_ns, object::sysv(kind::MSG, q.ns, q.id), q.bytes, "bytes")?;
+                    self.value(model, inventory.ts_ns, object::sysv(kind::MSG, q.ns, q.id), q.bytes, "bytes")?;
                 }
-                self.counts(world, inventory.ts_ns)
+                self.counts(model, inventory.ts_ns)
             }
-            Record::Tick { ts_ns } => self.counts(world, *ts_ns),
+            Record::Tick { ts_ns } => self.counts(model, *ts_ns),
             Record::Blocked { ts_ns, threads } => {
                 for t in threads {
-                    self.fill(world, t.since_ns, t.obj, t.state)?;
+                    self.fill(model, t.since_ns, t.obj, t.state)?;
                 }
                 self.count(*ts_ns, "threads held up", threads.len())
             }
-            Record::Refused { rows, .. } => rows.iter().try_for_each(|r| self.fill(world, r.last_ns, r.obj, r.state)),
+            Record::Refused { rows, .. } => rows.iter().try_for_each(|r| self.fill(model, r.last_ns, r.obj, r.state)),
             Record::Queues { ts_ns, rows } => rows
                 .iter()
                 .filter(|q| q.qbytes > 0)
-                .try_for_each(|q| self.value(world, *ts_ns, object::sysv(kind::MSG, q.ns, q.id), q.bytes, "bytes")),
+                .try_for_each(|q| self.value(model, *ts_ns, object::sysv(kind::MSG, q.ns, q.id), q.bytes, "bytes")),
             Record::Sockets { ts_ns, rows } => rows.iter().try_for_each(|s| match s.pending {
                 Some(pending) => {
                     let name = format!("socket:[{}] connections waiting", s.ino);
@@ -277,13 +277,13 @@ impl Export for Perfetto {
         }
     }
 
-    fn finish(mut self: Box<Self>, world: &World, findings: &[Finding]) -> io::Result<()> {
-        for o in world.stalls.ongoing() {
+    fn finish(mut self: Box<Self>, model: &Model, findings: &[Finding]) -> io::Result<()> {
+        for o in model.stalls.ongoing() {
             let mut more = vec![argument("fd", Argument::Signed(o.fd.into()))];
             more.extend(o.stack.map(|s| argument("stack", Argument::Signed(s.0.into()))));
-            let reader = world.stalls.object(o.obj).and_then(|all| all.reader.as_ref());
+            let reader = model.stalls.object(o.obj).and_then(|all| all.reader.as_ref());
             // The dead hold nothing up.
-            let reader = reader.filter(|r| world.processes.alive(r.proc)).map(|r| (r.proc, Tid(r.proc.pid())));
+            let reader = reader.filter(|r| model.processes.alive(r.proc)).map(|r| (r.proc, Tid(r.proc.pid())));
             let wait = Wait {
                 proc: o.waiter.proc,
                 tid: o.tid,
@@ -292,14 +292,14 @@ impl Export for Perfetto {
                 call: Syscall::from_raw(o.waiter.call),
                 since_ns: o.since_ns,
                 until_ns: None,
-                blocker: chain::blocker(world, (o.waiter.proc, o.tid), o.obj).or(reader),
+                blocker: chain::blocker(model, (o.waiter.proc, o.tid), o.obj).or(reader),
                 seen_ns: o.seen_ns,
                 more,
             };
-            self.wait(world, wait)?;
+            self.wait(model, wait)?;
         }
         for f in findings {
-            self.finding(world, f)?;
+            self.finding(model, f)?;
         }
         self.tracks.finish()
     }

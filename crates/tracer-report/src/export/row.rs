@@ -12,7 +12,7 @@ use tracer_common::syscall::Syscall;
 use super::object::{fill, mechanism, sysv};
 use super::payload;
 use super::table::{EventRow, Wall};
-use tracer_analysis::detect::draft::kind_name;
+use tracer_analysis::finding::object::kind_name;
 use tracer_record::decode::{Context, KernelEvent};
 use tracer_record::{BlockedThread, Clocks, Inventory, ObjKey, ProcessRow, Record, RefusedRow, State, TICK_NS};
 

@@ -197,12 +197,12 @@ fn run(format: Format, table: Table, weight: Weight, out: Box<dyn Write + Send>)
     let mut export = begin(format, table, weight, session, out)?;
     for record in &records {
         let mut done = Ok(());
-        analyst.take_and(record, |world, event| done = export.record(world, record, event));
+        analyst.take_and(record, |model, event| done = export.record(model, record, event));
         done?;
     }
     let findings = analyst.findings();
     assert!(findings.iter().any(|f| f.title.contains("=1;")), "{findings:?}");
-    export.finish(analyst.world().expect("world"), &findings)
+    export.finish(analyst.model().expect("model"), &findings)
 }
 
 fn exported(format: Format, table: Table, weight: Weight) -> Vec<u8> {
@@ -375,11 +375,11 @@ fn otlp_follows_the_json_mapping() {
 fn otlp_requests_are_bounded() {
     let out = Shared::default();
     let mut otlp: Box<dyn Export> = Box::new(otlp::Otlp::new(&Session::default(), Box::new(out.clone())).expect("new"));
-    let world = World::new(&Session::default());
+    let model = Model::new(&Session::default());
     for ts_ns in 0..2000 {
-        otlp.record(&world, &Record::Tick { ts_ns }, None).expect("event");
+        otlp.record(&model, &Record::Tick { ts_ns }, None).expect("event");
     }
-    otlp.finish(&world, &[]).expect("finish");
+    otlp.finish(&model, &[]).expect("finish");
     let bytes = out.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let counts: Vec<usize> = String::from_utf8(bytes)
         .expect("UTF-8")

@@ -11,7 +11,7 @@ use super::proto::{
     ThreadDescriptor, TracePacket, TrackDescriptor, TrackEvent,
 };
 use crate::escape;
-use tracer_analysis::model::World;
+use tracer_analysis::model::Model;
 use tracer_record::Session;
 use tracer_record::{ProcId, TICK_NS, Tid};
 
@@ -63,10 +63,10 @@ impl Tracks {
     }
 
     /// The track of a thread, below that of its process.
-    pub(super) fn thread(&mut self, world: &World, proc: ProcId, tid: Tid, comm: &str) -> io::Result<Track> {
+    pub(super) fn thread(&mut self, model: &Model, proc: ProcId, tid: Tid, comm: &str) -> io::Result<Track> {
         let uuid = uuid(&Key::Thread(proc, tid));
         if self.is_new(uuid) {
-            let process = self.process(world, proc)?;
+            let process = self.process(model, proc)?;
             self.describe(TrackDescriptor {
                 uuid: Some(uuid),
                 parent_uuid: Some(process.0),
@@ -81,10 +81,10 @@ impl Tracks {
         Ok(Track(uuid))
     }
 
-    fn process(&mut self, world: &World, proc: ProcId) -> io::Result<Track> {
+    fn process(&mut self, model: &Model, proc: ProcId) -> io::Result<Track> {
         let uuid = uuid(&Key::Process(proc));
         if self.is_new(uuid) {
-            let comm = world.processes.get(proc).and_then(|p| p.comm.as_deref());
+            let comm = model.processes.get(proc).and_then(|p| p.comm.as_deref());
             let start_ns = i64::try_from(proc.start_ticks.saturating_mul(TICK_NS)).ok();
             self.describe(TrackDescriptor {
                 uuid: Some(uuid),

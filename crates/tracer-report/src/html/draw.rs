@@ -9,7 +9,7 @@ use super::super::chart::durations::{Class, Histogram};
 use super::super::chart::trend::Trend;
 use super::super::chart::waits::{Edge, Graph};
 use super::shown;
-use tracer_analysis::detect::time::{duration, seconds};
+use tracer_analysis::finding::time::{duration, seconds};
 
 /// Characters of a node's label; all of it is in its title.
 const LABEL_MAX: usize = 30;

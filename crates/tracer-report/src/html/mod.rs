@@ -17,8 +17,8 @@ use super::chart::Charts;
 use super::escape::escape;
 use super::model::Report;
 use super::phrase::{confidence, counted, lost, redacted, severity, sites, target, watched};
-use tracer_analysis::detect::finding::{Confidence, Severity};
-use tracer_analysis::detect::time::seconds;
+use tracer_analysis::finding::time::seconds;
+use tracer_analysis::finding::{Confidence, Severity};
 
 const STYLE: &str = include_str!(concat!(env!("OUT_DIR"), "/page-style"));
 const SCRIPT: &str = include_str!(concat!(env!("OUT_DIR"), "/page-script"));

@@ -6,7 +6,7 @@ use super::super::chart::{durations, flame, timeline, trend};
 use super::super::escape::unsafe_to_show;
 use super::super::model::tests::{finding, report};
 use super::*;
-use tracer_analysis::detect::finding::Finding;
+use tracer_analysis::finding::Finding;
 
 fn hostile() -> (Report, Charts) {
     let evil =

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
-use tracer_analysis::detect::time::{seconds, wall_rfc3339};
+use tracer_analysis::finding::time::{seconds, wall_rfc3339};
 
 /// A value; the text is not yet escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
