@@ -12,7 +12,7 @@ const STACKS: u64 = 10_000;
 const DEPTH: u64 = 16;
 
 fn main() -> Result<()> {
-    let mut process = Process::look(std::process::id());
+    let mut process = Process::read(std::process::id());
     process.hold_all();
     let exe = std::env::current_exe().context("own path")?;
     let module = process.modules.iter().find(|m| exe.as_os_str() == m.path.as_str()).context("own module")?.clone();

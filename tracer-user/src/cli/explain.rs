@@ -75,7 +75,7 @@ fn sample(pid: u32, debug_dirs: Option<Vec<PathBuf>>) -> Sampled {
         let _ = model.apply(record);
     };
     apply(&Record::Threads { ts_ns: inventory::boot_ns(), rows: inventory::waits(&[pid]) });
-    std::thread::sleep(inventory::BETWEEN_LOOKS);
+    std::thread::sleep(inventory::SAMPLE_INTERVAL);
     let mut rows = inventory::waits(&[pid]);
     let mut not_collected = Vec::new();
     match tokio::runtime::Builder::new_current_thread().enable_time().build() {
@@ -105,7 +105,7 @@ async fn stacks(
     for (id, row) in (0..).zip(asleep) {
         let Some(copy) = inventory::stack_asleep(row.tgid, row.tid) else { continue };
         let process = processes.entry(row.tgid).or_insert_with(|| {
-            let mut process = Process::look(row.tgid);
+            let mut process = Process::read(row.tgid);
             process.hold_all();
             Arc::new(process)
         });

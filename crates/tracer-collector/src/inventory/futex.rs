@@ -12,7 +12,7 @@ const USERS_SEARCHED: usize = 64;
 
 /// What is asked about a futex.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FutexAsked {
+pub struct FutexRequest {
     /// Start of the waiting process, nanoseconds of the boot clock.
     pub start_ns: u64,
     /// The thread that holds it, as the futex names it; 0: it names none.
@@ -31,7 +31,7 @@ pub fn futex_words(tgid: u32, address: u64) -> Option<[u32; 5]> {
 }
 
 /// Places these futexes. Those of processes that are gone are left out.
-pub fn futexes(asked: &BTreeMap<ObjKey, FutexAsked>) -> Vec<FutexRow> {
+pub fn futexes(asked: &BTreeMap<ObjKey, FutexRequest>) -> Vec<FutexRow> {
     let mut rows: Vec<FutexRow> = asked.iter().filter_map(|(obj, asked)| place(*obj, asked)).collect();
     let mut by_file: HashMap<(u32, u64), Users> = HashMap::new();
     for p in rows.iter().filter_map(|r| r.place.as_ref()) {
@@ -63,7 +63,7 @@ impl Default for Users {
     }
 }
 
-fn place(obj: ObjKey, asked: &FutexAsked) -> Option<FutexRow> {
+fn place(obj: ObjKey, asked: &FutexRequest) -> Option<FutexRow> {
     let entry = Entry::open(obj.ns).ok()?;
     let stat = process::stat(&entry, &mut Vec::new())?;
     // /proc cuts the start to ticks of 10 ms.
@@ -166,18 +166,18 @@ mod tests {
             assert_eq!(futex_words(me, address), Some([7, 0, 0, 0, 0]));
             let obj = ObjKey { kind: kind::FUTEX, ns: me, id: address };
             let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-            let rows = futexes(&BTreeMap::from([(obj, FutexAsked { start_ns, owner_tid: tid })]));
+            let rows = futexes(&BTreeMap::from([(obj, FutexRequest { start_ns, owner_tid: tid })]));
             let [row] = rows.as_slice() else { unreachable!("{rows:?}") };
             assert_eq!(row.place.is_some(), shared);
             if let Some(place) = &row.place {
                 assert_eq!((place.offset, place.path.as_str()), (4120, "/dev/zero (deleted)"));
                 assert!(place.users.iter().any(|u| u.tgid == me && u.threads >= 1), "{place:?}");
                 assert_eq!(row.owner.as_ref().map(|o| (o.tid, o.tgid)), Some((tid, me)));
-                let nobody = futexes(&BTreeMap::from([(obj, FutexAsked { start_ns, owner_tid: u32::MAX >> 2 })]));
+                let nobody = futexes(&BTreeMap::from([(obj, FutexRequest { start_ns, owner_tid: u32::MAX >> 2 })]));
                 assert!(nobody.iter().all(|row| row.owner.is_none()));
             }
             // Another process with the same number is not asked.
-            let other = FutexAsked { start_ns: start_ns + 1_000_000_000, owner_tid: 0 };
+            let other = FutexRequest { start_ns: start_ns + 1_000_000_000, owner_tid: 0 };
             assert!(futexes(&BTreeMap::from([(obj, other)])).is_empty());
             // SAFETY: mapped above, and not used any more.
             assert_eq!(unsafe { libc::munmap(at, 8192) }, 0);

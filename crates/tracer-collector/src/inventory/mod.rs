@@ -43,7 +43,7 @@ pub(crate) use entry::{field, vanished};
 pub use fd::{fd_table, holders_of};
 pub use file::files_of;
 pub(crate) use file::{file_system, file_system_of, is_local};
-pub use futex::{FutexAsked, futex_words, futexes};
+pub use futex::{FutexRequest, futex_words, futexes};
 pub use limits::{fork_limits, open_files, process_limits, threads};
 pub use module::{Module, locate, modules, modules_of};
 pub use msg::queues;
@@ -55,10 +55,10 @@ pub use process::{pids_by_comm, process};
 pub use received_fds::Files;
 pub use sem::{SemOp, sem_op};
 pub use socket::{socket_address, sockets};
-pub use stack::{reader_look, sleeps_in, stack_asleep};
+pub use stack::{sample_reader, sleeps_in, stack_asleep};
 pub use sysv::{own_namespace, within};
 pub use user::names;
-pub use wait::{BETWEEN_LOOKS, waits};
+pub use wait::{SAMPLE_INTERVAL, waits};
 
 /// Sockets with descriptors in flight that are told.
 /// Processes that are told of one socket.

@@ -32,7 +32,7 @@ pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
 }
 
 /// What a thread does at this moment; `None` if it is gone, or another process has its number now.
-pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderLook> {
+pub fn sample_reader(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderLook> {
     let process = Entry::open(tgid).ok()?;
     let start = process::stat(&process, &mut Vec::new())?.start_ns;
     if start / TICK_NS != start_ns / TICK_NS {
@@ -118,17 +118,17 @@ mod tests {
         let id = child.id();
         let start_ns = crate::inventory::process(id).expect("a row").start_ns;
         let look = loop {
-            let look = reader_look(ObjKey::default(), id, id, start_ns).expect("alive");
+            let look = sample_reader(ObjKey::default(), id, id, start_ns).expect("alive");
             if look.syscall == Some(libc::SYS_clock_nanosleep) {
                 break look;
             }
         };
         assert_eq!((look.tgid, look.tid, look.state, look.start_ns), (id, id, 'S', start_ns));
         assert!(look.kernel.is_empty() || look.kernel.iter().any(|f| f.contains("nanosleep")), "{:?}", look.kernel);
-        assert_eq!(reader_look(ObjKey::default(), id, id, start_ns + 2 * TICK_NS), None, "somebody else");
+        assert_eq!(sample_reader(ObjKey::default(), id, id, start_ns + 2 * TICK_NS), None, "somebody else");
         child.kill().expect("kill");
         child.wait().expect("wait");
-        assert_eq!(reader_look(ObjKey::default(), id, id, start_ns), None);
+        assert_eq!(sample_reader(ObjKey::default(), id, id, start_ns), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tracer_common::map::{FutexState, kind};
 
 use super::entry::{Entry, field};
 use super::fd::{Link, eventfd_id};
-use super::futex::{FutexAsked, futex_words, futexes};
+use super::futex::{FutexRequest, futex_words, futexes};
 use super::stack::kernel_stack;
 use super::sysv::namespace_of;
 use super::{fd, msg, open, process, sem};
@@ -36,7 +36,7 @@ const POLLIN: u16 = 1;
 const POLLOUT: u16 = 4;
 
 /// Between two looks of which the second shows what has slept since the first.
-pub const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The threads of these processes, and of those that they wait for, directly or through others.
 pub fn waits(pids: &[u32]) -> Vec<ThreadRow> {
@@ -263,7 +263,7 @@ fn placed<'a>(pid: u32, start_ns: u64, asked: impl Iterator<Item = &'a Asked>) -
         let words = futex_words(pid, address).unwrap_or_default();
         let state: State = FutexState { words, expected, command }.pack().into();
         let owner_tid = futex::owner(state).unwrap_or(0);
-        places.insert(ObjKey { kind: kind::FUTEX, ns: pid, id: address }, FutexAsked { start_ns, owner_tid });
+        places.insert(ObjKey { kind: kind::FUTEX, ns: pid, id: address }, FutexRequest { start_ns, owner_tid });
     }
     if places.is_empty() {
         return HashMap::new();

@@ -32,7 +32,7 @@ const KIND_ENUM64: u32 = 19;
 /// Kinds that only name or qualify another type: typedef, volatile, const, restrict, type tag.
 const QUALIFIERS: [u32; 5] = [8, 9, 10, 11, 18];
 
-/// One type: where it lies, and the common part.
+/// One type: its common part, and where the rest is.
 #[derive(Clone, Copy)]
 struct Type {
     kind: u32,

@@ -76,7 +76,7 @@ pub(super) struct FileKey {
 
 impl Process {
     /// Looks at a process; without modules if it is gone.
-    pub fn look(tgid: u32) -> Self {
+    pub fn read(tgid: u32) -> Self {
         let entry = Entry::open(tgid).ok();
         let modules = entry.as_ref().map(inventory::modules_of).unwrap_or_default();
         let rooms = Vec::from_iter(Room::take());
@@ -302,7 +302,7 @@ mod tests {
         std::fs::write(&path, "another")?;
         // spawn waits until exec closes its descriptors, and that maps the program a moment later.
         let (mut process, at) = loop {
-            let process = Process::look(child.id());
+            let process = Process::read(child.id());
             if let Some(at) = process.modules.iter().position(|m| m.path.contains("sleeper")) {
                 break (process, at);
             }
@@ -335,7 +335,7 @@ mod tests {
     fn what_ends_before_its_files_are_held_is_gone() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("spawn");
         let mut process = loop {
-            let process = Process::look(child.id());
+            let process = Process::read(child.id());
             if !process.is_gone() {
                 break process;
             }
@@ -350,14 +350,14 @@ mod tests {
     fn what_is_gone_has_nothing() {
         let mut child = Command::new("true").spawn().expect("spawn");
         child.wait().expect("wait");
-        let mut process = Process::look(child.id());
+        let mut process = Process::read(child.id());
         process.hold(0);
         assert!(process.is_gone() && process.locate(1).is_none() && process.below_root("etc/passwd").is_err());
     }
 
     #[test]
     fn links_lead_nowhere_outside_the_root() -> io::Result<()> {
-        let process = Process::look(std::process::id());
+        let process = Process::read(std::process::id());
         assert!(process.below_root("proc/self/exe").is_err(), "a magic link");
         assert!(process.below_root("dev/null").is_err(), "a device");
         assert!(process.handle_below_root("proc/self", OFlags::NOFOLLOW).is_ok());

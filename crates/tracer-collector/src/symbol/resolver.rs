@@ -110,7 +110,7 @@ impl Resolver {
         places
     }
 
-    /// Makes sure that the file of a module was read, and says under which key; `None` if it cannot be opened.
+    /// Created sure that the file of a module was read, and says under which key; `None` if it cannot be opened.
     fn read(&mut self, process: &Process, module: usize) -> Option<Key> {
         let path = process.modules.get(module)?.path.as_str();
         if path == "[vdso]" {

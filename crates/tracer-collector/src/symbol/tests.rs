@@ -17,7 +17,7 @@ pub(super) fn here() -> (u64, [u32; 2]) {
 #[test]
 fn own_stack() {
     let (addr, expected) = here();
-    let mut process = Process::look(std::process::id());
+    let mut process = Process::read(std::process::id());
     let (module, _) = process.locate(addr).expect("own code");
     process.hold(module);
     let mut resolver = Resolver::new(Vec::new());
@@ -31,7 +31,7 @@ fn own_stack() {
 
 #[test]
 fn the_vdso_has_functions() {
-    let process = Process::look(std::process::id());
+    let process = Process::read(std::process::id());
     let vdso = process.modules.iter().find(|m| m.path == "[vdso]").expect("vdso");
     let elf = vdso.start;
     let mut resolver = Resolver::new(Vec::new());
@@ -46,7 +46,7 @@ fn the_vdso_has_functions() {
 async fn the_thread_answers_and_the_end_waits() {
     let (addr, _) = here();
     let mut symbols = Symbolizer::start(Vec::new());
-    let process = Arc::new(Process::look(std::process::id()));
+    let process = Arc::new(Process::read(std::process::id()));
     for id in 0..3 {
         symbols.ask(Request { id, process: process.clone(), addrs: vec![addr + 1] });
     }
@@ -76,7 +76,7 @@ fn code_compiled_at_run_time() {
     let path = std::path::PathBuf::from(format!("/tmp/perf-{}.map", child.id()));
     std::fs::write(&path, "10000 100 py::work:/srv/app.py\n").expect("map");
     let name = || {
-        let process = Process::look(child.id());
+        let process = Process::read(child.id());
         let places = Resolver::new(Vec::new()).places(&process, &[0x10011]);
         places.first().and_then(|p| p.first()).cloned()
     };

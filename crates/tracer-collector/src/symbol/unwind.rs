@@ -333,7 +333,7 @@ mod tests {
     /// Whatever the registers and the memory are, it ends, and the first address is the instruction pointer.
     #[test]
     fn garbage_ends() {
-        let process = Process::look(std::process::id());
+        let process = Process::read(std::process::id());
         let mut tables = Tables::default();
         let text = process.modules.first().map_or(0, |m| m.start);
         let mut seed = 1_u64;
