@@ -262,7 +262,7 @@ fn remove(chosen: &[Target], facts: &Facts, force: bool) -> Result<u8> {
             None => object::remove(&target.identity, force),
             Some(ns) => {
                 let identity = target.identity.clone();
-                match inventory::within(ns, &members(facts, ns), move || object::remove(&identity, force)) {
+                match inventory::within_ipc(ns, &members(facts, ns), move || object::remove(&identity, force)) {
                     Ok(Some(result)) => result,
                     Ok(None) => Err(Refusal::Gone),
                     Err(e) => Err(e.into()),

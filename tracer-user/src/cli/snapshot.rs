@@ -54,7 +54,7 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
     let (users, groups) = inventory::names();
     let mut facts = Facts {
         wall_ns: inventory::wall_ns(),
-        own_ns: inventory::own_namespace(),
+        own_ns: inventory::own_ipc(),
         own_pid: std::process::id(),
         threads: inventory::threads(),
         open_files: inventory::open_files(),

@@ -8,6 +8,7 @@
 //! A process that vanishes during a scan is normal and no problem.
 
 mod cgroup;
+mod columns;
 mod entry;
 mod fd;
 mod file;
@@ -47,6 +48,7 @@ pub use futex::{FutexRequest, futex_words, futexes};
 pub use limits::{fork_limits, open_files, process_limits, threads};
 pub use module::{Module, locate, modules, modules_of};
 pub use msg::queues;
+pub use namespace::{own_ipc, within_ipc};
 pub use open::open_objects;
 pub use package::packages;
 pub use pipe::pipe_users;
@@ -56,7 +58,6 @@ pub use received_fds::Files;
 pub use sem::{SemOp, sem_op};
 pub use socket::{socket_address, sockets};
 pub use stack::{sample_reader, sleeps_in, stack_asleep};
-pub use sysv::{own_namespace, within};
 pub use user::names;
 pub use wait::{SAMPLE_INTERVAL, waits};
 

@@ -10,8 +10,8 @@ use tracer_common::map::{FutexState, kind};
 use super::entry::{Entry, field};
 use super::fd::{Link, eventfd_id};
 use super::futex::{FutexRequest, futex_words, futexes};
+use super::namespace::ipc_of;
 use super::stack::kernel_stack;
-use super::sysv::namespace_of;
 use super::{fd, msg, open, process, sem};
 use tracer_record::decode::futex;
 use tracer_record::listed::{OpenObject, OpenObjects, Peer, SocketState, UnixSocket};
@@ -140,7 +140,7 @@ impl Search {
         match *asked {
             Asked::Fd(fd, way) => self.at_descriptor(entry, fd, way),
             Asked::Sem { id, num } => {
-                let ns = namespace_of(entry, "ns/ipc")?;
+                let ns = ipc_of(entry, "ns/ipc")?;
                 let last = sem::last_operator(ns, pid, id, num);
                 Some(WaitRow {
                     obj: ObjKey { kind: kind::SEM, ns, id: u64::from(id.cast_unsigned()) },
@@ -153,7 +153,7 @@ impl Search {
                 })
             }
             Asked::Msg { id, way } => {
-                let ns = namespace_of(entry, "ns/ipc")?;
+                let ns = ipc_of(entry, "ns/ipc")?;
                 let queue = msg::queues(&BTreeMap::from([((ns, id), pid)])).pop();
                 let last = queue.map(|q| if way == Way::Give { q.lrpid } else { q.lspid });
                 Some(WaitRow {
