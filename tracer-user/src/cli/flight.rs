@@ -33,7 +33,7 @@ const KNOWN_MAX: usize = 4096;
 
 /// What the flight recorder keeps, and when it writes.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub struct FlightOptions {
     /// Keep this much time before a finding
     #[arg(long, value_name = "TIME", default_value = "5m", requires = "flight_recorder", value_parser = duration)]
     keep: Duration,
@@ -64,7 +64,7 @@ pub struct Output<'a> {
 /// # Errors
 /// Signals cannot be caught, the directory does not exist, or the collector failed.
 pub async fn record(
-    args: &Args,
+    options: &FlightOptions,
     output: &Output<'_>,
     limit: Option<Duration>,
     mut live: Live,
@@ -74,12 +74,12 @@ pub async fn record(
     let asked = Cell::new(false);
     let mut user = signal(SignalKind::user_defined1()).context("cannot catch SIGUSR1")?;
     let mut recorder = Recorder {
-        args,
+        options,
         prefix,
         force: output.force,
         renewal: live.renewal(),
         asked: &asked,
-        flight: Flight::new(Keep { time: args.keep, bytes: args.memory }),
+        flight: Flight::new(Keep { time: options.keep, bytes: options.memory }),
         analysts: VecDeque::new(),
         known: BTreeMap::new(),
         dump: None,
@@ -143,7 +143,7 @@ struct Dump {
 
 /// Passes records to memory, to the analysts, and to a trace while one is being written.
 struct Recorder<'a> {
-    args: &'a Args,
+    options: &'a FlightOptions,
     prefix: OsString,
     force: bool,
     renewal: Renewal,
@@ -201,7 +201,7 @@ impl Recorder<'_> {
         }
         let (_, shortened) = self.flight.used();
         if shortened > 0 && self.shortened == 0 {
-            let memory = size(self.args.memory as u64);
+            let memory = size(self.options.memory as u64);
             message::print(&format!("{memory} do not hold the time of --keep; increase --memory"));
         }
         self.shortened = shortened;
@@ -227,12 +227,12 @@ impl Recorder<'_> {
         tracing::debug!("detect_us={}", took.as_micros());
         self.detected = Instant::now();
         self.pause = DETECT_INTERVAL.max(took * DETECT_SHARE);
-        let triggers = &self.args.trigger;
+        let triggers = &self.options.trigger;
         findings.retain(|f| match triggers.is_empty() {
             true => f.severity <= Severity::Warning,
             false => triggers.iter().any(|t| t.0.contains(&f.code.as_str())),
         });
-        let keep = self.args.keep;
+        let keep = self.options.keep;
         self.known.retain(|_, at| at.elapsed() < keep);
         let fresh = findings.iter().find(|f| !self.known.contains_key(&key(f)));
         let code = fresh.map(|f| f.code.clone());
@@ -263,12 +263,12 @@ impl Recorder<'_> {
         });
         match written {
             Ok(writer) => {
-                let after = self.args.after;
+                let after = self.options.after;
                 message::print(&format!("writing {} for another {:.0} s", path.display(), after.as_secs_f64()));
                 self.dump = Some(Dump { writer, until: Instant::now() + after });
                 self.files.push_back(path);
                 self.written += 1;
-                while self.files.len() > usize::from(self.args.dumps) {
+                while self.files.len() > usize::from(self.options.dumps) {
                     self.remove_oldest();
                 }
             }

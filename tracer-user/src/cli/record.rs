@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, conflicts_with = "max_size")]
     flight_recorder: bool,
     #[command(flatten)]
-    flight: flight::Args,
+    flight: flight::FlightOptions,
     #[command(flatten)]
     probing: Probing,
 }

@@ -35,12 +35,12 @@ pub(super) fn read(namespaces: &BTreeMap<u32, Vec<u32>>, inv: &mut Inventory) {
 fn read_here(ns: u32, inv: &mut Inventory) {
     let problems = &mut inv.problems;
     inv.sem_limits.extend(limits("semaphores", ns, sem::limits(ns), problems));
-    let sets = table("sem", ns, sem::parse_set, problems);
+    let sets = table("/proc/sysvipc/sem", ns, sem::parse_set, problems);
     inv.sem_sets.extend(sem::with_values(sets, ns, problems));
     inv.shm_limits.extend(limits("shared memory", ns, shm::limits(ns), problems));
-    inv.shm_segments.extend(table("shm", ns, shm::parse_segment, problems));
+    inv.shm_segments.extend(table("/proc/sysvipc/shm", ns, shm::parse_segment, problems));
     inv.msg_limits.extend(limits("message queues", ns, msg::limits(ns), problems));
-    let queues = table("msg", ns, msg::parse_queue, problems);
+    let queues = table("/proc/sysvipc/msg", ns, msg::parse_queue, problems);
     inv.msg_queues.extend(msg::with_capacities(queues, ns, problems));
 }
 
@@ -52,13 +52,13 @@ fn limits<T>(what: &str, ns: u32, read: io::Result<T>, problems: &mut Vec<String
     read.ok()
 }
 
-/// The rows of `/proc/sysvipc/KIND` without the heading; lines that do not parse are left out.
-fn table<T>(kind: &str, ns: u32, parse: fn(&str, u32) -> Option<T>, problems: &mut Vec<String>) -> Vec<T> {
+/// The rows of a file of /proc/sysvipc, without the heading; lines that do not parse are left out.
+fn table<T>(path: &str, ns: u32, parse: fn(&str, u32) -> Option<T>, problems: &mut Vec<String>) -> Vec<T> {
     // The file shows the namespace of the thread that opens it (ipc/util.c, `sysvipc_proc_open`).
-    match std::fs::read_to_string(format!("/proc/sysvipc/{kind}")) {
+    match std::fs::read_to_string(path) {
         Ok(text) => text.lines().skip(1).filter_map(|line| parse(line, ns)).collect(),
         Err(e) => {
-            problems.push(format!("/proc/sysvipc/{kind} not read: {e}"));
+            problems.push(format!("{path} not read: {e}"));
             Vec::new()
         }
     }

@@ -1,4 +1,4 @@
-//! What tests of this room share, and the whole way from an address to a line.
+//! Shared parts of this module's tests, and the whole way from an address to a line.
 
 use std::process::{Command, Stdio};
 
@@ -21,7 +21,7 @@ fn own_stack() {
     let (module, _) = process.locate(addr).expect("own code");
     process.hold(module);
     let mut resolver = Resolver::new(Vec::new());
-    // As a return address: behind it.
+    // Like a return address, behind the call.
     let places = resolver.places(&process, &[addr + 1, 0, u64::MAX]);
     let lines: Vec<_> = places.iter().map(|p| p.last().and_then(|p| p.line)).collect();
     // map_files needs a right that a test run may lack; the path leads to the same file then.
@@ -50,7 +50,7 @@ async fn the_thread_answers_and_the_end_waits() {
     for id in 0..3 {
         symbols.ask(Request { id, process: process.clone(), addrs: vec![addr + 1] });
     }
-    // Nothing is known of this one, and nothing is said.
+    // An unknown address stays without a place.
     symbols.ask(Request { id: 3, process, addrs: vec![1] });
     let first = symbols.next().await;
     let mut all = vec![first];
@@ -69,7 +69,7 @@ fn what_does_not_fit_is_told() {
     assert!(symbols.problem().is_some_and(|p| p.contains("2 user stacks")));
 }
 
-/// A perf map of a living process: named where it is its own user's, and not otherwise.
+/// A perf map of a living process is used only if it belongs to the process's user.
 #[test]
 fn code_compiled_at_run_time() {
     let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().expect("spawn");
