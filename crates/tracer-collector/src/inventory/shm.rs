@@ -156,14 +156,7 @@ pub(super) fn find_attached(inv: &mut Inventory) {
             }
         }
     }
-    for (at, pid) in found {
-        if let Some(row) = inv.shm_segments.get_mut(at)
-            && row.attached.last() != Some(&pid)
-            && !row.attached.contains(&pid)
-        {
-            row.attached.push(pid);
-        }
-    }
+    add_attached(&mut inv.shm_segments, &found);
     if denied > 0 {
         inv.problems.push(format!(
             "users of shared memory: mappings of {denied} processes not read: needs CAP_SYS_PTRACE over them"
@@ -172,6 +165,18 @@ pub(super) fn find_attached(inv: &mut Inventory) {
     if left_out > 0 {
         inv.problems
             .push(format!("users of shared memory: mappings of {left_out} processes not read: too many processes"));
+    }
+}
+
+/// Adds processes to the rows of the segments, each given as (index of the row, pid), once.
+fn add_attached(segments: &mut [ShmSegment], found: &[(usize, u32)]) {
+    for (at, pid) in found {
+        if let Some(row) = segments.get_mut(*at)
+            && row.attached.last() != Some(pid)
+            && !row.attached.contains(pid)
+        {
+            row.attached.push(*pid);
+        }
     }
 }
 
