@@ -18,7 +18,7 @@ pub enum TraceError {
     Encode(serde_json::Error),
     #[error("cannot compress records: {cause}; recording stopped there")]
     Compress { cause: std::io::Error },
-    #[error("no ipctrace trace: it begins with {found:02x?} at offset 0; record one with `ipctrace record`")]
+    #[error("not an ipctrace trace: it starts with {found:02x?} at offset 0; record one with `ipctrace record`")]
     NotATrace { found: Vec<u8> },
     #[error(
         "trace format {found} at offset 8, but this version reads {VERSION_READ} to {VERSION}; use the version of ipctrace that wrote it"

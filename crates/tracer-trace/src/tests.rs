@@ -232,7 +232,7 @@ fn other_versions_and_files_are_refused_with_offset() {
     newer[8..12].copy_from_slice(&(VERSION + 1).to_le_bytes());
     let message = |bytes: &[u8]| read(bytes).1.map(|e| e.to_string()).unwrap_or_default();
     assert!(message(&newer).contains(&format!("format {} at offset 8", VERSION + 1)));
-    assert!(message(b"#!/bin/sh\necho\n").contains("no ipctrace trace"));
+    assert!(message(b"#!/bin/sh\necho\n").contains("not an ipctrace trace"));
     assert!(message(b"").contains("offset 0"));
 }
 

@@ -144,7 +144,7 @@ fn text(threads: &[Explained]) -> String {
             out.push_str(&format!("{:indent$}{arrow}{}\n", "", escape(line), indent = 2 * depth));
         }
         if thread.deadlock {
-            out.push_str("deadlock: nobody living can end this wait\n");
+            out.push_str("deadlock: no process can end this wait\n");
         }
     }
     out
@@ -183,7 +183,7 @@ mod tests {
         let threads = [thread(&["a\u{1b} (7) is blocked in write (pipe:[1])", "b (8) has its read end"], true)];
         let got = text(&threads);
         assert!(got.starts_with("a\\x1b (7) is blocked"), "{got}");
-        assert!(got.contains("\n  -> b (8) has its read end\ndeadlock: nobody"), "{got}");
+        assert!(got.contains("\n  -> b (8) has its read end\ndeadlock: no process"), "{got}");
         let document = document(7, &threads, &[]);
         assert_eq!(document["threads"][0]["deadlock"], true);
     }

@@ -32,7 +32,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Find the IPC objects that leak or stall, the process responsible, and the fix.
 #[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+#[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

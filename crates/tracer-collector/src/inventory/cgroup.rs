@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_groups_say_where_was_looked() {
+    fn errors_of_unknown_groups_name_the_searched_directories() {
         match cgroup_pids("/no/such/group") {
             Err(CgroupError::NotFound { tried, .. }) => assert!(!tried.is_empty()),
             Err(CgroupError::NotMounted) => {} // a machine without cgroups

@@ -392,7 +392,7 @@ mod tests {
         // SAFETY: eventfd takes numbers only.
         let raw = unsafe { libc::eventfd(0, 0) };
         assert!(raw >= 0);
-        // SAFETY: just created, owned by nobody else.
+        // SAFETY: created above, and owned only here.
         let event = unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) };
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{raw}")).expect("fdinfo");
         let id = field(&info, "eventfd-id").expect("id").parse().expect("number");
@@ -432,7 +432,7 @@ mod tests {
             eprintln!("skipped: {}", std::io::Error::last_os_error());
             return;
         }
-        // SAFETY: just opened, owned by nobody else.
+        // SAFETY: opened above, and owned only here.
         let queue = unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) };
         // SAFETY: a string that ends with a zero byte.
         unsafe { libc::mq_unlink(name.as_ptr()) };

@@ -174,8 +174,8 @@ mod tests {
                 assert_eq!((place.offset, place.path.as_str()), (4120, "/dev/zero (deleted)"));
                 assert!(place.users.iter().any(|u| u.tgid == me && u.threads >= 1), "{place:?}");
                 assert_eq!(row.owner.as_ref().map(|o| (o.tid, o.tgid)), Some((tid, me)));
-                let nobody = futexes(&BTreeMap::from([(obj, FutexRequest { start_ns, owner_tid: u32::MAX >> 2 })]));
-                assert!(nobody.iter().all(|row| row.owner.is_none()));
+                let unowned = futexes(&BTreeMap::from([(obj, FutexRequest { start_ns, owner_tid: u32::MAX >> 2 })]));
+                assert!(unowned.iter().all(|row| row.owner.is_none()));
             }
             // Another process with the same pid is left out.
             let other = FutexRequest { start_ns: start_ns + 1_000_000_000, owner_tid: 0 };

@@ -85,7 +85,7 @@ fn read_here(ns: u32) -> Here {
         Err(refused) => match std::fs::read("/proc/thread-self/net/unix") {
             Ok(bytes) => {
                 problems.push(format!(
-                    "unix sockets of network namespace {ns} read from /proc/net/unix, because sock_diag failed ({refused}): it shows neither peers nor queues, memory or owners, and a name with a newline can feign other sockets"
+                    "sock_diag failed in network namespace {ns} ({refused}): /proc/net/unix shows neither peers nor queues, memory or owners of unix sockets, and a name with a newline can feign other sockets"
                 ));
                 Some(String::from_utf8_lossy(&bytes).lines().filter_map(|l| parse_line(l, ns)).collect())
             }

@@ -126,7 +126,7 @@ impl<'a> Btf<'a> {
         rest.split(|b| *b == 0).next().unwrap_or_default()
     }
 
-    /// Byte offset of `struct.member.member…`; anonymous structures and unions are looked through.
+    /// Byte offset of `struct.member.member…`; members of anonymous structures and unions count as members of the outer one.
     pub fn offset(&self, path: &str) -> Option<u32> {
         let mut parts = path.split('.');
         let mut id = *self.structs.get(parts.next()?.as_bytes())?;

@@ -92,7 +92,7 @@ pub(super) fn load_program(name: &str, program: &mut RawTracePoint) -> Result<()
 /// The error in one line: of the verifier's log, which may have thousands of lines, the last one that matters.
 pub(super) fn reason(e: &ProgramError) -> String {
     let whole = if let ProgramError::LoadError { io_error, verifier_log } = e {
-        format!("the program is refused: {}", ending(io_error, verifier_log))
+        format!("cannot load the program: {}", ending(io_error, verifier_log))
     } else if let ProgramError::SyscallError(inner) = e {
         format!("{e}: {}", inner.io_error)
     } else {
@@ -131,7 +131,7 @@ mod tests {
         let log = |text: &str| VerifierLog::new(text.to_owned());
         for (text, want) in [(LOG, " (R0 !read_ok)"), ("", ""), ("\nprocessed 2 insns\n", "")] {
             let e = ProgramError::LoadError { io_error: einval(), verifier_log: log(text) };
-            assert_eq!(reason(&e), format!("the program is refused: {}{want}", einval()));
+            assert_eq!(reason(&e), format!("cannot load the program: {}{want}", einval()));
         }
     }
 

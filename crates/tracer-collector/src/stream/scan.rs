@@ -199,7 +199,7 @@ impl ScanRequest {
     }
 }
 
-/// The rows of these processes, as far as they still exist.
+/// The rows of those of the processes that still exist.
 fn processes(tgids: BTreeSet<u32>) -> impl Iterator<Item = Record> {
     let rows = tgids.into_iter().filter_map(inventory::process);
     rows.map(|row| Record::Process { ts_ns: inventory::boot_ns(), row })

@@ -62,7 +62,7 @@ async fn the_thread_answers_and_the_end_waits() {
 }
 
 #[test]
-fn what_does_not_fit_is_told() {
+fn stacks_that_do_not_fit_are_counted() {
     let mut symbols = Symbolizer::off();
     assert!(!symbols.is_on() && symbols.problem().is_none());
     symbols.left_out = 2;
