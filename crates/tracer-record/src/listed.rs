@@ -4,7 +4,7 @@ use crate::record::Holder;
 
 /// What the descriptor tables of all processes show at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OpenObjects {
+pub struct DescriptorSnapshot {
     /// By inode.
     pub pipes: Vec<OpenObject>,
     /// By id.

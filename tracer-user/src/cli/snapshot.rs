@@ -65,7 +65,7 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
     };
     facts.hidden = inventory::hides_others(&facts.inventory.processes);
     if parts.open {
-        facts.open = inventory::open_objects(pids, parts.sockets);
+        facts.open = inventory::descriptor_snapshot(pids, parts.sockets);
         if !facts.open.pipes.is_empty()
             && let Err(e) = fill_pipes(&mut facts.open.pipes)
         {

@@ -49,7 +49,7 @@ pub use limits::{fork_limits, open_files, process_limits, threads};
 pub use module::{Module, locate, modules, modules_of};
 pub use msg::queues;
 pub use namespace::{own_ipc, within_ipc};
-pub use open::open_objects;
+pub use open::descriptor_snapshot;
 pub use package::packages;
 pub use pipe::pipe_users;
 pub use posix::{posix_names, posix_objects, shm_device};

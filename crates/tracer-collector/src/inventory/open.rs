@@ -11,15 +11,15 @@ use super::fd::{Link, Table, eventfd_id};
 use super::process;
 use super::socket::{self, Namespaces};
 use tracer_record::Holder;
-use tracer_record::listed::{OpenObject, OpenObjects, UnixSocket};
+use tracer_record::listed::{DescriptorSnapshot, OpenObject, UnixSocket};
 
 /// Inode of the first pid namespace, which sees all processes (`PROC_PID_INIT_INO` of include/linux/proc_ns.h).
 const FIRST_PID_NS: &str = "pid:[4026531836]";
 
 /// Reads the descriptor tables of these processes, or of all processes if `only` is empty, including this one.
 /// With `sockets` it reads all, because any process may hold the other end of a socket.
-pub fn open_objects(only: &[u32], sockets: bool) -> OpenObjects {
-    let mut out = OpenObjects::default();
+pub fn descriptor_snapshot(only: &[u32], sockets: bool) -> DescriptorSnapshot {
+    let mut out = DescriptorSnapshot::default();
     let only = if sockets { &[] } else { only };
     // Sockets first: only descriptors of unix sockets are read for descriptors in flight.
     let namespaces = if sockets { socket::namespaces(&mut out.problems) } else { Namespaces::new() };
@@ -190,7 +190,7 @@ mod tests {
         let (reader, writer) = rustix::pipe::pipe().expect("pipe");
         let event = rustix::event::eventfd(7, rustix::event::EventfdFlags::empty()).expect("eventfd");
         let me = std::process::id();
-        let found = open_objects(&[me], false);
+        let found = descriptor_snapshot(&[me], false);
         let link = std::fs::read_link(format!("/proc/self/fd/{}", reader.as_raw_fd())).expect("link");
         let pipe = found.pipes.iter().find(|p| format!("pipe:[{}]", p.id) == link.to_string_lossy()).expect("pipe");
         let ends: Vec<_> = pipe.holders.iter().map(|h| (h.tgid, h.reads, h.writes)).collect();
@@ -199,12 +199,12 @@ mod tests {
         let id = eventfd_id(&info).expect("eventfd-id");
         assert_eq!(found.eventfds.iter().find(|e| e.id == id).and_then(|e| e.counter), Some(7));
         drop(writer);
-        let ends: Vec<_> = open_objects(&[me], false).pipes.into_iter().filter(|p| p.id == pipe.id).collect();
+        let ends: Vec<_> = descriptor_snapshot(&[me], false).pipes.into_iter().filter(|p| p.id == pipe.id).collect();
         assert_eq!(
             ends[0].holders.iter().map(|h| (h.reads, h.writes)).collect::<Vec<_>>(),
             [(Some(true), Some(false))]
         );
-        assert!(open_objects(&[u32::MAX], false).pipes.is_empty());
+        assert!(descriptor_snapshot(&[u32::MAX], false).pipes.is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::namespace::ipc_of;
 use super::stack::kernel_stack;
 use super::{fd, msg, open, process, sem};
 use tracer_record::decode::futex;
-use tracer_record::listed::{OpenObject, OpenObjects, Peer, SocketState, UnixSocket};
+use tracer_record::listed::{DescriptorSnapshot, OpenObject, Peer, SocketState, UnixSocket};
 use tracer_record::{FutexRow, Holder, ObjKey, Releaser, State, ThreadRow, WaitRow, Way};
 
 /// At most this many processes are followed.
@@ -93,7 +93,7 @@ struct Open {
 
 impl Open {
     fn read() -> Self {
-        let OpenObjects { pipes, eventfds, sockets, complete, .. } = open::open_objects(&[], true);
+        let DescriptorSnapshot { pipes, eventfds, sockets, complete, .. } = open::descriptor_snapshot(&[], true);
         let by_id = |objects: Vec<OpenObject>| objects.into_iter().map(|o| (o.id, o)).collect();
         let sockets = sockets.unwrap_or_default().into_iter().map(|s| (s.ino, s)).collect();
         Self { pipes: by_id(pipes), eventfds: by_id(eventfds), sockets, complete }
