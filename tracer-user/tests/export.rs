@@ -1,4 +1,4 @@
-//! `export` as a user runs it: on every fixture, on broken traces, to files and to readers that go away; and its page.
+//! `export` as a user runs it: on every fixture, on damaged traces, to files and to closed pipes; and its page in docs.
 //!
 //! `UPDATE_DOCS=1 cargo test -p tracer-user --test export` rewrites the tables of docs/export.md.
 #![expect(clippy::expect_used, reason = "all of this file is a test: a broken fixture fails it")]
@@ -20,7 +20,7 @@ use tracer_report::export::{Table, row};
 
 fn fixtures() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-    let entries = std::fs::read_dir(folder).expect("the folder of fixtures").map(|e| e.expect("an entry").path());
+    let entries = std::fs::read_dir(folder).expect("the directory of fixtures").map(|e| e.expect("an entry").path());
     let mut traces: Vec<PathBuf> = entries.filter(|p| p.extension().is_some_and(|e| e == "trace")).collect();
     traces.sort();
     assert!(!traces.is_empty());
@@ -103,13 +103,13 @@ fn a_chain_of_waits_is_drawn_from_each_thread_to_the_next() {
         from.extend(e.flow_ids.iter().map(|flow| (*flow, e.track_uuid)));
         to.extend(e.terminating_flow_ids.iter().map(|flow| (*flow, e.track_uuid)));
     }
-    // 203 waits for 202, which waits for 201; whom that waits for has ended.
+    // 203 waits for 202, which waits for 201, which waits for a process that exited.
     assert_eq!((from.len(), to.len()), (2, 2));
     assert_eq!(from.values().filter(|track| to.values().any(|t| t == *track)).count(), 1, "the one in the middle");
 }
 
 #[test]
-fn what_is_readable_of_a_broken_trace_is_exported_and_the_place_is_told() {
+fn a_damaged_trace_is_exported_up_to_the_damage_which_is_reported() {
     let dir = tempfile::tempdir().expect("dir");
     let whole = std::fs::read(fixture("pipe-stall-bug.trace")).expect("read");
     let path = dir.path().join("cut.trace");
@@ -143,7 +143,7 @@ fn what_is_readable_of_a_broken_trace_is_exported_and_the_place_is_told() {
 }
 
 #[test]
-fn files_are_private_new_and_no_links() {
+fn files_are_private_and_new_and_never_links() {
     let dir = tempfile::tempdir().expect("dir");
     let trace = fixture("pipe-stall-bug.trace");
     let at = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
@@ -185,7 +185,7 @@ fn options_that_do_not_fit_are_usage_errors() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ipctrace"))
         .args(["export", &fixture("sem-leak-bug.trace"), "--to", "jsonl"])
         .stdout(Stdio::piped())
@@ -197,14 +197,14 @@ fn a_reader_that_goes_away_is_no_error() {
     assert!(out.status.success() && out.stderr.is_empty(), "{}", text(&out.stderr));
 }
 
-/// Between these lines of docs/export.md stands what the code says.
+/// The lines of docs/export.md that enclose generated text.
 fn marks(what: &str) -> (String, String) {
     let begin = format!("<!-- {what}: generated, see tracer-user/tests/export.rs -->\n");
     (begin, format!("<!-- end of {what} -->\n"))
 }
 
 #[test]
-fn the_page_lists_columns_and_kinds_as_they_are() {
+fn the_page_lists_the_columns_and_kinds_of_the_code() {
     let columns = |table: Table| {
         let mut out = "\n| column | type | OTLP attribute | holds |\n|---|---|---|---|\n".to_owned();
         for c in table.columns() {

@@ -1,6 +1,6 @@
-//! `ls`, `rm` and `mk` beside /proc/sysvipc and ipcs, on random objects in an IPC namespace of their own.
+//! Compares `ls`, `rm` and `mk` with /proc/sysvipc and ipcs, on random objects in an IPC namespace of their own.
 //!
-//! A thread enters the namespace; the programs that it starts are in it, too. Its end removes all objects.
+//! A thread enters the namespace, which the programs that it starts inherit. The end of the namespace removes all objects.
 #![allow(clippy::expect_used, clippy::panic)] // tests
 
 mod program;
@@ -11,7 +11,7 @@ use std::process::Command;
 use program::{ipctrace, text};
 use serde_json::Value;
 
-/// Runs `test` in a new IPC namespace; without the privilege it says so.
+/// Runs `test` in a new IPC namespace, or prints that the privilege is missing.
 fn in_a_namespace(test: fn()) {
     let thread = std::thread::spawn(move || {
         // SAFETY: only the IPC namespace of this thread changes.
@@ -29,7 +29,7 @@ fn listed(words: &[&str]) -> Value {
     serde_json::from_slice(&out.stdout).expect("JSON")
 }
 
-/// Rows of a file of /proc/sysvipc by id, each a map from the header's words.
+/// Rows of a file of /proc/sysvipc by id, each a map by the words of the heading.
 fn table(kind: &str) -> BTreeMap<i64, BTreeMap<String, String>> {
     let text = std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).expect("sysvipc");
     let mut lines = text.lines();
@@ -44,7 +44,7 @@ fn table(kind: &str) -> BTreeMap<i64, BTreeMap<String, String>> {
         .collect()
 }
 
-/// A value of ours as /proc/sysvipc prints it.
+/// A value of `ls` as /proc/sysvipc prints it.
 fn as_proc(name: &str, value: &Value) -> String {
     match (name, value) {
         ("key", Value::String(hex)) => {
@@ -97,7 +97,7 @@ fn random_objects(dice: &mut Dice) {
         }
         if words[1] == "msg" && dice.roll(2) == 0 {
             let message = [1_i64, 2];
-            // SAFETY: a message is its type and so many bytes.
+            // SAFETY: a message is its type and this many bytes.
             unsafe { libc::msgsnd(id, message.as_ptr().cast(), 8, libc::IPC_NOWAIT) };
         }
         if words[1] == "shm" && dice.roll(2) == 0 {
@@ -112,13 +112,13 @@ fn random_objects(dice: &mut Dice) {
 }
 
 #[test]
-fn every_field_is_that_of_the_kernel() {
+fn every_field_equals_that_of_the_kernel() {
     in_a_namespace(|| {
         let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("clock").as_nanos();
         eprintln!("seed {seed}");
         random_objects(&mut Dice(seed as u64 | 1));
         let ours = listed(&["sem", "shm", "msg"]);
-        // (our column, the kernel's)
+        // (column of `ls`, column of the kernel)
         let ipc = [
             ("key", "key"),
             ("perms", "perms"),
@@ -196,18 +196,18 @@ fn compare_with_ipcs(ours: &Value) {
 }
 
 #[test]
-fn rm_refuses_what_is_used_and_removes_what_is_not() {
+fn rm_refuses_used_objects_and_removes_unused_ones() {
     in_a_namespace(|| {
         let make = |words: &[&str]| text(&ipctrace(&[&["mk"], words].concat()).stdout).trim().to_owned();
         let (left, used, segment) = (make(&["sem"]), make(&["sem"]), make(&["shm", "--size", "1"]));
         let (left, used, segment) = (format!("sem:{left}"), format!("sem:{used}"), format!("shm:{segment}"));
         let id = used.strip_prefix("sem:").and_then(|i| i.parse().ok()).expect("id");
         let mut op = libc::sembuf { sem_num: 0, sem_op: 1, sem_flg: 0 };
-        // SAFETY: one operation at a valid address; we live on as its last user.
+        // SAFETY: one operation at a valid address; this process stays its last user.
         assert_eq!(unsafe { libc::semop(id, &raw mut op, 1) }, 0);
         let count = || listed(&["sem", "shm"])["sem"].as_array().map(Vec::len);
         for (what, words, code, says) in [
-            ("nobody to ask", vec!["rm", &left], 2, "--yes"),
+            ("no terminal to ask on", vec!["rm", &left], 2, "--yes"),
             ("in use", vec!["rm", "--yes", &left, &used], 1, "in use"),
             ("no such object", vec!["rm", "--yes", &left, "sem:2147483647"], 1, "does not exist"),
             ("not removable", vec!["rm", "--yes", "pipe:1"], 2, "cannot be removed"),
@@ -231,7 +231,7 @@ fn rm_refuses_what_is_used_and_removes_what_is_not() {
 }
 
 #[test]
-fn what_a_pipe_holds() {
+fn the_capacity_and_contents_of_a_pipe() {
     use std::os::fd::AsRawFd;
     let (reader, writer) = rustix::pipe::pipe().expect("pipe");
     rustix::pipe::fcntl_setpipe_size(&writer, 131_072).expect("F_SETPIPE_SZ");

@@ -1,6 +1,6 @@
 //! `report` on a trace of 100,000 events full of hostile names, and its page in a real browser.
 //!
-//! Without Chromium the browser's part is skipped; everything else of the page is tested in its own modules.
+//! Without Chromium the browser's part is skipped; the modules of the page have tests of their own.
 #![allow(clippy::expect_used, clippy::panic)] // tests
 
 mod program;
@@ -20,10 +20,10 @@ use tracer_trace::Writer;
 const EVENTS: u64 = 100_000;
 const SECOND: u64 = 1_000_000_000;
 const START: u64 = 100 * SECOND;
-/// Drawn within this on any machine that can run a browser at all; two idle cores need a tenth.
+/// Time limit for drawing; two idle cores need a tenth of it.
 const DRAWN: Duration = Duration::from_secs(20);
 
-/// Names that would do something if they were not inert; each sets the title.
+/// Names that would set the title if they were not escaped.
 fn evil() -> Vec<String> {
     let mut all: Vec<String> = [
         "<script>document.title='owned'</script>",
@@ -68,7 +68,7 @@ fn process(n: usize, name: &str) -> ProcessRow {
     }
 }
 
-/// What happens in step `n` of a session in which everything of a page occurs.
+/// The record of step `n` of a session that has every kind of content of a page.
 fn event(n: u64, ts_ns: u64, processes: u64) -> Record {
     let who = u32::try_from(1000 + n / 6 % processes).expect("few");
     let header = |tgid| Header { ts_ns, start_ns: SECOND, tgid, tid: tgid, stack: -1, ..Header::default() };
@@ -103,7 +103,7 @@ fn event(n: u64, ts_ns: u64, processes: u64) -> Record {
     Record::Kernel(bytes(&header(tgid), &body))
 }
 
-/// Writes the trace, without its end if it is still to be written.
+/// Writes the trace, with its end if `ended`.
 fn record(path: &Path, events: u64, ended: bool) -> Writer {
     let names = evil();
     let session = Session {
@@ -147,7 +147,7 @@ fn chromium() -> Option<PathBuf> {
     std::env::split_paths(&folders).flat_map(|f| names.map(|n| f.join(n))).find(|p| p.is_file())
 }
 
-/// What a browser made of a page: its document, and what it said.
+/// The document that a browser built from a page, and its log.
 struct Seen {
     document: String,
     log: String,
@@ -158,7 +158,7 @@ fn browse(browser: &Path, page: &Path, dir: &Path) -> Seen {
     let (document, log, net) = (dir.join("document"), dir.join("log"), dir.join("net.json"));
     let file = |path: &Path| std::fs::File::create(path).expect("file");
     let mut command = Command::new(browser);
-    // Without a sandbox: it would need more than a container has, and the page is our own.
+    // Without a sandbox, which needs more privileges than a container has; the page is trusted.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
     command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
     command.args(["--disable-default-apps", "--host-resolver-rules=MAP * ~NOTFOUND"]);
@@ -179,7 +179,7 @@ fn browse(browser: &Path, page: &Path, dir: &Path) -> Seen {
     Seen { document: read(&document), log: read(&log), requests: read(&net) }
 }
 
-/// The value of an attribute at its first place.
+/// The value of the first attribute of this name.
 fn attribute<'a>(document: &'a str, name: &str) -> Option<&'a str> {
     document.split_once(&format!("{name}=\""))?.1.split('"').next()
 }
@@ -208,12 +208,12 @@ fn a_hundred_thousand_events_are_drawn_and_every_name_is_inert() {
     assert!(drawn < DRAWN);
     let console: Vec<&str> = seen.log.lines().filter(|l| l.contains("CONSOLE")).collect();
     assert_eq!(console, [""; 0], "the console says something");
-    // The browser's own requests, as for updates, have no page that began them.
+    // The browser's own requests, such as for updates, have no initiating page.
     let began = |l: &&str| l.contains("\"initiator\":") && !l.contains("\"initiator\":\"not an origin\"");
     let requests: Vec<&str> = seen.requests.lines().filter(began).collect();
     assert!(seen.requests.contains("\"events\""), "the browser wrote no log of its requests");
     assert_eq!(requests, [""; 0], "the page asks for something");
-    // What the names would have made.
+    // Elements that unescaped names would have created.
     assert!(!seen.document.contains("<title>owned"));
     assert_eq!(seen.document.matches("<script").count(), 2, "the data and the program");
     for element in ["<img", "<b>", "<iframe", "<svg onload"] {
@@ -276,5 +276,5 @@ fn reports_replace_reports_and_nothing_else() {
 fn the_schema_is_printed() {
     let out = ipctrace(&["report", "--schema"]);
     assert!(out.status.success() && text(&out.stdout).contains("urn:ipctrace:report:1"));
-    assert_eq!(ipctrace(&["report"]).status.code(), Some(2), "a file is needed else");
+    assert_eq!(ipctrace(&["report"]).status.code(), Some(2), "without --schema a file is needed");
 }

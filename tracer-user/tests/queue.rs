@@ -1,6 +1,6 @@
 //! `ls mq` and `rm` on POSIX message queues, in a file system and an IPC namespace of their own.
 //!
-//! One test only: programs that another test starts would hold copies of the queues until they exec.
+//! One test only: programs started by another test would hold copies of the queues until they call exec.
 #![allow(clippy::expect_used, clippy::panic)] // tests
 
 mod program;
@@ -17,7 +17,7 @@ fn listed(words: &[&str]) -> Value {
     serde_json::from_slice(&out.stdout).expect("JSON")
 }
 
-/// Mounts in our mount namespace only, which nobody else sees and which ends with this thread.
+/// Mounts in a mount namespace of this thread, which ends with it.
 fn mount(kind: Option<&str>, point: &str, flags: libc::c_ulong) {
     let (kind, point) = (kind.map(|k| CString::new(k).expect("kind")), CString::new(point).expect("point"));
     let kind = kind.as_ref().map_or(std::ptr::null(), |k| k.as_ptr());
@@ -26,7 +26,7 @@ fn mount(kind: Option<&str>, point: &str, flags: libc::c_ulong) {
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// So that the folder can be removed, whatever happens.
+/// Unmounts when dropped, so that the directory can be removed even if the test fails.
 struct Mounted(CString);
 
 impl Drop for Mounted {
@@ -37,7 +37,7 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn how_full_they_are_and_whose() {
+fn queues_are_listed_with_fill_and_users() {
     let test = std::thread::spawn(|| {
         // SAFETY: only the namespaces of this thread change.
         if let Err(e) = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWIPC | UnshareFlags::NEWNS) } {
@@ -62,7 +62,7 @@ fn how_full_they_are_and_whose() {
         };
         assert!(queue >= 0, "{}", std::io::Error::last_os_error());
         for text in [c"one", c"three"] {
-            // SAFETY: so many bytes are there.
+            // SAFETY: the buffer has this many bytes.
             assert_eq!(unsafe { libc::mq_send(queue, text.as_ptr(), text.count_bytes(), 1) }, 0);
         }
         let all = listed(&["mq"]);

@@ -1,5 +1,5 @@
-//! Whole traces: recordings in parts and from memory are cut where the stream begins anew, and each is read alone;
-//! a trace that is cut anywhere has an answer.
+//! Whole traces: recordings in parts and from memory are cut where the stream starts anew, and each can be read alone; a
+//! trace that is cut anywhere has a report.
 #![expect(clippy::expect_used, clippy::panic, reason = "all of this file is a test: a broken fixture fails it")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "few kinds of records matter here")]
 
@@ -22,7 +22,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn fixtures() -> Vec<(String, Vec<Record>)> {
-    let entries = std::fs::read_dir(fixture("x").parent().expect("a folder")).expect("the folder of fixtures");
+    let entries = std::fs::read_dir(fixture("x").parent().expect("a folder")).expect("the directory of fixtures");
     let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
     paths.retain(|p| p.extension().is_some_and(|e| e == "trace"));
     paths.sort();
@@ -46,7 +46,7 @@ fn is_of_stacks(record: &Record) -> bool {
     matches!(record, Record::Stack { .. } | Record::SameStack { .. } | Record::Symbols { .. })
 }
 
-/// A stream that begins anew before its record `at`, as a collector makes it: with a session and what exists then.
+/// A stream that starts anew before its record `at`, as a collector does: with a session and a baseline.
 struct Renewed {
     before: Vec<Record>,
     session: Record,
@@ -82,14 +82,14 @@ impl Renewed {
         self.before.iter().chain([&self.session, &self.baseline]).chain(&self.after)
     }
 
-    /// What the second part is to hold: stacks in any order, then the rest.
+    /// The expected records of the second part: stacks in any order, then the rest.
     fn second(&self) -> impl Iterator<Item = &Record> {
         let told = self.before.iter().filter(|r| is_of_stacks(r));
         std::iter::once(&self.session).chain(told).chain([&self.baseline]).chain(&self.after)
     }
 }
 
-/// The places at which a fixture may be cut: between its baseline and its end.
+/// Indices at which a fixture may be cut: between its baseline and its end.
 fn cuts(records: &[Record]) -> impl Iterator<Item = usize> {
     let position = |wanted: fn(&Record) -> bool| records.iter().position(wanted).expect("a whole trace");
     let first = position(|r| matches!(r, Record::Baseline(_))) + 1;
@@ -97,7 +97,7 @@ fn cuts(records: &[Record]) -> impl Iterator<Item = usize> {
     (first..=last).step_by(((last - first) / 3).max(1))
 }
 
-/// Numbers of stacks that the records have, and those that they tell.
+/// Numbers of stacks that the records refer to, and those that they define.
 fn numbers(records: &[Record]) -> (BTreeSet<i32>, BTreeSet<i32>) {
     let (mut had, mut told) = (BTreeSet::new(), BTreeSet::new());
     for record in records {
@@ -113,7 +113,7 @@ fn numbers(records: &[Record]) -> (BTreeSet<i32>, BTreeSet<i32>) {
 }
 
 #[test]
-fn each_part_is_a_whole_trace_that_says_what_a_session_from_its_baseline_on_would() {
+fn each_part_reports_what_a_session_from_its_baseline_on_would() {
     let (mut parts_seen, mut found) = (0, 0);
     for (name, whole) in fixtures() {
         for at in cuts(&whole) {
@@ -146,7 +146,7 @@ fn each_part_is_a_whole_trace_that_says_what_a_session_from_its_baseline_on_woul
 }
 
 #[test]
-fn what_is_written_from_memory_says_the_same() {
+fn a_trace_written_from_memory_reports_the_same() {
     let mut found = 0;
     for (name, whole) in fixtures() {
         for at in cuts(&whole) {
@@ -209,7 +209,7 @@ fn memory_is_bounded_and_the_oldest_goes() {
         flight.push(&Record::Tick { ts_ns: now }).expect("push");
         assert!(flight.used().0 <= 4 << 20, "{} bytes at {second} s", flight.used().0);
     }
-    assert!(flight.used().1 > 10 && (1..=3).contains(&flight.segments()), "segments that do not fit are forgotten");
+    assert!(flight.used().1 > 10 && (1..=3).contains(&flight.segments()), "segments that do not fit are dropped");
 
     // With room, by time: two halves, and the one that is being filled.
     let mut flight = Flight::new(Keep { time: Duration::from_secs(100), bytes: 64 << 20 });
@@ -238,7 +238,7 @@ fn memory_is_bounded_and_the_oldest_goes() {
 }
 
 #[test]
-fn a_segment_that_does_not_fit_alone_is_given_up_until_the_next() {
+fn a_segment_that_does_not_fit_alone_is_dropped_until_the_next() {
     let mut flight = Flight::new(Keep { time: Duration::from_secs(100), bytes: 4 << 20 });
     flight.push(&session(1)).expect("push");
     flight.push(&baseline(1)).expect("push");
@@ -251,13 +251,13 @@ fn a_segment_that_does_not_fit_alone_is_given_up_until_the_next() {
 }
 
 #[test]
-fn parts_are_numbered_the_oldest_goes_and_nothing_of_others_is_touched() {
+fn parts_are_numbered_the_oldest_is_removed_and_other_files_stay() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("t");
     let name = |n: &str| folder.path().join(n);
     std::fs::write(name("victim"), "precious").expect("write");
     let mut parts = Parts::create(&path, false, Some(LIMITS)).expect("create");
-    // It came after the start.
+    // Created after the start.
     std::os::unix::fs::symlink(name("victim"), name("t.2")).expect("link");
     for n in 0..5 {
         parts.push(&session(n)).expect("push");
@@ -275,7 +275,7 @@ fn parts_are_numbered_the_oldest_goes_and_nothing_of_others_is_touched() {
     assert_eq!(left, [name("t.2"), name("t.4"), name("t.5"), name("victim")]);
     assert_eq!(std::fs::read_to_string(name("victim")).expect("read"), "precious");
 
-    // What an earlier recording left is told at once, not when a name is needed.
+    // A part of an earlier recording is refused at the start, not when its name is needed.
     let refused = Parts::create(&path, false, Some(LIMITS)).map(drop);
     assert!(
         matches!(refused, Err(TraceError::Create(OutputFileError::Exists { path })) if path.starts_with(folder.path()))
@@ -284,7 +284,7 @@ fn parts_are_numbered_the_oldest_goes_and_nothing_of_others_is_touched() {
 }
 
 #[test]
-fn without_limits_there_is_one_part_whatever_comes() {
+fn without_limits_there_is_one_part() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("t");
     let mut parts = Parts::create(&path, false, None).expect("create");
@@ -300,7 +300,7 @@ fn without_limits_there_is_one_part_whatever_comes() {
     assert_eq!(records(&path), stream);
 }
 
-/// What `report` does with these bytes; `None` if they have no beginning.
+/// The report on these bytes; `None` if they have no session.
 fn answer(bytes: &[u8]) -> Option<String> {
     let mut analyst = Analyst::default();
     let mut reader = Reader::new(Cursor::new(bytes)).ok()?;
@@ -321,7 +321,7 @@ fn answer(bytes: &[u8]) -> Option<String> {
 #[test]
 fn a_trace_cut_at_every_byte_has_a_report() {
     let small = std::fs::read(fixture("pipe-full-bug")).expect("read");
-    // What lies within one chunk is the same report: each is made once.
+    // Cuts within one chunk give the same report, which is made once.
     let mut last = (None, String::new());
     let mut reports = 0;
     for cut in 0..=small.len() {

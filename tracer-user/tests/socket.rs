@@ -1,6 +1,6 @@
-//! `ls socket` and `show socket:INODE` on sockets whose every field is known.
+//! `ls socket` and `show socket:INODE` on sockets with known fields.
 //!
-//! One test only: programs that another test starts would hold copies of the sockets until they exec.
+//! One test only: programs started by another test would hold copies of the sockets until they call exec.
 #![allow(clippy::expect_used, clippy::panic)] // tests
 
 mod program;
@@ -14,7 +14,7 @@ use rustix::net::{
 };
 use serde_json::{Value, json};
 
-/// A socketpair with two descriptors in flight, and a listener with a connection that nobody accepted.
+/// A socketpair with two descriptors in flight, and a listener with a connection in its backlog.
 #[test]
 fn every_field_is_that_of_the_sockets() {
     let me = std::process::id();

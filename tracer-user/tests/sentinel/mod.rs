@@ -1,4 +1,4 @@
-//! A trace with a mark in every text that a record can hold: structures without `..`, so that a new text is marked, too.
+//! A trace with a mark in every text that a record can hold. Structures have no `..`, so that a new text needs a mark, too.
 
 use tracer_common::event::{Body, FdReceive, HEADER_LEN, Header, PosixCreate, SocketAddress, Stall};
 use tracer_common::map::{ObjRef, kind};
@@ -7,13 +7,13 @@ use tracer_record::*;
 
 const SECOND: u64 = 1_000_000_000;
 const START: u64 = 100 * SECOND;
-/// Ours is a process of the target, the other one reads what it writes.
+/// A process of the target, and one that reads what it writes.
 const PID: u32 = 100;
 const OTHER: u32 = 200;
 const PIPE: ObjKey = ObjKey { kind: kind::PIPE, ns: 0, id: 7 };
 const FUTEX: ObjKey = ObjKey { kind: kind::FUTEX, ns: PID, id: 0x7000 };
 
-/// The records of a trace in which `mark` stands wherever a record has text; a function has `function`.
+/// Records with `mark` in every text, and with `function` as the name of functions.
 pub fn records(mark: &str, function: &str) -> Vec<Record> {
     let text = || mark.to_owned();
     let some = || Some(text());
@@ -161,7 +161,7 @@ fn session(mark: &str, function: &str) -> Session {
         target: text(),
         target_pids: vec![PID],
         follow: true,
-        // With `only` a detector would be silent.
+        // With `only` some detectors would not run.
         only: vec![],
         self_pid: 1,
         redacted: false,
@@ -259,7 +259,7 @@ fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
     out
 }
 
-/// Every event with text, and records of which nobody knows what they hold.
+/// Every event with text, and records that cannot be decoded.
 fn kernel(mark: &[u8]) -> Vec<Vec<u8>> {
     let obj = ObjRef { kind: PIPE.kind, ns: PIPE.ns, id: PIPE.id };
     let file = ObjRef { kind: kind::FILE, ns: 1, id: 77 };
@@ -307,7 +307,7 @@ fn kernel(mark: &[u8]) -> Vec<Vec<u8>> {
         bytes
     };
     let mut all: Vec<Vec<u8>> = events.iter().map(|(site, body)| record(None, *site, body)).collect();
-    // A kind of a later version, a record that is cut off, one with more behind it, and no record at all.
+    // A kind of a later version, a record that is cut off, one with extra bytes, and no record at all.
     all.extend(events.iter().map(|(site, body)| record(Some(9_999), *site, body)));
     let mut cut = all[1].clone();
     cut.truncate(cut.len() - 1);
