@@ -182,6 +182,12 @@ impl From<ObjState> for State {
     }
 }
 
+impl From<State> for ObjState {
+    fn from(s: State) -> Self {
+        Self { a: s.a, b: s.b, c: s.c }
+    }
+}
+
 /// The last successful reader of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReaderRow {

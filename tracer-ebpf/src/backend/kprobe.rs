@@ -1,4 +1,4 @@
-//! kprobe and kretprobe stubs. A kretprobe has no arguments: the handlers take them from the saved user registers.
+//! kprobe and kretprobe stubs. A kretprobe has no arguments: the handlers read them from the saved user registers.
 
 use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
@@ -12,7 +12,7 @@ use crate::mech::{child, eventfd, fdpass, futex, mq, msg, pipe, sem, socket, sys
 use crate::resolve::{self, File};
 use crate::task::Regs;
 
-/// The file of the current call's first argument.
+/// The file of the descriptor in the current call's first argument.
 #[inline(always)]
 fn own_file() -> Option<File> {
     Regs::current().and_then(|regs| regs.arg(0)).and_then(|fd| resolve::file(fd as u32))

@@ -1,7 +1,7 @@
-//! Calls that are hooked as system calls on every backend: what their return means, for the sys_exit tracepoint and for
-//! fexit and kretprobe on the call's own function.
+//! Calls that every backend hooks as system calls: which handler their return goes to, for the sys_exit tracepoint and
+//! for fexit and kretprobe on the wrapper of the call.
 //!
-//! One function a family: a program holds the code of its own calls only, and the verifier's work is in proportion.
+//! One function a family of calls: so a program has only the code of its own calls, and the verifier little to do.
 
 use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
@@ -10,7 +10,7 @@ use crate::emit::Call;
 use crate::mech::{child, fdpass, pipe, sem};
 use crate::task::Regs;
 
-/// The call returned. The call is a constant where this is used, so all but one arm go.
+/// The call returned. `syscall` is a constant wherever this is used, so the compiler drops all arms but one.
 #[inline(always)]
 pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
     match syscall {
@@ -28,7 +28,7 @@ pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
 /// splice, tee, vmsplice or sendfile returned.
 #[inline(always)]
 pub fn spliced(call: Call, regs: Regs, syscall: Syscall) {
-    // Arguments that hold the descriptors of the target and of the source.
+    // Arguments with the descriptors of the target and of the source.
     let (to, from) = match syscall {
         Syscall::Splice => (2, Some(0)),
         Syscall::Tee => (1, None),

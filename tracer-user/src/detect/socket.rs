@@ -7,7 +7,8 @@ use crate::record::{ObjKey, State};
 use crate::world::World;
 use crate::world::stall::Reader;
 use std::collections::{BTreeMap, BTreeSet};
-use tracer_common::map::{SocketState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::{ObjState, SocketState};
 
 /// Of one receiver so many senders get a finding each; more are one finding.
 const SENDERS_APART: usize = 8;
@@ -23,7 +24,7 @@ pub(super) fn key(ino: u64) -> ObjKey {
 
 /// What the kernel half saw of a socket when somebody had to wait or was refused.
 pub(super) fn seen(state: State) -> SocketState {
-    SocketState::unpack(state.a, state.b)
+    ObjState::from(state).into()
 }
 
 /// Which waits or refusals are one finding: those at one receiver, of one sender unless there are many.
