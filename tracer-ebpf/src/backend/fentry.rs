@@ -11,7 +11,7 @@ use tracer_common::site::Site;
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{blocked, child, eventfd, fdpass, futex, mq, msg, pipe, posix, sem, socket, sysv};
+use crate::mech::{blocked, child, eventfd, fdpass, fdtable, futex, mq, msg, pipe, posix, sem, socket, sysv};
 use crate::resolve::File;
 use crate::task::Regs;
 
@@ -52,7 +52,7 @@ exits! {
     fexit_fd_receive_again, 3, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_receive4_again, 4, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_send, 3, FdSend, |ctx, call| if let Some(regs) = Regs::current() { fdpass::sent(&call, regs) };
-    fexit_fd_fail, 3, FdFail, |ctx, call| fdpass::failed(&call);
+    fexit_fd_fail, 3, FdFail, |ctx, call| fdtable::failed(&call);
     fexit_eventfd_create, 2, EventfdCreate, |ctx, call| eventfd::created(&call);
     fexit_eventfd_write, 4, EventfdWrite,
         |ctx, call| pipe::written(&call, File::at(pointer(&ctx, 0)));
@@ -118,7 +118,7 @@ pub fn fentry_msg_remove(ctx: FEntryContext) -> i32 {
 #[fentry]
 pub fn fentry_fd_close(ctx: FEntryContext) -> i32 {
     let call = Call::new(&ctx, Site::FdClose, 0);
-    fdpass::closed(&call, pointer(&ctx, 0), ctx.arg(1), 0);
+    fdtable::closed(&call, pointer(&ctx, 0), ctx.arg(1), fdtable::HOW_CLOSE);
     0
 }
 

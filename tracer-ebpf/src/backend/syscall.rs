@@ -7,7 +7,7 @@ use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
 use crate::emit::Call;
-use crate::mech::{child, fdpass, pipe, sem};
+use crate::mech::{child, fdpass, fdtable, pipe, sem};
 use crate::task::Regs;
 
 /// The call returned. `syscall` is a constant wherever this is used, so the compiler drops all arms but one.
@@ -18,7 +18,7 @@ pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
         Syscall::Pipe | Syscall::Pipe2 => pipe::created(&call.at(Site::PipeCreate), regs),
         Syscall::Splice | Syscall::Tee | Syscall::Vmsplice | Syscall::Sendfile => spliced(call, regs, syscall),
         Syscall::Wait4 | Syscall::Waitid => child::waited(&call.at(Site::ChildWait), regs),
-        Syscall::CloseRange => fdpass::close_range_ended(&call.at(Site::FdClose), regs),
+        Syscall::CloseRange => fdtable::close_range_ended(&call.at(Site::FdClose), regs),
         Syscall::PidfdGetfd => fdpass::got(&call.at(Site::FdGetfd), regs),
         Syscall::Dup | Syscall::Dup2 | Syscall::Dup3 | Syscall::Fcntl => duplicated(call, regs, syscall),
         _ => {}
@@ -46,11 +46,11 @@ pub fn spliced(call: Call, regs: Regs, syscall: Syscall) {
 pub fn duplicated(call: Call, regs: Regs, syscall: Syscall) {
     let call = call.at(Site::FdDup);
     if syscall != Syscall::Fcntl {
-        return fdpass::duplicated(&call, regs, syscall != Syscall::Dup);
+        return fdtable::duplicated(&call, regs, syscall != Syscall::Dup);
     }
     match regs.arg(1).map(|cmd| cmd as u32) {
-        Some(fdpass::F_DUPFD | fdpass::F_DUPFD_CLOEXEC) => fdpass::duplicated(&call, regs, false),
-        Some(fdpass::F_SETFD) => fdpass::flags_set(&call, regs),
+        Some(fdtable::F_DUPFD | fdtable::F_DUPFD_CLOEXEC) => fdtable::duplicated(&call, regs, false),
+        Some(fdtable::F_SETFD) => fdtable::flags_set(&call, regs),
         Some(pipe::F_SETPIPE_SZ) => pipe::resized(&call.at(Site::PipeResize), regs),
         _ => {}
     }

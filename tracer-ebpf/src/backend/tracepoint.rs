@@ -15,7 +15,7 @@ use crate::emit::Call;
 use crate::filter;
 use crate::kread;
 use crate::maps::{CALIBRATION, config};
-use crate::mech::{child, eventfd, fdpass, futex, mq, msg, pipe, posix, sem, signal, socket, sysv, waits};
+use crate::mech::{child, eventfd, fdpass, fdtable, futex, mq, msg, pipe, posix, sem, signal, socket, sysv, waits};
 use crate::resolve;
 use crate::task::{self, Regs};
 
@@ -44,7 +44,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     if failed {
-        fdpass::failed(&call);
+        fdtable::failed(&call);
     }
     // SAFETY: if the slot is empty, the call fails and the program goes on.
     unsafe { SYS_EXIT.tail_call(&ctx, u32::from(which)) };
@@ -70,8 +70,8 @@ returns! {
     exit_semop, SemOp, |call, regs| sem::operated(&call, regs);
     exit_connect, SocketConnect, |call, _regs| socket::connected(&call);
     exit_recvfrom, SocketRead, |call, regs| socket::received(&call, || socket_of(regs));
-    exit_close, FdClose, |call, regs| fdpass::close_ended(&call, regs);
-    exit_close_range, FdClose, |call, regs| fdpass::close_range_ended(&call, regs);
+    exit_close, FdClose, |call, regs| fdtable::close_ended(&call, regs);
+    exit_close_range, FdClose, |call, regs| fdtable::close_range_ended(&call, regs);
     exit_eventfd, EventfdCreate, |call, _regs| eventfd::created(&call);
     exit_fork, ChildForkFail, |call, _regs| child::fork_failed(&call);
     exit_pipe, PipeCreate, |call, regs| pipe::created(&call, regs);

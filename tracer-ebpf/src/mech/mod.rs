@@ -5,6 +5,7 @@ pub mod blocked;
 pub mod child;
 pub mod eventfd;
 pub mod fdpass;
+pub mod fdtable;
 pub mod futex;
 pub mod last_read;
 pub mod mq;
