@@ -223,7 +223,7 @@ sites! {
         &[exit("sys_fcntl", "sys_fcntl")]],
         Syscalls(&[S::Dup, S::Dup2, S::Dup3, S::Fcntl]), false, "";
     FdFail, "fd_fail", Fdpass, &[&[exit("alloc_fd", "fd_fail")]],
-        AnySyscall, false, "mq_open calls that failed with EMFILE";
+        AnySyscall, false, "EMFILE from mq_open";
     EventfdCreate, "eventfd_create", Eventfd, &[&[exit("do_eventfd", "eventfd_create")]],
         Syscalls(&[S::Eventfd, S::Eventfd2]), true, "";
     EventfdWrite, "eventfd_write", Eventfd, &[&[exit("eventfd_write", "eventfd_write")]],
