@@ -1,9 +1,10 @@
 //! System V objects, as their tables in /proc/sysvipc and msgctl told.
 
 use serde::{Deserialize, Serialize};
+use tracer_derive::Redact;
 
 /// One SysV semaphore set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SemSetRow {
     pub ns: u32,
     pub id: i32,
@@ -24,7 +25,7 @@ pub struct SemSetRow {
 }
 
 /// One semaphore of a set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SemValue {
     pub value: u32,
     /// Last process that operated on it (GETPID), in the tracer's pid namespace; 0 = none or not visible.
@@ -34,7 +35,7 @@ pub struct SemValue {
 }
 
 /// kernel.sem of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SemLimitRow {
     pub ns: u32,
     pub semmsl: u64,
@@ -48,7 +49,7 @@ pub struct SemLimitRow {
 /// One SysV shared memory segment.
 ///
 /// Process ids are of the tracer's pid namespace; they stay in the row when the process is gone, and may be reused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ShmSegment {
     pub ns: u32,
     pub id: i32,
@@ -82,7 +83,7 @@ pub struct ShmSegment {
 }
 
 /// Limits of shared memory of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ShmLimitRow {
     pub ns: u32,
     /// Segments.
@@ -103,7 +104,7 @@ pub struct ShmLimitRow {
 /// One SysV message queue.
 ///
 /// The kernel keeps no creator. Process ids are as in [`ShmSegment`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct MsgQueue {
     pub ns: u32,
     pub id: i32,
@@ -136,7 +137,7 @@ pub struct MsgQueue {
 }
 
 /// Limits of message queues of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct MsgLimitRow {
     pub ns: u32,
     /// Queues.

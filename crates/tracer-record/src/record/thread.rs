@@ -1,16 +1,18 @@
 //! Threads, what each sleeps for, and who could end that: the raw facts of the wait-for graph.
 
 use serde::{Deserialize, Serialize};
+use tracer_derive::Redact;
 
 use super::ObjKey;
 
 /// A thread, as /proc told of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ThreadRow {
     pub tgid: u32,
     /// Start of the process, nanoseconds of the boot clock, cut to clock ticks.
     pub start_ns: u64,
     pub tid: u32,
+    #[redact(comm)]
     pub comm: String,
     /// State letter of /proc/PID/task/TID/stat.
     pub state: char,
@@ -29,6 +31,7 @@ pub struct ThreadRow {
     pub stack: Option<i32>,
     /// Functions of the kernel that it sleeps in, innermost first; only in state D, where nothing else tells.
     #[serde(default)]
+    #[redact(function)]
     pub kernel: Vec<String>,
 }
 
@@ -40,7 +43,7 @@ impl ThreadRow {
 }
 
 /// What the last reader of an object did at one moment while somebody waited there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ReaderLook {
     pub obj: ObjKey,
     pub tgid: u32,
@@ -54,11 +57,12 @@ pub struct ReaderLook {
     /// Number of its user stack, which is told when it was unwound.
     pub stack: Option<i32>,
     /// Functions of the kernel that it sleeps in, innermost first; empty if it does not sleep, or that cannot be read.
+    #[redact(function)]
     pub kernel: Vec<String>,
 }
 
 /// Something that a thread sleeps for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct WaitRow {
     pub obj: ObjKey,
     pub way: Way,
@@ -67,6 +71,7 @@ pub struct WaitRow {
     /// Number of a semaphore in its set; else 0.
     pub part: u32,
     /// What its descriptor's link says; empty without one.
+    #[redact(link)]
     pub name: String,
     /// Living processes that could end the wait.
     pub releasers: Vec<Releaser>,
@@ -75,7 +80,7 @@ pub struct WaitRow {
 }
 
 /// What has to happen at the object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
     /// Somebody takes: the thread has something to hand over.
@@ -90,7 +95,7 @@ pub enum Way {
 }
 
 /// A process that could end a wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Redact)]
 pub struct Releaser {
     pub tgid: u32,
     pub start_ns: u64,

@@ -7,7 +7,7 @@ use crate::record::{SocketRow, text};
 
 /// A record of the ring buffer, in place and as long as before. Of one that is not known all bytes become zero: it stays a
 /// record that cannot be decoded.
-pub(super) fn kernel(names: &Names, bytes: &mut [u8]) {
+pub(crate) fn kernel(names: &Names, bytes: &mut Vec<u8>) {
     let known = bytes.split_at_checked(HEADER_LEN).and_then(|(head, payload)| {
         let header = read::<Header>(head).ok()?;
         Some((header, Body::decode(header.kind, payload).ok()?))

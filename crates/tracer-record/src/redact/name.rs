@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::public;
+use super::{cgroup, public};
 use crate::library::{LIBRARY, SYSTEM, module_stem};
 
 /// Hexadecimal digits that tell two names apart.
@@ -20,12 +20,12 @@ const DELETED: &str = " (deleted)";
 
 /// The names of one trace. Equal names get equal tokens; without the key nobody can try names out.
 #[derive(Clone)]
-pub(super) struct Names {
+pub(crate) struct Names {
     hasher: SipHasher24,
 }
 
 impl Names {
-    pub(super) fn new(key: &[u8; 16]) -> Self {
+    pub(crate) fn new(key: &[u8; 16]) -> Self {
         Self { hasher: SipHasher24::new_with_key(key) }
     }
 
@@ -44,24 +44,24 @@ impl Names {
     }
 
     /// Two hashes one behind the other: as many digits as an id has.
-    pub(super) fn long_digits(&self, text: &str, n: usize) -> String {
+    pub(crate) fn long_digits(&self, text: &str, n: usize) -> String {
         let mut digits = format!("{:032x}{:032x}", self.hash(b'1', text), self.hash(b'2', text));
         digits.truncate(n);
         digits
     }
 
     /// A name that is looked at as a whole, as that of a host or a process; with this before it. Empty stays empty.
-    pub(super) fn whole(&self, kind: &str, text: &str) -> String {
+    pub(crate) fn whole(&self, kind: &str, text: &str) -> String {
         if text.is_empty() { String::new() } else { format!("{kind}-{}", self.digits(text, DIGITS)) }
     }
 
     /// A process's or thread's name; the token has the 15 bytes that such a name may have.
-    pub(super) fn comm(&self, text: &str) -> String {
+    pub(crate) fn comm(&self, text: &str) -> String {
         self.whole("comm", text)
     }
 
     /// A path, part by part, also one that is not absolute.
-    pub(super) fn path(&self, path: &str) -> String {
+    pub(crate) fn path(&self, path: &str) -> String {
         let mut out = String::with_capacity(path.len());
         for (i, part) in path.split('/').enumerate() {
             if i > 0 {
@@ -73,7 +73,7 @@ impl Names {
     }
 
     /// What a link of a descriptor says, the file of a mapping or of a program.
-    pub(super) fn link(&self, link: &str) -> String {
+    pub(crate) fn link(&self, link: &str) -> String {
         let (name, deleted) = link.strip_suffix(DELETED).map_or((link, ""), |name| (name, DELETED));
         match name.strip_prefix("anon_inode:") {
             Some(name) => format!("anon_inode:{}{deleted}", self.part(name)),
@@ -82,7 +82,7 @@ impl Names {
     }
 
     /// A part of a path, or the last one alone, as the kernel half sends it: both must come out alike.
-    pub(super) fn part(&self, part: &str) -> String {
+    pub(crate) fn part(&self, part: &str) -> String {
         if part.is_empty() || public::is_name(part) {
             return part.to_owned();
         }
@@ -99,7 +99,7 @@ impl Names {
     }
 
     /// The name of a POSIX object, with its leading slash: words are told from each other in all of them.
-    pub(super) fn posix(&self, name: &str) -> String {
+    pub(crate) fn posix(&self, name: &str) -> String {
         match name.strip_prefix('/') {
             Some(name) => format!("/{}", self.token(name, CUT)),
             None => self.token(name, CUT),
@@ -142,7 +142,7 @@ impl Names {
     }
 
     /// The name of a unix socket: a path, or an abstract name behind an `@`.
-    pub(super) fn socket(&self, name: &str) -> String {
+    pub(crate) fn socket(&self, name: &str) -> String {
         if let Some(name) = name.strip_prefix('@') {
             return format!("@{}", self.token(name, usize::MAX));
         }
@@ -151,7 +151,7 @@ impl Names {
     }
 
     /// A function's name stays. One with a path in it goes, all of it: where a path ends cannot be known.
-    pub(super) fn function(&self, name: &str) -> String {
+    pub(crate) fn function(&self, name: &str) -> String {
         // Division, in C++.
         let bare = ["operator/(", "operator/=(", "operator/<"].iter().fold(Cow::from(name), |bare, division| {
             if bare.contains(division) { bare.replace(division, "").into() } else { bare }
@@ -164,7 +164,7 @@ impl Names {
     }
 
     /// A kernel's release: who built it does not stay.
-    pub(super) fn kernel(&self, release: &str) -> String {
+    pub(crate) fn kernel(&self, release: &str) -> String {
         let word = |word: &str| match public::is_kernel_word(word) {
             true => word.to_owned(),
             false => self.digits(word, DIGITS),
@@ -172,8 +172,54 @@ impl Names {
         by_words(release, |c| ".-+_~".contains(c), word)
     }
 
+    /// The name of a host.
+    pub(crate) fn host(&self, text: &str) -> String {
+        self.whole("host", text)
+    }
+
+    /// A version of ipctrace.
+    pub(crate) fn version(&self, text: &str) -> String {
+        self.known(text, public::is_version)
+    }
+
+    pub(crate) fn architecture(&self, text: &str) -> String {
+        self.known(text, public::is_architecture)
+    }
+
+    pub(crate) fn site(&self, text: &str) -> String {
+        self.known(text, public::is_site)
+    }
+
+    pub(crate) fn mechanism(&self, text: &str) -> String {
+        self.known(text, public::is_mechanism)
+    }
+
+    pub(crate) fn backend(&self, text: &str) -> String {
+        self.known(text, public::is_backend)
+    }
+
+    /// The name of a limit.
+    pub(crate) fn limit(&self, text: &str) -> String {
+        self.known(text, public::is_limit)
+    }
+
+    /// The path of a cgroup.
+    pub(crate) fn cgroup(&self, text: &str) -> String {
+        cgroup::path(self, text)
+    }
+
+    /// What was watched: `all`, process ids, or the path of a cgroup.
+    pub(crate) fn target(&self, text: &str) -> String {
+        if text == "all" || text.split(',').all(public::is_number) { text.to_owned() } else { self.cgroup(text) }
+    }
+
+    /// A word of a fixed set; one that is not in it is somebody's name.
+    fn known(&self, text: &str, is_known: impl FnOnce(&str) -> bool) -> String {
+        if is_known(text) { text.to_owned() } else { self.whole("name", text) }
+    }
+
     /// A sentence of ipctrace: of its own words and numbers all stay, of others none.
-    pub(super) fn sentence(&self, sentence: &str) -> String {
+    pub(crate) fn sentence(&self, sentence: &str) -> String {
         let is_punctuation = |c: char| "(),;:\"".contains(c);
         by_words(sentence, char::is_whitespace, |word| {
             let core = word.trim_matches(is_punctuation);
