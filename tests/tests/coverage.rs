@@ -3,9 +3,9 @@
 //! Of each kind of `ls` an incident has an object (`every_kind_has_an_example`, and the case `fault/every-kind`).
 
 use ipctrace_tests::incident::{ALL, Variant};
+use tracer_analysis::detectors::DETECTORS;
+use tracer_collector::kernel::plan::watches;
 use tracer_common::site::{Mechanism, SITES};
-use tracer_user::detect::DETECTORS;
-use tracer_user::kernel::plan::watches;
 
 fn is_played(code: &str, variant: Variant) -> bool {
     ALL.iter().any(|i| i.name == code && i.cases.iter().any(|case| case.variant == variant))

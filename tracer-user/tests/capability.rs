@@ -1,29 +1,29 @@
-//! The table of capabilities in README is what the tables of the code make of it: sites, detectors, kinds of `ls`, and
-//! the programs of the BPF object.
+//! The table in docs/capabilities.md matches the tables of the code: sites, detectors, kinds of `ls`, and the programs of
+//! the BPF object.
 //!
-//! `UPDATE_README=1 cargo test -p tracer-user --test capability` rewrites it.
+//! `UPDATE_DOCS=1 cargo test -p tracer-user --test capability` rewrites it.
 #![expect(clippy::expect_used, clippy::panic, reason = "all of this file is a test: what it cannot read fails it")]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
+use tracer_analysis::detectors::DETECTORS;
+use tracer_collector::kernel::plan::{Backend, program, watches};
 use tracer_common::site::{Fallback, Mechanism, SITES, Site, SiteInfo};
-use tracer_user::detect::DETECTORS;
-use tracer_user::kernel::plan::{Backend, program, watches};
-use tracer_user::report::listing;
+use tracer_report::listing;
 
 const BEGIN: &str = "<!-- capabilities: generated, see tracer-user/tests/capability.rs -->\n";
 const END: &str = "<!-- end of capabilities -->\n";
 const BACKENDS: [Backend; 3] = [Backend::Fentry, Backend::Kprobe, Backend::Tracepoint];
 
-/// What a finding is about, by the end of its code; the longest that fits counts.
+/// Column of a finding, by the suffix of its code; the longest match counts.
 const COLUMNS: [(&str, &[&str]); 3] = [
     ("stalls", &["-stall", "-full", "-overflow", "-orphaned-lock"]),
     ("leaks", &["-leak", "-inherited", "-inflight"]),
     ("limits", &["-exhausted", "-queue-full", "-shrunk", "-truncated"]),
 ];
 
-/// Sites where something is left unseen, by backend; `None`: the mechanism has nothing of this kind.
+/// Sites with gaps, by backend; `None`: the mechanism has nothing of this kind.
 type Cell = [Option<BTreeSet<&'static str>>; 3];
 
 fn repository() -> PathBuf {
@@ -43,14 +43,14 @@ fn programs() -> HashSet<String> {
     aya_obj::Object::parse(&bytes).expect("a BPF object").programs.into_keys().collect()
 }
 
-/// Whether the backend has programs for every group of hooks; else the site goes to its fallback.
+/// Whether the backend has programs for every group of hooks; otherwise the site uses its fallback.
 fn attaches(site: &SiteInfo, backend: Backend, programs: &HashSet<String>) -> bool {
     let groups = site.hooks.iter().filter(|g| backend == Backend::Fentry || g.iter().any(|h| !h.fentry_only));
     let mut groups = groups.peekable();
     groups.peek().is_some() && groups.all(|g| g.iter().any(|h| programs.contains(&program(h, backend))))
 }
 
-/// Whether something is left unseen at this site with this backend.
+/// Whether this backend misses something at this site.
 fn is_partial(site: &SiteInfo, backend: Backend, programs: &HashSet<String>) -> bool {
     let fallback = match site.fallback {
         Fallback::Tracepoint(..) => true,
@@ -81,7 +81,7 @@ fn of_findings(mechanism: Mechanism, wanted: &str, programs: &HashSet<String>) -
 }
 
 fn of_events(mechanism: Mechanism, programs: &HashSet<String>) -> Cell {
-    // Sleepers are noted for all mechanisms, and are in the column of stalls.
+    // `blocked` serves all mechanisms and counts in the column of stalls.
     let sites: Vec<&SiteInfo> =
         SITES.iter().filter(|s| watches(s.mechanism, mechanism) && s.site != Site::Blocked).collect();
     if sites.is_empty() { [None, None, None] } else { cell(&sites, programs) }
@@ -92,11 +92,11 @@ fn of_listing(mechanism: Mechanism) -> Cell {
     if listing::kind(mechanism.name()).is_some() { [(); 3].map(|()| Some(BTreeSet::new())) } else { [None, None, None] }
 }
 
-/// A cell in words; `notes` gets the sites that need one.
+/// Text of a cell; adds the sites that need a footnote to `notes`.
 fn words(cell: &Cell, notes: &mut BTreeSet<&'static str>) -> String {
     let mut alike: Vec<(Vec<&str>, String)> = Vec::new();
     for (backend, partial) in BACKENDS.iter().zip(cell) {
-        let said = match partial {
+        let text = match partial {
             None => "–".to_owned(),
             Some(sites) if sites.is_empty() => "yes".to_owned(),
             Some(sites) => {
@@ -105,14 +105,14 @@ fn words(cell: &Cell, notes: &mut BTreeSet<&'static str>) -> String {
                 format!("partly{marks}")
             }
         };
-        match alike.iter_mut().find(|(_, other)| *other == said) {
+        match alike.iter_mut().find(|(_, other)| *other == text) {
             Some((backends, _)) => backends.push(backend.name()),
-            None => alike.push((vec![backend.name()], said)),
+            None => alike.push((vec![backend.name()], text)),
         }
     }
     match alike.as_slice() {
-        [(_, said)] => said.clone(),
-        several => several.iter().map(|(b, said)| format!("{}: {said}", b.join(", "))).collect::<Vec<_>>().join("; "),
+        [(_, text)] => text.clone(),
+        several => several.iter().map(|(b, text)| format!("{}: {text}", b.join(", "))).collect::<Vec<_>>().join("; "),
     }
 }
 
@@ -141,26 +141,26 @@ fn generated() -> String {
         .map(|s| format!("`{}`", s.name))
         .collect();
     out.push_str(&format!(
-        "\nBefore 6.1, with kprobe, these sites are watched as with tracepoint: {}.\n",
+        "\nBefore 6.1 the kprobe backend falls back to tracepoint at these sites: {}.\n",
         sleeping.join(", ")
     ));
     out
 }
 
 #[test]
-fn readme_has_the_table_of_the_code() {
-    let path = repository().join("README.md");
-    let readme = std::fs::read_to_string(&path).expect("README.md");
-    let (before, rest) = readme.split_once(BEGIN).expect("the line before the table in README.md");
-    let (table, after) = rest.split_once(END).expect("the line behind the table in README.md");
+fn the_page_has_the_table_of_the_code() {
+    let path = repository().join("docs/capabilities.md");
+    let page = std::fs::read_to_string(&path).expect("docs/capabilities.md");
+    let (before, rest) = page.split_once(BEGIN).expect("the line before the table in docs/capabilities.md");
+    let (table, after) = rest.split_once(END).expect("the line after the table in docs/capabilities.md");
     let wanted = format!("\n{}\n", generated());
-    if std::env::var_os("UPDATE_README").is_some() {
-        std::fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write README.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write docs/capabilities.md");
     } else {
         assert!(
             table == wanted,
-            "README.md does not say what the tables of the code do; rewrite it:\n\
-             UPDATE_README=1 cargo test -p tracer-user --test capability\n\n{wanted}"
+            "docs/capabilities.md does not match the tables of the code; rewrite it:\n\
+             UPDATE_DOCS=1 cargo test -p tracer-user --test capability\n\n{wanted}"
         );
     }
 }
@@ -176,7 +176,7 @@ fn every_finding_has_a_column_and_its_sites() {
 }
 
 #[test]
-fn what_a_backend_lacks_is_told() {
+fn a_site_is_partial_where_its_backend_sees_less() {
     let programs = programs();
     let partial = |site: Site| BACKENDS.map(|b| is_partial(site.info(), b, &programs));
     assert_eq!(partial(Site::PipeWrite), [false, false, true]);

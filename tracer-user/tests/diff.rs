@@ -8,13 +8,13 @@ use std::sync::OnceLock;
 
 use program::{ipctrace, text};
 use serde_json::Value;
-use tracer_user::analyst::Analyst;
-use tracer_user::report::diff::{self, Source, model::Diff};
-use tracer_user::report::{self, Report};
-use tracer_user::trace::Reader;
+use tracer_analysis::analyst::Analyst;
+use tracer_report::diff::{self, Source, model::Diff};
+use tracer_report::{self, Report};
+use tracer_trace::Reader;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
 }
 
 fn fixture(name: &str) -> String {
@@ -35,7 +35,10 @@ fn reports() -> &'static [(String, Report)] {
             for record in Reader::open(path).expect("trace") {
                 analyst.take(&record.expect("record"));
             }
-            (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), analyst.report())
+            (
+                path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+                tracer_report::reporter::report(&analyst),
+            )
         };
         traces.iter().map(read).collect()
     })
@@ -63,8 +66,8 @@ fn twin(bug: &str) -> Option<&'static Report> {
 #[test]
 fn each_run_is_the_same_as_itself_also_by_way_of_json() {
     for (name, a) in reports() {
-        let json = report::json::render(a).expect("JSON");
-        let b = report::json::read(json.as_bytes()).expect("a report");
+        let json = tracer_report::json::render(a).expect("JSON");
+        let b = tracer_report::json::read(json.as_bytes()).expect("a report");
         let got = compare(a, &b);
         assert_eq!((got.counts.same, got.changes.len()), (a.findings.len(), a.findings.len()), "{name}");
         assert_eq!(got.warnings, [""; 0], "{name}");
@@ -122,7 +125,7 @@ fn pids_ids_and_addresses_make_no_other_finding() {
 #[test]
 fn every_diff_is_as_the_schema_says() {
     let schema: Value = serde_json::from_str(diff::SCHEMA).expect("the schema is JSON");
-    jsonschema::meta::validate(&schema).expect("the schema is one of draft 2020-12");
+    jsonschema::meta::validate(&schema).expect("the schema is one of builder 2020-12");
     let validator = jsonschema::draft202012::new(&schema).expect("the schema can be used");
     let problems = |d: &Diff| -> Vec<String> {
         let value: Value = serde_json::from_str(&diff::json(d).expect("JSON")).expect("JSON");
@@ -135,7 +138,7 @@ fn every_diff_is_as_the_schema_says() {
         }
     }
     // What both schemas have in common is the same.
-    let of: Value = serde_json::from_str(report::json::SCHEMA).expect("JSON");
+    let of: Value = serde_json::from_str(tracer_report::json::SCHEMA).expect("JSON");
     for name in ["time", "mechanism", "role", "code", "object"] {
         assert_eq!(schema["$defs"][name], of["$defs"][name], "{name}");
     }
@@ -220,7 +223,7 @@ fn strict_does_not_let_pass_what_cannot_be_told() {
     let short = dir.path().join("short.json").to_string_lossy().into_owned();
     let mut report = reports().iter().find(|(n, _)| n == "pipe-stall-fixed").expect("fixture").1.clone();
     report.window.duration_s = 0.2;
-    std::fs::write(&short, report::json::render(&report).expect("JSON")).expect("file");
+    std::fs::write(&short, tracer_report::json::render(&report).expect("JSON")).expect("file");
     let bug = fixture("pipe-stall-bug.trace");
     let out = ipctrace(&["diff", &bug, &short]);
     assert_eq!(out.status.code(), Some(0));

@@ -15,11 +15,11 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use program::{ipctrace, text};
 use prost::Message;
 use serde_json::Value;
-use tracer_user::export::proto::{Data, EventType, Trace};
-use tracer_user::export::{Table, row};
+use tracer_report::export::proto::{Data, EventType, Trace};
+use tracer_report::export::{Table, row};
 
 fn fixtures() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
     let entries = std::fs::read_dir(folder).expect("the folder of fixtures").map(|e| e.expect("an entry").path());
     let mut traces: Vec<PathBuf> = entries.filter(|p| p.extension().is_some_and(|e| e == "trace")).collect();
     traces.sort();

@@ -14,8 +14,8 @@ use tracer_common::event::{
     Body, Exit, Fork, Free, HEADER_LEN, Header, PipeCreate, SemCreate, SemRemove, Stall, UNKNOWN,
 };
 use tracer_common::map::{ObjRef, kind};
-use tracer_user::record::{Inventory, ProcessRow, Record, Session};
-use tracer_user::trace::Writer;
+use tracer_record::{Inventory, ProcessRow, Record, Session};
+use tracer_trace::Writer;
 
 const EVENTS: u64 = 100_000;
 const SECOND: u64 = 1_000_000_000;

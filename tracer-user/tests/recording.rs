@@ -8,18 +8,18 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tracer_analysis::analyst::Analyst;
+use tracer_analysis::finding::Finding;
 use tracer_common::event::{Header, read};
-use tracer_user::analyst::Analyst;
-use tracer_user::detect::finding::Finding;
-use tracer_user::newfile::NewFileError;
-use tracer_user::record::{Inventory, Record, Session};
-use tracer_user::report;
-use tracer_user::trace::{Flight, Keep, Limits, Parts, Reader, TraceError, Writer};
+use tracer_record::{Inventory, Record, Session};
+use tracer_report;
+use tracer_trace::output_file::OutputFileError;
+use tracer_trace::{Flight, Keep, Limits, Parts, Reader, TraceError, Writer};
 
 const LIMITS: Limits = Limits { part_bytes: 1 << 20, parts: 2 };
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures")).join(name).with_extension("trace")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")).join(name).with_extension("trace")
 }
 
 fn fixtures() -> Vec<(String, Vec<Record>)> {
@@ -279,7 +279,7 @@ fn parts_are_numbered_the_oldest_goes_and_nothing_of_others_is_touched() {
     // What an earlier recording left is told at once, not when a name is needed.
     let refused = Parts::create(&path, false, Some(LIMITS)).map(drop);
     assert!(
-        matches!(refused, Err(TraceError::Create(NewFileError::Exists { path })) if path.starts_with(folder.path()))
+        matches!(refused, Err(TraceError::Create(OutputFileError::Exists { path })) if path.starts_with(folder.path()))
     );
     Parts::create(&name("v"), false, Some(LIMITS)).expect("another name");
 }
@@ -314,9 +314,9 @@ fn answer(bytes: &[u8]) -> Option<String> {
     if let Some(offset) = reader.torn() {
         analyst.problem(format!("cut off at byte {offset}"));
     }
-    let found = analyst.report();
-    let json = report::json::render(&found).expect("JSON");
-    Some(report::text::render(&found, 100, false) + &json)
+    let found = tracer_report::reporter::report(&analyst);
+    let json = tracer_report::json::render(&found).expect("JSON");
+    Some(tracer_report::text::render(&found, 100, false) + &json)
 }
 
 #[test]
@@ -357,8 +357,8 @@ fn no_number_in_an_event_is_too_large_or_too_small() {
                 }
             }
         }
-        let found = analyst.report();
-        assert!(!report::text::render(&found, 100, false).is_empty());
+        let found = tracer_report::reporter::report(&analyst);
+        assert!(!tracer_report::text::render(&found, 100, false).is_empty());
     }
     assert!(taken > 100_000, "{taken} events");
 }

@@ -1,7 +1,7 @@
 //! `--redact`: a trace without names leads to the same findings, and holds no name.
 #![expect(clippy::expect_used, clippy::panic, reason = "all of this file is a test: a broken fixture fails it")]
 
-mod marked;
+mod sentinel;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use std::process::{Command, Output};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use serde_json::Value;
+use tracer_analysis::analyst::Analyst;
 use tracer_common::event::{Body, HEADER_LEN, Header, read};
 use tracer_common::site::{Mechanism, SITES};
-use tracer_user::analyst::Analyst;
-use tracer_user::record::{Record, text};
-use tracer_user::redact::{KEY_LEN, Redactor};
-use tracer_user::report::Report;
-use tracer_user::trace::{Reader, Writer};
+use tracer_record::redact::{KEY_LEN, Redactor};
+use tracer_record::{Record, text};
+use tracer_report::Report;
+use tracer_trace::{Reader, Writer};
 
 const KEY: [u8; KEY_LEN] = *b"a key of tests 1";
 
 fn fixtures() -> Vec<PathBuf> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures"));
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures"));
     let entries = std::fs::read_dir(folder).expect("the folder of fixtures");
     let mut all: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
     all.retain(|path| path.extension().is_some_and(|e| e == "trace"));
@@ -36,7 +36,7 @@ fn records(path: &Path) -> Vec<Record> {
 fn report(records: &[Record]) -> Report {
     let mut analyst = Analyst::default();
     records.iter().for_each(|record| analyst.take(record));
-    analyst.report()
+    tracer_report::reporter::report(&analyst)
 }
 
 /// Names by the tokens that stand for them, of one record and what became of it.
@@ -189,7 +189,7 @@ fn function(shape: &str) -> String {
 fn no_text_is_in_a_redacted_trace_nor_in_what_is_made_of_it() {
     let folder = tempfile::tempdir().expect("folder");
     for (number, shape) in SHAPES.into_iter().enumerate() {
-        let records = marked::records(shape, &function(shape));
+        let records = sentinel::records(shape, &function(shape));
         let [plain, saved, again] =
             ["plain", "saved", "again"].map(|name| folder.path().join(format!("{number}.{name}")));
         save(&plain, &records, None);
@@ -242,7 +242,7 @@ fn text_of(out: &[u8], format: &str) -> Vec<u8> {
 fn the_marks_are_found_where_nothing_is_redacted() {
     let folder = tempfile::tempdir().expect("folder");
     let plain = folder.path().join("plain");
-    save(&plain, &marked::records(MARK, &function(MARK)), None);
+    save(&plain, &sentinel::records(MARK, &function(MARK)), None);
     for format in FORMATS {
         assert!(marks(&ipctrace(&["report", "--format", format], &plain).stdout) > 0, "{format}");
     }
@@ -256,7 +256,7 @@ fn the_marks_are_found_where_nothing_is_redacted() {
 fn a_name_has_one_token_in_a_trace_and_another_in_the_next() {
     let folder = tempfile::tempdir().expect("folder");
     let plain = folder.path().join("plain");
-    save(&plain, &marked::records(MARK, &function(MARK)), None);
+    save(&plain, &sentinel::records(MARK, &function(MARK)), None);
     let hosts: Vec<String> = ["a", "b"]
         .into_iter()
         .map(|name| {
@@ -292,7 +292,7 @@ fn comm(record: &Record) -> Option<&str> {
 fn a_broken_record_is_not_quoted() {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("broken");
-    save(&path, &[Record::Session(tracer_user::record::Session::default())], None);
+    save(&path, &[Record::Session(tracer_record::Session::default())], None);
     let payload = format!("{{\"Tick\":{{\"ts_ns\":\"{MARK}\"}}}}");
     let mut record = vec![5];
     record.extend(u32::try_from(payload.len()).expect("short").to_le_bytes());
@@ -312,7 +312,7 @@ fn a_broken_record_is_not_quoted() {
 fn a_trace_is_not_replaced_by_its_redacted_self() {
     let folder = tempfile::tempdir().expect("folder");
     let plain = folder.path().join("plain");
-    save(&plain, &marked::records(MARK, MARK), None);
+    save(&plain, &sentinel::records(MARK, MARK), None);
     let before = std::fs::read(&plain).expect("trace");
     let run = |out: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ipctrace"));
@@ -331,22 +331,22 @@ fn a_trace_is_not_replaced_by_its_redacted_self() {
 /// The sentences that go into traces, as the sources have them: with numbers for what stands in braces.
 fn sentences() -> Vec<String> {
     const FILES: [&str; 12] = [
-        "inventory/open.rs",
-        "inventory/sem.rs",
-        "inventory/shm.rs",
-        "inventory/msg.rs",
-        "inventory/sysv.rs",
-        "inventory/socket.rs",
-        "inventory/posix.rs",
-        "inventory/mod.rs",
-        "source/stack.rs",
-        "symbol/mod.rs",
-        "symbol/unwind.rs",
-        "cli/replay.rs",
+        "crates/tracer-collector/src/inventory/open.rs",
+        "crates/tracer-collector/src/inventory/sem.rs",
+        "crates/tracer-collector/src/inventory/shm.rs",
+        "crates/tracer-collector/src/inventory/msg.rs",
+        "crates/tracer-collector/src/inventory/sysv.rs",
+        "crates/tracer-collector/src/inventory/socket.rs",
+        "crates/tracer-collector/src/inventory/posix.rs",
+        "crates/tracer-collector/src/inventory/mod.rs",
+        "crates/tracer-collector/src/stream/stack.rs",
+        "crates/tracer-collector/src/symbol/mod.rs",
+        "crates/tracer-collector/src/symbol/unwind.rs",
+        "tracer-user/src/cli/replay.rs",
     ];
     let mut out = Vec::new();
     for file in FILES {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
         let text = std::fs::read_to_string(&path).expect(file);
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         for (at, _) in code.match_indices("problems.push(").chain(code.match_indices("then(|| format!(")) {

@@ -20,7 +20,7 @@ use crate::vm::{self, Ending, Job};
 /// Where the programs run in the guest; the replay test knows it too.
 const GUEST_FOLDER: &str = "/tmp/demo";
 /// The folder of the replay test, in the repository.
-const FIXTURES: &str = "tracer-user/fixtures";
+const FIXTURES: &str = "tests/fixtures";
 
 /// Options of `cargo xtask fixtures`.
 #[derive(Debug, clap::Args)]
@@ -152,7 +152,7 @@ fn sift(traces: Vec<Trace>, cases: &[Case]) -> (Vec<Trace>, Vec<String>) {
 fn snapshots(machine: &Machine) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["test", "--quiet", "--package", "tracer-user", "--test", "replay"])
+        .args(["test", "--quiet", "--package", "tracer-report", "--test", "replay"])
         .env("UPDATE_FIXTURES", "1")
         .current_dir(&machine.repo);
     let status = cargo.status().context("cannot run cargo")?;

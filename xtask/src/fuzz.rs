@@ -31,7 +31,7 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
     }
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["bench", "--quiet", "--profile", "fuzz", "--package", "tracer-user", "--bench", "fuzz", "--"])
+        .args(["run", "--quiet", "--profile", "fuzz", "--package", "tracer-report", "--example", "fuzz", "--"])
         .args(["--first", &options.first.to_string()])
         .current_dir(&machine.repo);
     let runs = options.runs.or(options.seconds.is_none().then_some(100_000));

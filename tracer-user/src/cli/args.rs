@@ -7,12 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracer_common::site::Mechanism;
 
 use super::value::{
-    bytes, code, codes, duration, kept_bytes, key, listed_kind, mechanism, mode, namespace, part_bytes,
+    self, bytes, code, codes, duration, kept_bytes, key, listed_kind, mechanism, mode, namespace, part_bytes,
 };
-use crate::export;
-use crate::kernel::plan::Backend;
-use crate::report::listing::{self, Subject};
-use crate::source::RING_KIB;
+use tracer_collector::kernel::plan::Backend;
+use tracer_collector::stream::RING_KIB;
+use tracer_report::export;
+use tracer_report::listing::{self, Subject};
 
 /// Which IPC object leaks or stalls, who is to blame, and what to do.
 #[derive(Debug, Parser)]
@@ -85,7 +85,7 @@ pub struct Probing {
     #[arg(long, value_name = "MECH,...", value_delimiter = ',', value_parser = mechanism)]
     pub only: Vec<Mechanism>,
     /// Use this backend wherever it can (a test tool)
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value::choice(Backend::CHOICES))]
     pub backend: Option<Backend>,
     #[command(flatten)]
     pub symbols: Symbols,
@@ -319,13 +319,13 @@ pub struct Export {
     /// A file written by --save
     pub file: PathBuf,
     /// The format
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value::choice(export::Format::CHOICES))]
     pub to: export::Format,
     /// Which table (jsonl, csv, parquet); events by default
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value::choice(export::Table::CHOICES))]
     pub table: Option<export::Table>,
     /// What is added up (folded); the number of events by default
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value::choice(export::Weight::CHOICES))]
     pub weight: Option<export::Weight>,
     /// Write no names of processes, files, sockets, containers, hosts: only tokens
     #[arg(long)]
@@ -488,7 +488,7 @@ pub struct Perm {
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Use this backend wherever it can
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value::choice(Backend::CHOICES))]
     pub backend: Option<Backend>,
     /// Print JSON
     #[arg(long)]
@@ -500,7 +500,7 @@ pub struct Doctor {
 pub struct Demo {
     /// One incident; all of them by default
     pub incident: Option<String>,
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = value::choice(Backend::CHOICES))]
     pub backend: Option<Backend>,
 }
 
@@ -517,6 +517,6 @@ mod tests {
     #[test]
     fn nothing_said_is_what_the_collector_takes() {
         let cli = Cli::parse_from(["ipctrace", "--all"]);
-        assert_eq!(cli.watch.probing.min_stall, crate::source::MIN_STALL);
+        assert_eq!(cli.watch.probing.min_stall, tracer_collector::stream::MIN_STALL);
     }
 }

@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::args::{Demo, Output, ReportFormat};
 use super::output;
 use super::watch;
-use crate::analyst::Analyst;
-use crate::source::{Live, Options, Target};
+use tracer_collector::stream::{Live, Options, Target};
+use tracer_report::Reporter;
 
 /// The incidents and what happened.
 const INCIDENTS: &[(&str, &str)] = &[
@@ -61,8 +61,8 @@ async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
     let pid = incident.pid()?;
     let options = Options { backend: args.backend, ..Options::new(Target::Pids(vec![pid])) };
     let mut live = Live::attach(options)?;
-    let mut analyst = Analyst::default();
-    live.baseline(&mut |r| analyst.take(&r));
+    let mut reporter = Reporter::default();
+    live.baseline(&mut |r| reporter.take(&r));
     incident.go()?;
     let mut lines = incident.lines()?;
     let complete =
@@ -72,12 +72,12 @@ async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
         tokio::time::sleep(SETTLE).await;
         complete
     };
-    let complete = live.run(stop, &mut |r| analyst.take(&r)).await?;
+    let complete = live.run(stop, &mut |r| reporter.take(&r)).await?;
     if complete.ok().flatten().is_none() {
         bail!("the incident {name} did not complete; run `{} {name}` to see why", program.display());
     }
     drop(live);
-    output::write(&analyst, &Output { format: ReportFormat::Text, output: None })?;
+    output::write(&reporter, &Output { format: ReportFormat::Text, output: None })?;
     output::print("\n")
 }
 

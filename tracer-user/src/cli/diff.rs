@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 
 use super::args::{Diff, DiffFormat};
 use super::{exit, output, replay};
-use crate::analyst::Analyst;
-use crate::report::diff::{self, Source};
-use crate::report::{Report, json};
-use crate::trace::Reader;
+use tracer_report::Reporter;
+use tracer_report::diff::{self, Source};
+use tracer_report::{Report, json};
+use tracer_trace::Reader;
 
 /// Longest JSON report that is read: that of a trace of many millions of events is far smaller.
 const JSON_MAX: u64 = 256 << 20;
@@ -52,10 +52,10 @@ fn load(path: &Path) -> Result<Report> {
     let head = input.fill_buf().with_context(cannot)?;
     let first = head.iter().find(|b| !b.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(b));
     if !matches!(first, Some(b'{' | b'[')) {
-        let mut analyst = Analyst::default();
+        let mut reporter = Reporter::default();
         let reader = Reader::new(input).with_context(|| format!("{} (and it is no JSON report)", cannot()))?;
-        replay::analyse(reader, path, None, &mut analyst)?;
-        return Ok(analyst.report());
+        replay::analyse(reader, path, None, &mut reporter)?;
+        return Ok(reporter.report());
     }
     let mut text = Vec::new();
     input.take(JSON_MAX + 1).read_to_end(&mut text).with_context(cannot)?;

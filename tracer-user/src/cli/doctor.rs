@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::args::Doctor;
 use super::{output, watch};
-use crate::kernel::host::{Host, has_kprobes};
-use crate::source::{Live, Options, Target};
+use tracer_collector::kernel::host::{Host, has_kprobes};
+use tracer_collector::stream::{Live, Options, Target};
 
 /// Runs the command: attaches to nobody, prints the plan, detaches.
 ///

@@ -11,13 +11,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::args::{Explain, Format};
 use super::{Fail, exit, output};
-use crate::decode::decode;
-use crate::detect::chain::{Explained, explain};
-use crate::inventory;
-use crate::record::{Record, Session, ThreadRow};
-use crate::report::escape;
-use crate::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding};
-use crate::world::World;
+use tracer_analysis::model::Model;
+use tracer_analysis::waits::chain::{Explained, explain};
+use tracer_collector::inventory;
+use tracer_collector::symbol::{CopyKey, CopyRequest, Process, Request, Symbolizer, Unwinding};
+use tracer_record::{Record, Session, ThreadRow};
+use tracer_report::escape;
 
 /// Threads whose stacks are read.
 const STACKS_MAX: usize = 64;
@@ -53,11 +52,10 @@ struct Looked {
 
 fn look(pid: u32, debug_dirs: Option<Vec<PathBuf>>) -> Looked {
     let session = Session { arch: std::env::consts::ARCH.to_owned(), ..Session::default() };
-    let mut world = World::new(&session);
+    let mut model = Model::new(&session);
     let mut tell = |record: &Record| {
-        if let Ok(Some(event)) = decode(record) {
-            world.apply(&event);
-        }
+        // None of them is a kernel record, which alone can fail.
+        let _ = model.apply(record);
     };
     tell(&Record::Threads { ts_ns: inventory::boot_ns(), rows: inventory::waits(&[pid]) });
     std::thread::sleep(inventory::BETWEEN_LOOKS);
@@ -71,7 +69,7 @@ fn look(pid: u32, debug_dirs: Option<Vec<PathBuf>>) -> Looked {
         Err(e) => tracing::warn!("stacks are not read: {e}"),
     }
     tell(&Record::Threads { ts_ns: inventory::boot_ns(), rows });
-    Looked { threads: explain(&world, pid), not_collected }
+    Looked { threads: explain(&model, pid), not_collected }
 }
 
 /// The stacks of the threads that sleep, numbered in the rows, with what is unwound and named in time; what is not is

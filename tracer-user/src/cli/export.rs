@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 use super::args::Export as Args;
 use super::progress::Progress;
 use super::{Fail, exit, redact, replay};
-use crate::analyst::Analyst;
-use crate::export::{self, Export};
-use crate::newfile;
-use crate::record::{Record, Session};
-use crate::report::escape;
-use crate::trace::Reader;
+use tracer_analysis::analyst::Analyst;
+use tracer_record::{Record, Session};
+use tracer_report::escape;
+use tracer_report::export::{self, Export};
+use tracer_trace::Reader;
+use tracer_trace::output_file;
 
 /// Runs the command.
 ///
@@ -25,7 +25,7 @@ pub fn main(args: &Args) -> Result<u8> {
     let reader = replay::open(&args.file)?;
     let exported = match &args.output {
         Some(path) => {
-            let file = newfile::create(path, args.force, &[])?;
+            let file = output_file::create(path, args.force, &[])?;
             let written = write(args, reader, Box::new(BufWriter::new(file)), path);
             if written.is_err() {
                 // It is ours, and not whole; the error that matters is the first.
@@ -69,16 +69,16 @@ fn write(args: &Args, reader: Reader, out: Box<dyn Write + Send>, name: &Path) -
             export = Some(begin(args, session, out).with_context(cannot)?);
         }
         let mut done = Ok(());
-        analyst.take_and(&record, |world, event| {
+        analyst.take_and(&record, |model, event| {
             if let Some(export) = &mut export {
-                done = export.event(world, event);
+                done = export.record(model, &record, event);
             }
         });
         done.with_context(cannot)
     })?;
-    let findings = analyst.report().findings;
-    if let (Some(export), Some(world)) = (export, analyst.world()) {
-        export.finish(world, &findings).with_context(cannot)?;
+    let findings = analyst.findings();
+    if let (Some(export), Some(model)) = (export, analyst.model()) {
+        export.finish(model, &findings).with_context(cannot)?;
     }
     for problem in problems.into_iter().chain(analyst.undecodable()) {
         eprintln!("ipctrace: {}", escape(&problem));

@@ -12,13 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::args::Record as Args;
 use super::record::{Losses, say, size};
 use super::watch;
-use crate::analyst::Analyst;
-use crate::detect::finding::{Finding, Severity};
-use crate::detect::time::wall_rfc3339;
-use crate::inventory;
-use crate::record::Record;
-use crate::source::{Live, Renewal};
-use crate::trace::{Flight, Keep, TraceError, Writer};
+use tracer_analysis::analyst::Analyst;
+use tracer_analysis::finding::time::wall_rfc3339;
+use tracer_analysis::finding::{Finding, Severity};
+use tracer_collector::inventory;
+use tracer_collector::stream::{Live, Renewal};
+use tracer_record::Record;
+use tracer_trace::{Flight, Keep, TraceError, Writer};
 
 /// Between two looks for findings; longer if a look takes more than a hundredth of that.
 const LOOKS: Duration = Duration::from_secs(5);

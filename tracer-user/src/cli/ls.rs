@@ -3,9 +3,9 @@
 use anyhow::Result;
 
 use super::args::{Format, Ls, Namespace};
-use super::census::{self, Parts};
+use super::snapshot::{self, Parts};
 use super::{Fail, exit, output};
-use crate::report::listing::{self, Entry, KINDS, LIMITS, Model, Query};
+use tracer_report::listing::{self, Entry, KINDS, LIMITS, Model, Query};
 
 /// Runs the command.
 ///
@@ -16,7 +16,7 @@ pub fn main(args: &Ls) -> Result<u8> {
     let sort = args.sort.as_deref().map(|s| s.strip_prefix('-').map_or((s, false), |name| (name, true)));
     check_columns(&kinds, args.columns.iter().flatten().map(String::as_str).chain(sort.map(|(name, _)| name)))?;
     let names: Vec<&str> = kinds.iter().map(|k| k.name).collect();
-    let facts = census::read(Parts::of(&names), &args.pid);
+    let facts = snapshot::read(Parts::of(&names), &args.pid);
     let model = Model::new(&facts);
     if let Some(pid) = args.pid.iter().find(|p| !facts.inventory.processes.iter().any(|r| r.tgid == **p)) {
         return Err(usage(format!("no process with pid {pid} exists (in this pid namespace); `ps -e` lists them")));

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::args::{Make, Mk};
 use super::{Fail, exit, output};
 use crate::object::{Made, make_mq, make_msg, make_posix_sem, make_sem, make_shm};
-use crate::report::escape;
+use tracer_report::escape;
 
 /// Runs the command and prints the id or name.
 ///

@@ -1,7 +1,6 @@
 //! The command line: one file a subcommand. Machine output goes to stdout, everything else to stderr.
 
 mod args;
-mod census;
 mod demo;
 mod diff;
 mod doctor;
@@ -18,6 +17,7 @@ mod replay;
 mod rm;
 mod run;
 mod show;
+mod snapshot;
 mod target;
 mod value;
 mod watch;
@@ -26,8 +26,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::kernel::host::HostError;
 use args::{Cli, Command};
+use tracer_collector::kernel::host::HostError;
 
 /// Exit codes, a public contract.
 pub mod exit {
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("ipctrace: {}", crate::report::escape(&format!("{e:#}")));
+            eprintln!("ipctrace: {}", tracer_report::escape(&format!("{e:#}")));
             ExitCode::from(code_of(&e))
         }
     }

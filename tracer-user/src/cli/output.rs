@@ -6,19 +6,19 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::args::{Output, ReportFormat};
-use crate::analyst::Analyst;
-use crate::newfile;
-use crate::report::{self, Report};
-use crate::trace::Reader;
+use tracer_report::Reporter;
+use tracer_report::{self, Report};
+use tracer_trace::Reader;
+use tracer_trace::output_file;
 
 /// Columns when the width is not known.
 const WIDTH: usize = 100;
 
 /// The analyst that a format needs.
-pub fn analyst(output: &Output) -> Analyst {
+pub fn reporter(output: &Output) -> Reporter {
     match output.format {
-        ReportFormat::Html => Analyst::painting(),
-        ReportFormat::Text | ReportFormat::Json | ReportFormat::Jsonl | ReportFormat::Markdown => Analyst::default(),
+        ReportFormat::Html => Reporter::with_charts(),
+        ReportFormat::Text | ReportFormat::Json | ReportFormat::Jsonl | ReportFormat::Markdown => Reporter::default(),
     }
 }
 
@@ -36,7 +36,7 @@ pub fn check(output: &Output) -> Result<()> {
 /// As [`check`].
 pub fn check_file(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
-    newfile::check_report(path).context("cannot write the report")?;
+    output_file::check_report(path).context("cannot write the report")?;
     // Facts that cannot be had again; `report FILE -o FILE` is a slip.
     let exists = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
     anyhow::ensure!(
@@ -51,9 +51,9 @@ pub fn check_file(path: Option<&Path>) -> Result<()> {
 ///
 /// # Errors
 /// The file cannot be made or written.
-pub fn write(analyst: &Analyst, output: &Output) -> Result<Report> {
-    let report = analyst.report();
-    deliver(output.output.as_deref(), |width, colour| render(analyst, &report, output.format, width, colour))?;
+pub fn write(reporter: &Reporter, output: &Output) -> Result<Report> {
+    let report = reporter.report();
+    deliver(output.output.as_deref(), |width, colour| render(reporter, &report, output.format, width, colour))?;
     Ok(report)
 }
 
@@ -69,7 +69,7 @@ pub fn deliver(path: Option<&Path>, render: impl FnOnce(usize, bool) -> io::Resu
         let width = if terminal { columns().unwrap_or(WIDTH) } else { WIDTH };
         return print(&render(width, colour)?);
     };
-    newfile::write_report(path, render(WIDTH, false)?.as_bytes()).context("cannot write the report")
+    output_file::write_report(path, render(WIDTH, false)?.as_bytes()).context("cannot write the report")
 }
 
 /// Prints to stdout; a closed pipe is not an error.
@@ -84,13 +84,19 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-fn render(analyst: &Analyst, report: &Report, format: ReportFormat, width: usize, colour: bool) -> io::Result<String> {
+fn render(
+    reporter: &Reporter,
+    report: &Report,
+    format: ReportFormat,
+    width: usize,
+    colour: bool,
+) -> io::Result<String> {
     match format {
-        ReportFormat::Text => Ok(report::text::render(report, width, colour)),
-        ReportFormat::Json => report::json::render(report),
-        ReportFormat::Jsonl => report::json::render_lines(report),
-        ReportFormat::Markdown => Ok(report::markdown::render(report)),
-        ReportFormat::Html => report::html::render(report, &analyst.pictures(report).unwrap_or_default()),
+        ReportFormat::Text => Ok(tracer_report::text::render(report, width, colour)),
+        ReportFormat::Json => tracer_report::json::render(report),
+        ReportFormat::Jsonl => tracer_report::json::render_lines(report),
+        ReportFormat::Markdown => Ok(tracer_report::markdown::render(report)),
+        ReportFormat::Html => tracer_report::html::render(report, &reporter.charts(report).unwrap_or_default()),
     }
 }
 
@@ -102,7 +108,7 @@ pub fn terminal_width() -> Option<usize> {
 /// What could not be read, on stderr.
 pub fn problems(problems: &[String]) {
     for problem in problems {
-        eprintln!("not known: {}", report::escape(problem));
+        eprintln!("not known: {}", tracer_report::escape(problem));
     }
 }
 

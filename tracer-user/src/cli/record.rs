@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 
 use super::args::Record as Args;
 use super::{flight, redact, target, watch};
-use crate::record::Record;
-use crate::report::escape;
-use crate::source::{Live, Renewal};
-use crate::trace::{Limits, Parts, Recorded, TraceError};
+use tracer_collector::stream::{Live, Renewal};
+use tracer_record::Record;
+use tracer_report::escape;
+use tracer_trace::{Limits, Parts, Recorded, TraceError};
 
 /// Runs the command.
 ///

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use super::args::Redact as Args;
 use super::progress::Progress;
 use super::{Fail, exit, replay};
-use crate::redact::{KEY_LEN, Redactor};
-use crate::report::escape;
-use crate::trace::Writer;
+use tracer_record::redact::{KEY_LEN, Redactor};
+use tracer_report::escape;
+use tracer_trace::Writer;
 
 /// Runs the command.
 ///

@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use super::args::Replay;
 use super::progress::Progress;
 use super::{output, redact};
-use crate::analyst::Analyst;
-use crate::record::Record;
-use crate::redact::Redactor;
-use crate::report;
-use crate::report::model::{CUT_OFF, NO_END, UNREADABLE};
-use crate::trace::Reader;
+use tracer_record::Record;
+use tracer_record::redact::Redactor;
+use tracer_report;
+use tracer_report::Reporter;
+use tracer_report::model::{CUT_OFF, NO_END, UNREADABLE};
+use tracer_trace::Reader;
 
 /// Runs the command.
 ///
@@ -20,14 +20,14 @@ use crate::trace::Reader;
 /// The file cannot be read, or is no trace.
 pub fn main(args: &Replay) -> Result<u8> {
     let Some(path) = args.file.as_deref().filter(|_| !args.schema) else {
-        output::print(report::json::SCHEMA)?;
+        output::print(tracer_report::json::SCHEMA)?;
         return Ok(0);
     };
     output::check(&args.output)?;
-    let mut analyst = output::analyst(&args.output);
+    let mut reporter = output::reporter(&args.output);
     let redactor = redact::redactor(args.redact)?;
-    analyse(open(path)?, path, redactor.as_ref(), &mut analyst)?;
-    output::write(&analyst, &args.output)?;
+    analyse(open(path)?, path, redactor.as_ref(), &mut reporter)?;
+    output::write(&reporter, &args.output)?;
     Ok(0)
 }
 
@@ -35,13 +35,13 @@ pub fn main(args: &Replay) -> Result<u8> {
 ///
 /// # Errors
 /// It has no session.
-pub fn analyse(reader: Reader, path: &Path, redactor: Option<&Redactor>, analyst: &mut Analyst) -> Result<()> {
+pub fn analyse(reader: Reader, path: &Path, redactor: Option<&Redactor>, reporter: &mut Reporter) -> Result<()> {
     let problems = read(reader, path, redactor, Progress::new(path, false), |record| {
-        analyst.take(&record);
+        reporter.take(&record);
         Ok(())
     })?;
     for problem in problems {
-        analyst.problem(problem);
+        reporter.analyst.problem(problem);
     }
     Ok(())
 }

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::args::Rm;
-use super::census::{self, Parts};
+use super::snapshot::{self, Parts};
 use super::{Fail, exit, output};
-use crate::inventory;
 use crate::object::{self, Identity, Refusal, State, Sysv};
-use crate::report::listing::text::summary;
-use crate::report::listing::{Facts, Id, Model, Orphan, Query, Row, Subject, kind};
+use tracer_collector::inventory;
+use tracer_report::listing::text::summary;
+use tracer_report::listing::{Facts, Id, Model, Orphan, Query, Row, Subject, kind};
 
 /// Kinds whose objects outlive processes and can be removed.
 const REMOVABLE: [&str; 6] = ["sem", "shm", "msg", "mq", "posix-sem", "posix-shm"];
@@ -35,7 +35,7 @@ pub fn main(args: &Rm) -> Result<u8> {
         (true, false) => REMOVABLE.into_iter().filter(|k| args.only.contains(k)).collect(),
         (false, _) => REMOVABLE.into_iter().filter(|k| args.object.iter().any(|o| o.kind == *k)).collect(),
     };
-    let facts = census::read(Parts::of(&kinds), &[]);
+    let facts = snapshot::read(Parts::of(&kinds), &[]);
     let model = Model::new(&facts);
     let chosen = if args.orphans { orphans(&model, &kinds, args) } else { named(&model, args)? };
     if args.orphans {
@@ -212,7 +212,7 @@ fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    if !word.chars().any(crate::report::escape::unsafe_to_show) {
+    if !word.chars().any(tracer_report::escape::unsafe_to_show) {
         return format!("'{}'", word.replace('\'', r"'\''"));
     }
     let bytes: String = word
@@ -247,10 +247,10 @@ fn remove(chosen: &[Target], facts: &Facts, force: bool) -> Result<u8> {
             }
         };
         match result {
-            Ok(()) => output::print(&format!("removed {}\n", crate::report::escape(&target.subject.to_string())))?,
+            Ok(()) => output::print(&format!("removed {}\n", tracer_report::escape(&target.subject.to_string())))?,
             Err(e) => {
                 let denied = matches!(e, Refusal::NotPermitted(_));
-                eprintln!("{} not removed: {e}", crate::report::escape(&target.subject.to_string()));
+                eprintln!("{} not removed: {e}", tracer_report::escape(&target.subject.to_string()));
                 code = if denied { exit::NOT_PERMITTED } else { exit::RUNTIME };
             }
         }

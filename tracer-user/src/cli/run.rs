@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use super::args::Run;
 use super::watch::{self, Session};
 use super::{Fail, exit, output};
-use crate::source::{Live, Target};
+use tracer_collector::stream::{Live, Target};
 
 /// Runs the command; the exit code is the command's own.
 ///
@@ -81,7 +81,7 @@ fn code_of(status: ExitStatus) -> u8 {
 
 fn cannot_run(command: &[std::ffi::OsString], e: &std::io::Error) -> u8 {
     let name = command.first().map(|c| c.to_string_lossy().into_owned()).unwrap_or_default();
-    eprintln!("ipctrace: cannot run {}: {e}", crate::report::escape(&name));
+    eprintln!("ipctrace: cannot run {}: {e}", tracer_report::escape(&name));
     if e.kind() == ErrorKind::NotFound { exit::NOT_FOUND } else { exit::CANNOT_EXECUTE }
 }
 

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::args::{Format, Show};
-use super::census::{self, Parts};
+use super::snapshot::{self, Parts};
 use super::{Fail, exit, output};
-use crate::inventory;
-use crate::report::listing::{self, Id, KINDS, Model, Query, Subject, Surroundings, kind};
+use tracer_collector::inventory;
+use tracer_report::listing::{self, Id, KINDS, Model, Query, Subject, Surroundings, kind};
 
 /// Runs the command.
 ///
@@ -22,7 +22,7 @@ pub fn main(args: &Show) -> Result<u8> {
         Id::Number(n) if subject.kind == "pid" => u32::try_from(n).into_iter().collect(),
         Id::Number(_) | Id::Name(_) => Vec::new(),
     };
-    let facts = census::read(parts, &pids);
+    let facts = snapshot::read(parts, &pids);
     let model = Model::new(&facts);
     let around = surroundings(&model, subject, &pids);
     let Some(shown) = listing::show(&model, subject, &around) else {

@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 
 use super::args::Whom;
 use super::{Fail, exit};
-use crate::inventory;
-use crate::source::Target;
+use tracer_collector::inventory;
+use tracer_collector::stream::Target;
 
 /// Whom the user means.
 ///

@@ -2,11 +2,24 @@
 
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tracer_common::site::Mechanism;
 
 use super::args::{Codes, Namespace};
-use crate::detect::DETECTORS;
-use crate::report::listing;
+use tracer_analysis::detectors::DETECTORS;
+use tracer_report::listing;
+
+/// One of a few values, by its name; each is a value, its name and its help.
+pub(super) fn choice<T: Copy + Send + Sync + 'static>(
+    all: &'static [(T, &'static str, &'static str)],
+) -> impl TypedValueParser<Value = T> {
+    let shown = |(_, name, help): &(T, &'static str, &'static str)| {
+        let value = PossibleValue::new(*name);
+        if help.is_empty() { value } else { value.help(*help) }
+    };
+    PossibleValuesParser::new(all.iter().map(shown))
+        .try_map(|name| all.iter().find(|c| c.1 == name).map(|c| c.0).ok_or("unknown name"))
+}
 
 /// `250ms`, `10s`, `1.5s`, `5m`, `2h`; a bare number is seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {

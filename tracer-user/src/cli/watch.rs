@@ -7,10 +7,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{Probing, Saving, Watch};
 use super::{output, redact, target};
-use crate::analyst::Analyst;
-use crate::redact::Redactor;
-use crate::source::{Live, Options, Target};
-use crate::trace::Writer;
+use tracer_collector::stream::{Live, Options, Target};
+use tracer_record::redact::Redactor;
+use tracer_report::Reporter;
+use tracer_trace::Writer;
 
 /// Runs the command.
 ///
@@ -73,7 +73,7 @@ pub fn stopped(limit: Option<Duration>) -> Result<impl Future<Output = ()>> {
 }
 
 /// Reads the baseline and says `ready`.
-pub fn begin(live: &mut Live, sink: &mut dyn FnMut(crate::record::Record)) {
+pub fn begin(live: &mut Live, sink: &mut dyn FnMut(tracer_record::Record)) {
     let started = Instant::now();
     live.baseline(sink);
     tracing::debug!("baseline_us={}", started.elapsed().as_micros());
@@ -82,7 +82,7 @@ pub fn begin(live: &mut Live, sink: &mut dyn FnMut(crate::record::Record)) {
 
 /// The analyst's end of a run: the trace file and the model.
 pub struct Session {
-    analyst: Analyst,
+    reporter: Reporter,
     writer: Option<Writer>,
     /// The trace has no names.
     redactor: Option<Redactor>,
@@ -101,7 +101,7 @@ impl Session {
             }
             None => None,
         };
-        Ok(Self { analyst: output::analyst(&args.output), writer, redactor: redact::redactor(args.redact)? })
+        Ok(Self { reporter: output::reporter(&args.output), writer, redactor: redact::redactor(args.redact)? })
     }
 
     /// Reads the baseline and says `ready`.
@@ -110,7 +110,7 @@ impl Session {
     }
 
     /// Takes one record. A trace file that cannot be written any more is said once; watching goes on.
-    pub fn take(&mut self, record: crate::record::Record) {
+    pub fn take(&mut self, record: tracer_record::Record) {
         if let Some(writer) = &mut self.writer
             && let Err(e) = match &self.redactor {
                 Some(redactor) => writer.push(&redactor.record(record.clone())),
@@ -120,16 +120,16 @@ impl Session {
             eprintln!("ipctrace: saving ended: {e}; what was written is kept");
             self.writer = None;
         }
-        self.analyst.take(&record);
+        self.reporter.take(&record);
     }
 
     /// Ends the trace. What of it could not be saved is said.
-    pub fn finish(mut self) -> Analyst {
+    pub fn finish(mut self) -> Reporter {
         if let Some(writer) = self.writer.take()
             && let Err(e) = writer.finish()
         {
             eprintln!("ipctrace: the trace's last part could not be saved: {e}");
         }
-        self.analyst
+        self.reporter
     }
 }

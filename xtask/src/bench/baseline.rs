@@ -73,7 +73,7 @@ impl Baseline {
         let folder = tempfile::tempdir().context("cannot create a folder for the report")?;
         let mut command = Command::new(program);
         command.args(["watch", "--all", "--duration", "100ms", "--format", "json", "-o"]);
-        command.arg(folder.path().join("report.json")).env("IPCTRACE_LOG", "ipctrace=debug,tracer_user=debug");
+        command.arg(folder.path().join("report.json")).env("IPCTRACE_LOG", "ipctrace=debug,tracer_collector=debug");
         let ended = run(&mut command)?;
         self.ready_ms.push(ended.ready_ms.context("ipctrace did not say `ready`")?);
         self.tables_ms.push(ended.tables_ms.context("ipctrace did not tell the time of its baseline")?);

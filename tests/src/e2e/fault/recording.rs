@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tracer_collector::inventory::boot_ns;
 use tracer_common::event::{Header, read};
-use tracer_user::inventory::boot_ns;
-use tracer_user::record::Record;
-use tracer_user::trace::Reader;
+use tracer_record::Record;
+use tracer_trace::Reader;
 
 use super::ending::{says_no_end, unended};
 use crate::call::SemSet;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use tracer_user::record::Record;
-use tracer_user::trace::Reader;
+use tracer_record::Record;
+use tracer_trace::Reader;
 
 use crate::e2e::Settings;
 use crate::e2e::session::{Running, parse_report, replay, tool};

@@ -199,7 +199,7 @@ fn is_of(truth: &Truth, row: &Value) -> bool {
 #[cfg(test)]
 #[test]
 fn every_kind_has_an_example() {
-    use tracer_user::report::listing::{KINDS, LIMITS};
+    use tracer_report::listing::{KINDS, LIMITS};
     for kind in KINDS.iter().filter(|kind| kind.name != LIMITS.name) {
         assert!(EXAMPLES.iter().any(|(name, _)| *name == kind.name), "{}: no incident shows one", kind.name);
     }

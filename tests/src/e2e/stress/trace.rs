@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use tracer_common::event::{Header, Kind, read};
-use tracer_user::record::{Record, text};
-use tracer_user::trace::Reader;
+use tracer_record::{Record, text};
+use tracer_trace::Reader;
 
 /// The counts of one trace.
 #[derive(Debug, Default)]

@@ -1,0 +1,30 @@
+//! `mq-leak`: POSIX message queues that nobody has open.
+
+use crate::finding::Finding;
+use crate::finding::detector::Detector;
+use crate::leaks::leftover::{self, Words};
+use crate::model::Model;
+use tracer_common::site::{Mechanism, Site};
+use tracer_record::PosixKind;
+
+const WORDS: Words = Words {
+    detector: &ROW,
+    kind: PosixKind::Mq,
+    word: "mq",
+    one: "POSIX message queue",
+    many: "POSIX message queues",
+    fix: "Call mq_unlink on every way out, or as soon as all sides have opened the queue: it then goes with its last descriptor.",
+};
+
+/// Its row in the table of detectors.
+pub(crate) const ROW: Detector = Detector {
+    code: "mq-leak",
+    mechanism: Some(Mechanism::Mq),
+    sites: &[Site::MqOpen],
+    what: "A POSIX message queue exists that nobody has open.",
+    detect,
+};
+
+pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
+    leftover::detect(model, now_ns, &WORDS)
+}

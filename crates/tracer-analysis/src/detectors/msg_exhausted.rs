@@ -1,0 +1,39 @@
+//! `msg-exhausted`: msgget failed with ENOSPC or ENOMEM, or will soon, and who holds how many queues.
+
+use crate::finding::Finding;
+use crate::finding::detector::Detector;
+use crate::leaks::exhausted::{self, Counts, Kind, Limit};
+use crate::model::Model;
+use tracer_common::site::{Mechanism, Site};
+use tracer_record::MsgLimitRow;
+
+const KIND: Kind<MsgLimitRow> = Kind {
+    detector: &ROW,
+    call: "msgget",
+    one: "queue",
+    many: "queues",
+    parts: "",
+    // newque in ipc/msg.c
+    limits: &[Limit { name: "MSGMNI", counts: Counts::Objects, max: |l| l.msgmni }],
+    see: ("See which queues nobody uses, and remove them.", &["ipcs -q", "ipcs -q -p", "ipcrm -q ID"]),
+    raise: |_| ("Raise the limit: kernel.msgmni is the most queues.".to_owned(), "sysctl kernel.msgmni".to_owned()),
+    in_code: "Remove each queue with IPC_RMID on every way out; replies need no queue of their own, a message type does.",
+};
+
+/// Its row in the table of detectors.
+pub(crate) const ROW: Detector = Detector {
+    code: "msg-exhausted",
+    mechanism: Some(Mechanism::Msg),
+    sites: &[Site::MsgCreate, Site::MsgRemove],
+    what: "msgget failed with ENOSPC, or the limit on message queues will be reached soon.",
+    detect,
+};
+
+pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
+    let living = |ns| model.msgs.creators(ns).collect();
+    exhausted::detect(model, &KIND, model.msgs.namespaces(), living, now_ns)
+}
+
+#[cfg(test)]
+#[path = "msg_exhausted_tests.rs"]
+mod tests;

@@ -1,0 +1,30 @@
+//! `posix-sem-leak`: named semaphores that nobody has mapped.
+
+use crate::finding::Finding;
+use crate::finding::detector::Detector;
+use crate::leaks::leftover::{self, Words};
+use crate::model::Model;
+use tracer_common::site::{Mechanism, Site};
+use tracer_record::PosixKind;
+
+const WORDS: Words = Words {
+    detector: &ROW,
+    kind: PosixKind::Sem,
+    word: "posix-sem",
+    one: "POSIX semaphore",
+    many: "POSIX semaphores",
+    fix: "Call sem_unlink as soon as all sides have opened the semaphore: it then goes with its last user, however that ends.",
+};
+
+/// Its row in the table of detectors.
+pub(crate) const ROW: Detector = Detector {
+    code: "posix-sem-leak",
+    mechanism: Some(Mechanism::PosixSem),
+    sites: &[Site::PosixCreate],
+    what: "A named POSIX semaphore exists that nobody has mapped.",
+    detect,
+};
+
+pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
+    leftover::detect(model, now_ns, &WORDS)
+}

@@ -1,0 +1,30 @@
+//! `posix-shm-leak`: shared memory objects that nobody has open or mapped.
+
+use crate::finding::Finding;
+use crate::finding::detector::Detector;
+use crate::leaks::leftover::{self, Words};
+use crate::model::Model;
+use tracer_common::site::{Mechanism, Site};
+use tracer_record::PosixKind;
+
+const WORDS: Words = Words {
+    detector: &ROW,
+    kind: PosixKind::Shm,
+    word: "posix-shm",
+    one: "POSIX shared memory object",
+    many: "POSIX shared memory objects",
+    fix: "Call shm_unlink as soon as all sides have opened the object, or pass a memfd on: the memory then goes with its last user, however that ends.",
+};
+
+/// Its row in the table of detectors.
+pub(crate) const ROW: Detector = Detector {
+    code: "posix-shm-leak",
+    mechanism: Some(Mechanism::PosixShm),
+    sites: &[Site::PosixCreate],
+    what: "A POSIX shared memory object exists that nobody has open or mapped.",
+    detect,
+};
+
+pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
+    leftover::detect(model, now_ns, &WORDS)
+}

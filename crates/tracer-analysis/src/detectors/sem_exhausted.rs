@@ -1,0 +1,56 @@
+//! `sem-exhausted`: semget failed with ENOSPC, or will soon: which limit, and who holds how much of it.
+
+use crate::finding::Finding;
+use crate::finding::detector::Detector;
+use crate::leaks::exhausted::{self, Counts, Kind, Limit};
+use crate::model::Model;
+use tracer_common::site::{Mechanism, Site};
+use tracer_record::SemLimitRow;
+
+const KIND: Kind<SemLimitRow> = Kind {
+    detector: &ROW,
+    call: "semget",
+    one: "set",
+    many: "sets",
+    parts: "",
+    // newary in ipc/sem.c
+    limits: &[
+        Limit { name: "SEMMNS", counts: Counts::Parts, max: |l| l.semmns },
+        Limit { name: "SEMMNI", counts: Counts::Objects, max: |l| l.semmni },
+    ],
+    see: ("See which sets nobody uses, and remove them.", &["ipcs -s", "ipcs -s -t", "ipcrm -s ID"]),
+    raise,
+    in_code: "Remove each set with IPC_RMID on every way out of the program.",
+};
+
+/// The field of /proc/sys/kernel/sem, and what it counts.
+fn raise(limit: Option<&'static str>) -> (String, String) {
+    let (field, what) = match limit {
+        Some("SEMMNS") => ("the 2nd number", "semaphores"),
+        Some(_) => ("the 4th number", "semaphore sets"),
+        None => ("a number", "sets or semaphores"),
+    };
+    let text = format!("Raise the limit: {field} of kernel.sem is the most {what} (SEMMSL SEMMNS SEMOPM SEMMNI).");
+    (text, "sysctl kernel.sem".to_owned())
+}
+
+/// Its row in the table of detectors.
+pub(crate) const ROW: Detector = Detector {
+    code: "sem-exhausted",
+    mechanism: Some(Mechanism::Sem),
+    sites: &[Site::SemCreate, Site::SemRemove],
+    what: "semget failed with ENOSPC, or the limit on semaphores will be reached soon.",
+    detect,
+};
+
+pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
+    let living = |ns| {
+        let sets = model.sems.sets().filter(|s| s.id.ns == ns);
+        sets.filter_map(|s| Some((s.created.as_ref()?.by, u64::from(s.nsems().unwrap_or(0))))).collect()
+    };
+    exhausted::detect(model, &KIND, model.sems.namespaces(), living, now_ns)
+}
+
+#[cfg(test)]
+#[path = "sem_exhausted_tests.rs"]
+mod tests;

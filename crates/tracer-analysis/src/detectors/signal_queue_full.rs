@@ -1,0 +1,165 @@
+//! `signal-queue-full`: signals were dropped, or lost their value, because RLIMIT_SIGPENDING was reached.
+//!
+//! A signal that was merged with one that is pending is no loss: standard signals promise no more.
+
+use crate::finding::builder::{FindingBuilder, count, name, names};
+use crate::finding::detector::Detector;
+use crate::finding::object::process_object;
+use crate::finding::{Finding, Severity};
+use crate::model::Model;
+use crate::model::refused::Refusals;
+use std::collections::{BTreeMap, BTreeSet};
+use tracer_common::map::kind;
+use tracer_common::site::{Mechanism, Site};
+use tracer_record::ProcId;
+
+/// First real-time signal that glibc leaves to programs (`SIGRTMIN`).
+const SIGRTMIN: u32 = 34;
+/// Names of the standard signals, from 1 (arch x86-64 and arm64, include/uapi/asm-generic/signal.h).
+const NAMES: [&str; 31] = [
+    "SIGHUP",
+    "SIGINT",
+    "SIGQUIT",
+    "SIGILL",
+    "SIGTRAP",
+    "SIGABRT",
+    "SIGBUS",
+    "SIGFPE",
+    "SIGKILL",
+    "SIGUSR1",
+    "SIGSEGV",
+    "SIGUSR2",
+    "SIGPIPE",
+    "SIGALRM",
+    "SIGTERM",
+    "SIGSTKFLT",
+    "SIGCHLD",
+    "SIGCONT",
+    "SIGSTOP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGXCPU",
+    "SIGXFSZ",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGWINCH",
+    "SIGIO",
+    "SIGPWR",
+    "SIGSYS",
+];
+
+/// What could not be queued for one process.
+#[derive(Default)]
+struct Losses<'a> {
+    dropped: u64,
+    stripped: u64,
+    merged: u64,
+    signals: BTreeSet<u32>,
+    rows: Vec<(ProcId, &'a Refusals)>,
+}
+
+/// Its row in the table of detectors.
+pub(crate) const ROW: Detector = Detector {
+    code: "signal-queue-full",
+    mechanism: Some(Mechanism::Signal),
+    sites: &[Site::SignalGenerate],
+    what: "Signals were dropped, or lost what was sent with them, because the queue of pending signals is full.",
+    detect,
+};
+
+pub(crate) fn detect(model: &Model, _now_ns: u64) -> Vec<Finding> {
+    let mut by: BTreeMap<ProcId, Losses<'_>> = BTreeMap::new();
+    for ((obj, sender), r) in model.refused.iter() {
+        if !matches!(obj.kind, kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED) {
+            continue;
+        }
+        let Ok(pid) = u32::try_from(obj.id) else { continue };
+        let target = by.entry(model.processes.resolve(pid, r.state.a)).or_default();
+        let total = match obj.kind {
+            kind::SIGNAL => &mut target.dropped,
+            kind::SIGNAL_INFO => &mut target.stripped,
+            _ => {
+                target.merged = target.merged.saturating_add(r.count);
+                continue;
+            }
+        };
+        *total = total.saturating_add(r.count);
+        target.signals.insert(obj.ns);
+        target.rows.push((*sender, r));
+    }
+    by.into_iter()
+        .filter(|(_, losses)| !losses.rows.is_empty())
+        .filter_map(|(target, losses)| told(model, target, losses))
+        .collect()
+}
+
+fn told(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Finding> {
+    losses.rows.sort_by_key(|(proc, r)| (std::cmp::Reverse(r.count), *proc));
+    // Of what the kernel sent by itself, whoever ran then is not the sender.
+    let mut senders: Vec<ProcId> = Vec::new();
+    for (proc, _) in losses.rows.iter().filter(|(_, r)| r.state.b == 0) {
+        if !senders.contains(proc) {
+            senders.push(*proc);
+        }
+    }
+    let process = model.processes.get(target);
+    let queued = process.and_then(|p| p.signals_queued);
+    let blocked = process.and_then(|p| p.signals_blocked);
+    let is_blocked = |signal: &u32| blocked.is_some_and(|mask| mask >> signal.saturating_sub(1).min(63) & 1 == 1);
+
+    let mut d = FindingBuilder::new(model, &ROW, Severity::Warning);
+    d.rests_on_events().object(process_object(target));
+    d.subject("receiver", target, None);
+    for s in senders.iter().take(4) {
+        d.process("sender", *s, None);
+    }
+    let by = if senders.is_empty() { String::new() } else { format!(" from {}", names(model, &senders)) };
+    let signals: Vec<String> = losses.signals.iter().map(|s| word(*s)).collect();
+    let lost = match (losses.dropped, losses.stripped) {
+        (n, 0) => count(n, "signal", "signals"),
+        (0, n) => format!("what was sent with {}", count(n, "signal", "signals")),
+        (n, more) => format!("{}, and what was sent with {more} more,", count(n, "signal", "signals")),
+    };
+    let room = queued.map_or_else(
+        || "too many are pending".to_owned(),
+        |(used, max)| format!("{used} signals of its user are queued, RLIMIT_SIGPENDING is {max}"),
+    );
+    let why = if losses.signals.iter().any(is_blocked) { ", and it has them blocked" } else { "" };
+    d.title(format!("{} lost {lost}{by} ({}): {room}{why}", name(model, target), signals.join(", ")));
+    d.evidence("failed", losses.dropped)
+        .evidence("stripped", losses.stripped)
+        .evidence("coalesced", losses.merged)
+        .evidence("signals", signals)
+        .evidence("used", queued.map(|q| q.0))
+        .evidence("max", queued.map(|q| q.1))
+        .pids(senders.iter().copied().chain([target]));
+    d.limit("RLIMIT_SIGPENDING", queued.map(|q| q.0), queued.map(|q| q.1), None);
+    let first_ns = losses.rows.iter().map(|(_, r)| r.first_ns).min()?;
+    let last_ns = losses.rows.iter().map(|(_, r)| r.last_ns).max()?;
+    d.seen(first_ns, last_ns);
+    d.remedy(
+        "Take the signals: sigwaitinfo or a signalfd in a loop until nothing is pending, in a thread that does nothing else.",
+        Some(format!("grep -E 'Sig|Shd' /proc/{}/status", target.pid())),
+    );
+    d.remedy(
+        "Check the result of sigqueue: EAGAIN means that the receiver is behind. For more than a wake-up use a pipe, a socket or a queue.",
+        None,
+    );
+    d.finish()
+}
+
+fn word(signal: u32) -> String {
+    let standard = usize::try_from(signal).ok().and_then(|s| NAMES.get(s.checked_sub(1)?));
+    match (standard, signal.checked_sub(SIGRTMIN)) {
+        (Some(name), _) => (*name).to_owned(),
+        (None, Some(0)) => "SIGRTMIN".to_owned(),
+        (None, Some(n)) => format!("SIGRTMIN+{n}"),
+        (None, None) => format!("signal {signal}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "signal_queue_full_tests.rs"]
+mod tests;

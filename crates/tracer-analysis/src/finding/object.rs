@@ -1,0 +1,102 @@
+//! The object that a finding is about: its kind, its id, and its name where the model knows one.
+
+use super::Object;
+use crate::model::Model;
+use tracer_common::map::kind;
+use tracer_record::{FutexPlace, NsId, ObjKey, ProcId, SemId};
+
+/// The word for a kind of object.
+pub fn kind_name(raw: u32) -> &'static str {
+    match raw {
+        kind::SEM => "sem",
+        kind::SHM => "shm",
+        kind::MSG => "msg",
+        kind::PIPE => "pipe",
+        kind::EVENTFD => "eventfd",
+        kind::SOCKET => "socket",
+        kind::FILE => "file",
+        kind::DEVICE => "device",
+        kind::DIRECTORY => "directory",
+        kind::ANON => "anon_inode",
+        kind::CHILD => "child",
+        kind::MQ => "mq",
+        kind::FUTEX => "futex",
+        kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED => "signal",
+        _ => "unknown",
+    }
+}
+
+/// The object part of a finding.
+pub(crate) fn object(obj: ObjKey) -> Object {
+    let id = obj.id.to_string();
+    let name = match obj.kind {
+        kind::PIPE => Some(format!("pipe:[{id}]")),
+        kind::EVENTFD => Some(format!("eventfd:{id}")),
+        kind::SOCKET => Some(format!("socket:[{id}]")),
+        _ => None,
+    };
+    let ns = matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG).then_some(obj.ns).filter(|ns| *ns != 0);
+    Object { kind: kind_name(obj.kind).to_owned(), id, key: None, name, ns }
+}
+
+/// As [`object`], with what is known only from tables.
+pub fn known_object(model: &Model, obj: ObjKey) -> Object {
+    match obj.kind {
+        kind::MQ | kind::FILE => mq_object(model, obj),
+        kind::FUTEX => futex(model.futexes.get(obj).and_then(|f| f.place.as_ref()), &[obj]).1,
+        _ => object(obj),
+    }
+}
+
+/// The object part for a semaphore set.
+pub(crate) fn sem_object(id: SemId, key: Option<i32>) -> Object {
+    sysv_object("sem", id.ns, id.id, key)
+}
+
+/// The object part for a set, a segment or a queue.
+pub(crate) fn sysv_object(kind: &str, ns: NsId, id: i32, key: Option<i32>) -> Object {
+    Object {
+        kind: kind.to_owned(),
+        id: id.to_string(),
+        key: key.map(|k| format!("{k:#010x}")),
+        name: None,
+        ns: (ns.0 != 0).then_some(ns.0),
+    }
+}
+
+/// The object part for a POSIX message queue.
+pub(crate) fn mq_object(model: &Model, obj: ObjKey) -> Object {
+    Object { name: model.posix.name(obj), ..object(obj) }
+}
+
+/// A queue in a title: its name, or its inode number.
+pub(crate) fn queue(model: &Model, obj: ObjKey) -> String {
+    model.posix.name(obj).map_or_else(|| format!("queue with inode {}", obj.id), |name| format!("queue {name}"))
+}
+
+/// The object part for a process.
+pub(crate) fn process_object(id: ProcId) -> Object {
+    Object { kind: "process".to_owned(), id: id.pid().to_string(), key: None, name: None, ns: None }
+}
+
+/// A futex in words, and as the object of a finding: by its place, or else by its first address.
+pub(crate) fn futex(place: Option<&FutexPlace>, keys: &[ObjKey]) -> (String, Object) {
+    let object = |id: String, name: Option<String>| Object { kind: "futex".to_owned(), id, name, ..Object::default() };
+    match (place, keys.first()) {
+        (Some(p), _) => {
+            let id = format!("{}+{:#x}", p.ino, p.offset);
+            (format!("{} at offset {:#x}", p.path, p.offset), object(id, Some(p.path.clone())))
+        }
+        (None, Some(key)) => {
+            let id = format!("{}:{:#x}", key.ns, key.id);
+            (format!("shared memory at {:#x} of process {}", key.id, key.ns), object(id, None))
+        }
+        (None, None) => ("shared memory".to_owned(), object(String::new(), None)),
+    }
+}
+
+/// Whether two descriptors with this object are the same thing twice. All anonymous inodes share one inode, and many a
+/// device is another thing at each open: a terminal (/dev/ptmx), a network queue (/dev/net/tun), a graphics client.
+pub(crate) fn identifies(obj: ObjKey) -> bool {
+    !matches!(obj.kind, kind::ANON | kind::NONE | kind::DEVICE)
+}

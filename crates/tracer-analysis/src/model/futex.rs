@@ -1,0 +1,31 @@
+//! Futexes that somebody waited for, by the memory that they are in.
+
+use super::HashMap;
+use tracer_record::{FutexRow, ObjKey};
+
+/// Futexes remembered.
+const MAX_FUTEXES: usize = 8_192;
+
+/// All that were placed.
+#[derive(Clone, Debug, Default)]
+pub struct Futexes {
+    all: HashMap<ObjKey, FutexRow>,
+    pub dropped: u64,
+}
+
+impl Futexes {
+    /// A futex, by its waiter's process and address.
+    pub fn get(&self, obj: ObjKey) -> Option<&FutexRow> {
+        self.all.get(&obj)
+    }
+
+    pub(super) fn seen(&mut self, rows: &[FutexRow]) {
+        for row in rows {
+            if self.all.len() >= MAX_FUTEXES && !self.all.contains_key(&row.obj) {
+                self.dropped += 1;
+            } else {
+                self.all.insert(row.obj, row.clone());
+            }
+        }
+    }
+}

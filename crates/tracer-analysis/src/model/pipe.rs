@@ -1,0 +1,150 @@
+//! Pipes: those that got less room than the default, who has which open, and whose pages are charged.
+
+use super::HashMap;
+use std::collections::BTreeMap;
+use tracer_common::event::{PipeCreate, PipeResize};
+use tracer_record::decode::Context;
+use tracer_record::{Holder, ObjKey, PipeOwner, SmallPipes};
+use tracer_record::{ProcId, StackId};
+
+/// Slots of a pipe by default (PIPE_DEF_BUFFERS in include/linux/pipe_fs_i.h).
+pub const DEFAULT_SLOTS: u32 = 16;
+
+/// Small pipes remembered.
+const MAX_PIPES: usize = 16_384;
+/// Objects whose holders are remembered.
+const MAX_HELD: usize = 8_192;
+/// Users with small pipes remembered.
+const MAX_USERS: usize = 1_024;
+/// Resized pipes remembered.
+const MAX_RESIZED: usize = 4_096;
+
+/// A pipe that was created with less than the default capacity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShrunkPipe {
+    pub ino: u64,
+    pub created_ns: u64,
+    pub creator: ProcId,
+    pub uid: u32,
+    pub slots: u32,
+    pub stack: Option<StackId>,
+}
+
+/// The last F_SETPIPE_SZ on a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resize {
+    pub by: ProcId,
+    pub wanted_bytes: u64,
+    /// New size in bytes, or -errno.
+    pub ret: i64,
+}
+
+/// Who had an object open at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders {
+    pub ts_ns: u64,
+    pub holders: Vec<Holder>,
+    pub complete: bool,
+}
+
+/// Pipes of one user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PipeUser {
+    pub ts_ns: u64,
+    pub processes: Vec<PipeOwner>,
+    pub soft_pages: u64,
+}
+
+/// All that is known about pipes.
+#[derive(Clone, Debug, Default)]
+pub struct Pipes {
+    shrunk: BTreeMap<u64, ShrunkPipe>,
+    resized: HashMap<u64, Resize>,
+    holders: HashMap<ObjKey, Holders>,
+    users: HashMap<u32, PipeUser>,
+    small: Vec<SmallPipes>,
+    pub dropped: u64,
+}
+
+impl Pipes {
+    /// Pipes created too small, in the order of their inodes, except those that were enlarged since.
+    pub fn shrunk(&self, page_bytes: u64) -> impl Iterator<Item = &ShrunkPipe> {
+        let enough = i64::try_from(page_bytes.saturating_mul(u64::from(DEFAULT_SLOTS))).unwrap_or(i64::MAX);
+        self.shrunk.values().filter(move |p| self.resized.get(&p.ino).is_none_or(|r| r.ret < enough))
+    }
+
+    /// The last change of a pipe's size.
+    pub fn resized(&self, ino: u64) -> Option<Resize> {
+        self.resized.get(&ino).copied()
+    }
+
+    /// Who had the object open when it was looked at last.
+    pub fn holders(&self, obj: ObjKey) -> Option<&Holders> {
+        self.holders.get(&obj)
+    }
+
+    /// Pipes charged to a user.
+    pub fn user(&self, uid: u32) -> Option<&PipeUser> {
+        self.users.get(&uid)
+    }
+
+    /// Users who were beyond the limit at the last look, and had small pipes.
+    pub fn small(&self) -> &[SmallPipes] {
+        &self.small
+    }
+
+    pub(super) fn listed(&mut self, rows: &[SmallPipes]) {
+        self.small = rows.iter().take(MAX_USERS).cloned().collect();
+    }
+
+    pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: PipeCreate) {
+        self.resized.remove(&e.ino);
+        if e.slots == 0 || e.slots >= DEFAULT_SLOTS {
+            self.shrunk.remove(&e.ino);
+            return;
+        }
+        if self.shrunk.len() >= MAX_PIPES && !self.shrunk.contains_key(&e.ino) {
+            self.dropped += 1;
+            return;
+        }
+        self.shrunk.insert(
+            e.ino,
+            ShrunkPipe {
+                ino: e.ino,
+                created_ns: context.ts_ns,
+                creator: proc,
+                uid: context.uid,
+                slots: e.slots,
+                stack: context.stack,
+            },
+        );
+    }
+
+    pub(super) fn resize(&mut self, proc: ProcId, e: PipeResize) {
+        if self.resized.len() >= MAX_RESIZED && !self.resized.contains_key(&e.ino) {
+            self.dropped += 1;
+            return;
+        }
+        self.resized.insert(e.ino, Resize { by: proc, wanted_bytes: e.wanted, ret: e.ret });
+    }
+
+    pub(super) fn held(&mut self, ts_ns: u64, obj: ObjKey, holders: &[Holder], complete: bool) {
+        if self.holders.len() >= MAX_HELD && !self.holders.contains_key(&obj) {
+            self.dropped += 1;
+            return;
+        }
+        // Readers and writers that are gone now may be the ones to name: an emptier look does not replace a fuller one.
+        let kept = self.holders.entry(obj).or_default();
+        if !holders.is_empty() || kept.holders.is_empty() {
+            *kept = Holders { ts_ns, holders: holders.to_vec(), complete };
+        }
+    }
+
+    pub(super) fn user_seen(&mut self, ts_ns: u64, uid: u32, processes: &[PipeOwner], soft_pages: u64) {
+        let total = |p: &[PipeOwner]| p.iter().map(|o| o.pipes).fold(0, u64::saturating_add);
+        let kept = self.users.entry(uid).or_default();
+        if total(processes) >= total(&kept.processes) {
+            *kept = PipeUser { ts_ns, processes: processes.to_vec(), soft_pages };
+        }
+    }
+}

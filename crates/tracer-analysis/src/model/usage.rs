@@ -1,0 +1,165 @@
+//! How much of the limits of an IPC namespace is used: what tables said, and how it has changed since.
+
+use std::collections::BTreeMap;
+use tracer_record::Comm;
+use tracer_record::decode::Context;
+use tracer_record::{ProcId, StackId};
+
+/// Processes remembered of those that a call failed for, by namespace.
+const MAX_FAILED: usize = 256;
+const ENOMEM: i32 = 12;
+const ENOSPC: i32 = 28;
+
+/// A row of limits with their use.
+pub trait Limits: Copy {
+    /// Objects in use, and what they take together of a second limit (semaphores, pages; 0 where there is none).
+    fn used(&self) -> (u64, u64);
+}
+
+/// How an object came to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Creation {
+    pub ts_ns: u64,
+    /// The kernel said that it created the object; else a call returned one that was not known.
+    pub exact: bool,
+    pub by: ProcId,
+    pub comm: Comm,
+    pub uid: u32,
+    pub stack: Option<StackId>,
+}
+
+impl Creation {
+    /// The creation by `proc` that a kernel event tells.
+    pub(super) fn new(proc: ProcId, context: &Context, exact: bool) -> Self {
+        Self { ts_ns: context.ts_ns, exact, by: proc, comm: context.comm, uid: context.uid, stack: context.stack }
+    }
+}
+
+/// `IPC_CREAT` of semget(2), shmget(2), msgget(2).
+const IPC_CREAT: u32 = 0o1000;
+/// By so many seconds the time of a table may lie before that of an event: whole seconds, by clocks of two kinds.
+const SLACK_S: u64 = 2;
+
+/// Whether a call of semget, shmget or msgget asks for an object to be made, if there is none.
+pub(super) fn creates(key: i32, flags: u32) -> bool {
+    key == 0 || flags & IPC_CREAT != 0
+}
+
+/// Whether a call at `made_s` can have made an object that was changed last at `changed_s`, which only moves forward; in
+/// doubt it can.
+pub(super) fn can_have_made(made_s: Option<u64>, changed_s: u64) -> bool {
+    made_s.is_none_or(|s| s <= changed_s.saturating_add(SLACK_S))
+}
+
+/// Calls that failed with one error in one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NoSpace {
+    pub failed: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    /// What the last failing call would have taken of the second limit.
+    pub wanted_parts: u64,
+    /// Change of use since the start, when it failed last.
+    pub objects_net: i64,
+    pub parts_net: i64,
+    pub by: BTreeMap<ProcId, u64>,
+}
+
+/// Use of one IPC namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage<L> {
+    row: Option<L>,
+    /// Changes seen until `row` was read.
+    row_objects_net: i64,
+    row_parts_net: i64,
+    /// Changes seen since the start.
+    pub objects_net: i64,
+    pub parts_net: i64,
+    pub created: u64,
+    pub removed: u64,
+    /// ENOSPC: a limit is used up.
+    pub no_space: Option<NoSpace>,
+    /// ENOMEM: there is no memory for one more.
+    pub no_memory: Option<NoSpace>,
+}
+
+impl<L> Default for Usage<L> {
+    fn default() -> Self {
+        Self {
+            row: None,
+            row_objects_net: 0,
+            row_parts_net: 0,
+            objects_net: 0,
+            parts_net: 0,
+            created: 0,
+            removed: 0,
+            no_space: None,
+            no_memory: None,
+        }
+    }
+}
+
+impl<L: Limits> Usage<L> {
+    /// The limits, if they were read.
+    pub fn limits(&self) -> Option<&L> {
+        self.row.as_ref()
+    }
+
+    /// Objects and parts in use when the change since the start was (`objects_net`, `parts_net`).
+    pub fn used_at(&self, objects_net: i64, parts_net: i64) -> Option<(u64, u64)> {
+        let (objects, parts) = self.row?.used();
+        Some((
+            objects.saturating_add_signed(objects_net.saturating_sub(self.row_objects_net)),
+            parts.saturating_add_signed(parts_net.saturating_sub(self.row_parts_net)),
+        ))
+    }
+
+    /// Objects and parts in use now.
+    pub fn used_now(&self) -> Option<(u64, u64)> {
+        self.used_at(self.objects_net, self.parts_net)
+    }
+
+    /// A table said how much is used now.
+    pub(super) fn read(&mut self, row: L) {
+        self.row = Some(row);
+        (self.row_objects_net, self.row_parts_net) = (self.objects_net, self.parts_net);
+    }
+
+    /// An object was created.
+    pub(super) fn made(&mut self, parts: u64) {
+        self.created += 1;
+        self.objects_net += 1;
+        self.parts_net = self.parts_net.saturating_add_unsigned(parts);
+    }
+
+    /// An object that was taken for a new one is an old one.
+    pub(super) fn unmade(&mut self, parts: u64) {
+        self.created = self.created.saturating_sub(1);
+        self.objects_net -= 1;
+        self.parts_net = self.parts_net.saturating_sub_unsigned(parts);
+    }
+
+    /// An object was removed.
+    pub(super) fn gone(&mut self, parts: u64) {
+        self.removed += 1;
+        self.objects_net -= 1;
+        self.parts_net = self.parts_net.saturating_sub_unsigned(parts);
+    }
+
+    /// A call of `proc` for an object of so many parts failed; errors that are no exhaustion are left out.
+    pub(super) fn failed(&mut self, proc: ProcId, ts_ns: u64, errno: i32, parts: u64) {
+        let slot = match errno.saturating_abs() {
+            ENOSPC => &mut self.no_space,
+            ENOMEM => &mut self.no_memory,
+            _ => return,
+        };
+        let f = slot.get_or_insert_with(|| NoSpace { first_ns: ts_ns, ..NoSpace::default() });
+        f.failed += 1;
+        f.last_ns = ts_ns;
+        f.wanted_parts = parts;
+        (f.objects_net, f.parts_net) = (self.objects_net, self.parts_net);
+        if f.by.len() < MAX_FAILED || f.by.contains_key(&proc) {
+            *f.by.entry(proc).or_default() += 1;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Takes names out of records: each becomes a token, the same for the same name, and nothing else changes.
+//!
+//! What a field holds stands beside the field, in the record's type: see [`field`].
+//! Pure: the key comes from outside, is kept nowhere, and without it a name cannot be guessed and tried.
+
+mod cgroup;
+pub(crate) mod event;
+pub(crate) mod field;
+mod name;
+mod public;
+
+use crate::record::Record;
+use field::{Names, Redact};
+
+/// Bytes of the key.
+pub const KEY_LEN: usize = 16;
+
+/// Redacts the records of one trace.
+#[derive(Clone)]
+pub struct Redactor {
+    names: Names,
+}
+
+impl Redactor {
+    /// One whose tokens nobody can foresee who does not know the key.
+    pub fn new(key: &[u8; KEY_LEN]) -> Self {
+        Self { names: Names::new(key) }
+    }
+
+    /// The record without names.
+    #[must_use]
+    pub fn record(&self, mut record: Record) -> Record {
+        record.redact(&self.names);
+        if let Record::Session(session) = &mut record {
+            session.redacted = true;
+        }
+        record
+    }
+
+    /// A sentence about a trace: what is not one of ipctrace's own words goes.
+    pub fn sentence(&self, sentence: &str) -> String {
+        self.names.sentence(sentence)
+    }
+}

@@ -1,0 +1,80 @@
+//! Objects as all formats tell them: how full one is, whose it is, what people call it.
+
+use tracer_common::map::kind;
+use tracer_common::site::Mechanism;
+use tracer_common::state::{ObjState, SocketState};
+
+use tracer_analysis::finding::object::kind_name;
+use tracer_analysis::model::Model;
+use tracer_record::{ObjKey, State};
+
+/// What a full object holds, and what it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fill {
+    pub(super) fill: u64,
+    pub(super) capacity: u64,
+    pub(super) unit: &'static str,
+}
+
+/// How full an object was, as far as its state tells: what it means is the kernel half's.
+pub(super) fn fill(obj: ObjKey, state: State) -> Option<Fill> {
+    let (fill, capacity, unit) = match obj.kind {
+        kind::PIPE => (state.b, state.a, "slots"),
+        kind::EVENTFD => (state.a, u64::MAX - 1, "count"),
+        kind::MQ => (state.b, state.a, "messages"),
+        kind::SOCKET => {
+            let s = SocketState::from(ObjState::from(state));
+            (s.sent.into(), s.sndbuf.into(), "bytes")
+        }
+        _ => return None,
+    };
+    (capacity > 0).then_some(Fill { fill, capacity, unit })
+}
+
+/// The mechanism that owns objects of this kind; `None` for those of several.
+pub(super) fn mechanism(raw: u32) -> Option<Mechanism> {
+    Some(match raw {
+        kind::SEM => Mechanism::Sem,
+        kind::SHM => Mechanism::Shm,
+        kind::MSG => Mechanism::Msg,
+        kind::PIPE => Mechanism::Pipe,
+        kind::EVENTFD => Mechanism::Eventfd,
+        kind::CHILD => Mechanism::Child,
+        kind::MQ => Mechanism::Mq,
+        kind::FUTEX => Mechanism::Futex,
+        kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED => Mechanism::Signal,
+        _ => return None,
+    })
+}
+
+/// A System V object.
+pub(super) fn sysv(kind: u32, ns: u32, id: i32) -> ObjKey {
+    ObjKey { kind, ns, id: u64::from(id.cast_unsigned()) }
+}
+
+/// An object's name for people.
+pub(super) fn name(model: &Model, obj: ObjKey) -> String {
+    match obj.kind {
+        kind::PIPE | kind::SOCKET => format!("{}:[{}]", kind_name(obj.kind), obj.id),
+        kind::FUTEX => format!("futex {:#x} of {}", obj.id, obj.ns),
+        _ => match model.posix.name(obj) {
+            Some(name) => format!("{} {name}", kind_name(obj.kind)),
+            None => format!("{}:{}", kind_name(obj.kind), obj.id),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fill_is_told_only_where_the_state_has_it() {
+        let obj = |kind| ObjKey { kind, ns: 0, id: 1 };
+        let state = State { a: 16, b: 4, c: 9000 };
+        assert_eq!(fill(obj(kind::PIPE), state), Some(Fill { fill: 4, capacity: 16, unit: "slots" }));
+        assert_eq!(fill(obj(kind::MQ), state), Some(Fill { fill: 4, capacity: 16, unit: "messages" }));
+        assert_eq!(fill(obj(kind::PIPE), State::default()), None, "nothing was read");
+        assert_eq!(fill(obj(kind::SEM), state), None);
+    }
+}
