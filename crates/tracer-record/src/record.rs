@@ -1,4 +1,4 @@
-//! The one stream: what the collector produces, a trace stores and replay reads back.
+//! The stream: the collector produces it, a trace stores it, replay reads it back.
 //!
 //! Raw facts only, never findings.
 //! Kernel records stay bytes; everything that userspace read is a plain structure with serde.
@@ -53,7 +53,7 @@ pub enum Record {
     ForkLimits { ts_ns: u64, tgid: u32, limits: Vec<LimitRow> },
     /// Pipe pages charged to a user: by process, counted from /proc.
     PipeUser { ts_ns: u64, uid: u32, processes: Vec<PipeOwner>, soft_pages: u64 },
-    /// Message queues that somebody waits at or was refused by; who waits is not read.
+    /// Message queues at which a thread waits or was refused; the waiters are not read.
     Queues { ts_ns: u64, rows: Vec<MsgQueue> },
     /// Addresses of a user stack, innermost first. It may come after the events that have its number, or never.
     Stack {
@@ -64,20 +64,20 @@ pub enum Record {
         #[serde(default)]
         unwound: usize,
     },
-    /// The user stack with one number is the one that was told with another.
+    /// The user stack `id` equals the one that was sent as `of`.
     SameStack { id: i32, of: i32 },
     /// Functions and lines at the addresses of a user stack, address by address: of each the innermost inlined function
     /// first; nothing where nothing is known. Comes after its `Stack`, if at all.
     Symbols { id: i32, places: Vec<Vec<Place>> },
     /// Last record.
     End { ts_ns: u64 },
-    /// Unix sockets at which somebody waits or was refused, and their other ends, as sock_diag tells them.
+    /// Unix sockets at which a thread waits or was refused, and their other ends, from sock_diag.
     Sockets { ts_ns: u64, rows: Vec<SocketRow> },
-    /// Futexes that somebody waits for or waited for, placed by the mappings of the processes.
+    /// Futexes with a waiter, now or before, located by the mappings of the processes.
     Futexes { ts_ns: u64, rows: Vec<FutexRow> },
-    /// Threads of processes that wait, and of those that they wait for; of each process all.
+    /// All threads of the processes that wait, and of the processes that they wait for.
     Threads { ts_ns: u64, rows: Vec<ThreadRow> },
-    /// What readers do while somebody waits for them, looked at several times a second.
+    /// Samples of readers while a writer waits for them, several times a second.
     Readers { ts_ns: u64, rows: Vec<ReaderLook> },
 }
 
@@ -112,7 +112,7 @@ pub struct Session {
     #[redact(mechanism)]
     pub only: Vec<String>,
     pub self_pid: u32,
-    /// Names were taken out of the trace: what stands for them are tokens.
+    /// Tokens stand in the trace in place of names.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub redacted: bool,
 }
@@ -134,7 +134,7 @@ pub struct PlanRow {
     pub functions: Vec<String>,
 }
 
-/// What ties the boot clock to the time of day.
+/// One moment on the boot clock and on the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clocks {
     /// One moment by both, nanoseconds; `wall_ns` since 1970, 0: not known.
@@ -161,7 +161,7 @@ impl Session {
         Clocks { boot_ns: self.start_ns, wall_ns: self.wall_ns }
     }
 
-    /// Size of a memory page; 4096 if it does not tell.
+    /// Bytes of a memory page; 4096 if the session has none.
     pub fn page(&self) -> u64 {
         if self.page_bytes == 0 { 4096 } else { self.page_bytes }
     }
@@ -233,7 +233,7 @@ pub struct BlockedThread {
     #[serde(default)]
     pub estimated: bool,
     pub reader: Option<ReaderRow>,
-    /// Number of its user stack, which is told when it was unwound.
+    /// Number of its user stack, which follows once it is unwound.
     #[serde(default)]
     pub stack: Option<i32>,
 }
@@ -329,7 +329,7 @@ pub struct Inventory {
     pub msg_queues: Vec<MsgQueue>,
     #[serde(default)]
     pub msg_limits: Vec<MsgLimitRow>,
-    /// Descriptors of the processes looked at that another living process opened; `None` if that could not be read.
+    /// Descriptors that another living process opened, by process; `None` if they could not be read.
     #[serde(default)]
     pub passed: Option<Vec<PassedRow>>,
     /// Names of POSIX objects; `None` if they were not read.
@@ -361,7 +361,7 @@ pub struct PassedRow {
     /// How many descriptors, and the lowest.
     pub fds: u32,
     pub fd: u32,
-    /// What the lowest one's link says; `None` if it was not read.
+    /// The link of the lowest one; `None` if it was not read.
     #[redact(link)]
     pub link: Option<String>,
 }
@@ -420,7 +420,7 @@ pub struct FdTable {
     pub start_ns: u64,
     /// Soft RLIMIT_NOFILE; `None` if it could not be read.
     pub limit: Option<u64>,
-    /// (number, what readlink says).
+    /// (number, target of its link).
     #[redact(link)]
     pub fds: Vec<(u32, String)>,
     /// False if the process was gone or the table could not be read.
@@ -438,7 +438,7 @@ pub struct PipeOwner {
     pub pipes: u64,
 }
 
-/// Pipes of a user who has more in pipes than `pipe-user-pages-soft`, that have as few slots as the kernel gives then.
+/// Pipes with the few slots that the kernel grants to a user above `pipe-user-pages-soft`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SmallPipes {
     pub uid: u32,

@@ -1,4 +1,4 @@
-//! Futexes in memory that processes share: where they are, and who maps and owns them.
+//! Futexes in shared memory: their place, the processes that map them, their owner.
 
 use serde::{Deserialize, Serialize};
 use tracer_derive::Redact;

@@ -1,4 +1,4 @@
-//! POSIX message queues, semaphores and shared memory, as their file systems told.
+//! POSIX message queues, semaphores and shared memory, from their file systems.
 
 use serde::{Deserialize, Serialize};
 use tracer_derive::Redact;
@@ -54,11 +54,11 @@ pub struct PosixObject {
     pub complete: bool,
 }
 
-/// What is in a POSIX message queue, and what it takes.
+/// Contents and limits of a POSIX message queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct PosixQueue {
     pub bytes: u64,
-    /// Process that is told of a message (mq_notify); 0 = none, or not visible.
+    /// Process that mq_notify signals; 0: none, or not visible.
     pub notify_pid: u32,
     /// Messages now and at most, and the bytes of one at most; `None` if mq_getattr failed.
     pub attributes: Option<[u64; 3]>,

@@ -1,11 +1,11 @@
-//! Unix sockets, as sock_diag told.
+//! Unix sockets, from sock_diag.
 
 use serde::{Deserialize, Serialize};
 use tracer_derive::Redact;
 
 use super::text;
 
-/// A unix socket. What is not known is `None`.
+/// A unix socket; unknown fields are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SocketRow {
     /// Inode number, unique on the host.

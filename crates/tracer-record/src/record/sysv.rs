@@ -1,4 +1,4 @@
-//! System V objects, as their tables in /proc/sysvipc and msgctl told.
+//! System V objects, from /proc/sysvipc and msgctl.
 
 use serde::{Deserialize, Serialize};
 use tracer_derive::Redact;
@@ -78,7 +78,7 @@ pub struct ShmSegment {
     pub dtime: u64,
     /// Creation, or last IPC_SET.
     pub ctime: u64,
-    /// Process ids that have it mapped now, as far as /proc/PID/maps could be read; not looked for if `nattch` is 0.
+    /// Process ids that have it mapped now, where /proc/PID/maps could be read; empty without a search if `nattch` is 0.
     pub attached: Vec<u32>,
 }
 
@@ -132,7 +132,7 @@ pub struct MsgQueue {
     pub ctime: u64,
     /// Process ids with a thread asleep in msgsnd or msgrcv on it.
     pub waiting: Vec<u32>,
-    /// False if some processes could not be asked what they wait for.
+    /// False if the waits of some processes could not be read.
     pub waiting_complete: bool,
 }
 

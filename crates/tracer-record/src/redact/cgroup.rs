@@ -1,6 +1,6 @@
-//! Paths of cgroups: what tells a container, a pod and a systemd unit keeps its shape, their names and ids go.
+//! Paths of cgroups: the shapes that mark a container, a pod and a systemd unit stay, their names and ids go.
 //!
-//! The other side is `detect/cgroup.rs`, which reads these shapes.
+//! The other side is `crate::cgroup`, which reads these shapes.
 
 use super::name::Names;
 use super::public;

@@ -22,7 +22,7 @@ pub struct Redactor {
 }
 
 impl Redactor {
-    /// One whose tokens nobody can foresee who does not know the key.
+    /// Tokens depend on the key: without it nobody can compute one.
     pub fn new(key: &[u8; KEY_LEN]) -> Self {
         Self { names: Names::new(key) }
     }
@@ -37,7 +37,7 @@ impl Redactor {
         record
     }
 
-    /// A sentence about a trace: what is not one of ipctrace's own words goes.
+    /// A sentence about a trace: every word that is not one of ipctrace's own goes.
     pub fn sentence(&self, sentence: &str) -> String {
         self.names.sentence(sentence)
     }

@@ -1,4 +1,4 @@
-//! Which token stands for which name, and what of a name's shape stays because the analysis reads it.
+//! Tokens for names, and the parts of a name that stay because the analysis reads them.
 
 use std::borrow::Cow;
 
@@ -7,15 +7,15 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use super::{cgroup, public};
 use crate::library::{LIBRARY, SYSTEM, module_stem};
 
-/// Hexadecimal digits that tell two names apart.
+/// Hexadecimal digits of a token.
 const DIGITS: usize = 10;
-/// Letters that tell two first words apart.
+/// Letters of the token of a first word.
 const LETTERS: usize = 6;
 /// Bytes of a file's name that the kernel half sends: a longer one is cut, and then known by its beginning.
 const CUT: usize = 31;
 /// Bytes of a path in `sun_path`, without the zero at its end.
 const SUN_PATH: usize = 107;
-/// What a link or a mapping says of a file that has no name any more.
+/// The suffix of a link or a mapping whose file has no name any more.
 const DELETED: &str = " (deleted)";
 
 /// The names of one trace. Equal names get equal tokens; without the key nobody can try names out.
@@ -50,7 +50,7 @@ impl Names {
         digits
     }
 
-    /// A name that is looked at as a whole, as that of a host or a process; with this before it. Empty stays empty.
+    /// A token for a whole name, that of a host or a process, after the prefix `kind`. Empty stays empty.
     pub(crate) fn whole(&self, kind: &str, text: &str) -> String {
         if text.is_empty() { String::new() } else { format!("{kind}-{}", self.digits(text, DIGITS)) }
     }
@@ -72,7 +72,7 @@ impl Names {
         out
     }
 
-    /// What a link of a descriptor says, the file of a mapping or of a program.
+    /// The target of a descriptor's link, the file of a mapping, or a program.
     pub(crate) fn link(&self, link: &str) -> String {
         let (name, deleted) = link.strip_suffix(DELETED).map_or((link, ""), |name| (name, DELETED));
         match name.strip_prefix("anon_inode:") {
@@ -86,7 +86,7 @@ impl Names {
         if part.is_empty() || public::is_name(part) {
             return part.to_owned();
         }
-        // What these words mean must not be lost: memory without a file, a C library's semaphore, a library of the
+        // The meaning of these words must not be lost: memory without a file, a C library's semaphore, a library of the
         // system in a build of its own.
         let stem = module_stem(part);
         let library = SYSTEM.contains(&stem).then(|| part.get(..=stem.len())).flatten();
@@ -98,7 +98,7 @@ impl Names {
         }
     }
 
-    /// The name of a POSIX object, with its leading slash: words are told from each other in all of them.
+    /// The name of a POSIX object, with its leading slash: equal words get equal tokens in all of them.
     pub(crate) fn posix(&self, name: &str) -> String {
         match name.strip_prefix('/') {
             Some(name) => format!("/{}", self.token(name, CUT)),
@@ -108,7 +108,7 @@ impl Names {
 
     /// A name of which `room` bytes may be known elsewhere: a longer one begins with the token of its beginning.
     ///
-    /// Before the dash stands the first word, by which leftover names are told to be alike: `worker-1`, `worker-2`.
+    /// The first word stands before the dash, so that leftover names stay alike: `worker-1`, `worker-2`.
     fn token(&self, name: &str, room: usize) -> String {
         if name.is_empty() {
             return String::new();
@@ -125,7 +125,7 @@ impl Names {
         }
     }
 
-    /// Letters for the first word of a name; of a name that begins with none, what is no word either.
+    /// Letters for the first word of a name; nothing for a name that begins with no word.
     fn word(&self, name: &str) -> String {
         let end = name.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(name.len());
         let first = name.get(..end).unwrap_or(name);
@@ -163,7 +163,7 @@ impl Names {
         format!("{library}fn-{}", self.digits(name, DIGITS))
     }
 
-    /// A kernel's release: who built it does not stay.
+    /// A kernel's release: the words of its builder go.
     pub(crate) fn kernel(&self, release: &str) -> String {
         let word = |word: &str| match public::is_kernel_word(word) {
             true => word.to_owned(),
@@ -224,7 +224,7 @@ impl Names {
         by_words(sentence, char::is_whitespace, |word| {
             let core = word.trim_matches(is_punctuation);
             let Some(at) = word.find(core).filter(|_| !core.is_empty()) else { return word.to_owned() };
-            let told: Cow<'_, str> = if public::is_word(core) || core.split(':').all(public::is_word) {
+            let token: Cow<'_, str> = if public::is_word(core) || core.split(':').all(public::is_word) {
                 core.into()
             } else if core.starts_with('/') {
                 self.path(core).into()
@@ -232,12 +232,12 @@ impl Names {
                 "[redacted]".into()
             };
             let (before, after) = (word.get(..at), word.get(at + core.len()..));
-            format!("{}{told}{}", before.unwrap_or_default(), after.unwrap_or_default())
+            format!("{}{token}{}", before.unwrap_or_default(), after.unwrap_or_default())
         })
     }
 }
 
-/// A text whose words are changed; what stands between them stays.
+/// A text with its words changed and the separators between them kept.
 fn by_words(text: &str, is_between: impl Fn(char) -> bool, change: impl Fn(&str) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     for piece in text.split_inclusive(&is_between) {
@@ -251,7 +251,7 @@ fn by_words(text: &str, is_between: impl Fn(char) -> bool, change: impl Fn(&str)
     out
 }
 
-/// Bytes that a name had before what is not UTF-8 was replaced; one for each replacement, as in most encodings.
+/// Bytes that a name had before invalid UTF-8 was replaced; one for each replacement, as in most encodings.
 fn bytes_of(name: &str) -> usize {
     name.chars().map(bytes_of_char).sum()
 }
