@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::{cgroup, public};
+use super::public;
 use crate::library::{LIBRARY, SYSTEM, module_stem};
 
 /// Hexadecimal digits of a token.
@@ -201,16 +201,6 @@ impl Names {
     /// The name of a limit.
     pub(crate) fn limit(&self, text: &str) -> String {
         self.known(text, public::is_limit)
-    }
-
-    /// The path of a cgroup.
-    pub(crate) fn cgroup(&self, text: &str) -> String {
-        cgroup::path(self, text)
-    }
-
-    /// What was watched: `all`, process ids, or the path of a cgroup.
-    pub(crate) fn target(&self, text: &str) -> String {
-        if text == "all" || text.split(',').all(public::is_number) { text.to_owned() } else { self.cgroup(text) }
     }
 
     /// A word of a fixed set; one that is not in it is somebody's name.
