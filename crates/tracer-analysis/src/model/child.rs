@@ -1,7 +1,7 @@
 //! Children that ended: who is still in the process table, whose they are, and how their parent waits.
 
 use super::HashMap;
-use super::Look;
+use super::Snapshot;
 use super::process::Processes;
 use std::collections::HashSet;
 use tracer_record::{ChildRow, Inventory};
@@ -120,8 +120,8 @@ impl Children {
     }
 
     /// Takes over the zombies of a process table; in a complete one, what is not there is reaped.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, processes: &Processes, look: Look) {
-        let closing = look == Look::Closing;
+    pub(super) fn inventory(&mut self, inventory: &Inventory, processes: &Processes, snapshot: Snapshot) {
+        let closing = snapshot == Snapshot::Closing;
         let mut present = HashSet::new();
         for row in inventory.processes.iter().filter(|r| r.state == 'Z') {
             let id = ProcId::new(row.tgid, row.start_ns);
@@ -138,14 +138,14 @@ impl Children {
                 z.confirmed |= closing;
             } else if self.zombies.len() < MAX_ZOMBIES {
                 // An end that no event told: before the trace, or lost.
-                let baseline = look == Look::First;
+                let baseline = snapshot == Snapshot::Baseline;
                 let zombie = Zombie { id, parent, since_ns: inventory.ts_ns, baseline, confirmed: closing };
                 self.zombies.insert(id, zombie);
             } else {
                 self.dropped += 1;
             }
         }
-        if look.complete() && !inventory.processes.is_empty() {
+        if snapshot.proves_absence() && !inventory.processes.is_empty() {
             // Who is there in another state is still on its way out; who is not there is reaped, however short ago it
             // ended (a parent that ignores SIGCHLD), even if the event of its release is yet to come.
             let there: HashSet<ProcId> =

@@ -2,7 +2,7 @@
 //!
 //! Names and users come from the inventories, creators from events.
 
-use super::Look;
+use super::Snapshot;
 use super::process::Processes;
 use super::table::{Keyed, Table};
 use super::usage::can_have_made;
@@ -203,7 +203,7 @@ impl Posix {
         &mut self,
         (read_ns, until_ns): (u64, u64),
         found: &PosixInventory,
-        look: Look,
+        snapshot: Snapshot,
         processes: &mut Processes,
     ) {
         let before = std::mem::take(&mut self.all);
@@ -228,7 +228,7 @@ impl Posix {
                 first_ns: old.map_or(read_ns, |o| o.first_ns),
                 listed_ns: old.map_or(until_ns, |o| o.listed_ns),
                 // What was created while the first look was taken is not from before.
-                baseline: old.map_or(look == Look::First, |o| o.baseline) && !self.created.contains(key),
+                baseline: old.map_or(snapshot == Snapshot::Baseline, |o| o.baseline) && !self.created.contains(key),
                 users: row.complete.then_some(users),
             });
         }

@@ -1,7 +1,7 @@
 //! Processes: identity, family, what /proc said last, and their end.
 
 use super::HashMap;
-use super::Look;
+use super::Snapshot;
 use std::collections::HashSet;
 use tracer_record::decode::Context;
 use tracer_record::{Inventory, LimitRow, ProcessRow, Session};
@@ -290,10 +290,10 @@ impl Processes {
     }
 
     /// Takes over a whole process table.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, look: Look) {
+    pub(super) fn inventory(&mut self, inventory: &Inventory, snapshot: Snapshot) {
         let mut present = HashSet::new();
         for row in &inventory.processes {
-            present.insert(self.row(inventory.ts_ns, row, look == Look::First));
+            present.insert(self.row(inventory.ts_ns, row, snapshot == Snapshot::Baseline));
         }
         for row in &inventory.processes {
             let id = ProcId::new(row.tgid, row.start_ns);
@@ -302,10 +302,10 @@ impl Processes {
                 p.parent = parent.or(p.parent);
             }
         }
-        if look == Look::First && self.follow {
+        if snapshot == Snapshot::Baseline && self.follow {
             self.follow_present();
         }
-        if look.complete() && !present.is_empty() {
+        if snapshot.proves_absence() && !present.is_empty() {
             let before = inventory.ts_ns.saturating_sub(SCAN_NS);
             for p in self.all.values_mut() {
                 if p.gone_ns.is_none() && !present.contains(&p.id) && p.id.start_ticks * TICK_NS < before {

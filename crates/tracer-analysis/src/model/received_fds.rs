@@ -3,7 +3,7 @@
 //! The events of `fdpass` tell what was received since; nothing here knows when its descriptors came.
 
 use super::HashMap;
-use super::Look;
+use super::Snapshot;
 use std::sync::Arc;
 use tracer_record::ObjKey;
 use tracer_record::ProcId;
@@ -53,8 +53,8 @@ impl Passed {
     }
 
     /// Takes over what a look has found.
-    pub(super) fn seen(&mut self, ts_ns: u64, lots: Vec<(ProcId, Lot)>, look: Look) {
-        if look == Look::First {
+    pub(super) fn seen(&mut self, ts_ns: u64, lots: Vec<(ProcId, Lot)>, snapshot: Snapshot) {
+        if snapshot == Snapshot::Baseline {
             self.first_ns = ts_ns;
         }
         self.last_ns = ts_ns;
@@ -70,7 +70,7 @@ impl Passed {
             }
             self.rows += 1;
             let kept = self.kept.entry(id).or_default();
-            if look == Look::First {
+            if snapshot == Snapshot::Baseline {
                 self.rows += 1;
                 kept.first.push(lot.clone());
             }

@@ -2,7 +2,7 @@
 
 use super::table::{Keyed, Table};
 use super::usage::{Creation, Limits, Usage, can_have_made, creates};
-use super::{HashMap, Look};
+use super::{HashMap, Snapshot};
 use smallvec::SmallVec;
 use std::collections::HashSet;
 use tracer_common::event::{SemCreate, SemFail, SemHeldAtExit, SemRemove, SemSet as SemSetEvent};
@@ -337,7 +337,7 @@ impl Sems {
     }
 
     /// Takes over the tables of semaphore sets and limits.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, look: Look) {
+    pub(super) fn inventory(&mut self, inventory: &Inventory, snapshot: Snapshot) {
         let readable: HashSet<NsId> = inventory.sem_limits.iter().map(|l| NsId(l.ns)).collect();
         let mut present = HashSet::new();
         for row in &inventory.sem_sets {
@@ -349,9 +349,9 @@ impl Sems {
             (set.key, set.nsems) = (row.key, row.nsems);
             let listed_ns = set.listed_ns().unwrap_or(inventory.until_ns);
             let told = Some(Box::new(Row::new(row, listed_ns)));
-            match look {
-                Look::Closing => set.closing = told,
-                Look::First | Look::Again => set.baseline = told,
+            match snapshot {
+                Snapshot::Closing => set.closing = told,
+                Snapshot::Baseline | Snapshot::AfterLoss => set.baseline = told,
             }
             // A set older than the semget that returned it was not created by it.
             if !can_have_made(made_s, row.ctime)
@@ -365,7 +365,7 @@ impl Sems {
                 }
             }
         }
-        if look.complete() {
+        if snapshot.proves_absence() {
             // Believe the table: what is not in it was removed, whether that was seen or not.
             let ts_ns = inventory.ts_ns;
             let young = |s: &SemSet| s.created.as_ref().is_some_and(|c| c.ts_ns >= ts_ns);

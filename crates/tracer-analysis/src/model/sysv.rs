@@ -3,7 +3,7 @@
 
 use super::table::{Keyed, Table};
 use super::usage::{Creation, Limits, Usage, creates};
-use super::{HashMap, Look};
+use super::{HashMap, Snapshot};
 use std::collections::HashSet;
 use std::hash::Hash;
 use tracer_common::event::{SysvCreate, SysvFail, SysvRemove};
@@ -182,7 +182,7 @@ impl<R: Row> Objects<R> {
     }
 
     /// Takes over the tables of objects and limits.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, look: Look) {
+    pub(super) fn inventory(&mut self, inventory: &Inventory, snapshot: Snapshot) {
         let read_ns = inventory.ts_ns;
         let mut present = HashSet::new();
         for row in R::rows(inventory) {
@@ -198,10 +198,10 @@ impl<R: Row> Objects<R> {
             let first_ns = same.map_or(read_ns, |o| o.first_ns);
             let listed_ns = same.map_or(inventory.until_ns, |o| o.listed_ns);
             let seen_made = self.created.contains_key(&id);
-            let baseline = same.map_or(look == Look::First, |o| o.baseline) && !seen_made;
+            let baseline = same.map_or(snapshot == Snapshot::Baseline, |o| o.baseline) && !seen_made;
             self.all.insert(Object { id, row: row.clone(), first_ns, listed_ns, read_ns, baseline });
         }
-        if look.complete() {
+        if snapshot.proves_absence() {
             // What is no longer in its namespace's table is gone, and so is a namespace without members.
             let read: HashSet<NsId> = R::limits(inventory).iter().map(R::ns_of_limits).collect();
             let lives: HashSet<NsId> = inventory.processes.iter().filter_map(|p| p.ipc_ns.map(NsId)).collect();
