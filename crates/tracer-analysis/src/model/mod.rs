@@ -1,6 +1,6 @@
 //! The model: objects, processes and waits, as the records describe them.
 //!
-//! It is a pure function of the records: it must not read a clock, a file or the kernel, and it must not judge.
+//! It is a pure function of the records: it must not read a clock, a file or the kernel, and it must not decide what is a problem.
 //! Time comes from records: nanoseconds of the boot clock, unless a name says otherwise.
 //! Every table has a cap. Each counts what it drops, and [`Model::problems`] reports the counts.
 
@@ -77,7 +77,7 @@ pub struct Model {
     pub sems: sem::Sems,
     pub shms: shm::Shms,
     pub msgs: msg::Msgs,
-    pub queues: msg::Looks,
+    pub queues: msg::SampledQueues,
     pub pipes: pipe::Pipes,
     pub fds: fdpass::FdPass,
     pub passed: received_fds::Passed,
@@ -264,7 +264,7 @@ impl Model {
             }
             Record::Queues { ts_ns, rows } => {
                 self.advance(*ts_ns);
-                self.queues.seen(*ts_ns, rows);
+                self.queues.sampled(*ts_ns, rows);
             }
             Record::Futexes { ts_ns, rows } => {
                 self.advance(*ts_ns);

@@ -1,6 +1,6 @@
-//! Descriptors that another process opened, as the inventories show them: what was there at the start, and what is now.
+//! Descriptors that another living process opened, as the inventories list them: at the baseline and now.
 //!
-//! The events of `fdpass` tell what was received since; nothing here knows when its descriptors came.
+//! It must not date a descriptor: the events of `fdpass` do, for what was received since tracing began.
 
 use super::HashMap;
 use super::Snapshot;
@@ -11,31 +11,34 @@ use tracer_record::ProcId;
 /// Rows remembered, in all.
 const MAX_ROWS: usize = 131_072;
 
-/// Descriptors of one object, opened by one process.
+/// Descriptors of one process for one object that `opener` opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lot {
     pub opener: ProcId,
-    /// Some may have come by fork.
+    /// The opener is an ancestor: fork may have copied some of them.
     pub from_ancestor: bool,
     pub obj: ObjKey,
+    /// How many descriptors.
     pub fds: u32,
+    /// Link of the lowest one in /proc/PID/fd; `None` if it was not read.
     pub link: Option<Arc<str>>,
 }
 
-/// What one process has.
+/// Such descriptors of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// At the first look.
+    /// At the baseline.
     pub first: Vec<Lot>,
-    /// At the last.
+    /// At the last snapshot.
     pub last: Vec<Lot>,
 }
 
-/// By process.
+/// Such descriptors of all processes.
 #[derive(Clone, Debug, Default)]
 pub struct Passed {
     kept: HashMap<ProcId, Kept>,
     rows: usize,
+    /// When the baseline was read, and the last snapshot.
     pub first_ns: u64,
     pub last_ns: u64,
     pub dropped: u64,
@@ -47,13 +50,13 @@ impl Passed {
         self.kept.iter().map(|(id, k)| (*id, k))
     }
 
-    /// What a process has.
+    /// Such descriptors of one process.
     pub fn of(&self, id: ProcId) -> Option<&Kept> {
         self.kept.get(&id)
     }
 
-    /// Takes over what a look has found.
-    pub(super) fn seen(&mut self, ts_ns: u64, lots: Vec<(ProcId, Lot)>, snapshot: Snapshot) {
+    /// Replaces the last snapshot.
+    pub(super) fn seen(&mut self, ts_ns: u64, rows: Vec<(ProcId, Lot)>, snapshot: Snapshot) {
         if snapshot == Snapshot::Baseline {
             self.first_ns = ts_ns;
         }
@@ -62,8 +65,8 @@ impl Passed {
             self.rows = self.rows.saturating_sub(kept.last.len());
             kept.last.clear();
         }
-        for (id, lot) in lots {
-            // Each row may be kept twice.
+        for (id, row) in rows {
+            // A row of the baseline is stored twice.
             if self.rows + 2 > MAX_ROWS {
                 self.dropped += 1;
                 continue;
@@ -72,9 +75,9 @@ impl Passed {
             let kept = self.kept.entry(id).or_default();
             if snapshot == Snapshot::Baseline {
                 self.rows += 1;
-                kept.first.push(lot.clone());
+                kept.first.push(row.clone());
             }
-            kept.last.push(lot);
+            kept.last.push(row);
         }
         for kept in self.kept.values_mut() {
             kept.first.shrink_to_fit();
