@@ -111,7 +111,7 @@ impl Model {
             now_ns: session.start_ns,
             tick_ns: session.start_ns,
             processes: Processes::new(session),
-            sems: sem::Sems::new(session.start_ns, session.wall_ns),
+            sems: sem::Sems::new(session.clocks()),
             shms: shm::Shms::new(session),
             msgs: msg::Msgs::new(session),
             posix: posix::Posix::new(session.clocks()),
