@@ -100,7 +100,7 @@ impl Children {
     }
 
     /// A process that causes an event is no zombie: only its main thread had exited when the baseline was read.
-    pub(super) fn acted(&mut self, id: ProcId) {
+    pub(super) fn ran(&mut self, id: ProcId) {
         if self.zombies.get(&id).is_some_and(|z| z.baseline) {
             self.zombies.remove(&id);
         }

@@ -21,7 +21,7 @@ impl Futexes {
         self.all.get(&obj)
     }
 
-    pub(super) fn seen(&mut self, rows: &[FutexRow]) {
+    pub(super) fn located(&mut self, rows: &[FutexRow]) {
         for row in rows {
             if self.all.len() >= MAX_FUTEXES && !self.all.contains_key(&row.obj) {
                 self.dropped += 1;

@@ -26,7 +26,7 @@ impl Model {
             for holder in rows.iter().flat_map(|row| &row.holders) {
                 self.processes.named(holder.tgid, holder.start_ns, &holder.comm);
             }
-            self.pipes.listed(rows);
+            self.pipes.set_small(rows);
         }
         let (new, old) = (inventory.system, self.limits);
         let or = |a: u64, b: u64| if a == 0 { b } else { a };
@@ -61,6 +61,6 @@ impl Model {
             (self.processes.resolve(row.tgid, row.start_ns), fds)
         });
         let rows = rows.collect();
-        self.passed.seen(inventory.ts_ns, rows, snapshot);
+        self.passed.listed(inventory.ts_ns, rows, snapshot);
     }
 }

@@ -32,9 +32,9 @@ impl Model {
             }
             return;
         }
-        let proc = self.processes.seen(context);
+        let proc = self.processes.process_of(context);
         if self.baseline_ns.is_some_and(|at| at < context.ts_ns) {
-            self.children.acted(proc);
+            self.children.ran(proc);
         }
         let at = context.ts_ns;
         match body {
@@ -66,7 +66,7 @@ impl Model {
             Body::Stall(e) => self.stalled(proc, context, e),
             Body::PipeCreate(e) => {
                 self.pipes.created(proc, context, *e);
-                self.owned.made(proc, context, own_fds::Kind::Pipe, e.ino);
+                self.owned.created(proc, context, own_fds::Kind::Pipe, e.ino);
             }
             Body::PipeResize(e) => self.pipes.resize(proc, *e),
             Body::FdReceive(e) => {
@@ -86,7 +86,7 @@ impl Model {
             Body::FdFlags(e) => self.fds.flagged(*e),
             Body::EventfdCreate(e) => {
                 self.eventfds.created(proc, context, *e);
-                self.owned.made(proc, context, own_fds::Kind::Eventfd, e.fd.into());
+                self.owned.created(proc, context, own_fds::Kind::Eventfd, e.fd.into());
             }
             Body::SysvCreate(e) => match e.kind {
                 kind::SHM => self.shms.created(proc, context, e),

@@ -238,7 +238,7 @@ impl Model {
                 for h in holders {
                     self.processes.named(h.tgid, h.start_ns, &h.comm);
                 }
-                self.pipes.held(*ts_ns, *obj, holders, *complete);
+                self.pipes.set_holders(*ts_ns, *obj, holders, *complete);
             }
             Record::FdTable(table) => {
                 self.advance(table.ts_ns);
@@ -260,7 +260,7 @@ impl Model {
                 for p in processes {
                     self.processes.named(p.tgid, p.start_ns, &p.comm);
                 }
-                self.pipes.user_seen(*ts_ns, *uid, processes, *soft_pages);
+                self.pipes.set_user(*ts_ns, *uid, processes, *soft_pages);
             }
             Record::Queues { ts_ns, rows } => {
                 self.advance(*ts_ns);
@@ -272,11 +272,11 @@ impl Model {
                     let of_process = if owner.tid == owner.tgid { owner.comm.as_str() } else { "" };
                     self.processes.named(owner.tgid, owner.start_ns, of_process);
                 }
-                self.futexes.seen(rows);
+                self.futexes.located(rows);
             }
             Record::Threads { ts_ns, rows } => {
                 self.advance(*ts_ns);
-                self.waits.seen(*ts_ns, rows, &mut self.processes);
+                self.waits.sampled(*ts_ns, rows, &mut self.processes);
             }
             Record::Readers { ts_ns, rows } => {
                 self.advance(*ts_ns);

@@ -90,7 +90,7 @@ impl Owned {
     }
 
     /// Adds a creation; `mark` identifies the object in descriptor tables.
-    pub(super) fn made(&mut self, proc: ProcId, context: &Context, kind: Kind, mark: u64) {
+    pub(super) fn created(&mut self, proc: ProcId, context: &Context, kind: Kind, mark: u64) {
         if self.makers.len() >= MAX_MAKERS && !self.makers.contains_key(&proc) {
             self.dropped += 1;
             return;

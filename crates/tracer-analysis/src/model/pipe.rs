@@ -98,7 +98,7 @@ impl Pipes {
         &self.small
     }
 
-    pub(super) fn listed(&mut self, rows: &[SmallPipes]) {
+    pub(super) fn set_small(&mut self, rows: &[SmallPipes]) {
         self.small = rows.iter().take(MAX_USERS).cloned().collect();
     }
 
@@ -133,7 +133,7 @@ impl Pipes {
         self.resized.insert(e.ino, Resize { by: proc, wanted_bytes: e.wanted, ret: e.ret });
     }
 
-    pub(super) fn held(&mut self, ts_ns: u64, obj: ObjKey, holders: &[Holder], complete: bool) {
+    pub(super) fn set_holders(&mut self, ts_ns: u64, obj: ObjKey, holders: &[Holder], complete: bool) {
         if self.holders.len() >= MAX_HELD && !self.holders.contains_key(&obj) {
             self.dropped += 1;
             return;
@@ -145,7 +145,7 @@ impl Pipes {
         }
     }
 
-    pub(super) fn user_seen(&mut self, ts_ns: u64, uid: u32, processes: &[PipeOwner], soft_pages: u64) {
+    pub(super) fn set_user(&mut self, ts_ns: u64, uid: u32, processes: &[PipeOwner], soft_pages: u64) {
         let total = |p: &[PipeOwner]| p.iter().map(|o| o.pipes).fold(0, u64::saturating_add);
         let kept = self.users.entry(uid).or_default();
         if total(processes) >= total(&kept.processes) {

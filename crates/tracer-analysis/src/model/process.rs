@@ -153,7 +153,7 @@ impl Processes {
     }
 
     /// Updates the process of an event's header; returns its identity.
-    pub(super) fn seen(&mut self, context: &Context) -> ProcId {
+    pub(super) fn process_of(&mut self, context: &Context) -> ProcId {
         let id = if context.proc.start_ticks == 0 { self.resolve(context.proc.pid(), 0) } else { context.proc };
         let p = self.entry(id);
         let comm = context.comm.to_string_lossy();

@@ -56,7 +56,7 @@ impl Passed {
     }
 
     /// Replaces the last snapshot.
-    pub(super) fn seen(&mut self, ts_ns: u64, rows: Vec<(ProcId, Lot)>, snapshot: Snapshot) {
+    pub(super) fn listed(&mut self, ts_ns: u64, rows: Vec<(ProcId, Lot)>, snapshot: Snapshot) {
         if snapshot == Snapshot::Baseline {
             self.first_ns = ts_ns;
         }

@@ -257,7 +257,7 @@ impl Sems {
                     (set.key, set.nsems) = (e.key, e.nsems);
                     set.created = creation;
                 }
-                self.namespaces.entry(id.ns).or_default().made(u64::from(e.nsems));
+                self.namespaces.entry(id.ns).or_default().add(u64::from(e.nsems));
             }
         }
         count(&mut self.created_by, proc);
@@ -274,7 +274,7 @@ impl Sems {
     /// Removes a set.
     fn forget(&mut self, id: SemId) {
         let Some(old) = self.sets.remove(id) else { return };
-        self.namespaces.entry(id.ns).or_default().gone(u64::from(old.nsems().unwrap_or(0)));
+        self.namespaces.entry(id.ns).or_default().remove(u64::from(old.nsems().unwrap_or(0)));
         if let Some(c) = &old.created {
             count(&mut self.removed_of, c.by);
         }
@@ -355,7 +355,7 @@ impl Sems {
                 set.used_ns = set.used_ns.max(c.ts_ns);
                 uncount(&mut self.created_by, c.by);
                 if let Some(ns) = self.namespaces.get_mut(&id.ns) {
-                    ns.unmade(u64::from(row.nsems));
+                    ns.take_back(u64::from(row.nsems));
                 }
             }
         }

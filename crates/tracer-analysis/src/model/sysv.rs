@@ -224,7 +224,7 @@ impl<R: Row> Objects<R> {
                 } else {
                     self.created.insert(id, (creation, pages));
                 }
-                self.namespaces.entry(R::ns_of(id)).or_default().made(pages);
+                self.namespaces.entry(R::ns_of(id)).or_default().add(pages);
             }
         }
     }
@@ -250,7 +250,7 @@ impl<R: Row> Objects<R> {
             (None, Some(object)) => self.pages(object.row.size_bytes()),
             (None, None) => return,
         };
-        self.namespaces.entry(R::ns_of(id)).or_default().gone(pages);
+        self.namespaces.entry(R::ns_of(id)).or_default().remove(pages);
     }
 
     /// Applies the tables of objects and limits.
@@ -298,7 +298,7 @@ impl<R: Row> Objects<R> {
         }
         let pages = *pages;
         self.created.remove(&id);
-        self.namespaces.entry(R::ns_of(id)).or_default().unmade(pages);
+        self.namespaces.entry(R::ns_of(id)).or_default().take_back(pages);
     }
 }
 

@@ -128,21 +128,21 @@ impl<L: Limits> Usage<L> {
     }
 
     /// Counts a created object of `parts`.
-    pub(super) fn made(&mut self, parts: u64) {
+    pub(super) fn add(&mut self, parts: u64) {
         self.created += 1;
         self.objects_net += 1;
         self.parts_net = self.parts_net.saturating_add_unsigned(parts);
     }
 
     /// Takes back a creation: the object is older than the call that returned it.
-    pub(super) fn unmade(&mut self, parts: u64) {
+    pub(super) fn take_back(&mut self, parts: u64) {
         self.created = self.created.saturating_sub(1);
         self.objects_net -= 1;
         self.parts_net = self.parts_net.saturating_sub_unsigned(parts);
     }
 
     /// Counts a removed object of `parts`.
-    pub(super) fn gone(&mut self, parts: u64) {
+    pub(super) fn remove(&mut self, parts: u64) {
         self.removed += 1;
         self.objects_net -= 1;
         self.parts_net = self.parts_net.saturating_sub_unsigned(parts);

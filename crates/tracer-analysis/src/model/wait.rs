@@ -82,7 +82,7 @@ impl Waits {
     }
 
     /// Applies a sample of some processes, which has all their threads.
-    pub(super) fn seen(&mut self, ts_ns: u64, rows: &[ThreadRow], processes: &mut Processes) {
+    pub(super) fn sampled(&mut self, ts_ns: u64, rows: &[ThreadRow], processes: &mut Processes) {
         let mut fresh: BTreeMap<Key, Thread> = BTreeMap::new();
         for row in rows {
             let of_process = if row.tid == row.tgid { row.comm.as_str() } else { "" };
