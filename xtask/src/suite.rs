@@ -156,7 +156,7 @@ impl Suite<'_> {
         let step = self.announce("tidy", "the rules that no compiler checks")?;
         let verdict = tidy::check(&self.machine.repo)?;
         step.done(&format!("{} files", verdict.files));
-        Ok(verdict.cases())
+        Ok(verdict.cases)
     }
 
     fn fmt(&mut self) -> Result<Vec<Case>> {
