@@ -254,8 +254,8 @@ impl Suite<'_> {
             families = vec![families[0], families[families.len() - 1]];
         }
         let lab = setup::lab(self.machine, &families).context("the VMs cannot boot (skip them with --no-vm)")?;
-        let limit = Duration::from_secs(options.vm_timeout);
-        let runs = matrix::suite(self.machine, &lab, &BACKENDS, self.filter, limit);
+        let timeout = Duration::from_secs(options.vm_timeout);
+        let runs = matrix::suite(self.machine, &lab, &BACKENDS, self.filter, timeout);
         let mut cases = Vec::new();
         for run in &runs {
             for case in &run.cases {

@@ -1,6 +1,6 @@
 //! `cargo deny`: licences, duplicate crates and sources of all dependencies, by the rules in deny.toml.
 //!
-//! Optional: it is never installed here, and works offline. Advisories need a download, so CI checks them.
+//! Never installed from here, and run offline; advisories need a download, so they are left out.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

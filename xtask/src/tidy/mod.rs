@@ -1,4 +1,4 @@
-//! `cargo xtask tidy`: the rules of this repository that no compiler checks.
+//! `cargo xtask tidy`: the repository's rules that no compiler checks.
 //!
 //! `rule` has the rules for single files, `purity` the one for the crates without effects, `deny` that for dependencies;
 //! here files are found and read.
