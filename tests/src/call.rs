@@ -11,8 +11,6 @@ use std::ptr::null_mut;
 
 use libc::{c_int, c_void};
 
-use crate::incident::LockKind;
-
 /// A SysV semaphore set; dropping the value does not remove the set.
 #[derive(Clone, Copy, Debug)]
 pub struct SemSet(pub i32);
@@ -209,12 +207,23 @@ fn done(errno: c_int) -> Result<()> {
     if errno == 0 { Ok(()) } else { Err(Error::from_raw_os_error(errno)) }
 }
 
+/// What the kernel does for the waiters of a mutex whose holder dies or runs at a low priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MutexKind {
+    /// Nothing.
+    Plain,
+    /// `PTHREAD_MUTEX_ROBUST`: the next waiter gets the mutex of a dead holder.
+    Robust,
+    /// `PTHREAD_PRIO_INHERIT`: the holder runs at the priority of its waiters.
+    Inherit,
+}
+
 /// A mutex in memory that child processes share.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedLock(*mut libc::pthread_mutex_t);
 
 impl SharedLock {
-    pub fn create(kind: LockKind) -> Result<Self> {
+    pub fn create(kind: MutexKind) -> Result<Self> {
         let mutex = map_anonymous(size_of::<libc::pthread_mutex_t>())?.cast();
         let mut attributes = MaybeUninit::uninit();
         let attributes = attributes.as_mut_ptr();
@@ -222,10 +231,10 @@ impl SharedLock {
         unsafe {
             done(libc::pthread_mutexattr_init(attributes))?;
             done(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))?;
-            if kind == LockKind::Robust {
+            if kind == MutexKind::Robust {
                 done(libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST))?;
             }
-            if kind == LockKind::Inherit {
+            if kind == MutexKind::Inherit {
                 done(libc::pthread_mutexattr_setprotocol(attributes, libc::PTHREAD_PRIO_INHERIT))?;
             }
             done(libc::pthread_mutex_init(mutex, attributes))?;

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use ipctrace_tests::incident::{ALL, Options, Skip};
+use ipctrace_tests::incident::{ALL, Options};
+use ipctrace_tests::skip::Skip;
 use ipctrace_tests::stage::{self, Stage};
 
 #[derive(Parser)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::{Stage, pid};
 use crate::truth::{Expected, Truth};
 

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 
-use super::{LockKind, Options};
-use crate::call::{Queue, SemSet, SharedLock};
+use super::options::Options;
+use crate::call::{MutexKind, Queue, SemSet, SharedLock};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
@@ -25,7 +25,7 @@ const STALLS: [&str; 4] = ["pipe-stall", "sem-stall", "futex-stall", "msg-stall"
 pub(super) fn ring(stage: Stage, options: &Options) -> Result<Truth> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     let healthy = !options.bug();
-    let mutex = SharedLock::create(LockKind::Plain).context("cannot make a lock")?;
+    let mutex = SharedLock::create(MutexKind::Plain).context("cannot make a lock")?;
     let semaphore = lock(stage)?;
     let writing = stage.spawn(&[reader.as_raw_fd()], move || {
         mutex.lock().context("cannot lock")?;

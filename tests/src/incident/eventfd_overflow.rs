@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
-use super::Options;
 use super::counter::{FULL, overflow, overflowed, read, shared, write};
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::Truth;
 

@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 use anyhow::{Result, ensure};
 use rustix::event::EventfdFlags;
 
-use super::Options;
 use super::counter::{FULL, overflow, overflowed, read, shared, write};
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::Truth;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::event::EventfdFlags;
 
-use super::Options;
 use super::counter::{FULL, read, shared, write};
+use super::options::Options;
 use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
 

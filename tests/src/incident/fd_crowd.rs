@@ -5,8 +5,9 @@ use std::fs::File;
 use anyhow::{Context, Result};
 use rustix::pipe::pipe;
 
-use super::{Options, Skip};
+use super::options::Options;
 use crate::call;
+use crate::skip::Skip;
 use crate::stage::Stage;
 use crate::truth::Truth;
 

@@ -9,8 +9,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitOptions, pidfd_getfd, pidfd_open};
 
-use super::{Options, Skip, passing};
+use super::options::Options;
+use super::passing;
 use crate::call::{self, control_bytes, recv_fds, recv_many};
+use crate::skip::Skip;
 use crate::stage::{Stage, proc};
 use crate::truth::Truth;
 

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, passing};
+use super::options::Options;
+use super::passing;
 use crate::call::{control_bytes, recv_fds};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};

@@ -11,7 +11,7 @@ use rustix::event::EventfdFlags;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{LockKind, Options};
-use crate::call::{self, SharedLock, SharedSemaphore};
+use super::options::{LockKind, Options};
+use crate::call::{self, MutexKind, SharedLock, SharedSemaphore};
 use crate::stage::{Stage, Stalls, pid};
 use crate::truth::{Expected, Truth};
 
@@ -24,11 +24,17 @@ const TAKEN: usize = 2;
 const DONE: usize = 3;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
-    if options.lock == LockKind::Semaphore { semaphore(stage, options) } else { lock(stage, options) }
+    let kind = match options.lock {
+        LockKind::Plain => MutexKind::Plain,
+        LockKind::Robust => MutexKind::Robust,
+        LockKind::Inherit => MutexKind::Inherit,
+        LockKind::Semaphore => return semaphore(stage, options),
+    };
+    mutex(stage, options, kind)
 }
 
-fn lock(stage: Stage, options: &Options) -> Result<Truth> {
-    let lock = SharedLock::create(options.lock).context("cannot make a lock")?;
+fn mutex(stage: Stage, options: &Options, kind: MutexKind) -> Result<Truth> {
+    let lock = SharedLock::create(kind).context("cannot make a lock")?;
     let (bug, endless, killed) = (options.bug(), options.endless, options.killed);
     let hold = if bug { HOLD } else { SHORT_HOLD };
     let holder = stage.spawn(&[], move || {

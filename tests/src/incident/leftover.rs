@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{Mq, create_semaphore, map_shared};
 use crate::stage::{Name, Named, Stage};
 use crate::truth::{Expected, Truth};

@@ -18,7 +18,7 @@ mod fd_leak;
 mod fd_own;
 mod fd_truncated;
 mod fifo_stall;
-mod fork_storm;
+mod fork_churn;
 mod futex_stall;
 mod leftover;
 mod mq_exhausted;
@@ -29,6 +29,7 @@ mod msg_full;
 mod msg_leak;
 mod msg_stall;
 mod ns_twins;
+mod options;
 mod passing;
 mod pid_exhausted;
 mod pipe_doors;
@@ -36,11 +37,11 @@ mod pipe_full;
 mod pipe_shrunk;
 mod pipe_stall;
 mod pipe_starved;
+mod sem_churn;
 mod sem_exhausted;
 mod sem_leak;
 mod sem_orphaned_lock;
 mod sem_stall;
-mod sem_storm;
 mod shm_exhausted;
 mod shm_leak;
 mod signal_queue_full;
@@ -49,127 +50,11 @@ mod socket_stall;
 mod zombie_leak;
 
 use anyhow::Result;
-use clap::ValueEnum;
+
+pub use options::{Cause, Fix, Limit, LockKind, Options, Variant};
 
 use crate::stage::Stage;
 use crate::truth::Truth;
-
-/// The bug, or the fix that the post-mortem recommends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Variant {
-    Bug,
-    Fixed,
-}
-
-impl Variant {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bug => "bug",
-            Self::Fixed => "fixed",
-        }
-    }
-}
-
-/// Why children stay unreaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Cause {
-    OneWaitPerSignal,
-    NeverWaits,
-    WaitsForOthers,
-    SigchldBlocked,
-    ParentBlocked,
-    InitDoesNotReap,
-}
-
-/// The three ways not to have zombies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Fix {
-    /// The handler loops until no child is left.
-    Loop,
-    /// SA_NOCLDWAIT.
-    Nocldwait,
-    /// SIGCHLD is ignored.
-    Ignore,
-}
-
-/// Which SysV limit is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Limit {
-    Semmni,
-    Semmns,
-    Shmmni,
-    Shmall,
-}
-
-/// What processes wait for in shared memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LockKind {
-    Plain,
-    /// PTHREAD_MUTEX_ROBUST.
-    Robust,
-    /// PTHREAD_PRIO_INHERIT.
-    Inherit,
-    /// A POSIX semaphore without a name.
-    Semaphore,
-}
-
-/// How an incident is to be played; most options concern one incident only.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Options {
-    #[arg(long, value_enum, default_value = "bug")]
-    pub variant: Variant,
-    /// zombie-leak: why the children stay unreaped
-    #[arg(long, value_enum, default_value = "one-wait-per-signal")]
-    pub cause: Cause,
-    /// zombie-leak, fixed: how they are reaped
-    #[arg(long, value_enum, default_value = "loop")]
-    pub fix: Fix,
-    /// sem-exhausted, shm-exhausted: which limit is reached
-    #[arg(long, value_enum, default_value = "semmni")]
-    pub limit: Limit,
-    /// sem-leak: sets with keys rather than IPC_PRIVATE
-    #[arg(long)]
-    pub keyed: bool,
-    /// fd-leak: failed requests lie between good ones rather than after them
-    #[arg(long)]
-    pub interleave: bool,
-    /// fd-own: pipes rather than eventfds
-    #[arg(long)]
-    pub pipes: bool,
-    /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall, futex-stall: the first wait does not end
-    #[arg(long)]
-    pub endless: bool,
-    /// futex-stall: what is waited for
-    #[arg(long, value_enum, default_value = "plain")]
-    pub lock: LockKind,
-    /// futex-stall: the holder is killed
-    #[arg(long)]
-    pub killed: bool,
-    /// deadlock: another process could read the pipe
-    #[arg(long)]
-    pub outsider: bool,
-    /// socket-stall: datagrams to a receiver that only its name tells, rather than a stream
-    #[arg(long)]
-    pub dgram: bool,
-}
-
-impl Options {
-    pub fn bug(&self) -> bool {
-        self.variant == Variant::Bug
-    }
-}
-
-/// Something that this machine cannot play, with the reason.
-#[derive(Debug)]
-pub struct Skip(pub String);
-
-impl std::fmt::Display for Skip {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Skip {}
 
 /// One incident: its program and the cases that the suite plays.
 pub struct Incident {
@@ -478,15 +363,15 @@ pub const ALL: &[Incident] = &[
     },
     // Not incidents: what the fault tests play.
     Incident {
-        name: "sem-storm",
+        name: "sem-churn",
         about: "creates and removes semaphore sets as fast as it can",
-        play: sem_storm::play,
+        play: sem_churn::play,
         cases: &[],
     },
     Incident {
-        name: "fork-storm",
+        name: "fork-churn",
         about: "processes come and go as fast as they can, until it is ended",
-        play: fork_storm::play,
+        play: fork_churn::play,
         cases: &[],
     },
     Incident {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{self, Mq};
 use crate::stage::{Named, Stage};
 use crate::truth::{Expected, Truth};

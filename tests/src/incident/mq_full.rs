@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::Options;
+use super::options::Options;
 use crate::call::Mq;
 use crate::stage::{Named, Stage};
 use crate::truth::{Expected, Truth};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::Options;
+use super::options::Options;
 use crate::call::Mq;
 use crate::stage::{Named, Stage, Stalls};
 use crate::truth::{Expected, Truth};

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{self, SemSet};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};

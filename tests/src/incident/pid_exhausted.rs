@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::Options;
+use super::options::Options;
 use crate::call;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::io::ReadWriteFlags;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, pipe_with};
 
-use super::Options;
+use super::options::Options;
 use crate::call;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};

@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 
-use super::{Options, Skip};
+use super::options::Options;
 use crate::call;
+use crate::skip::Skip;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 

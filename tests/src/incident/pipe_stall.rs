@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
 

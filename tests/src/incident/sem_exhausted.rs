@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{Limit, Options};
+use super::options::{Limit, Options};
 use crate::call::{self, SemSet};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::SemSet;
 use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};

@@ -7,7 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::{Stage, pid};
 use crate::truth::{Expected, Truth};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::{Stage, Stalls, pid};
 use crate::truth::{Expected, Truth};
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use anyhow::{Context, Result, ensure};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 
-use super::{Cause, Fix, Options};
+use super::options::{Cause, Fix, Options};
 use crate::call;
 use crate::stage::{Stage, pid, proc};
 use crate::truth::{Expected, Truth};

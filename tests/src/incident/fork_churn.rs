@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{self, SemSet};
 use crate::stage::Stage;
 use crate::truth::Truth;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::SemSet;
 use crate::stage::Stage;
 use crate::truth::Truth;
