@@ -17,13 +17,13 @@ pub(super) struct Late {
     /// The cause that the tables show, if it differs from the cause that live tracing shows.
     cause: Option<&'static str>,
     /// No table names the processes of the finding; only the object identifies it.
-    nobody: bool,
+    no_process: bool,
     /// The finding has the origin `observed`, because samples find it and not the first snapshot.
     observed: bool,
 }
 
 const fn same(case: &'static str) -> Late {
-    Late { case, before: &[], cause: None, nobody: false, observed: false }
+    Late { case, before: &[], cause: None, no_process: false, observed: false }
 }
 
 /// A deadlock cycle: samples find it, whenever it began.
@@ -32,8 +32,8 @@ const fn observed(case: &'static str) -> Late {
 }
 
 /// A name in a file system does not record its creator.
-const fn nobody(case: &'static str) -> Late {
-    Late { nobody: true, ..same(case) }
+const fn no_creator(case: &'static str) -> Late {
+    Late { no_process: true, ..same(case) }
 }
 
 /// The tables list open descriptors, not the ones that were received and closed.
@@ -75,9 +75,9 @@ const LATE: &[Late] = &[
     observed("deadlock/bug"),
     same("futex-stall/killed/bug"),
     same("futex-stall/semaphore/bug"),
-    nobody("mq-leak/bug"),
-    nobody("posix-sem-leak/bug"),
-    nobody("posix-shm-leak/bug"),
+    no_creator("mq-leak/bug"),
+    no_creator("posix-sem-leak/bug"),
+    no_creator("posix-shm-leak/bug"),
 ];
 
 /// The row of this case, if it takes part.
@@ -90,7 +90,7 @@ impl Late {
     pub(super) fn apply(&self, truth: &mut Truth) {
         for expected in &mut truth.expect {
             expected.origin = Some(if self.observed { "observed" } else { "baseline" }.to_owned());
-            if self.nobody {
+            if self.no_process {
                 expected.pids.clear();
                 expected.roles.clear();
             }

@@ -1,5 +1,6 @@
-//! A server with a backlog of 1 does not accept: one client waits 400 ms in connect, another is refused 20 times.
-//! The healthy server accepts at once.
+//! A server with a backlog of 1 does not accept: one client blocks 400 ms in connect, another gets EAGAIN 20 times.
+//!
+//! Healthy: the server accepts at once.
 
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
@@ -15,7 +16,7 @@ use crate::stage::{Stage, pid};
 use crate::truth::{Expected, Truth};
 
 const BACKLOG: i32 = 1;
-/// The kernel queues one more than it is told to.
+/// Connections that fill the backlog: the kernel queues one more than the backlog.
 const FILL: usize = 2;
 const REFUSALS: u64 = 20;
 const PAUSE: Duration = Duration::from_millis(400);

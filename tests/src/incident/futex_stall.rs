@@ -1,7 +1,7 @@
-//! A lock in shared memory is held for 400 ms three times, or for ever, or by a process that is killed.
+//! A process holds a lock in shared memory for 400 ms three times, for ever, or until it is killed.
 //!
-//! Healthy: it is held for 5 ms, a robust one is taken over from a killed process, and idle workers wait for a semaphore
-//! that somebody can still post.
+//! Healthy: it holds the lock for 5 ms; the waiter takes over a robust lock from a killed holder; idle workers wait for a
+//! semaphore that another process can still post.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -82,9 +82,9 @@ fn mutex(stage: Stage, options: &Options, kind: MutexKind) -> Result<Truth> {
             .role("blocked", waiter)
             .exact("holder_tid", holder)
             .exact("holder_alive", !killed);
-        // Of one that is gone before tracing begins, only its number is left.
+        // If the holder died before tracing began, only its tid is known.
         let expected = if killed { expected } else { expected.role("holder", holder) };
-        Truth::one(if endless || killed { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
+        Truth::one(if endless || killed { Stalls::ongoing(expected) } else { stage.stalls().expect(expected) })
     } else {
         if killed {
             stage.await_slot(TAKEN, 1)?;
@@ -94,7 +94,7 @@ fn mutex(stage: Stage, options: &Options, kind: MutexKind) -> Result<Truth> {
     Ok(truth.role("holder", [holder]).role("waiter", [waiter]))
 }
 
-/// Workers wait for a semaphore. In the bug nobody else has its memory, so that none of them will ever go on.
+/// Workers wait for a semaphore. In the bug only they map it, so no process can wake them.
 fn semaphore(stage: Stage, options: &Options) -> Result<Truth> {
     let semaphore = SharedSemaphore::create().context("cannot make a semaphore")?;
     let mut idlers = Vec::new();
@@ -112,9 +112,9 @@ fn semaphore(stage: Stage, options: &Options) -> Result<Truth> {
     }
     let truth = if options.bug() {
         let expected = Expected::new("futex-stall").kind("futex").pids(idlers.clone()).exact("sharing", IDLERS);
-        Truth::one(Stalls::lasting(expected).exact("ongoing", IDLERS).exact("stalls", IDLERS))
+        Truth::one(Stalls::ongoing(expected).exact("ongoing", IDLERS).exact("stalls", IDLERS))
     } else {
-        // They have waited for longer than any min-stall of the tests.
+        // Longer than --min-stall.
         sleep(HOLD);
         Truth::default()
     };

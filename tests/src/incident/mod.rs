@@ -1,6 +1,6 @@
 //! The incidents, one file each: the bug of a post-mortem and its healthy twin.
 //!
-//! A new incident is a file here, a `mod` line and a row in [`ALL`].
+//! To add an incident, add a file, a `mod` line and a row in [`ALL`].
 
 mod backlog_full;
 mod counter;
@@ -56,20 +56,25 @@ pub use options::{Cause, Fix, Limit, LockKind, Options, Variant};
 use crate::stage::Stage;
 use crate::truth::Truth;
 
-/// One incident: its program and the cases that the suite plays.
+/// One incident: its workload and the cases that the suite plays.
 pub struct Incident {
     pub name: &'static str,
+    /// One line for `incidents list`.
     pub about: &'static str,
-    /// Plays it up to the complete incident and says what is true then.
+    /// Plays the incident until it is complete, and returns its truth.
+    ///
+    /// The error is a [`Skip`](crate::skip::Skip) if this machine cannot play it.
     pub play: fn(Stage, &Options) -> Result<Truth>,
+    /// Empty for workloads that only the fault tests play.
     pub cases: &'static [Case],
 }
 
 /// One way to play an incident.
 pub struct Case {
     pub variant: Variant,
-    /// Tells cases of the same variant apart; empty if there is only one.
+    /// Distinguishes cases of the same variant; empty if there is only one.
     pub label: &'static str,
+    /// Options of `incidents`, without the variant.
     pub args: &'static [&'static str],
 }
 
@@ -90,7 +95,7 @@ const TWINS: &[Case] = &[bug("", &[]), fixed("", &[])];
 pub const ALL: &[Incident] = &[
     Incident {
         name: "sem-leak",
-        about: "workers whose error path returns without IPC_RMID",
+        about: "workers return from their error path without IPC_RMID",
         play: sem_leak::play,
         cases: &[bug("", &[]), bug("keyed", &["--keyed"]), fixed("", &[])],
     },
@@ -102,25 +107,25 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "sem-orphaned-lock",
-        about: "a lock holder without SEM_UNDO is killed, three others wait for ever",
+        about: "a lock holder without SEM_UNDO is killed, three waiters block for ever",
         play: sem_orphaned_lock::play,
         cases: TWINS,
     },
     Incident {
         name: "sem-stall",
-        about: "a lock is held for 400 ms, three times",
+        about: "a process holds a lock for 400 ms, three times",
         play: sem_stall::play,
         cases: STALLS,
     },
     Incident {
         name: "shm-leak",
-        about: "workers that end without IPC_RMID of their shared memory",
+        about: "workers exit without IPC_RMID of their shared memory",
         play: shm_leak::play,
         cases: TWINS,
     },
     Incident {
         name: "msg-leak",
-        about: "clients that end without IPC_RMID of their reply queues, one of them full",
+        about: "clients exit without IPC_RMID of their reply queues, one of them full",
         play: msg_leak::play,
         cases: TWINS,
     },
@@ -132,19 +137,19 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fd-own",
-        about: "a server makes an eventfd or a pipe for each request and closes none",
+        about: "a server creates an eventfd or a pipe for each request and closes none",
         play: fd_own::play,
         cases: &[bug("", &[]), bug("pipes", &["--pipes"]), fixed("", &[]), fixed("pipes", &["--pipes"])],
     },
     Incident {
         name: "fd-exhausted",
-        about: "fds keep coming at RLIMIT_NOFILE: the kernel drops them",
+        about: "a receiver at RLIMIT_NOFILE gets more fds: the kernel drops them",
         play: fd_exhausted::play,
         cases: TWINS,
     },
     Incident {
         name: "fd-truncated",
-        about: "a control buffer for one fd, messages of four",
+        about: "messages of four fds arrive in a control buffer for one",
         play: fd_truncated::play,
         cases: TWINS,
     },
@@ -156,25 +161,25 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fd-doors",
-        about: "received fds that leave by every door but close(2); healthy",
+        about: "received fds are closed in every way but close(2) by the receiver; healthy",
         play: fd_doors::play,
         cases: &[fixed("", &[])],
     },
     Incident {
         name: "pipe-stall",
-        about: "a consumer pauses for 500 ms three times, its producer blocks",
+        about: "a consumer pauses for 500 ms three times, and its producer blocks",
         play: pipe_stall::play,
         cases: STALLS,
     },
     Incident {
         name: "pipe-doors",
-        about: "each call that writes to a pipe waits 300 ms for its reader",
+        about: "each system call that writes to a pipe blocks 300 ms for its reader",
         play: pipe_doors::play,
         cases: TWINS,
     },
     Incident {
         name: "pipe-starved",
-        about: "a program of higher priority has the processor of the reader, or of the writer",
+        about: "a program of higher priority takes the processor of the reader, or of the writer",
         play: pipe_starved::play,
         cases: TWINS,
     },
@@ -192,7 +197,7 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fifo-stall",
-        about: "opening a FIFO for writing waits 400 ms for a reader",
+        about: "opening a FIFO for writing blocks 400 ms until a reader opens it",
         play: fifo_stall::play,
         cases: TWINS,
     },
@@ -220,13 +225,13 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "eventfd-overflow",
-        about: "200 non-blocking writes to a full eventfd",
+        about: "200 non-blocking writes to a full eventfd get EAGAIN",
         play: eventfd_overflow::play,
         cases: TWINS,
     },
     Incident {
         name: "eventfd-stall",
-        about: "a blocking write waits 400 ms at a full eventfd, twice",
+        about: "a write to a full eventfd blocks 400 ms, twice",
         play: eventfd_stall::play,
         cases: STALLS,
     },
@@ -238,13 +243,13 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "signal-queue-full",
-        about: "real-time signals are queued for a process that has blocked them",
+        about: "real-time signals queue up at a process that blocks them",
         play: signal_queue_full::play,
         cases: TWINS,
     },
     Incident {
         name: "msg-stall",
-        about: "a receiver pauses for 400 ms three times, its sender waits at the full queue",
+        about: "a receiver pauses for 400 ms three times, and its sender blocks at the full queue",
         play: msg_stall::play,
         cases: STALLS,
     },
@@ -268,7 +273,7 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "mq-stall",
-        about: "a receiver of a POSIX queue pauses for 400 ms twice, its sender blocks, and once gives up",
+        about: "a receiver of a POSIX queue pauses for 400 ms twice; its sender blocks, and once times out",
         play: mq_stall::play,
         cases: STALLS,
     },
@@ -286,25 +291,25 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "mq-leak",
-        about: "workers that end without mq_unlink of their queues",
+        about: "workers exit without mq_unlink of their queues",
         play: leftover::queues,
         cases: TWINS,
     },
     Incident {
         name: "posix-sem-leak",
-        about: "workers that end without sem_unlink of their named semaphores",
+        about: "workers exit without sem_unlink of their named semaphores",
         play: leftover::semaphores,
         cases: TWINS,
     },
     Incident {
         name: "posix-shm-leak",
-        about: "workers that end without shm_unlink of their shared memory",
+        about: "workers exit without shm_unlink of their shared memory",
         play: leftover::memory,
         cases: TWINS,
     },
     Incident {
         name: "socket-stall",
-        about: "a receiver pauses for 500 ms three times, its sender blocks",
+        about: "a receiver pauses for 500 ms three times, and its sender blocks",
         play: socket_stall::play,
         cases: &[
             bug("", &[]),
@@ -317,31 +322,31 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "socket-full",
-        about: "a non-blocking logger gets EAGAIN 200 times while nobody reads its datagrams",
+        about: "a non-blocking logger gets EAGAIN 200 times, because no process reads its datagrams",
         play: socket_full::play,
         cases: TWINS,
     },
     Incident {
         name: "backlog-full",
-        about: "a server does not accept for 400 ms: a connect waits, 20 others are refused",
+        about: "a server does not accept for 400 ms: one connect blocks, 20 non-blocking ones get EAGAIN",
         play: backlog_full::play,
         cases: TWINS,
     },
     Incident {
         name: "deadlock",
-        about: "three processes wait for each other over a pipe, a semaphore and a mutex",
+        about: "three processes wait for each other: a pipe, a semaphore and a mutex",
         play: deadlock::ring,
         cases: &[bug("", &[]), bug("outsider", &["--outsider"]), fixed("", &[])],
     },
     Incident {
         name: "chain",
-        about: "a writer waits for a reader, that for a semaphore, its holder for the dead receiver of a queue",
+        about: "a writer waits for a reader, the reader for a semaphore, its holder for the dead receiver of a queue",
         play: deadlock::chain,
         cases: &[bug("", &[])],
     },
     Incident {
         name: "futex-stall",
-        about: "a lock in shared memory is held for 400 ms three times, or its holder is killed",
+        about: "a process holds a lock in shared memory for 400 ms three times, or is killed while it holds it",
         play: futex_stall::play,
         cases: &[
             bug("", &[]),
@@ -357,11 +362,11 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fd-inflight",
-        about: "descriptors are sent to a process that never receives them",
+        about: "a process sends descriptors to a process that never receives them",
         play: fd_inflight::play,
         cases: TWINS,
     },
-    // Not incidents: what the fault tests play.
+    // Workloads of the fault tests.
     Incident {
         name: "sem-churn",
         about: "creates and removes semaphore sets as fast as it can",
@@ -370,13 +375,13 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fork-churn",
-        about: "processes come and go as fast as they can, until it is ended",
+        about: "starts short-lived processes as fast as it can",
         play: fork_churn::play,
         cases: &[],
     },
     Incident {
         name: "ns-twins",
-        about: "two containers leak a semaphore set of the same id, a third uses its own",
+        about: "two containers leak semaphore sets of the same ids, a third one uses its own set",
         play: ns_twins::play,
         cases: &[],
     },

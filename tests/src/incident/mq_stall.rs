@@ -1,5 +1,7 @@
-//! A sender waits at a full POSIX queue until the receiver comes: after 400 ms, never, or (healthy) after 5 ms; two
-//! rounds. The bug's third send gives up after 300 ms. The healthy receiver then waits for more.
+//! A sender blocks at a full POSIX queue until the receiver receives after 400 ms, two times, or for ever.
+//!
+//! A third send times out after 300 ms.
+//! Healthy: the receiver receives after 5 ms, and then waits for more messages.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -12,8 +14,9 @@ use crate::stage::{Named, Stage, Stalls};
 use crate::truth::{Expected, Truth};
 
 const ROUNDS: u64 = 2;
+/// Messages that the queue holds.
 const ROOM: i64 = 4;
-const PATIENCE: Duration = Duration::from_millis(300);
+const SEND_TIMEOUT: Duration = Duration::from_millis(300);
 
 const SENDER: usize = 0;
 const OPEN: usize = 1;
@@ -62,10 +65,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             stage.timed(|| queue.send(None)).context("cannot send")?;
         }
         if bug {
-            match stage.timed(|| queue.send(Some(PATIENCE))) {
+            match stage.timed(|| queue.send(Some(SEND_TIMEOUT))) {
                 Err(error) if error.raw_os_error() == Some(libc::ETIMEDOUT) => {}
                 Err(error) => return Err(error).context("cannot send"),
-                Ok(()) => bail!("a full queue took a message"),
+                Ok(()) => bail!("a full queue accepted a message"),
             }
         }
         stage.reach(DONE, 1);
@@ -82,7 +85,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .role("receiver", receiver)
             .exact("max_messages", ROOM)
             .exact("timed_out", u64::from(!endless));
-        Truth::one(if endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
+        Truth::one(if endless { Stalls::ongoing(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "mq-stall")
     };

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-/// The bug, or the fix that the post-mortem recommends.
+/// The bug, or its healthy twin with the fix that the post-mortem recommends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Variant {
     Bug,
@@ -10,6 +10,7 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// The name in cases and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bug => "bug",
@@ -18,7 +19,7 @@ impl Variant {
     }
 }
 
-/// Why children stay unreaped.
+/// Why the children of zombie-leak stay unreaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Cause {
     OneWaitPerSignal,
@@ -29,7 +30,7 @@ pub enum Cause {
     InitDoesNotReap,
 }
 
-/// The three ways not to have zombies.
+/// The three ways to avoid zombies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Fix {
     /// The handler loops until no child is left.
@@ -40,7 +41,7 @@ pub enum Fix {
     Ignore,
 }
 
-/// Which SysV limit is reached.
+/// The SysV limit that an incident exhausts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Limit {
     Semmni,
@@ -49,59 +50,62 @@ pub enum Limit {
     Shmall,
 }
 
-/// What processes wait for in shared memory.
+/// The kind of lock in shared memory that processes wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LockKind {
+    /// A mutex without attributes.
     Plain,
-    /// PTHREAD_MUTEX_ROBUST.
+    /// A mutex with PTHREAD_MUTEX_ROBUST.
     Robust,
-    /// PTHREAD_PRIO_INHERIT.
+    /// A mutex with PTHREAD_PRIO_INHERIT.
     Inherit,
-    /// A POSIX semaphore without a name.
+    /// An unnamed POSIX semaphore.
     Semaphore,
 }
 
-/// How an incident is to be played; most options concern one incident only.
+/// How to play an incident; most options apply to one incident only.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
+    /// The bug or its healthy twin
     #[arg(long, value_enum, default_value = "bug")]
     pub variant: Variant,
     /// zombie-leak: why the children stay unreaped
     #[arg(long, value_enum, default_value = "one-wait-per-signal")]
     pub cause: Cause,
-    /// zombie-leak, fixed: how they are reaped
+    /// zombie-leak, fixed: how the parent reaps them
     #[arg(long, value_enum, default_value = "loop")]
     pub fix: Fix,
-    /// sem-exhausted, shm-exhausted: which limit is reached
+    /// sem-exhausted, shm-exhausted: the limit to exhaust
     #[arg(long, value_enum, default_value = "semmni")]
     pub limit: Limit,
-    /// sem-leak: sets with keys rather than IPC_PRIVATE
+    /// sem-leak: use keys instead of IPC_PRIVATE
     #[arg(long)]
     pub keyed: bool,
-    /// fd-leak: failed requests lie between good ones rather than after them
+    /// fd-leak: mix failed requests with good ones instead of failing the last ones
     #[arg(long)]
     pub interleave: bool,
-    /// fd-own: pipes rather than eventfds
+    /// fd-own: leak pipes instead of eventfds
     #[arg(long)]
     pub pipes: bool,
-    /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall, futex-stall: the first wait does not end
+    /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall, socket-stall, futex-stall: the first wait does not end
     #[arg(long)]
     pub endless: bool,
-    /// futex-stall: what is waited for
+    /// futex-stall: the kind of lock
     #[arg(long, value_enum, default_value = "plain")]
     pub lock: LockKind,
-    /// futex-stall: the holder is killed
+    /// futex-stall: kill the holder
     #[arg(long)]
     pub killed: bool,
-    /// deadlock: another process could read the pipe
+    /// deadlock: another process holds the read end of the pipe, so there is no deadlock
     #[arg(long)]
     pub outsider: bool,
-    /// socket-stall: datagrams to a receiver that only its name tells, rather than a stream
+    /// socket-stall: send datagrams to a receiver known only by its address, instead of a stream
     #[arg(long)]
     pub dgram: bool,
 }
 
 impl Options {
+    /// True for the bug, false for its healthy twin.
     pub fn bug(&self) -> bool {
         self.variant == Variant::Bug
     }

@@ -1,4 +1,4 @@
-//! Creates and removes semaphore sets as fast as it can; nothing is leaked.
+//! Creates and removes semaphore sets as fast as it can. Healthy.
 
 use anyhow::{Context, Result};
 

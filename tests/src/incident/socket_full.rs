@@ -1,4 +1,6 @@
-//! A non-blocking logger gets EAGAIN 200 times, because nobody reads its datagrams. The healthy one polls, and is read.
+//! A non-blocking logger gets EAGAIN 200 times, because no process reads its datagrams.
+//!
+//! Healthy: the logger polls, and the receiver reads.
 
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;

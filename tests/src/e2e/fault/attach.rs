@@ -15,7 +15,7 @@ use crate::e2e::process::Running;
 use crate::e2e::settings::Settings;
 use crate::e2e::traced_run::{TracedRun, complete_incident, tool};
 
-/// The uid and gid of nobody, who has no capabilities.
+/// The uid and gid of the user nobody, without capabilities.
 const NOBODY: u32 = 65_534;
 
 pub(super) fn no_such_pid(settings: &Settings) -> Result<()> {
