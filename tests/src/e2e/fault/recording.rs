@@ -187,7 +187,7 @@ pub(super) fn full_disk(settings: &Settings) -> Result<()> {
     // In the words of the C library: "No space left on device".
     let full = std::io::Error::from_raw_os_error(libc::ENOSPC).to_string();
     let full = full.split(" (os error").next().unwrap_or(&full);
-    let rotated = on_a_small_disk(settings, "parts", "--max-size 1M --parts 100")?;
+    let rotated = on_a_small_disk(settings, "parts", "--max-size 1M --parts 100 --duration 20s")?;
     rotated.exited(0)?;
     ensure!(rotated.stderr.contains(full), "no message that the disk was full: {}", rotated.stderr);
     // Two parts, or one while the recorder waits for the next baseline.
@@ -196,7 +196,8 @@ pub(super) fn full_disk(settings: &Settings) -> Result<()> {
     ensure!(oldest > 0, "the first part was not removed from the full disk");
     kept.iter().try_for_each(|(_, part)| report_of(settings, part).map(drop))?;
 
-    let single = on_a_small_disk(settings, "single", "")?;
+    // The full disk ends this recording; on a busy machine that takes some time.
+    let single = on_a_small_disk(settings, "single", "--duration 90s")?;
     single.exited(1)?;
     let messages = single.stderr.matches(full).count();
     ensure!(messages == 1, "{messages} messages that the disk is full, expected 1: {}", single.stderr);
@@ -205,21 +206,21 @@ pub(super) fn full_disk(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Records for 12 s on a disk of 2 MiB, and copies its files to the directory of the suite.
+/// Records under load on a disk of 1.5 MiB, and copies its files to the directory of the suite.
 fn on_a_small_disk(settings: &Settings, name: &str, options: &str) -> Result<Ended> {
     let copy = settings.directory.join(format!("fault-record-disk-{name}"));
     std::fs::create_dir(&copy)?;
     let disk = tempfile::tempdir()?;
     let (tool, disk, copy) = (settings.tool.display(), disk.path().display(), copy.display());
     let script = format!(
-        "mount -t tmpfs -o size=2M none {disk} || exit 99
-         {tool} record --all --duration 12s {options} -o {disk}/t
+        "mount -t tmpfs -o size=1536k none {disk} || exit 99
+         {tool} record --all {options} -o {disk}/t
          code=$?
          cp {disk}/* {copy}/ && exit $code"
     );
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &script]);
-    under_load(|| Running::start(&mut command)?.wait(settings.scaled(60)))
+    under_load(|| Running::start(&mut command)?.wait(settings.scaled(120)))
 }
 
 pub(super) fn flight(settings: &Settings) -> Result<()> {
