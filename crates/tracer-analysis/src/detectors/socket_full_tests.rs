@@ -2,7 +2,8 @@
 
 use crate::finding::Severity;
 use crate::fixture::{MS, P, START, Stream, number, role};
-use tracer_common::map::{SocketState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::{ObjState, SocketState};
 use tracer_record::{ObjKey, ReaderRow, Record, RefusedRow};
 
 const SENDER: P = P(400, "logger");
@@ -25,9 +26,10 @@ fn refused(
     span: (u64, u64),
     reader: Option<(u64, u64, u64)>,
 ) {
+    let full = SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind, peer_ino: PEER };
     let row = RefusedRow {
         obj: sock(7),
-        state: SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind }.pack(PEER).into(),
+        state: ObjState::from(full).into(),
         tgid: SENDER.0,
         tid: SENDER.0,
         start_ns: SENDER.start_ns(),

@@ -5,7 +5,8 @@ use crate::model::Model;
 use crate::model::stall::Reader;
 use crate::waits::stall::{ReadBy, Summary, readers_from};
 use std::collections::{BTreeMap, BTreeSet};
-use tracer_common::map::{SocketState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::{ObjState, SocketState};
 use tracer_record::ProcId;
 use tracer_record::{ObjKey, State};
 
@@ -23,7 +24,7 @@ pub(crate) fn key(ino: u64) -> ObjKey {
 
 /// What the kernel half saw of a socket when somebody had to wait or was refused.
 pub(crate) fn seen(state: State) -> SocketState {
-    SocketState::unpack(state.a, state.b)
+    ObjState::from(state).into()
 }
 
 /// Which waits or refusals are one finding: those at one receiver, of one sender unless there are many.

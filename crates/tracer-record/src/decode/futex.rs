@@ -1,4 +1,4 @@
-//! Who holds the lock that a futex is, as far as its memory tells.
+//! The owner of a lock, read from the memory of its futex.
 
 use crate::record::State;
 use tracer_common::map::FutexState;
@@ -11,7 +11,7 @@ const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 /// `PTHREAD_MUTEX_PSHARED_BIT`, and all bits that a mutex's `__kind` may have (glibc, nptl/pthreadP.h, 2.3 to 2.41).
 const PSHARED: u32 = 128;
 const KIND_BITS: u32 = 0x3ff;
-/// A lock that somebody waits for (glibc, sysdeps/nptl/lowlevellock.h).
+/// A lock with waiters (glibc, sysdeps/nptl/lowlevellock.h).
 const LOCKED_WITH_WAITERS: u32 = 2;
 
 /// The thread that holds it, as its own pid namespace numbers it; `None` if the memory names none: a semaphore, a
@@ -42,29 +42,29 @@ pub fn with_words(state: State, words: [u32; 5]) -> State {
 mod tests {
     use super::*;
 
-    fn told(words: [u32; 5], expected: u32, command: u32) -> Option<u32> {
+    fn owner_of(words: [u32; 5], expected: u32, command: u32) -> Option<u32> {
         owner(FutexState { words, expected, command }.pack().into())
     }
 
     #[test]
     fn owners() {
-        // Robust: the word names it, with the bit that somebody waits.
-        assert_eq!(told([0x8000_0123, 0, 0x123, 1, 0x90], 0x8000_0123, 0), Some(0x123));
+        // Robust: the word names the owner, with the bit for waiters.
+        assert_eq!(owner_of([0x8000_0123, 0, 0x123, 1, 0x90], 0x8000_0123, 0), Some(0x123));
         // The word has changed since.
-        assert_eq!(told([0x8000_0123, 0, 0, 0, 0], 0x8000_0456, 0), None);
+        assert_eq!(owner_of([0x8000_0123, 0, 0, 0, 0], 0x8000_0456, 0), None);
         // Priority inheritance: whatever the call expected.
-        assert_eq!(told([0x123, 0, 0, 0, 0], 0, 6), Some(0x123));
-        assert_eq!(told([0, 0, 0, 0, 0], 0, 13), None);
+        assert_eq!(owner_of([0x123, 0, 0, 0, 0], 0, 6), Some(0x123));
+        assert_eq!(owner_of([0, 0, 0, 0, 0], 0, 13), None);
         // A plain process-shared mutex of glibc, and of the recursive kind.
-        assert_eq!(told([2, 0, 77, 1, 128], 2, 0), Some(77));
-        assert_eq!(told([2, 3, 77, 1, 129], 2, 0), Some(77));
+        assert_eq!(owner_of([2, 0, 77, 1, 128], 2, 0), Some(77));
+        assert_eq!(owner_of([2, 3, 77, 1, 129], 2, 0), Some(77));
         // Private to its process, unlocked, or no mutex.
         for words in [[2, 0, 77, 1, 0], [2, 0, 0, 0, 128], [2, 0, 77, 1, 0xffff_ff80], [0, 1, 128, 1, 128]] {
-            assert_eq!(told(words, words[0], 0), None, "{words:?}");
+            assert_eq!(owner_of(words, words[0], 0), None, "{words:?}");
         }
         // A semaphore: its value, the waiters, and whether it is private.
-        assert_eq!(told([0, 1, 128, 0, 0], 0, 9), None);
-        assert_eq!(told([0; 5], 0, 0), None);
+        assert_eq!(owner_of([0, 1, 128, 0, 0], 0, 9), None);
+        assert_eq!(owner_of([0; 5], 0, 0), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Objects as all formats tell them: how full one is, whose it is, what people call it.
 
-use tracer_common::map::{SocketState, kind};
+use tracer_common::map::kind;
 use tracer_common::site::Mechanism;
+use tracer_common::state::{ObjState, SocketState};
 
 use tracer_analysis::finding::object::kind_name;
 use tracer_analysis::model::Model;
@@ -22,7 +23,7 @@ pub(super) fn fill(obj: ObjKey, state: State) -> Option<Fill> {
         kind::EVENTFD => (state.a, u64::MAX - 1, "count"),
         kind::MQ => (state.b, state.a, "messages"),
         kind::SOCKET => {
-            let s = SocketState::unpack(state.a, state.b);
+            let s = SocketState::from(ObjState::from(state));
             (s.sent.into(), s.sndbuf.into(), "bytes")
         }
         _ => return None,
