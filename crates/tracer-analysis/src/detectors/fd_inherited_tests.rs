@@ -55,13 +55,13 @@ fn what_crosses_an_exec() {
             s.fork(150, WORKER, CHILD);
             exec(s, 200, CHILD, &[0, 1, 2]);
         }),
-        ("the table is told before the exec", Some(801), |s| {
+        ("the table is recorded before the exec", Some(801), |s| {
             s.receive(100, WORKER, 7, file(1), "secret");
             s.fork(150, WORKER, CHILD);
             s.fd_table(205, CHILD, 1_024, vec![(7, "/etc/secret".to_owned())]);
             s.event(200, CHILD, Body::Exec(Exec { old_tid: CHILD.0, _pad: 0 }));
         }),
-        ("a receiver's table is told before the exec", Some(800), |s| {
+        ("a receiver's table is recorded before the exec", Some(800), |s| {
             s.receive(100, WORKER, 7, file(1), "secret");
             s.fd_table(205, WORKER, 1_024, vec![(7, "/etc/secret".to_owned())]);
             s.event(200, WORKER, Body::Exec(Exec { old_tid: WORKER.0, _pad: 0 }));

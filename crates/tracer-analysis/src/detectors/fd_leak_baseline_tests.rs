@@ -36,7 +36,7 @@ fn session(limit: u64, before: &[PassedRow], after: &[PassedRow]) -> Stream {
 }
 
 #[test]
-fn what_is_told_and_what_is_not() {
+fn leaks_and_no_leaks() {
     let distinct = |n: u64, from_ancestor| (0..n).map(|i| row(1, 100 + i, from_ancestor)).collect::<Vec<_>>();
     let same = |fds, from_ancestor| vec![row(fds, 9, from_ancestor)];
     for (what, limit, before, after, want) in [

@@ -86,7 +86,7 @@ fn eventfds_that_stay() {
             eventfds(s, 7_000, 65_536, 10..70);
             s.event(7_100, MAKER, Body::Exit(Exit::default()));
         }),
-        ("read before the last were told, which were closed by then", Some(60.0), |s| {
+        ("read before the last were recorded, which were closed by then", Some(60.0), |s| {
             (0..60).for_each(|i| eventfd(s, 100 + u64::from(i) * 100, 10 + i));
             eventfds(s, 7_500, 65_536, 10..71);
             (0..40).for_each(|i| eventfd(s, 6_500 + u64::from(i), 71 + i));
@@ -119,7 +119,13 @@ fn pipes_count_if_nobody_else_has_them() {
                 (role(f, "owner"), number(f, "created"), number(f, "closed")),
                 (vec![900], Some(60.0), Some(0.0))
             );
-            assert!(f.title.contains("60 of 60 pipes are still open and nobody else has them"), "{}", f.title);
+            assert!(
+                f.title.contains(
+                    "created 60 pipes and does not close all of them: 60 are still open and no other process has them"
+                ),
+                "{}",
+                f.title
+            );
         }
     }
     let mut s = Stream::new();
