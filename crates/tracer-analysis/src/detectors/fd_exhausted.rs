@@ -147,7 +147,11 @@ impl<'a> Exhaustion<'a> {
 
     fn remedies(&self, d: &mut FindingBuilder<'_>) {
         let pid = self.id.pid();
-        d.remedy("See what the descriptors are, and close those not needed.", Some(format!("ls -l /proc/{pid}/fd")));
+        d.remedy_on(
+            self.id,
+            "See what the descriptors are, and close those not needed.",
+            format!("ls -l /proc/{pid}/fd"),
+        );
         if self.full.is_some() {
             d.remedy(
                 "Check msg_flags for MSG_CTRUNC after each recvmsg: the call succeeds although descriptors are lost.",
@@ -159,9 +163,10 @@ impl<'a> Exhaustion<'a> {
         } else {
             // Without the colon prlimit lowers the hard limit, too.
             let wanted = self.limit.map_or(65_536, |l| l.saturating_mul(4));
-            d.remedy(
+            d.remedy_on(
+                self.id,
                 "Raise the soft limit to gain time; that does not fix a leak.",
-                Some(format!("prlimit --pid {pid} --nofile={wanted}:")),
+                format!("prlimit --pid {pid} --nofile={wanted}:"),
             );
         }
     }

@@ -77,7 +77,11 @@ fn queued(model: &Model, ino: u64, f: &InFlight, now_ns: u64) -> Option<Finding>
         .evidence("fd", receivers.first().map(|(_, fd)| *fd));
     d.pids(BTreeSet::from_iter(receivers.iter().map(|(proc, _)| *proc).chain(f.sender))).seen(f.since_ns, now_ns);
     if let Some((receiver, fd)) = receivers.first() {
-        d.remedy("See how many are queued.", Some(format!("grep scm_fds /proc/{}/fdinfo/{fd}", receiver.pid())));
+        d.remedy_on(
+            *receiver,
+            "See how many are queued.",
+            format!("grep scm_fds /proc/{}/fdinfo/{fd}", receiver.pid()),
+        );
     }
     d.remedy("Receive with recvmsg and a control buffer, or close the socket: its queue keeps the files open.", None);
     d.finish()

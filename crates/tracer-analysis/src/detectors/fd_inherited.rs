@@ -55,7 +55,7 @@ fn finding(model: &Model, id: ProcId, fds: &[Inherited]) -> Option<Finding> {
     let last = fds.iter().map(|f| f.exec_ns).max().unwrap_or(first.exec_ns);
     d.seen(first.exec_ns, last);
     d.remedy("Receive with recvmsg(fd, &msg, MSG_CMSG_CLOEXEC), or set FD_CLOEXEC right after.", None);
-    d.remedy("See what the program has open.", Some(format!("ls -l /proc/{}/fd", id.pid())));
+    d.remedy_on(id, "See what the program has open.", format!("ls -l /proc/{}/fd", id.pid()));
     d.finish()
 }
 

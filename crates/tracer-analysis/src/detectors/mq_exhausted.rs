@@ -103,10 +103,11 @@ fn reached(model: &Model, errno: i32) -> Option<(&'static str, &'static str, Opt
 fn remedies(d: &mut FindingBuilder<'_>, errno: i32, proc: Option<&ProcId>) {
     d.remedy("See which queues exist, and remove those that no process uses.", Some("ipctrace ls mq".to_owned()));
     if let (EMFILE, Some(proc)) = (errno, proc) {
-        d.remedy(
+        d.remedy_on(
+            *proc,
             "Raise the user's limit on the bytes of all queues (systemd's LimitMSGQUEUE=, ulimit -q), or create queues of \
              fewer or shorter messages.",
-            Some(format!("prlimit -q -p {}", proc.pid())),
+            format!("prlimit -q -p {}", proc.pid()),
         );
     } else {
         d.remedy("Raise the IPC namespace's limit on queues.", Some("sysctl fs.mqueue.queues_max".to_owned()));

@@ -17,7 +17,10 @@ const KIND: Kind<MsgLimitRow> = Kind {
     limits: &[Limit { name: "MSGMNI", counts: Counts::Objects, max: |l| l.msgmni }],
     see: ("See which queues no process uses, and remove them with ipcrm -q.", &["ipcs -q", "ipcs -q -p"]),
     raise: |_| {
-        ("Raise the limit: kernel.msgmni is the maximum of queues.".to_owned(), "sysctl kernel.msgmni".to_owned())
+        (
+            "Raise the limit: kernel.msgmni is the maximum number of queues.".to_owned(),
+            "sysctl kernel.msgmni".to_owned(),
+        )
     },
     in_code: "Remove each queue with IPC_RMID on every exit path. Replies need only a message type of their own, not a queue.",
 };

@@ -115,16 +115,21 @@ fn remedies(d: &mut FindingBuilder<'_>, id: ProcId, limit: Option<&LimitRow>) {
         "Reap or stop the children of the parent with the most; zombies count towards the limit.",
         Some("ps -eo ppid= | sort -n | uniq -c | sort -rn | head".to_owned()),
     );
-    let (what, command) = match limit.map(|l| l.name.as_str()) {
-        Some("RLIMIT_NPROC") => ("Raise the user's limit.", format!("prlimit --pid {} --nproc", id.pid())),
-        Some("pids.max") => (
-            "Raise the limit of the cgroup (TasksMax= of the unit, --pids-limit of the container).",
-            format!("cat /proc/{}/cgroup", id.pid()),
-        ),
-        Some("threads-max") => ("Raise the system's limit.", "sysctl kernel.threads-max".to_owned()),
-        _ => ("Raise the system's limit.", "sysctl kernel.pid_max".to_owned()),
-    };
-    d.remedy(what, Some(command));
+    match limit.map(|l| l.name.as_str()) {
+        Some("RLIMIT_NPROC") => {
+            d.remedy_on(id, "Raise the user's limit.", format!("prlimit --pid {} --nproc", id.pid()));
+        }
+        Some("pids.max") => {
+            let what = "Raise the limit of the cgroup (TasksMax= of the unit, --pids-limit of the container).";
+            d.remedy_on(id, what, format!("cat /proc/{}/cgroup", id.pid()));
+        }
+        Some("threads-max") => {
+            d.remedy("Raise the system's limit.", Some("sysctl kernel.threads-max".to_owned()));
+        }
+        _ => {
+            d.remedy("Raise the system's limit.", Some("sysctl kernel.pid_max".to_owned()));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ fn which_limit() {
 }
 
 #[test]
-fn whose_children() {
+fn the_parent_with_the_most_children() {
     let mut s = Stream::new();
     for i in 0..5 {
         s.fork(50, FORKER, P(1_000 + i, "bomb"));

@@ -47,9 +47,10 @@ fn holder(model: &Model, top: &PipeOwner) -> (ProcId, String) {
 
 fn remedies(d: &mut FindingBuilder<'_>, model: &Model, holder: Option<ProcId>) {
     if let Some(h) = holder {
-        d.remedy(
+        d.remedy_on(
+            h,
             format!("Close the pipes that {} no longer needs.", name(model, h)),
-            Some(format!("ls -l /proc/{}/fd | grep -c pipe:", h.pid())),
+            format!("ls -l /proc/{}/fd | grep -c pipe:", h.pid()),
         );
     }
     d.remedy(

@@ -85,7 +85,7 @@ fn small_pipes_at_the_start_are_reported_until_their_creation_is_recorded() {
     assert_eq!((role(f, "holder"), role(f, "writer"), role(f, "reader")), (vec![500], vec![502], vec![503]));
     assert_eq!((number(f, "capacity_bytes"), number(f, "instances")), (Some(8_192.0), Some(36.0)));
     assert!(f.title.contains("exceeds pipe-user-pages-soft (16456 of 16384 pages), and python3 (500)"), "{}", f.title);
-    // Of the same user, and new: now it is known who makes them.
+    // New ones of the same user: now their creator is known.
     create(&mut s, 1_000, BASH, 50, 2);
     let found = s.of("pipe-shrunk", 2_000);
     let [f] = found.as_slice() else { unreachable!("{found:#?}") };

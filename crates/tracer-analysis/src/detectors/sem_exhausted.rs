@@ -30,8 +30,9 @@ fn raise(limit: Option<&'static str>) -> (String, String) {
         Some(_) => ("the 4th number", "semaphore sets"),
         None => ("a number", "sets or semaphores"),
     };
-    let text =
-        format!("Raise the limit: {field} of kernel.sem (SEMMSL SEMMNS SEMOPM SEMMNI) is the maximum of {what}.");
+    let text = format!(
+        "Raise the limit: {field} of kernel.sem (SEMMSL SEMMNS SEMOPM SEMMNI) is the maximum number of {what}."
+    );
     (text, "sysctl kernel.sem".to_owned())
 }
 

@@ -31,7 +31,10 @@ fn raise(limit: Option<&'static str>) -> (String, String) {
         Some(_) => ("kernel.shmmni", "segments"),
         None => ("kernel.shmmni or kernel.shmall", "segments or of their pages"),
     };
-    (format!("Raise the limit: {name} is the maximum of {what}."), "sysctl kernel.shmmni kernel.shmall".to_owned())
+    (
+        format!("Raise the limit: {name} is the maximum number of {what}."),
+        "sysctl kernel.shmmni kernel.shmall".to_owned(),
+    )
 }
 
 /// Its row in the table of detectors.

@@ -1,6 +1,6 @@
 //! `signal-queue-full`: signals were dropped, or lost their value, because RLIMIT_SIGPENDING was reached.
 //!
-//! A signal that was merged with one that is pending is no loss: standard signals promise no more.
+//! A standard signal that is coalesced with a pending one is no loss.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
 use crate::finding::detector::Detector;
@@ -145,9 +145,10 @@ fn finding(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Find
     let first_ns = losses.rows.iter().map(|(_, r)| r.first_ns).min()?;
     let last_ns = losses.rows.iter().map(|(_, r)| r.last_ns).max()?;
     d.seen(first_ns, last_ns);
-    d.remedy(
+    d.remedy_on(
+        target,
         "Receive the signals in a dedicated thread: loop over sigwaitinfo or a signalfd until none is pending.",
-        Some(format!("grep -E 'Sig|Shd' /proc/{}/status", target.pid())),
+        format!("grep -E 'Sig|Shd' /proc/{}/status", target.pid()),
     );
     d.remedy(
         "Check the result of sigqueue: EAGAIN means that the receiver is behind. To send more than a wake-up, use a pipe, a socket or a queue.",

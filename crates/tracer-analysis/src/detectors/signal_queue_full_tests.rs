@@ -25,7 +25,7 @@ fn row(kind: u32, signal: u32, count: u64, by_kernel: bool) -> RefusedRow {
 }
 
 #[test]
-fn what_was_lost_by_whom() {
+fn lost_signals() {
     for (what, rows, dropped, stripped, senders, words) in [
         (
             "dropped",
@@ -83,7 +83,7 @@ fn what_was_lost_by_whom() {
 }
 
 #[test]
-fn merged_signals_are_no_loss() {
+fn coalesced_signals_are_no_loss() {
     let merged = row(kind::SIGNAL_MERGED, 10, 5, false);
     for (rows, coalesced) in [
         (vec![merged.clone()], None),
@@ -98,7 +98,7 @@ fn merged_signals_are_no_loss() {
 }
 
 #[test]
-fn room_and_mask() {
+fn full_queue_and_blocked_signals() {
     let mut s = Stream::new();
     let worker = ProcessRow { signals_blocked: Some(1 << 34), signals_queued: Some((16, 16)), ..WORKER.row('S') };
     s.record(Record::Refused { ts_ns: START + 30 * MS, rows: vec![row(kind::SIGNAL, 35, 24, false)] })

@@ -232,6 +232,12 @@ impl<'a> FindingBuilder<'a> {
         self
     }
 
+    /// Adds a remedy with a command about a process; without the command if the process has exited.
+    pub(crate) fn remedy_on(&mut self, id: ProcId, what: impl Into<String>, command: String) -> &mut Self {
+        let command = self.model.processes.alive(id).then_some(command);
+        self.remedy(what, command)
+    }
+
     /// Adds a remedy that inspects a process, if the process lives.
     pub(crate) fn look_at(&mut self, id: ProcId, what: &str, command: String) -> &mut Self {
         if self.model.processes.alive(id) {

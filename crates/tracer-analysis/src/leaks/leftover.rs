@@ -51,7 +51,7 @@ pub(crate) fn detect(model: &Model, now_ns: u64, kind: &'static Kind) -> Vec<Fin
     for ((uid, _, _, baseline, creator_lives, _), group) in alike {
         let enough = |group: &[&Named]| group.len() >= if creator_lives { MANY } else { 2 };
         if enough(&group) {
-            // Code sites with enough names each get a finding each.
+            // Each code site with enough names gets its own finding.
             let parts = site::parts(model, group, |o| model.posix.creation(o.key)?.stack, enough);
             out.extend(parts.into_iter().map(|part| Leftovers::new(model, kind, part, true, creator_lives, now_ns)));
         } else if !creator_lives {

@@ -56,7 +56,7 @@ fn session(objects: &[PosixObject], from_before: bool) -> Stream {
 }
 
 #[test]
-fn what_is_left_and_how_bad_it_is() {
+fn leftover_names_and_their_severity() {
     use PosixKind::{Mq, Sem, Shm};
     let alike = |n: u64| (0..n).map(|i| row(Shm, &format!("/job-{i}"), i, 60 + i)).collect::<Vec<_>>();
     for (what, objects, want) in [
@@ -69,7 +69,7 @@ fn what_is_left_and_how_bad_it_is() {
         ),
         ("a queue", vec![row(Mq, "/q-1", 1, 90)], Some(("mq-leak", Severity::Info, 1.0))),
         ("one in use", vec![held(row(Shm, "/cache", 1, 90))], None),
-        ("one of which nobody knows who uses it", vec![opaque(row(Shm, "/cache", 1, 90))], None),
+        ("its users are unknown", vec![opaque(row(Shm, "/cache", 1, 90))], None),
         ("nothing", vec![], None),
     ] {
         let found = session(&objects, true).findings(10_000);
