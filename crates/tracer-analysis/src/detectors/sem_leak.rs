@@ -217,9 +217,10 @@ fn hoard_finding(model: &Model, by: ProcId, group: &[(&SemSet, &Creation)], now_
     creation_stacks(&mut d, group.iter().map(|(_, c)| *c));
     let span = last.ts_ns.saturating_sub(creation.ts_ns);
     d.title(format!(
-        "{} keeps creating semaphore sets: it created {} within {} and neither removed them nor used them again",
+        "{} keeps creating semaphore sets: it created {}{} within {} and neither removed nor used them again",
         name(model, by),
-        counted(&sets),
+        sets.len(),
+        private_word(sets.iter().map(|s| s.key())),
         duration(span),
     ));
     let age_s = now_ns.saturating_sub(creation.ts_ns) / 1_000_000_000;
