@@ -239,7 +239,7 @@ impl<'a> FindingBuilder<'a> {
     }
 
     /// Adds a remedy that inspects a process, if the process lives.
-    pub(crate) fn look_at(&mut self, id: ProcId, what: &str, command: String) -> &mut Self {
+    pub(crate) fn remedy_if_alive(&mut self, id: ProcId, what: &str, command: String) -> &mut Self {
         if self.model.processes.alive(id) {
             self.remedy(what, Some(command));
         }
