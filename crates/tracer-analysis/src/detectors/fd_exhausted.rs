@@ -1,7 +1,9 @@
 //! `fd-exhausted`: calls failed with EMFILE or ENFILE, or received descriptors were dropped because the table was full.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::process_object;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
@@ -20,8 +22,19 @@ const FULL: u32 = 1;
 pub(crate) const ROW: Detector = Detector {
     code: "fd-exhausted",
     mechanism: Some(Mechanism::Fdpass),
+    family: Family::Exhausted,
     sites: &[Site::FdReceive, Site::FdFail],
-    what: "Calls failed with EMFILE or ENFILE, or received descriptors were dropped because the table was full.",
+    what: "Calls fail with EMFILE or ENFILE, or the kernel drops received descriptors, because a descriptor table is full.",
+    evidence: &[&[
+        evidence::ERRNO,
+        evidence::FAILED,
+        evidence::USED,
+        evidence::MAX,
+        evidence::DROPPED,
+        evidence::MESSAGES_TRUNCATED,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::FAILED, measure::DROPPED],
     detect,
 };
 
@@ -94,12 +107,12 @@ fn told(model: &Model, id: ProcId, r: &Receiver) -> Option<Finding> {
     d.title(format!("{}: {}, because {limit_word}", name(model, id), parts.join(" and ")));
     d.object(process_object(id));
     let used = if system { None } else { r.table_len };
-    d.evidence("errno", if system { "ENFILE" } else { "EMFILE" })
-        .evidence("failed", failed)
-        .evidence("used", used)
-        .evidence("max", limit.filter(|_| !system))
-        .evidence("dropped", (full.unknown == 0).then_some(full.dropped))
-        .evidence("messages_truncated", full.messages)
+    d.evidence(evidence::ERRNO, if system { "ENFILE" } else { "EMFILE" })
+        .evidence(evidence::FAILED, failed)
+        .evidence(evidence::USED, used)
+        .evidence(evidence::MAX, limit.filter(|_| !system))
+        .evidence(evidence::DROPPED, (full.unknown == 0).then_some(full.dropped))
+        .evidence(evidence::MESSAGES_TRUNCATED, full.messages)
         .pids([id]);
     d.limit(
         if system { "fs.file-max" } else { "RLIMIT_NOFILE" },

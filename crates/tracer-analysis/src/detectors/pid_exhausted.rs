@@ -2,7 +2,9 @@
 
 use crate::detectors::zombie_leak;
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::{Confidence, Finding, Object, Severity};
 use crate::model::Model;
 use crate::model::process::ForkFailures;
@@ -21,8 +23,11 @@ const MAX_PARENTS: usize = 5;
 pub(crate) const ROW: Detector = Detector {
     code: "pid-exhausted",
     mechanism: Some(Mechanism::Child),
+    family: Family::Exhausted,
     sites: &[Site::ChildForkFail],
-    what: "fork failed with EAGAIN because a limit on processes was reached.",
+    what: "fork fails with EAGAIN because a limit on processes is reached.",
+    evidence: &[&[evidence::ERRNO, evidence::FAILED, evidence::USED, evidence::MAX, evidence::PIDS]],
+    worse: &[measure::FAILED, measure::LIMIT_PERCENT],
     detect,
 };
 
@@ -101,7 +106,10 @@ fn told(model: &Model, mut rows: Vec<(ProcId, &ForkFailures)>, now_ns: u64) -> O
         name(model, *id)
     ));
     d.object(Object { kind: "process".to_owned(), id: id.pid().to_string(), ..Object::default() });
-    d.evidence("errno", "EAGAIN").evidence("failed", failed).evidence("used", used).evidence("max", max);
+    d.evidence(evidence::ERRNO, "EAGAIN")
+        .evidence(evidence::FAILED, failed)
+        .evidence(evidence::USED, used)
+        .evidence(evidence::MAX, max);
     d.pids(rows.iter().map(|(p, _)| *p));
     if let Some(l) = limit {
         d.limit(&l.name, used, max, Some(0));

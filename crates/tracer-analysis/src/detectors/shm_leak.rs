@@ -4,7 +4,9 @@
 //! not known.
 
 use crate::finding::builder::{FindingBuilder, count, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::sysv_object;
 use crate::finding::site;
 use crate::finding::{Confidence, Finding};
@@ -21,8 +23,18 @@ use tracer_record::ProcId;
 pub(crate) const ROW: Detector = Detector {
     code: "shm-leak",
     mechanism: Some(Mechanism::Shm),
+    family: Family::Leak,
     sites: &[],
-    what: "A shared memory segment that nobody has attached outlives its creator and its last user.",
+    what: "A shared memory segment that no process has attached outlives its creator and its last user.",
+    evidence: &[&[
+        evidence::INSTANCES,
+        evidence::IDS,
+        evidence::OLDEST_AGE_S,
+        evidence::RATE_PER_H,
+        evidence::SIZE_BYTES,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::INSTANCES, measure::RATE_PER_H, measure::SIZE_BYTES],
     detect,
 };
 
@@ -124,11 +136,11 @@ fn tell(model: &Model, segments: &[&Segment], now_ns: u64) -> Option<Finding> {
         if n == 1 { "it" } else { "them" },
     ));
     let rate = rate_per_h(segments.len(), newest.saturating_sub(oldest), age);
-    d.evidence("instances", n)
+    d.evidence(evidence::INSTANCES, n)
         .ids(segments.iter().map(|s| s.id.id.to_string()))
-        .evidence("oldest_age_s", age)
-        .evidence("rate_per_h", rate)
-        .evidence("size_bytes", bytes)
+        .evidence(evidence::OLDEST_AGE_S, age)
+        .evidence(evidence::RATE_PER_H, rate)
+        .evidence(evidence::SIZE_BYTES, bytes)
         .pids(creators);
     if let Some(l) = limits {
         let by_pages = u128::from(pages) * u128::from(l.shmmni) > u128::from(n) * u128::from(l.shmall);

@@ -1,6 +1,8 @@
 //! What a detector is: one row, from which tables, schemas and documents are made.
 
 use super::Finding;
+use super::evidence::Evidence;
+use super::measure::Measure;
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
 
@@ -11,17 +13,97 @@ pub struct Detector {
     pub code: &'static str,
     /// `None`: it is about waits across mechanisms, and never left out.
     pub mechanism: Option<Mechanism>,
+    pub family: Family,
     /// Whose events its verdicts rest on: records lost there make them uncertain.
     pub sites: &'static [Site],
     /// What is true when it finds something, in one sentence.
     pub what: &'static str,
+    /// The evidence that a finding may have, in groups because detectors share some; it has no other.
+    pub evidence: &'static [&'static [Evidence]],
+    /// The numbers that show that it became worse; the first says how often it happened.
+    pub worse: &'static [Measure],
     pub detect: fn(&Model, u64) -> Vec<Finding>,
 }
 
+/// What kind of problem it is. Outputs that treat codes alike ask for this, never for a part of a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Objects pile up over several cases; only the tables read at the end confirm it.
+    Leak,
+    /// Calls block for long and return at last, or may still.
+    Stall,
+    /// Threads block each other for ever.
+    Deadlock,
+    /// Calls are refused, or wait in vain, because another process does not drain or release an object.
+    Refused,
+    /// Calls fail, or soon will, because a limit is used up.
+    Exhausted,
+    /// Calls succeed, but a limit cut what they were to give: signals, descriptors, capacity.
+    Truncated,
+}
+
+impl Family {
+    pub const ALL: [Self; 6] =
+        [Self::Leak, Self::Stall, Self::Deadlock, Self::Refused, Self::Exhausted, Self::Truncated];
+
+    /// One word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leak => "leak",
+            Self::Stall => "stall",
+            Self::Deadlock => "deadlock",
+            Self::Refused => "refused",
+            Self::Exhausted => "exhausted",
+            Self::Truncated => "truncated",
+        }
+    }
+
+    /// Its column in the table of capabilities.
+    pub fn column(self) -> Column {
+        match self {
+            Self::Leak => Column::Leaks,
+            Self::Stall | Self::Deadlock | Self::Refused => Column::Stalls,
+            Self::Exhausted | Self::Truncated => Column::Limits,
+        }
+    }
+}
+
+/// A column of the table of capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Column {
+    Stalls,
+    Leaks,
+    Limits,
+}
+
+impl Column {
+    /// In the order of the table.
+    pub const ALL: [Self; 3] = [Self::Stalls, Self::Leaks, Self::Limits];
+
+    /// Its heading.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stalls => "stalls",
+            Self::Leaks => "leaks",
+            Self::Limits => "limits",
+        }
+    }
+}
+
 impl Detector {
-    /// Whether it judges when only these mechanisms are watched (`--only`; empty: all).
+    /// Whether it runs when only these mechanisms are watched (`--only`; empty: all).
     pub fn runs_with(&self, only: &[String]) -> bool {
         let wanted = |of: Mechanism| only.iter().any(|m| m == of.name() || (m == "signal" && of == Mechanism::Child));
         only.is_empty() || self.mechanism.is_none_or(wanted)
+    }
+
+    /// All evidence that a finding may have.
+    pub fn evidence(&self) -> impl Iterator<Item = &'static Evidence> {
+        self.evidence.iter().copied().flatten()
+    }
+
+    /// Its page of the documentation, from the root of the repository.
+    pub fn page(&self) -> String {
+        format!("docs/findings/{}.md", self.code)
     }
 }

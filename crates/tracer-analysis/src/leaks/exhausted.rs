@@ -3,6 +3,7 @@
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
 use crate::finding::detector::Detector;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::time::duration;
 use crate::finding::{Finding, Object, Severity};
 use crate::model::Model;
@@ -20,6 +21,10 @@ const DAY_S: u64 = 86_400;
 const TREND_PERCENT: u64 = 10;
 /// Holders named.
 const MAX_HOLDERS: usize = 5;
+
+/// The evidence of its findings.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::ERRNO, evidence::FAILED, evidence::USED, evidence::MAX, evidence::HOLDERS, evidence::PIDS];
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +144,7 @@ impl<'a, L: Limits> Case<'a, L> {
                 format!("{} created {}{parts}", name(self.model, *id), count(*n, self.kind.one, self.kind.many))
             })
             .collect();
-        d.evidence("holders", list.clone());
+        d.evidence(evidence::HOLDERS, list.clone());
         match list.first() {
             Some(first) => format!("; {first} of those that exist"),
             None if created > 0 => {
@@ -172,7 +177,10 @@ impl<'a, L: Limits> Case<'a, L> {
             d.process("blocked", *p, None);
         }
         d.concerns(blocked.iter().copied());
-        d.object(object(self.id)).evidence("errno", errno).evidence("failed", f.failed).seen(f.first_ns, f.last_ns);
+        d.object(object(self.id))
+            .evidence(evidence::ERRNO, errno)
+            .evidence(evidence::FAILED, f.failed)
+            .seen(f.first_ns, f.last_ns);
         let times = count(f.failed, "time", "times");
         (d, format!("{} failed {times} with {errno} for {}", self.kind.call, names(self.model, &blocked)))
     }
@@ -192,7 +200,7 @@ impl<'a, L: Limits> Case<'a, L> {
             }
         };
         d.title(format!("{what}: {limit}{held}"));
-        d.evidence("used", which.map(|w| w.1)).evidence("max", which.map(|w| w.2));
+        d.evidence(evidence::USED, which.map(|w| w.1)).evidence(evidence::MAX, which.map(|w| w.2));
         self.remedies(&mut d, which.map(|w| w.0));
         d.finish()
     }
@@ -201,7 +209,7 @@ impl<'a, L: Limits> Case<'a, L> {
         let (mut d, what) = self.failed(f, "ENOMEM");
         let held = self.name_holders(&mut d, f.objects_net);
         d.title(format!("{what}: the kernel has no memory for one more{held}"));
-        d.evidence("used", None::<u64>).evidence("max", None::<u64>);
+        d.evidence(evidence::USED, None::<u64>).evidence(evidence::MAX, None::<u64>);
         d.remedy(
             "See what takes the memory: the limit of the cgroup, or what may be committed in all.",
             Some(
@@ -251,10 +259,10 @@ impl<'a, L: Limits> Case<'a, L> {
         d.title(format!("{which} will be used up in {in_time} at the present rate ({used} of {max} in use){held}"));
         d.object(object(self.id));
         d.limit(which, Some(used), Some(max), Some(eta_s));
-        d.evidence("errno", None::<&str>)
-            .evidence("failed", 0)
-            .evidence("used", used)
-            .evidence("max", max)
+        d.evidence(evidence::ERRNO, None::<&str>)
+            .evidence(evidence::FAILED, 0)
+            .evidence(evidence::USED, used)
+            .evidence(evidence::MAX, max)
             .seen(model.session.start_ns, now_ns);
         self.remedies(&mut d, Some(which));
         d.finish()

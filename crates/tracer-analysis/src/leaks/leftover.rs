@@ -4,6 +4,7 @@
 
 use crate::finding::builder::{FindingBuilder, count, names};
 use crate::finding::detector::Detector;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::site;
 use crate::finding::{Confidence, Finding, Object};
 use crate::leaks::orphan::{age_s, eta_s, how_old, rate_per_h, severity};
@@ -21,6 +22,10 @@ const MANY: usize = 8;
 /// Names in one command, and in a title.
 const MAX_COMMAND: usize = 100;
 const MAX_TOLD: usize = 3;
+
+/// The evidence of all its findings; some kinds have more.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::INSTANCES, evidence::IDS, evidence::OLDEST_AGE_S, evidence::RATE_PER_H, evidence::PIDS];
 
 /// How the three kinds differ.
 pub(crate) struct Words {
@@ -149,19 +154,19 @@ fn tell(
         how_old(objects.len(), age)
     ));
     let rate = rate_per_h(objects.len(), newest_s.saturating_sub(oldest_s), age);
-    d.evidence("instances", n)
+    d.evidence(evidence::INSTANCES, n)
         .ids(objects.iter().map(|o| o.name.to_string()))
-        .evidence("oldest_age_s", age)
-        .evidence("rate_per_h", rate)
+        .evidence(evidence::OLDEST_AGE_S, age)
+        .evidence(evidence::RATE_PER_H, rate)
         .pids(creators);
     if words.kind == PosixKind::Mq {
         let messages = objects.iter().try_fold(0_u64, |sum, o| {
             let [now, ..] = o.queue?;
             Some(sum.saturating_add(now.into()))
         });
-        d.evidence("messages", messages);
+        d.evidence(evidence::MESSAGES, messages);
     } else {
-        d.evidence("size_bytes", bytes);
+        d.evidence(evidence::SIZE_BYTES, bytes);
     }
     if max > 0 {
         let eta = (words.kind == PosixKind::Mq).then(|| eta_s(objects.len(), used, max, rate)).flatten();
