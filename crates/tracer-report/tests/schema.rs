@@ -12,7 +12,6 @@ use tracer_analysis::analyst::Analyst;
 use tracer_analysis::detectors::DETECTORS;
 use tracer_analysis::finding::{ROLES, evidence};
 use tracer_common::site::Mechanism;
-use tracer_report;
 use tracer_trace::Reader;
 
 fn schema() -> Value {
@@ -105,10 +104,11 @@ fn it_is_strict() {
         broken(&validator, &value).len()
     };
     type Change = fn(&mut Value);
-    let changes: [(&str, Change); 10] = [
+    let changes: [(&str, Change); 11] = [
         ("an unknown name", |v| v["more"] = json!(1)),
         ("an unknown name in a finding", |v| v["findings"][0]["more"] = json!(1)),
         ("an unknown evidence", |v| v["findings"][0]["evidence"]["more"] = json!(1)),
+        ("an evidence of another code", |v| v["findings"][0]["evidence"]["stalls"] = json!(1)),
         ("an unknown code", |v| v["findings"][0]["code"] = json!("fd-lost")),
         ("an unknown role", |v| v["findings"][0]["processes"][0]["role"] = json!("victim")),
         ("an unknown severity", |v| v["findings"][0]["severity"] = json!("fatal")),

@@ -20,7 +20,7 @@ pub(crate) const ROW: Detector = Detector {
     mechanism: Some(Mechanism::Eventfd),
     family: Family::Stall,
     sites: &[Site::EventfdWrite, Site::Blocked],
-    what: "A writer blocks for long because the counter of an eventfd is full.",
+    what: "A writer blocks for a long time because the counter of an eventfd is full.",
     evidence: &[
         crate::waits::stall::EVIDENCE,
         pace::EVIDENCE,

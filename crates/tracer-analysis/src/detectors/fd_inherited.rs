@@ -19,7 +19,7 @@ pub(crate) const ROW: Detector = Detector {
     mechanism: Some(Mechanism::Fdpass),
     family: Family::Leak,
     sites: &[Site::FdReceive, Site::FdClose, Site::ProcessExec],
-    what: "A program that a process executed still holds descriptors that the process had received.",
+    what: "After execve, the new program still holds descriptors that the process had received.",
     evidence: &[&[evidence::INSTANCES, evidence::FDS, evidence::PIDS]],
     worse: &[measure::INSTANCES],
     detect,

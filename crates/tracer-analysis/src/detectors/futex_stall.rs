@@ -25,7 +25,7 @@ pub(crate) const ROW: Detector = Detector {
     mechanism: Some(Mechanism::Futex),
     family: Family::Stall,
     sites: &[Site::FutexWait, Site::Blocked],
-    what: "A thread blocks for long on a lock in shared memory that another thread holds, or that no thread can release.",
+    what: "A thread blocks for a long time on a lock in shared memory that another thread holds, or that no thread can release.",
     evidence: &[
         crate::waits::stall::EVIDENCE,
         &[evidence::HOLDER_TID, evidence::HOLDER_ALIVE, evidence::OFFSET, evidence::SHARING, evidence::PIDS],

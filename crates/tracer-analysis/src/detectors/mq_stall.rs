@@ -22,7 +22,7 @@ pub(crate) const ROW: Detector = Detector {
     mechanism: Some(Mechanism::Mq),
     family: Family::Stall,
     sites: &[Site::MqSend, Site::Blocked],
-    what: "A sender blocks for long because a POSIX message queue is full.",
+    what: "A sender blocks for a long time because a POSIX message queue is full.",
     evidence: &[
         crate::waits::stall::EVIDENCE,
         pace::EVIDENCE,

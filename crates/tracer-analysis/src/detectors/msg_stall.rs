@@ -23,7 +23,7 @@ pub(crate) const ROW: Detector = Detector {
     mechanism: Some(Mechanism::Msg),
     family: Family::Stall,
     sites: &[Site::MsgSend, Site::Blocked],
-    what: "A sender blocks for long because a message queue is full and no process receives from it.",
+    what: "A sender blocks for a long time because a message queue is full and no process receives from it.",
     evidence: &[crate::waits::stall::EVIDENCE, pace::EVIDENCE, crate::waits::queue::EVIDENCE, &[evidence::PIDS]],
     worse: measure::STALLS,
     detect,

@@ -53,7 +53,7 @@ pub(crate) const ROW: Detector = Detector {
     mechanism: Some(Mechanism::Pipe),
     family: Family::Stall,
     sites: &[Site::PipeWrite, Site::PipeSplice, Site::FifoOpen, Site::Blocked],
-    what: "A writer blocks for long because no process reads from the pipe.",
+    what: "A writer blocks for a long time because no process reads from the pipe.",
     evidence: &[
         crate::waits::stall::EVIDENCE,
         pace::EVIDENCE,

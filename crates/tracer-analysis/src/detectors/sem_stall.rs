@@ -27,7 +27,7 @@ pub(crate) const ROW: Detector = Detector {
     mechanism: Some(Mechanism::Sem),
     family: Family::Stall,
     sites: &[Site::SemOp, Site::Blocked],
-    what: "A thread blocks for long on a semaphore that another process holds.",
+    what: "A thread blocks for a long time on a semaphore that another process holds.",
     evidence: &[
         crate::waits::stall::EVIDENCE,
         &[evidence::TIMED_OUT, evidence::SEM_NUM, evidence::IDS, evidence::PIDS],

@@ -34,7 +34,7 @@ pub(crate) const ROW: Detector = Detector {
     mechanism: Some(Mechanism::Socket),
     family: Family::Stall,
     sites: &[Site::SocketSend, Site::PipeSplice, Site::Blocked],
-    what: "A sender blocks for long because no process reads from the other end of a unix socket.",
+    what: "A sender blocks for a long time because no process reads from the other end of a unix socket.",
     evidence: &[
         crate::waits::stall::EVIDENCE,
         pace::EVIDENCE,

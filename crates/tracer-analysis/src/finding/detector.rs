@@ -28,17 +28,17 @@ pub struct Detector {
 /// What kind of problem it is. Outputs that treat codes alike ask for this, never for a part of a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Objects pile up over several cases; only the tables read at the end confirm it.
+    /// Objects pile up, or outlive their users. The tables read at the end confirm it.
     Leak,
-    /// Calls block for long and return at last, or may still.
+    /// Calls block for at least min-stall.
     Stall,
     /// Threads block each other for ever.
     Deadlock,
-    /// Calls are refused, or wait in vain, because another process does not drain or release an object.
+    /// Calls fail, or wait in vain, because another process does not drain or release an object.
     Refused,
     /// Calls fail, or soon will, because a limit is used up.
     Exhausted,
-    /// Calls succeed, but a limit cut what they were to give: signals, descriptors, capacity.
+    /// Calls succeed, but a limit cuts what they deliver: signals, descriptors or capacity.
     Truncated,
 }
 
@@ -46,15 +46,29 @@ impl Family {
     pub const ALL: [Self; 6] =
         [Self::Leak, Self::Stall, Self::Deadlock, Self::Refused, Self::Exhausted, Self::Truncated];
 
-    /// One word for it.
-    pub fn name(self) -> &'static str {
+    /// Heading of its part in the index of findings.
+    pub fn heading(self) -> &'static str {
         match self {
-            Self::Leak => "leak",
-            Self::Stall => "stall",
-            Self::Deadlock => "deadlock",
-            Self::Refused => "refused",
-            Self::Exhausted => "exhausted",
-            Self::Truncated => "truncated",
+            Self::Leak => "Leaks",
+            Self::Stall => "Stalls",
+            Self::Deadlock => "Deadlocks",
+            Self::Refused => "Refusals",
+            Self::Exhausted => "Exhausted limits",
+            Self::Truncated => "Truncation",
+        }
+    }
+
+    /// What its findings have in common, in one sentence.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Leak => "Objects pile up, or outlive their users.",
+            Self::Stall => "Calls block for at least `--min-stall`.",
+            Self::Deadlock => "Threads block each other for ever.",
+            Self::Refused => {
+                "Calls fail, or wait in vain, because another process does not drain or release an object."
+            }
+            Self::Exhausted => "Calls fail, or soon will, because a limit is used up.",
+            Self::Truncated => "Calls succeed, but a limit cuts what they deliver: signals, descriptors or capacity.",
         }
     }
 
