@@ -36,10 +36,7 @@ fn check(path: &str, wanted: &str) {
 
 /// JSON as a person would lay it out: what fits goes on one line, and lists of words fill their lines.
 fn layout(value: &Value, indent: usize, before: usize) -> String {
-    let line = match value {
-        Value::Array(all) => format!("[{}]", all.iter().map(one_line).collect::<Vec<_>>().join(", ")),
-        _ => one_line(value),
-    };
+    let line = one_line(value);
     if indent + before + line.len() < WIDTH {
         return line;
     }
@@ -71,7 +68,7 @@ fn layout(value: &Value, indent: usize, before: usize) -> String {
             let items: Vec<String> = all.iter().map(|v| format!("{inner}{}", layout(v, indent + 2, 0))).collect();
             format!("[\n{}\n{outer}]", items.join(",\n"))
         }
-        _ => line,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => line,
     }
 }
 
@@ -93,7 +90,7 @@ fn one_line(value: &Value) -> String {
             format!("{{{}}}", items.join(", "))
         }
         Value::Array(all) => format!("[{}]", all.iter().map(one_line).collect::<Vec<_>>().join(", ")),
-        _ => value.to_string(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
     }
 }
 
