@@ -8,7 +8,9 @@ use super::model::{Report, Target};
 use tracer_analysis::finding::evidence::{self, Evidence};
 use tracer_analysis::finding::site::is_system;
 use tracer_analysis::finding::time::seconds;
-use tracer_analysis::finding::{Confidence, Finding, Limit, Object, Origin, Process, Severity, Stack, StackFrame};
+use tracer_analysis::finding::{
+    Confidence, Finding, FindingStack, Limit, Object, Origin, Process, Severity, StackFrame,
+};
 
 /// Elements of a list that are shown; JSON has them all.
 pub(super) const LIST_MAX: usize = 12;
@@ -178,20 +180,20 @@ pub(super) fn seen(f: &Finding) -> Option<String> {
 }
 
 /// Where in the program's own code a stack leads to.
-pub(super) fn at(stack: &Stack) -> Option<String> {
+pub(super) fn at(stack: &FindingStack) -> Option<String> {
     let sure = if stack.exact { "" } else { ", or a line that it calls (followed by frame pointers)" };
     stack.site.as_ref().map(|site| format!("{site}{sure}"))
 }
 
 /// A stack in one line, callee < caller, see [`frames`].
-pub(super) fn folded(stack: &Stack) -> String {
+pub(super) fn folded(stack: &FindingStack) -> String {
     let frames = frames(stack);
     if frames.is_empty() { "no frames".into() } else { frames.join(" < ") }
 }
 
 /// The frames of a stack, innermost first; more than two in a row of the system's or a language's libraries, and what
 /// is beyond [`FRAMES_MAX`], become dots. JSON has them all.
-pub(super) fn frames(stack: &Stack) -> Vec<String> {
+pub(super) fn frames(stack: &FindingStack) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let runs = stack.frames.chunk_by(|a, b| is_system(a) == is_system(b));
     for run in runs {

@@ -170,7 +170,7 @@ fn told(model: &Model, at: &At, case: &Case<'_>) -> Option<Finding> {
     if let Some(h) = holders.first() {
         let pid = h.proc.pid();
         d.chain(format!("{} has the listening socket", name(model, h.proc)));
-        d.look_at(
+        d.remedy_if_alive(
             h.proc,
             "See what the listener does instead of accepting.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),

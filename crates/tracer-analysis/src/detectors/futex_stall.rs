@@ -195,7 +195,7 @@ fn remedies(d: &mut FindingBuilder<'_>, holder: &Holder, itself: bool, waiting: 
         Holder::Thread { tid, proc } => {
             let (pid, tid) = (proc.pid(), tid);
             let look = format!("cat /proc/{pid}/task/{tid}/stack /proc/{pid}/task/{tid}/wchan");
-            d.look_at(*proc, "See what the holder does while it holds the lock.", look);
+            d.remedy_if_alive(*proc, "See what the holder does while it holds the lock.", look);
             d.remedy("Hold it for less: no I/O, no sleep and no other lock between lock and unlock.", None);
         }
         Holder::Gone { .. } => {

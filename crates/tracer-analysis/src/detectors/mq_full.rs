@@ -123,7 +123,7 @@ fn told(model: &Model, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     d.seen(first_ns, latest.last_ns);
     if let Some(r) = receivers.first() {
         let pid = r.proc.pid();
-        d.look_at(
+        d.remedy_if_alive(
             r.proc,
             "See what the receiver does instead of receiving.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),

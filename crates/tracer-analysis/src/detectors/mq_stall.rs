@@ -87,7 +87,7 @@ pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
                 d.chain(format!("{} should receive from it", names(model, &receivers)));
                 let pid = first.pid();
                 let look = format!("cat /proc/{pid}/stack /proc/{pid}/wchan");
-                d.look_at(first, "See what the receiver does instead of receiving.", look);
+                d.remedy_if_alive(first, "See what the receiver does instead of receiving.", look);
             }
             if let Some(alone) = alone {
                 d.chain(alone);

@@ -102,7 +102,7 @@ fn told(model: &Model, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     d.remedy("Keep what was refused and write it when poll() says that the pipe has room; do not drop it.", None);
     if let Some(r) = readers.first() {
         let pid = r.proc.pid();
-        d.look_at(
+        d.remedy_if_alive(
             r.proc,
             "See what the reader does instead of reading.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),

@@ -293,7 +293,11 @@ fn remedies(d: &mut FindingBuilder<'_>, case: &Case, opening: bool, capacity: Op
         let pid = r.proc.pid();
         let what = "See what the reader does instead of reading; a parent that waits for its child must drain the \
                     child's pipe first.";
-        d.look_at(r.proc, what, format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"));
+        d.remedy_if_alive(
+            r.proc,
+            what,
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),
+        );
     }
     if !pace::remedy(d, &case.summary, "reader", "pipe")
         && let (Some(capacity), Some(larger)) = (capacity, larger)

@@ -1,21 +1,21 @@
-//! `posix-sem-leak`: named semaphores that nobody has mapped.
+//! `posix-sem-leak`: named semaphores that no process has mapped.
 
 use crate::finding::Finding;
 use crate::finding::detector::{Detector, Family};
 use crate::finding::evidence;
 use crate::finding::measure;
-use crate::leaks::leftover::{self, Words};
+use crate::leaks::leftover::{self, Kind};
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
 use tracer_record::PosixKind;
 
-const WORDS: Words = Words {
+const KIND: Kind = Kind {
     detector: &ROW,
     kind: PosixKind::Sem,
     word: "posix-sem",
     one: "POSIX semaphore",
     many: "POSIX semaphores",
-    fix: "Call sem_unlink as soon as all sides have opened the semaphore: it then goes with its last user, however that ends.",
+    fix: "Call sem_unlink as soon as all sides have opened the semaphore: the kernel then frees it with its last user, however that ends.",
 };
 
 /// Its row in the table of detectors.
@@ -31,5 +31,5 @@ pub(crate) const ROW: Detector = Detector {
 };
 
 pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
-    leftover::detect(model, now_ns, &WORDS)
+    leftover::detect(model, now_ns, &KIND)
 }

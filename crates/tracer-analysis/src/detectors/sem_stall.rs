@@ -210,7 +210,7 @@ fn told(model: &Model, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
         let what = doing(model, h).map(|w| format!(", {w}")).unwrap_or_default();
         d.chain(format!("last taken by {}{gone}{what}", name(model, h)));
         let look = format!("cat /proc/{0}/stack /proc/{0}/wchan", h.pid());
-        d.look_at(h, "See what the holder does while it holds the lock.", look);
+        d.remedy_if_alive(h, "See what the holder does while it holds the lock.", look);
     }
     let longest = duration(s.durations.max_ns);
     let or = if s.timed_out > 0 { "" } else { ", or use semtimedop with a time-out" };

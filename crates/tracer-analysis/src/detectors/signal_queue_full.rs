@@ -1,6 +1,6 @@
 //! `signal-queue-full`: signals were dropped, or lost their value, because RLIMIT_SIGPENDING was reached.
 //!
-//! A signal that was merged with one that is pending is no loss: standard signals promise no more.
+//! A standard signal that is coalesced with a pending one is no loss.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
 use crate::finding::detector::{Detector, Family};
@@ -52,7 +52,7 @@ const NAMES: [&str; 31] = [
     "SIGSYS",
 ];
 
-/// What could not be queued for one process.
+/// Signals that could not be queued for one process.
 #[derive(Default)]
 struct Losses<'a> {
     dropped: u64,
@@ -60,6 +60,17 @@ struct Losses<'a> {
     merged: u64,
     signals: BTreeSet<u32>,
     rows: Vec<(ProcId, &'a Refusals)>,
+}
+
+impl Losses<'_> {
+    /// What was lost, as text. A stripped signal arrives without the data sent with it.
+    fn lost(&self) -> String {
+        match (self.dropped, self.stripped) {
+            (n, 0) => count(n, "signal", "signals"),
+            (0, n) => format!("the data of {}", count(n, "signal", "signals")),
+            (n, more) => format!("{} and the data of {more} more", count(n, "signal", "signals")),
+        }
+    }
 }
 
 /// Its row in the table of detectors.
@@ -104,13 +115,13 @@ pub(crate) fn detect(model: &Model, _now_ns: u64) -> Vec<Finding> {
     }
     by.into_iter()
         .filter(|(_, losses)| !losses.rows.is_empty())
-        .filter_map(|(target, losses)| told(model, target, losses))
+        .filter_map(|(target, losses)| finding(model, target, losses))
         .collect()
 }
 
-fn told(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Finding> {
+fn finding(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Finding> {
     losses.rows.sort_by_key(|(proc, r)| (std::cmp::Reverse(r.count), *proc));
-    // Of what the kernel sent by itself, whoever ran then is not the sender.
+    // If the kernel sent a signal by itself, the process running then is not the sender.
     let mut senders: Vec<ProcId> = Vec::new();
     for (proc, _) in losses.rows.iter().filter(|(_, r)| r.state.b == 0) {
         if !senders.contains(proc) {
@@ -128,19 +139,14 @@ fn told(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Finding
     for s in senders.iter().take(4) {
         d.process("sender", *s, None);
     }
-    let by = if senders.is_empty() { String::new() } else { format!(" from {}", names(model, &senders)) };
-    let signals: Vec<String> = losses.signals.iter().map(|s| word(*s)).collect();
-    let lost = match (losses.dropped, losses.stripped) {
-        (n, 0) => count(n, "signal", "signals"),
-        (0, n) => format!("what was sent with {}", count(n, "signal", "signals")),
-        (n, more) => format!("{}, and what was sent with {more} more,", count(n, "signal", "signals")),
-    };
-    let room = queued.map_or_else(
-        || "too many are pending".to_owned(),
-        |(used, max)| format!("{used} signals of its user are queued, RLIMIT_SIGPENDING is {max}"),
+    let signals: Vec<String> = losses.signals.iter().map(|s| signal_name(*s)).collect();
+    let from = if senders.is_empty() { String::new() } else { format!(" from {}", names(model, &senders)) };
+    let full = queued.map_or_else(
+        || "too many signals are pending".to_owned(),
+        |(used, max)| format!("{used} signals are queued for its user (RLIMIT_SIGPENDING is {max})"),
     );
-    let why = if losses.signals.iter().any(is_blocked) { ", and it has them blocked" } else { "" };
-    d.title(format!("{} lost {lost}{by} ({}): {room}{why}", name(model, target), signals.join(", ")));
+    let why = if losses.signals.iter().any(is_blocked) { ", and it blocks them" } else { "" };
+    d.title(format!("{} lost {} ({}){from}: {full}{why}", name(model, target), losses.lost(), signals.join(", ")));
     d.evidence(evidence::FAILED, losses.dropped)
         .evidence(evidence::STRIPPED, losses.stripped)
         .evidence(evidence::COALESCED, losses.merged)
@@ -152,18 +158,19 @@ fn told(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Finding
     let first_ns = losses.rows.iter().map(|(_, r)| r.first_ns).min()?;
     let last_ns = losses.rows.iter().map(|(_, r)| r.last_ns).max()?;
     d.seen(first_ns, last_ns);
-    d.remedy(
-        "Take the signals: sigwaitinfo or a signalfd in a loop until nothing is pending, in a thread that does nothing else.",
-        Some(format!("grep -E 'Sig|Shd' /proc/{}/status", target.pid())),
+    d.remedy_on(
+        target,
+        "Receive the signals in a dedicated thread: loop over sigwaitinfo or a signalfd until none is pending.",
+        format!("grep -E 'Sig|Shd' /proc/{}/status", target.pid()),
     );
     d.remedy(
-        "Check the result of sigqueue: EAGAIN means that the receiver is behind. For more than a wake-up use a pipe, a socket or a queue.",
+        "Check the result of sigqueue: EAGAIN means that the receiver is behind. To send more than a wake-up, use a pipe, a socket or a queue.",
         None,
     );
     d.finish()
 }
 
-fn word(signal: u32) -> String {
+fn signal_name(signal: u32) -> String {
     let standard = usize::try_from(signal).ok().and_then(|s| NAMES.get(s.checked_sub(1)?));
     match (standard, signal.checked_sub(SIGRTMIN)) {
         (Some(name), _) => (*name).to_owned(),

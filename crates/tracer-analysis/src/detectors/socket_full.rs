@@ -149,7 +149,7 @@ fn told(model: &Model, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
     }
     if let Some(r) = readers.first() {
         let pid = r.proc.pid();
-        d.look_at(
+        d.remedy_if_alive(
             r.proc,
             "See what the receiver does instead of reading.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),

@@ -113,7 +113,7 @@ fn told(model: &Model, case: Case, now_ns: u64) -> Option<Finding> {
     }
     if let Some(r) = case.readers.first() {
         let pid = r.proc.pid();
-        d.look_at(
+        d.remedy_if_alive(
             r.proc,
             "See what the receiver does instead of reading.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),

@@ -1,4 +1,4 @@
-//! What a detector is: one row, from which tables, schemas and documents are made.
+//! The row that describes a detector; tables, schemas and documents are made from these rows.
 
 use super::Finding;
 use super::evidence::Evidence;
@@ -11,12 +11,12 @@ use tracer_common::site::{Mechanism, Site};
 pub struct Detector {
     /// The finding's code, a public contract.
     pub code: &'static str,
-    /// `None`: it is about waits across mechanisms, and never left out.
+    /// `None`: the detector covers waits across mechanisms and always runs.
     pub mechanism: Option<Mechanism>,
     pub family: Family,
-    /// Whose events its verdicts rest on: records lost there make them uncertain.
+    /// The sites whose events it rests on: records lost there make its findings uncertain.
     pub sites: &'static [Site],
-    /// What is true when it finds something, in one sentence.
+    /// What a finding of this code states, in one sentence.
     pub what: &'static str,
     /// The evidence that a finding may have, in groups because detectors share some; it has no other.
     pub evidence: &'static [&'static [Evidence]],
@@ -105,7 +105,7 @@ impl Column {
 }
 
 impl Detector {
-    /// Whether it runs when only these mechanisms are watched (`--only`; empty: all).
+    /// Whether the detector runs when only these mechanisms are watched (`--only`; empty: all).
     pub fn runs_with(&self, only: &[String]) -> bool {
         let wanted = |of: Mechanism| only.iter().any(|m| m == of.name() || (m == "signal" && of == Mechanism::Child));
         only.is_empty() || self.mechanism.is_none_or(wanted)

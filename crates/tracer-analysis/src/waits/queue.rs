@@ -5,8 +5,8 @@ use crate::finding::evidence::{self, Evidence};
 use crate::finding::object::sysv_object;
 use crate::finding::syscall;
 use crate::finding::time::duration;
-use crate::leaks::orphan::bearer;
 use crate::model::Model;
+use crate::model::pid_at::process_at;
 use crate::model::stall::Reader;
 use tracer_record::{MsgQueue, ObjKey};
 use tracer_record::{ProcId, Tgid};
@@ -84,7 +84,7 @@ pub(crate) fn receiver(model: &Model, seen: Option<&Seen<'_>>, last: Option<&Rea
     }
     let row = seen.map(|s| s.last).filter(|row| row.lrpid != 0 && row.rtime != 0)?;
     let at_ns = boot_ns(model, row.rtime).map(|ns| ns.min(model.now_ns));
-    Some(Receiver { proc: bearer(model, row.lrpid, row.rtime), at_ns, about: true })
+    Some(Receiver { proc: process_at(model, row.lrpid, row.rtime), at_ns, about: true })
 }
 
 /// Who sits in msgrcv on a queue in which messages lie: what it asks for is not among them.

@@ -198,7 +198,7 @@ fn program(p: &Process) -> Option<String> {
     p.comm.clone().or_else(|| p.exe.as_deref().map(|exe| base(exe).to_owned()))
 }
 
-fn place(stack: &tracer_analysis::finding::Stack) -> Option<Place> {
+fn place(stack: &tracer_analysis::finding::FindingStack) -> Option<Place> {
     let words = stack.site.clone()?;
     let function = site::own(&stack.frames).and_then(function);
     Some(Place { role: stack.role.clone(), words, function, sure: stack.exact })

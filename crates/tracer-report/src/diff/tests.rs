@@ -6,7 +6,7 @@ use super::model::{Change, Diff, Kind, Tier, Verdict};
 use super::*;
 use crate::escape::unsafe_to_show;
 use crate::model::{LossRow, NO_END, tests as made};
-use tracer_analysis::finding::{Origin, Severity, Stack, StackFrame};
+use tracer_analysis::finding::{FindingStack, Origin, Severity, StackFrame};
 
 /// A report of 60 s from 10:33:38 on.
 fn report(findings: Vec<Finding>) -> Report {
@@ -46,7 +46,7 @@ fn at(mut f: Finding, function: &str, line: u32) -> Finding {
         module: Some("/opt/worker".into()),
         ..StackFrame::default()
     };
-    f.stacks.push(Stack {
+    f.stacks.push(FindingStack {
         role: "creator".into(),
         pid: 1,
         kind: "user".into(),
