@@ -1,4 +1,4 @@
-//! All evidence that a finding can have: one row each, from which the JSON schema is made. It must not say what a value is.
+//! All evidence that a finding can have, one row each; the JSON schema is made from it. It must not know a detector.
 
 use serde_json::Value;
 
