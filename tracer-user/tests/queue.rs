@@ -41,8 +41,7 @@ fn how_full_they_are_and_whose() {
     let test = std::thread::spawn(|| {
         // SAFETY: only the namespaces of this thread change.
         if let Err(e) = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWIPC | UnshareFlags::NEWNS) } {
-            eprintln!("skipped: no namespaces of its own: {e}; needs CAP_SYS_ADMIN");
-            return;
+            return tracer_skip::skip!("no namespaces of its own: {e}; needs CAP_SYS_ADMIN");
         }
         mount(None, "/", libc::MS_REC | libc::MS_PRIVATE);
         let dir = tempfile::Builder::new().prefix("mq dir").tempdir().expect("dir");

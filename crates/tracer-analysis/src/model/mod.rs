@@ -18,6 +18,7 @@ pub mod fdpass;
 pub mod futex;
 pub mod msg;
 pub mod own_fds;
+pub(crate) mod pid_at;
 pub mod pipe;
 pub mod posix;
 pub mod received_fds;

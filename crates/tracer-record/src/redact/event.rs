@@ -5,9 +5,8 @@ use tracer_common::event::{Body, HEADER_LEN, Header, SocketAddress, read};
 use super::name::Names;
 use crate::record::{SocketRow, text};
 
-/// A record of the ring buffer, in place and as long as before. Of one that is not known all bytes become zero: it stays a
-/// record that cannot be decoded.
-pub(crate) fn kernel(names: &Names, bytes: &mut Vec<u8>) {
+/// A record of the ring buffer, in place and of the same length. An unknown one becomes zeros: it still cannot be decoded.
+pub(crate) fn kernel(names: &Names, bytes: &mut [u8]) {
     let known = bytes.split_at_checked(HEADER_LEN).and_then(|(head, payload)| {
         let header = read::<Header>(head).ok()?;
         Some((header, Body::decode(header.kind, payload).ok()?))
