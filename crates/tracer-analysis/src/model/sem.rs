@@ -237,7 +237,7 @@ impl Sems {
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: SemCreate) {
         let id = SemId::new(e.ns, e.id);
         let call = Call { ts_ns: context.ts_ns, exact: e.exact != 0, creates: creates(e.key, e.flags) };
-        let creation = Some(Box::new(Creation::new(proc, context, call.exact)));
+        let creation = || Some(Box::new(Creation::new(proc, context, call.exact)));
         let made_s = self.clocks.wall_s(context.ts_ns);
         let known = self.sets.get(id).map(|set| Known {
             created: set.created.is_some(),
@@ -248,14 +248,14 @@ impl Sems {
             Returned::Old => return,
             Returned::Listed => {
                 if let Some(set) = self.sets.get_mut(id) {
-                    set.created = creation;
+                    set.created = creation();
                 }
             }
             Returned::New => {
                 self.forget(id);
                 if let Some(set) = self.entry(id) {
                     (set.key, set.nsems) = (e.key, e.nsems);
-                    set.created = creation;
+                    set.created = creation();
                 }
                 self.namespaces.entry(id.ns).or_default().add(u64::from(e.nsems));
             }
