@@ -286,7 +286,7 @@ impl Stream {
     }
 
     /// `times` samples of the reader `p` in a state.
-    pub fn look(&mut self, obj: ObjKey, p: P, state: char, times: u64) -> &mut Self {
+    pub fn sample(&mut self, obj: ObjKey, p: P, state: char, times: u64) -> &mut Self {
         let row = ReaderLook {
             obj,
             tgid: p.0,

@@ -40,7 +40,7 @@ enum At {
 
 fn at(model: &Model, client: u64) -> At {
     // A socket that was closed before it could be read is known by what its call said.
-    let name = model.sockets.name_of_other_end(client, 0);
+    let name = model.sockets.peer_name(client, 0);
     let listener = model.sockets.listener(client).or_else(|| model.sockets.listener_named(name?));
     match (listener, name) {
         (Some(ino), _) => At::Listener(ino),
@@ -116,7 +116,7 @@ fn told(model: &Model, at: &At, case: &Case<'_>) -> Option<Finding> {
         d.process("holder", h.proc, None);
     }
     let known = listener.and_then(|ino| model.sockets.get(ino));
-    let path = model.sockets.name_of_other_end(case.client, 0);
+    let path = model.sockets.peer_name(case.client, 0);
     let place = match (path, listener) {
         (Some(name), _) => name.to_owned(),
         (None, Some(ino)) => format!("socket:[{ino}]"),

@@ -230,7 +230,7 @@ fn who_read_last_is_blamed_and_not_who_only_has_it_open() {
             s.blocked(5_000, &[(YES, pipe(8), 1_000, reader.map(|r| (r, 900)))]);
         } else {
             s.stall(5_000, YES, pipe(8), 2_000, reader);
-            s.look(pipe(8), parent, 'S', 3).look(pipe(8), PV, 'S', 2);
+            s.sample(pipe(8), parent, 'S', 3).sample(pipe(8), PV, 'S', 2);
         }
         s.holders(5_001, pipe(8), &[(parent, true, true), (PV, true, false), (YES, false, true)]);
         s.process(5_002, PV.row(if stopped { 'T' } else { 'S' })).process(5_003, parent.row('S'));

@@ -63,7 +63,7 @@ pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
         if obj.ns != 0 {
             continue;
         }
-        let other = model.sockets.other_end(obj.id, r.state.c);
+        let other = model.sockets.peer(obj.id, r.state.c);
         let full_ns = full(model, other, *sender, r, now_ns);
         let watched = r.reader.is_some() || model.processes.all_wanted();
         let lost = seen(r.state).kind == DGRAM && watched && r.in_a_row >= IN_A_ROW;

@@ -48,7 +48,7 @@ pub(crate) const ROW: Detector = Detector {
 pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
     let waits = objects(model, kind::SOCKET).into_iter().filter(|obj| obj.ns == 0).filter_map(|obj| {
         let s = summary(model, obj, None, now_ns, |w| w.durations.clone())?;
-        let other = model.sockets.other_end(obj.id, s.state.c);
+        let other = model.sockets.peer(obj.id, s.state.c);
         let sender = s.waiting.first()?.proc;
         Some((other.unwrap_or(obj.id), sender, (obj, other, s)))
     });
@@ -64,7 +64,7 @@ fn case(model: &Model, mut group: Vec<(ObjKey, Option<u64>, Summary)>) -> Option
         merge(&mut summary, more);
     }
     let last = objs.iter().filter_map(|o| model.stalls.object(*o)?.reader.as_ref()).max_by_key(|r| r.ts_ns);
-    let other = other.or_else(|| model.sockets.other_end(first.id, summary.state.c));
+    let other = other.or_else(|| model.sockets.peer(first.id, summary.state.c));
     let mut readers = readers(model, other, &summary.procs(), last, summary.ongoing > 0);
     readers.truncate(MAX_READERS);
     summary.told_of(&readers);

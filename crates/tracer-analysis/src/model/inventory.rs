@@ -14,7 +14,7 @@ impl Model {
         self.sems.inventory(inventory, snapshot);
         self.shms.inventory(inventory, snapshot);
         self.msgs.inventory(inventory, snapshot);
-        self.passed(inventory, snapshot);
+        self.received_fds(inventory, snapshot);
         if let Some(found) = &inventory.posix {
             self.posix.inventory((inventory.ts_ns, inventory.until_ns), found, snapshot, &mut self.processes);
         }
@@ -43,15 +43,15 @@ impl Model {
             for id in gone {
                 self.stalls.exited(id);
                 self.fds.exited(id);
-                self.passed.exited(id);
+                self.received_fds.exited(id);
             }
         }
     }
 
-    fn passed(&mut self, inventory: &Inventory, snapshot: Snapshot) {
+    fn received_fds(&mut self, inventory: &Inventory, snapshot: Snapshot) {
         let Some(rows) = &inventory.passed else { return };
         let rows = rows.iter().map(|row| {
-            let fds = received_fds::Lot {
+            let fds = received_fds::FdGroup {
                 opener: self.processes.resolve(row.opener, row.opener_start_ns),
                 from_ancestor: row.from_ancestor,
                 obj: row.obj,
@@ -61,6 +61,6 @@ impl Model {
             (self.processes.resolve(row.tgid, row.start_ns), fds)
         });
         let rows = rows.collect();
-        self.passed.listed(inventory.ts_ns, rows, snapshot);
+        self.received_fds.listed(inventory.ts_ns, rows, snapshot);
     }
 }

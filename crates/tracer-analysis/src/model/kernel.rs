@@ -52,8 +52,8 @@ impl Model {
                 self.processes.exited(proc, at);
                 self.children.exited(proc, parent, at);
                 self.fds.exited(proc);
-                self.passed.exited(proc);
-                self.owned.exited(proc);
+                self.received_fds.exited(proc);
+                self.own_fds.exited(proc);
                 self.stalls.exited(proc);
                 self.waits.exited(proc);
             }
@@ -66,7 +66,7 @@ impl Model {
             Body::Stall(e) => self.stalled(proc, context, e),
             Body::PipeCreate(e) => {
                 self.pipes.created(proc, context, *e);
-                self.owned.created(proc, context, own_fds::Kind::Pipe, e.ino);
+                self.own_fds.created(proc, context, own_fds::Kind::Pipe, e.ino);
             }
             Body::PipeResize(e) => self.pipes.resize(proc, *e),
             Body::FdReceive(e) => {
@@ -86,7 +86,7 @@ impl Model {
             Body::FdFlags(e) => self.fds.flagged(*e),
             Body::EventfdCreate(e) => {
                 self.eventfds.created(proc, context, *e);
-                self.owned.created(proc, context, own_fds::Kind::Eventfd, e.fd.into());
+                self.own_fds.created(proc, context, own_fds::Kind::Eventfd, e.fd.into());
             }
             Body::SysvCreate(e) => match e.kind {
                 kind::SHM => self.shms.created(proc, context, e),

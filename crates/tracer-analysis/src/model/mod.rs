@@ -78,11 +78,11 @@ pub struct Model {
     pub sems: sem::Sems,
     pub shms: shm::Shms,
     pub msgs: msg::Msgs,
-    pub queues: msg::SampledQueues,
+    pub sampled_queues: msg::SampledQueues,
     pub pipes: pipe::Pipes,
     pub fds: fdpass::FdPass,
-    pub passed: received_fds::Passed,
-    pub owned: own_fds::Owned,
+    pub received_fds: received_fds::ReceivedFds,
+    pub own_fds: own_fds::OwnFds,
     pub eventfds: eventfd::Eventfds,
     pub posix: posix::Posix,
     pub sockets: socket::Sockets,
@@ -153,11 +153,11 @@ impl Model {
             ("exited processes", self.processes.dropped),
             ("semaphore sets", self.sems.dropped),
             ("shared memory segments", self.shms.dropped),
-            ("message queues", self.msgs.dropped + self.queues.dropped),
+            ("message queues", self.msgs.dropped + self.sampled_queues.dropped),
             ("pipes", self.pipes.dropped),
             ("received descriptors or their senders", self.fds.dropped),
-            ("rows of descriptors that other processes opened", self.passed.dropped),
-            ("processes that create pipes or eventfds", self.owned.dropped),
+            ("rows of descriptors that other processes opened", self.received_fds.dropped),
+            ("processes that create pipes or eventfds", self.own_fds.dropped),
             ("eventfds", self.eventfds.dropped),
             ("POSIX objects", self.posix.dropped),
             ("zombies or their parents", self.children.dropped),
@@ -246,7 +246,7 @@ impl Model {
                 let proc = self.processes.resolve(table.tgid, table.start_ns);
                 self.fds.table(proc, table);
                 self.posix.table(proc, table);
-                self.owned.table(proc, table);
+                self.own_fds.table(proc, table);
             }
             Record::Process { ts_ns, row } => {
                 self.advance(*ts_ns);
@@ -265,7 +265,7 @@ impl Model {
             }
             Record::Queues { ts_ns, rows } => {
                 self.advance(*ts_ns);
-                self.queues.sampled(*ts_ns, rows);
+                self.sampled_queues.sampled(*ts_ns, rows);
             }
             Record::Futexes { ts_ns, rows } => {
                 self.advance(*ts_ns);
@@ -283,7 +283,7 @@ impl Model {
                 self.advance(*ts_ns);
                 for row in rows {
                     let proc = self.processes.resolve(row.tgid, row.start_ns);
-                    let sample = stall::Look::new(proc, row);
+                    let sample = stall::ReaderSample::new(proc, row);
                     self.stalls.sampled(row.obj, sample, |stack| self.stacks.canonical(stack));
                 }
             }

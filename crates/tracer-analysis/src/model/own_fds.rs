@@ -10,7 +10,7 @@ use tracer_record::decode::Context;
 use tracer_record::{ProcId, StackId};
 
 /// Creating processes remembered.
-const MAX_MAKERS: usize = 4_096;
+const MAX_CREATORS: usize = 4_096;
 /// Open objects followed: of one kind and process, and in all.
 const MAX_OPEN: usize = 4_096;
 const MAX_ALL_OPEN: usize = 131_072;
@@ -24,7 +24,7 @@ pub enum Kind {
 
 /// An object that was open when the descriptor table was read last, or that is newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct OwnObject {
     pub ts_ns: u64,
     /// What identifies it in the descriptor table: the inode number of a pipe, the descriptor of an eventfd.
     pub mark: u64,
@@ -33,11 +33,11 @@ pub struct Made {
 
 /// Objects of one kind that one process created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Own {
+pub struct OwnObjects {
     /// How many it created since tracing began.
-    pub made: u64,
+    pub created: u64,
     /// Open ones in the order of their creation.
-    pub open: Vec<Made>,
+    pub open: Vec<OwnObject>,
     pub closed: u64,
     /// Descriptors of the open ones when the table was read.
     pub fds: u64,
@@ -53,8 +53,8 @@ pub struct Own {
 
 /// One process and the objects that it created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Maker {
-    kinds: BTreeMap<Kind, Own>,
+pub struct Creator {
+    kinds: BTreeMap<Kind, OwnObjects>,
     /// Soft RLIMIT_NOFILE.
     pub limit: Option<u64>,
     /// Open descriptors when the table was read last.
@@ -63,45 +63,45 @@ pub struct Maker {
     pub read_ns: Option<u64>,
 }
 
-impl Maker {
+impl Creator {
     /// The objects by kind.
-    pub fn kinds(&self) -> impl Iterator<Item = (Kind, &Own)> {
+    pub fn kinds(&self) -> impl Iterator<Item = (Kind, &OwnObjects)> {
         self.kinds.iter().map(|(kind, own)| (*kind, own))
     }
 }
 
 /// All processes that created pipes or eventfds.
 #[derive(Clone, Debug, Default)]
-pub struct Owned {
-    makers: HashMap<ProcId, Maker>,
+pub struct OwnFds {
+    creators: HashMap<ProcId, Creator>,
     open: usize,
     pub dropped: u64,
 }
 
-impl Owned {
+impl OwnFds {
     /// All creating processes, in no order.
-    pub fn makers(&self) -> impl Iterator<Item = (ProcId, &Maker)> {
-        self.makers.iter().map(|(id, maker)| (*id, maker))
+    pub fn creators(&self) -> impl Iterator<Item = (ProcId, &Creator)> {
+        self.creators.iter().map(|(id, creator)| (*id, creator))
     }
 
     /// What one process created.
-    pub fn of(&self, id: ProcId) -> Option<&Maker> {
-        self.makers.get(&id)
+    pub fn of(&self, id: ProcId) -> Option<&Creator> {
+        self.creators.get(&id)
     }
 
     /// Adds a creation; `mark` identifies the object in descriptor tables.
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, kind: Kind, mark: u64) {
-        if self.makers.len() >= MAX_MAKERS && !self.makers.contains_key(&proc) {
+        if self.creators.len() >= MAX_CREATORS && !self.creators.contains_key(&proc) {
             self.dropped += 1;
             return;
         }
-        let maker = self.makers.entry(proc).or_default();
-        let was_read = maker.read_ns.is_some_and(|read_ns| context.ts_ns < read_ns);
-        let own = maker.kinds.entry(kind).or_default();
-        if own.made == 0 {
+        let creator = self.creators.entry(proc).or_default();
+        let was_read = creator.read_ns.is_some_and(|read_ns| context.ts_ns < read_ns);
+        let own = creator.kinds.entry(kind).or_default();
+        if own.created == 0 {
             own.first_ns = context.ts_ns;
         }
-        own.made += 1;
+        own.created += 1;
         own.last_ns = own.last_ns.max(context.ts_ns);
         if was_read && !own.others.remove(&mark) {
             // The table was read after the creation and does not have it.
@@ -120,17 +120,17 @@ impl Owned {
             own.unfollowed += 1;
             return;
         }
-        own.open.push(Made { ts_ns: context.ts_ns, mark, stack: context.stack });
+        own.open.push(OwnObject { ts_ns: context.ts_ns, mark, stack: context.stack });
         self.open += 1;
     }
 
     /// Compares the followed objects with a descriptor table.
     pub(super) fn table(&mut self, proc: ProcId, table: &FdTable) {
-        let Some(maker) = self.makers.get_mut(&proc).filter(|_| table.complete) else { return };
-        maker.limit = table.limit.or(maker.limit);
-        maker.table_len = table.fds.len().try_into().unwrap_or(u64::MAX);
-        maker.read_ns = Some(table.ts_ns);
-        for (kind, own) in &mut maker.kinds {
+        let Some(creator) = self.creators.get_mut(&proc).filter(|_| table.complete) else { return };
+        creator.limit = table.limit.or(creator.limit);
+        creator.table_len = table.fds.len().try_into().unwrap_or(u64::MAX);
+        creator.read_ns = Some(table.ts_ns);
+        for (kind, own) in &mut creator.kinds {
             let marks: Vec<u64> = table.fds.iter().filter_map(|(fd, link)| mark(*kind, *fd, link)).collect();
             let there: BTreeSet<u64> = marks.iter().copied().collect();
             let before = own.open.len();
@@ -147,8 +147,8 @@ impl Owned {
 
     /// Forgets an exited process: it has nothing open.
     pub(super) fn exited(&mut self, proc: ProcId) {
-        if let Some(maker) = self.makers.remove(&proc) {
-            let open: usize = maker.kinds.values().map(|own| own.open.len()).sum();
+        if let Some(creator) = self.creators.remove(&proc) {
+            let open: usize = creator.kinds.values().map(|own| own.open.len()).sum();
             self.open = self.open.saturating_sub(open);
         }
     }

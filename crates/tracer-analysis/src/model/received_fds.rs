@@ -13,7 +13,7 @@ const MAX_ROWS: usize = 131_072;
 
 /// Descriptors of one process for one object that `opener` opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lot {
+pub struct FdGroup {
     pub opener: ProcId,
     /// The opener is an ancestor: fork may have copied some of them.
     pub from_ancestor: bool,
@@ -26,17 +26,17 @@ pub struct Lot {
 
 /// Such descriptors of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct FdSnapshots {
     /// At the baseline.
-    pub first: Vec<Lot>,
+    pub first: Vec<FdGroup>,
     /// At the last snapshot.
-    pub last: Vec<Lot>,
+    pub last: Vec<FdGroup>,
 }
 
 /// Such descriptors of all processes.
 #[derive(Clone, Debug, Default)]
-pub struct Passed {
-    kept: HashMap<ProcId, Kept>,
+pub struct ReceivedFds {
+    snapshots: HashMap<ProcId, FdSnapshots>,
     rows: usize,
     /// When the baseline was read, and the last snapshot.
     pub first_ns: u64,
@@ -44,26 +44,26 @@ pub struct Passed {
     pub dropped: u64,
 }
 
-impl Passed {
+impl ReceivedFds {
     /// All processes with such descriptors, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (ProcId, &Kept)> {
-        self.kept.iter().map(|(id, k)| (*id, k))
+    pub fn iter(&self) -> impl Iterator<Item = (ProcId, &FdSnapshots)> {
+        self.snapshots.iter().map(|(id, k)| (*id, k))
     }
 
     /// Such descriptors of one process.
-    pub fn of(&self, id: ProcId) -> Option<&Kept> {
-        self.kept.get(&id)
+    pub fn of(&self, id: ProcId) -> Option<&FdSnapshots> {
+        self.snapshots.get(&id)
     }
 
     /// Replaces the last snapshot.
-    pub(super) fn listed(&mut self, ts_ns: u64, rows: Vec<(ProcId, Lot)>, snapshot: Snapshot) {
+    pub(super) fn listed(&mut self, ts_ns: u64, rows: Vec<(ProcId, FdGroup)>, snapshot: Snapshot) {
         if snapshot == Snapshot::Baseline {
             self.first_ns = ts_ns;
         }
         self.last_ns = ts_ns;
-        for kept in self.kept.values_mut() {
-            self.rows = self.rows.saturating_sub(kept.last.len());
-            kept.last.clear();
+        for snapshots in self.snapshots.values_mut() {
+            self.rows = self.rows.saturating_sub(snapshots.last.len());
+            snapshots.last.clear();
         }
         for (id, row) in rows {
             // A row of the baseline is stored twice.
@@ -72,22 +72,22 @@ impl Passed {
                 continue;
             }
             self.rows += 1;
-            let kept = self.kept.entry(id).or_default();
+            let snapshots = self.snapshots.entry(id).or_default();
             if snapshot == Snapshot::Baseline {
                 self.rows += 1;
-                kept.first.push(row.clone());
+                snapshots.first.push(row.clone());
             }
-            kept.last.push(row);
+            snapshots.last.push(row);
         }
-        for kept in self.kept.values_mut() {
-            kept.first.shrink_to_fit();
-            kept.last.shrink_to_fit();
+        for snapshots in self.snapshots.values_mut() {
+            snapshots.first.shrink_to_fit();
+            snapshots.last.shrink_to_fit();
         }
     }
 
     pub(super) fn exited(&mut self, id: ProcId) {
-        if let Some(kept) = self.kept.remove(&id) {
-            self.rows = self.rows.saturating_sub(kept.first.len() + kept.last.len());
+        if let Some(snapshots) = self.snapshots.remove(&id) {
+            self.rows = self.rows.saturating_sub(snapshots.first.len() + snapshots.last.len());
         }
     }
 }

@@ -63,7 +63,7 @@ impl Sockets {
     }
 
     /// The peer of socket `ino`. `peer`: its inode number if an event has it, else 0.
-    pub fn other_end(&self, ino: u64, peer: u64) -> Option<u64> {
+    pub fn peer(&self, ino: u64, peer: u64) -> Option<u64> {
         if peer != 0 {
             return Some(peer);
         }
@@ -84,9 +84,9 @@ impl Sockets {
     }
 
     /// The name to which socket `ino` sends or connects: the name of its peer, else the address in its call. `peer`: as in
-    /// [`Self::other_end`].
-    pub fn name_of_other_end(&self, ino: u64, peer: u64) -> Option<&str> {
-        let bound = self.other_end(ino, peer).and_then(|other| self.get(other)?.name.as_deref());
+    /// [`Self::peer`].
+    pub fn peer_name(&self, ino: u64, peer: u64) -> Option<&str> {
+        let bound = self.peer(ino, peer).and_then(|other| self.get(other)?.name.as_deref());
         bound.or_else(|| self.get(ino)?.address.as_deref())
     }
 

@@ -178,7 +178,7 @@ pub struct Interval {
 
 /// A sample of the last reader of an object, read from /proc while another thread waited at the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct ReaderSample {
     pub proc: ProcId,
     /// State letter of /proc/PID/stat.
     pub state: char,
@@ -189,7 +189,7 @@ pub struct Look {
     pub kernel: Vec<String>,
 }
 
-impl Look {
+impl ReaderSample {
     pub(super) fn new(proc: ProcId, row: &ReaderLook) -> Self {
         let kernel = row.kernel.clone();
         Self { proc, state: row.state, syscall: row.syscall, stack: row.stack.map(StackId), kernel }
@@ -206,7 +206,7 @@ pub struct ObjectStalls {
     pub state: State,
     pub reader: Option<Reader>,
     /// Distinct reader samples and how often each was taken. Equal stacks may appear under several ids.
-    pub looks: Vec<(Look, u64)>,
+    pub samples: Vec<(ReaderSample, u64)>,
     pub dropped: u64,
 }
 
@@ -214,27 +214,27 @@ impl ObjectStalls {
     /// Adds a sample if `room` allows a new one; returns how many distinct samples it added.
     ///
     /// When the object's own bound is reached, it first merges samples whose stacks have become known as equal.
-    fn sampled(&mut self, sample: Look, room: bool, canonical: impl Fn(StackId) -> StackId) -> usize {
-        if self.looks.len() >= MAX_SAMPLES {
-            let mut merged: Vec<(Look, u64)> = Vec::new();
-            for (mut sample, n) in std::mem::take(&mut self.looks) {
+    fn sampled(&mut self, sample: ReaderSample, room: bool, canonical: impl Fn(StackId) -> StackId) -> usize {
+        if self.samples.len() >= MAX_SAMPLES {
+            let mut merged: Vec<(ReaderSample, u64)> = Vec::new();
+            for (mut sample, n) in std::mem::take(&mut self.samples) {
                 sample.stack = sample.stack.map(&canonical);
                 match merged.iter_mut().find(|(known, _)| *known == sample) {
                     Some((_, count)) => *count += n,
                     None => merged.push((sample, n)),
                 }
             }
-            self.looks = merged;
+            self.samples = merged;
         }
-        if let Some((_, count)) = self.looks.iter_mut().find(|(known, _)| *known == sample) {
+        if let Some((_, count)) = self.samples.iter_mut().find(|(known, _)| *known == sample) {
             *count += 1;
             return 0;
         }
-        if !room || self.looks.len() >= MAX_SAMPLES {
+        if !room || self.samples.len() >= MAX_SAMPLES {
             self.dropped += 1;
             return 0;
         }
-        self.looks.push((sample, 1));
+        self.samples.push((sample, 1));
         1
     }
 }
@@ -404,7 +404,7 @@ impl Stalls {
     }
 
     /// Adds a sample of the reader of an object.
-    pub(super) fn sampled(&mut self, obj: ObjKey, sample: Look, canonical: impl Fn(StackId) -> StackId) {
+    pub(super) fn sampled(&mut self, obj: ObjKey, sample: ReaderSample, canonical: impl Fn(StackId) -> StackId) {
         let room = self.samples < MAX_ALL_SAMPLES;
         if let Some(object) = self.object_mut(obj) {
             self.samples += object.sampled(sample, room, canonical);

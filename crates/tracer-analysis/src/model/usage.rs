@@ -55,7 +55,7 @@ pub(super) fn can_have_made(made_s: Option<u64>, changed_s: u64) -> bool {
 
 /// Calls that failed with one errno in one namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NoSpace {
+pub struct FailedCalls {
     pub failed: u64,
     pub first_ns: u64,
     pub last_ns: u64,
@@ -80,9 +80,9 @@ pub struct Usage<L> {
     pub created: u64,
     pub removed: u64,
     /// ENOSPC: a limit is reached.
-    pub no_space: Option<NoSpace>,
+    pub no_space: Option<FailedCalls>,
     /// ENOMEM: the kernel has no memory for another object.
-    pub no_memory: Option<NoSpace>,
+    pub no_memory: Option<FailedCalls>,
 }
 
 impl<L> Default for Usage<L> {
@@ -155,7 +155,7 @@ impl<L: Limits> Usage<L> {
             ENOMEM => &mut self.no_memory,
             _ => return,
         };
-        let f = slot.get_or_insert_with(|| NoSpace { first_ns: ts_ns, ..NoSpace::default() });
+        let f = slot.get_or_insert_with(|| FailedCalls { first_ns: ts_ns, ..FailedCalls::default() });
         f.failed += 1;
         f.last_ns = ts_ns;
         f.wanted_parts = parts;

@@ -130,7 +130,7 @@ impl Waits {
 
     /// The thread that best explains why a process makes no progress: a blocked one before idle ones, then the main thread.
     /// `None` if the process was not sampled.
-    pub fn speaker(&self, proc: ProcId) -> Option<&Thread> {
+    pub fn representative(&self, proc: ProcId) -> Option<&Thread> {
         let rank = |t: &&Thread| {
             let held_up = t.waits.iter().any(Wait::is_for_another);
             (if held_up { 0 } else { usize::from(t.state == 'S') + 1 }, t.key.1.0 != proc.pid(), t.key.1)
@@ -140,7 +140,7 @@ impl Waits {
 
     /// Deadlock cycles: sets of threads that each sleep without a timeout, and whose releasers are all dead or in the set.
     /// Two samples found each of them in the same sleep, so they slept at the same time.
-    pub fn knots(&self, alive: impl Fn(ProcId) -> bool) -> Vec<Vec<&Thread>> {
+    pub fn deadlock_cycles(&self, alive: impl Fn(ProcId) -> bool) -> Vec<Vec<&Thread>> {
         let asleep =
             |t: &&Thread| t.state == 'S' && !t.timeout && !t.more && !t.waits.is_empty() && t.since_ns < t.seen_ns;
         // A thread that waits at several objects is an event loop. A signal handler can write what its own process reads.

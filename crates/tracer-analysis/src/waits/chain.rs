@@ -47,7 +47,7 @@ pub fn explain(model: &Model, pid: u32) -> Vec<Explained> {
 /// Threads none of which can ever go on.
 pub(crate) fn knots(model: &Model) -> Vec<Vec<&Thread>> {
     // Of a process that nobody knows nothing is said.
-    model.waits.knots(|proc| model.processes.get(proc).is_none_or(|p| p.alive()))
+    model.waits.deadlock_cycles(|proc| model.processes.get(proc).is_none_or(|p| p.alive()))
 }
 
 /// Gives the verdicts on waits that last the whole chain, if it tells more than they do.
@@ -97,7 +97,7 @@ fn walk_by(model: &Model, first: &Thread, second: Option<ProcId>) -> (Vec<String
             n => format!(" (as {} more)", count(n as u64, "process", "processes")),
         };
         let role = role(wait);
-        let Some(thread) = model.waits.speaker(next) else {
+        let Some(thread) = model.waits.representative(next) else {
             lines.push(format!("{} {role}{more}; what it does was not read", name(model, next)));
             break;
         };
@@ -118,7 +118,7 @@ pub fn blocker(model: &Model, waiter: Key, obj: ObjKey) -> Option<(ProcId, Tid)>
     let thread = model.waits.get(waiter)?;
     let wait = edge(thread).filter(|w| w.obj == obj)?;
     let proc = follow(model, thread, &releasers(model, wait))?;
-    Some((proc, model.waits.speaker(proc).map_or(Tid(proc.pid()), |t| t.key.1)))
+    Some((proc, model.waits.representative(proc).map_or(Tid(proc.pid()), |t| t.key.1)))
 }
 
 /// What a thread waits for; `None`: who waits for input in poll, or for a time only, is idle, and its chain ends there.
@@ -142,7 +142,7 @@ fn follow(model: &Model, waiter: &Thread, others: &[ProcId]) -> Option<ProcId> {
 /// How little the last look at a process says about why it does not end another's wait: it is held up itself, is at work or
 /// stopped, is idle, was not looked at.
 pub(crate) fn reticence(model: &Model, proc: ProcId) -> u8 {
-    match model.waits.speaker(proc) {
+    match model.waits.representative(proc) {
         Some(t) if t.waits.iter().any(Wait::is_for_another) => 0,
         Some(t) if t.state != 'S' => 1,
         Some(_) => 2,

@@ -102,7 +102,7 @@ fn thousands_of_looks_take_little_room() {
         s.record(Record::SameStack { id, of: 1 });
     }
     let model = s.model(5_000);
-    let looks = &model.stalls.object(pipe(8)).expect("stalls").looks;
+    let looks = &model.stalls.object(pipe(8)).expect("stalls").samples;
     assert!(looks.len() <= 32 && looks.iter().map(|(_, n)| n).sum::<u64>() == 5_000, "{}", looks.len());
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Seen<'a> {
 pub(crate) fn seen(model: &Model, obj: ObjKey) -> Option<Seen<'_>> {
     let id = crate::model::msg_id(obj);
     let table = model.msgs.get(id).map(|q| (q.read_ns, &q.row));
-    match (model.queues.get(id), table) {
+    match (model.sampled_queues.get(id), table) {
         (Some(look), Some((read_ns, row))) if read_ns > look.ts_ns => {
             Some(Seen { last: row, read_ns, fullest: if row.bytes > look.fullest.bytes { row } else { &look.fullest } })
         }

@@ -125,8 +125,8 @@ pub(crate) fn tell(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, state: S
     let s = seen(state);
     let to_peer = s.kind == DGRAM && s.backlog > 0;
     d.evidence(evidence::TYPE, word(s.kind))
-        .evidence(evidence::PATH, model.sockets.name_of_other_end(ino, state.c))
-        .evidence(evidence::PEER, model.sockets.other_end(ino, state.c).map(|p| p.to_string()))
+        .evidence(evidence::PATH, model.sockets.peer_name(ino, state.c))
+        .evidence(evidence::PEER, model.sockets.peer(ino, state.c).map(|p| p.to_string()))
         .evidence(evidence::IN_FLIGHT_BYTES, (s.sndbuf > 0).then_some(s.sent))
         .evidence(evidence::SNDBUF_BYTES, (s.sndbuf > 0).then_some(s.sndbuf))
         .evidence(evidence::QUEUED, to_peer.then_some(s.queued))
@@ -135,5 +135,5 @@ pub(crate) fn tell(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, state: S
 
 /// " to /dev/log", or nothing if the other end has no name.
 pub(crate) fn to_name(model: &Model, ino: u64, told: u64) -> String {
-    model.sockets.name_of_other_end(ino, told).map(|name| format!(" to {name}")).unwrap_or_default()
+    model.sockets.peer_name(ino, told).map(|name| format!(" to {name}")).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use crate::finding::builder::FindingBuilder;
 use crate::finding::evidence::{self, Evidence};
 use crate::finding::time::{duration, milliseconds};
 use crate::model::Model;
-use crate::model::stall::{Durations, Interval, Look, Reader, WaiterStalls};
+use crate::model::stall::{Durations, Interval, Reader, ReaderSample, WaiterStalls};
 use crate::waits::chain::reticence;
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_record::{ObjKey, State};
@@ -280,7 +280,7 @@ pub(crate) fn summary_of(
 /// What the readers of an object were found doing, the same things together.
 fn looks(model: &Model, keys: &[ObjKey]) -> Vec<Looked> {
     let mut all: BTreeMap<(ProcId, String), Looked> = BTreeMap::new();
-    for (look, n) in keys.iter().filter_map(|key| model.stalls.object(*key)).flat_map(|o| &o.looks) {
+    for (look, n) in keys.iter().filter_map(|key| model.stalls.object(*key)).flat_map(|o| &o.samples) {
         let words = found(model, look);
         let known = all.entry((look.proc, words.clone())).or_insert_with(|| Looked {
             words,
@@ -297,7 +297,7 @@ fn looks(model: &Model, keys: &[ObjKey]) -> Vec<Looked> {
     all
 }
 
-fn found(model: &Model, look: &Look) -> String {
+fn found(model: &Model, look: &ReaderSample) -> String {
     let state = match look.state {
         'R' => return "running or ready to run".to_owned(),
         'T' | 't' => return "stopped".to_owned(),
