@@ -64,7 +64,9 @@ fn a_ring_is_one_finding_with_every_edge() {
     assert_eq!((f.code.as_str(), f.severity, f.confidence), ("deadlock", Severity::Critical, Confidence::Likely));
     assert_eq!((role(f, "blocked"), number(f, "threads")), (vec![300, 301, 302], Some(3.0)));
     assert_eq!(f.chain.len(), 4, "{:#?}", f.chain);
-    assert!(f.chain[1].contains("b (301) has its read end, and is blocked in") && f.chain[3].ends_with("closed"));
+    assert!(
+        f.chain[1].contains("b (301) holds the read end and is blocked in") && f.chain[3].ends_with("cycle complete")
+    );
     assert!(explain(&s.model(300), A.0).iter().all(|t| t.deadlock));
 }
 
@@ -114,23 +116,23 @@ fn what_can_still_be_resolved_is_none() {
 fn chains_end_honestly() {
     let waits_for_b = asleep(A, vec![pipe(Way::Give, &[B])]);
     for (row, end) in [
-        (ThreadRow { state: 'R', ..asleep(B, vec![]) }, "and runs or is ready to run"),
-        (ThreadRow { state: 'D', ..asleep(B, vec![]) }, "and is in uninterruptible sleep, as for disk I/O (state D)"),
+        (ThreadRow { state: 'R', ..asleep(B, vec![]) }, "and is running or runnable"),
+        (ThreadRow { state: 'D', ..asleep(B, vec![]) }, "and is in uninterruptible sleep (state D, usually disk I/O)"),
         (ThreadRow { state: 'T', ..asleep(B, vec![]) }, "and is stopped (state T)"),
         (
             ThreadRow { timeout: true, syscall: Some(35), ..asleep(B, vec![]) },
-            "and sleeps in nanosleep, for a limited time",
+            "and sleeps in nanosleep() with a timeout",
         ),
-        (ThreadRow { syscall: None, ..asleep(B, vec![]) }, "and sleeps outside of a system call that could be read"),
+        (ThreadRow { syscall: None, ..asleep(B, vec![]) }, "and sleeps in a system call that could not be read"),
         (
             ThreadRow {
                 syscall: Some(7),
                 ..asleep(B, [4, 5, 6].map(|fd| WaitRow { fd, ..pipe(Way::Take, &[C]) }).to_vec())
             },
-            "and waits in poll on 3 descriptors",
+            "and waits in poll() on 3 descriptors",
         ),
-        (asleep(B, vec![pipe(Way::Take, &[])]), "nobody living can end that"),
-        (asleep(B, vec![semaphore(4, C)]), "c (302) operated on it last; what it does was not read"),
+        (asleep(B, vec![pipe(Way::Take, &[])]), "no process can end this wait"),
+        (asleep(B, vec![semaphore(4, C)]), "c (302) was the last to operate on it; its threads were not read"),
     ] {
         let mut s = looks(vec![waits_for_b.clone(), row, ThreadRow { tid: 1, ..asleep(P(1, "init"), vec![]) }], true);
         s.process(250, C.row('S'));
@@ -155,9 +157,9 @@ fn a_chain_says_where_each_sleeps() {
     s.record(Record::Symbols { id: 1, places: names });
     let explained = explain(&s.model(300), A.0);
     let chain = &explained.first().expect("a thread").chain;
-    assert_eq!(chain[0], "a (300) is blocked in write (pipe:[9]), at a.c:7 in feed");
+    assert_eq!(chain[0], "a (300) is blocked in write() on pipe:[9], at a.c:7 in feed");
     // Of the other nothing was unwound.
-    assert_eq!(chain[1], "b (301) has its read end, and waits for input in write (pipe:[9])");
+    assert_eq!(chain[1], "b (301) holds the read end and waits for input in write() on pipe:[9]");
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn a_receiver_that_is_late_twice_and_a_send_that_gives_up() {
     );
     assert_eq!((number(f, "messages"), number(f, "max_messages")), (Some(5.0), Some(5.0)));
     assert_eq!(f.object.as_ref().and_then(|o| o.name.as_deref()), Some("/jobs"));
-    assert!(f.title.contains("1 ended at its time-out") && f.title.contains("queue /jobs"), "{}", f.title);
+    assert!(f.title.contains("1 timed out") && f.title.contains("queue /jobs"), "{}", f.title);
 }
 
 #[test]

@@ -77,7 +77,12 @@ fn one_that_lasts() {
             true,
             "receiver consumer (600) has not received for about 12 s",
         ),
-        ("the last receiver is dead", received(RECEIVER.0, 10), false, "which received last about 12 s ago, is gone"),
+        (
+            "the last receiver is dead",
+            received(RECEIVER.0, 10),
+            false,
+            "which last received about 12 s ago, has exited",
+        ),
     ] {
         let mut s = Stream::new();
         let rows = if alive { vec![SENDER.row('S'), RECEIVER.row('S')] } else { vec![SENDER.row('S')] };
@@ -87,7 +92,7 @@ fn one_that_lasts() {
         let found = s.of("msg-stall", 3_000);
         let f = one(&found);
         assert!(f.title.contains(blame), "{what}: {}", f.title);
-        assert!(f.title.contains("is blocked 2 s in msgsnd"), "{what}: {}", f.title);
+        assert!(f.title.contains("has been blocked for 2 s in msgsnd()"), "{what}: {}", f.title);
         assert_eq!(number(f, "ongoing"), Some(1.0), "{what}");
     }
 }
@@ -150,8 +155,8 @@ fn short_waits_are_healthy() {
 #[test]
 fn a_receiver_that_sits_in_msgrcv_while_messages_lie_there() {
     for (state, title, advice) in [
-        ('S', "receiver consumer (600) waits for another type of message in msgrcv there", "Compare the types"),
-        ('T', "receiver consumer (600) is stopped in msgrcv there", "Let the receiver go on"),
+        ('S', "receiver consumer (600) waits for another type of message in msgrcv() there", "Compare the types"),
+        ('T', "receiver consumer (600) is stopped in msgrcv() there", "Let the receiver continue"),
     ] {
         let mut s = Stream::new();
         // msgrcv

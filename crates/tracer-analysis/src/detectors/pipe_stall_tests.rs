@@ -49,7 +49,7 @@ fn a_thread_found_asleep_is_of_the_baseline_and_its_time_an_estimate() {
     s.found_asleep(2_000, &[(YES, pipe(8), 0, None)]);
     let [f] = &s.of("pipe-stall", 3_000)[..] else { unreachable!() };
     assert_eq!((f.origin, number(f, "began_before_start")), (Origin::Baseline, Some(1.0)));
-    assert!(f.title.contains("blocked about 3 s in write"), "{}", f.title);
+    assert!(f.title.contains("blocked for about 3 s in write()"), "{}", f.title);
     // With one that was seen from its beginning, it is not only that.
     s.stall(2_900, PV, pipe(8), 500, None);
     let [f] = &s.of("pipe-stall", 3_000)[..] else { unreachable!() };
@@ -290,7 +290,7 @@ fn a_ring_of_stalls_that_is_over_is_one_finding() {
         let f = &got[0];
         let each_other = f.title.contains("yes (300), head (301) waited for each other for 2.99 s, until ");
         assert_eq!(each_other, !elsewhere, "{what}: {}", f.title);
-        assert_eq!(f.title.ends_with("until head (301) ended"), ended.is_some(), "{what}: {}", f.title);
+        assert_eq!(f.title.ends_with("until head (301) exited"), ended.is_some(), "{what}: {}", f.title);
         assert_eq!(f.evidence["ids"].as_array().map(Vec::len), Some(2), "{what}: {:?}", f.evidence);
     }
 }

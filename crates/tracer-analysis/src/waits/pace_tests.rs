@@ -64,7 +64,7 @@ fn what_the_reader_was_found_doing() {
             asleep,
             "2 x in fsync, at /bin/r+0x20",
         ),
-        ("several", &[('S', 1), ('R', 0), ('R', 0)], "", "2 x running or ready to run"),
+        ("several", &[('S', 1), ('R', 0), ('R', 0)], "", "2 x running or runnable"),
         (
             "a disk",
             &[('D', 1)],
@@ -81,7 +81,7 @@ fn what_the_reader_was_found_doing() {
         s.record(Record::SameStack { id: 2, of: 1 });
         let found = s.findings(5_000);
         let [one] = found.as_slice() else { panic!("{what}: {found:#?}") };
-        assert!(one.title.ends_with(&format!("at work for 0 % of that time{told}")), "{what}: {}", one.title);
+        assert!(one.title.ends_with(&format!("was not running{told}")), "{what}: {}", one.title);
         assert_eq!(one.evidence["reader_was"][0], was, "{what}");
         let kinds: Vec<(&str, &str)> = one.stacks.iter().map(|s| (s.role.as_str(), s.kind.as_str())).collect();
         let want: &[_] = if looks.iter().any(|(state, _)| matches!(state, 'S' | 'D')) {
@@ -110,11 +110,11 @@ fn thousands_of_looks_take_little_room() {
 fn where_the_readers_time_went() {
     let cases = [
         (UNKNOWN, 0, Severity::Warning, "read too slowly or paused"),
-        (0, 0, Severity::Warning, "paused: it was at work for 0 % of that time"),
-        (700, 700, Severity::Warning, "paused: it was at work for 70 % of that time"),
-        (900, 100, Severity::Info, "was at work for 90 % of that time, it is the slower one"),
-        (900, 800, Severity::Info, "was ready to run for 80 % of that time and got no processor"),
-        (1000, u16::MAX, Severity::Info, "was ready to run for 100 % of that time and got no processor"),
+        (0, 0, Severity::Warning, "was not running"),
+        (700, 700, Severity::Warning, "was running for only 70 % of that time"),
+        (900, 100, Severity::Info, "was busy for 90 % of that time and is the slower side"),
+        (900, 800, Severity::Info, "was runnable but had no CPU for 80 % of that time"),
+        (1000, u16::MAX, Severity::Info, "was runnable but had no CPU for 100 % of that time"),
     ];
     for (running, runqueue, severity, words) in cases {
         let found = findings(0, running, runqueue);
