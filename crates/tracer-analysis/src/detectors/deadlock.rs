@@ -59,7 +59,9 @@ fn report(model: &Model, cycle: &[&Thread], now_ns: u64) -> Option<Finding> {
         }
     };
     d.remedy(
-        format!("End one of them: the kernel closes its ends of pipes and sockets, and their waits end{locks}."),
+        format!(
+            "End one of them: the kernel then closes its ends of pipes and sockets, which ends the waits there{locks}."
+        ),
         processes.first().map(|p| format!("kill {}", p.pid())),
     );
     d.remedy(

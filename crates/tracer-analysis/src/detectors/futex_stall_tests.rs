@@ -132,7 +132,7 @@ fn a_thread_that_locks_twice_waits_for_itself() {
 
 #[test]
 fn nobody_can_post_a_semaphore_that_all_wait_for() {
-    // (path, who waits, who shares it, found)
+    // (path, waiters, processes that share it, found)
     for (path, waiting, sharing, found) in [
         (NAMELESS, vec![WAITER, OTHER], vec![WAITER, OTHER], true),
         (NAMELESS, vec![WAITER], vec![WAITER, OTHER], false),

@@ -26,7 +26,7 @@ fn full(id: i32) -> MsgQueue {
     MsgQueue { ns: NS, id, bytes: 16_384, messages: 16, qbytes: 16_384, lspid: SENDER.0, ..MsgQueue::default() }
 }
 
-fn look(s: &mut Stream, at: u64, row: MsgQueue) {
+fn table(s: &mut Stream, at: u64, row: MsgQueue) {
     s.record(Record::Queues { ts_ns: START + at * MS, rows: vec![row] });
 }
 
@@ -50,9 +50,9 @@ fn a_receiver_that_pauses() {
     for at in [1_000, 2_000] {
         s.stall_with(at, SENDER, queue(5), 500, Some(RECEIVER), refused(), 0);
     }
-    look(&mut s, 1_900, full(5));
+    table(&mut s, 1_900, full(5));
     // Drained since.
-    look(&mut s, 2_100, MsgQueue { bytes: 0, messages: 0, ..full(5) });
+    table(&mut s, 2_100, MsgQueue { bytes: 0, messages: 0, ..full(5) });
     let found = s.of("msg-stall", 4_000);
     let f = one(&found);
     assert_eq!((role(f, "sender"), role(f, "receiver")), (vec![700], vec![600]));
@@ -88,7 +88,7 @@ fn one_that_lasts() {
         let rows = if alive { vec![SENDER.row('S'), RECEIVER.row('S')] } else { vec![SENDER.row('S')] };
         s.baseline(10, rows);
         blocked(&mut s, 3_000, 1_000, None);
-        look(&mut s, 3_000, row);
+        table(&mut s, 3_000, row);
         let found = s.of("msg-stall", 3_000);
         let f = one(&found);
         assert!(f.title.contains(blame), "{what}: {}", f.title);
@@ -161,7 +161,7 @@ fn a_receiver_that_sits_in_msgrcv_while_messages_lie_there() {
         let mut s = Stream::new();
         // msgrcv
         s.baseline(0, vec![SENDER.row('S'), ProcessRow { syscall: Some(70), ..RECEIVER.row(state) }]);
-        look(&mut s, 900, MsgQueue { waiting: vec![SENDER.0, RECEIVER.0], ..full(5) });
+        table(&mut s, 900, MsgQueue { waiting: vec![SENDER.0, RECEIVER.0], ..full(5) });
         blocked(&mut s, 3_000, 500, None);
         let found = s.of("msg-stall", 3_000);
         let f = one(&found);
