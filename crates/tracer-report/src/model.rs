@@ -213,7 +213,7 @@ pub(crate) mod tests {
             }],
             evidence,
             limit: Some(Limit { name: "SEMMNI".into(), used: Some(128), max: Some(128), eta_s: Some(0) }),
-            stacks: vec![Stack {
+            stacks: vec![FindingStack {
                 role: "creator".into(),
                 pid: 4121,
                 kind: "user".into(),

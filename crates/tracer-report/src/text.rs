@@ -10,7 +10,7 @@ use super::phrase::{
     severity, sites, target, watched,
 };
 use tracer_analysis::finding::time::seconds;
-use tracer_analysis::finding::{Confidence, Finding, Origin, Stack};
+use tracer_analysis::finding::{Confidence, Finding, FindingStack, Origin};
 
 /// The report as text, lines at most `width` columns wide where words allow it, ending in a newline.
 pub fn render(report: &Report, width: usize, colour: bool) -> String {
@@ -119,7 +119,7 @@ fn circumstances(page: &mut Page, report: &Report) {
     }
 }
 
-fn frames(page: &mut Page, stack: &Stack) {
+fn frames(page: &mut Page, stack: &FindingStack) {
     if let Some(at) = at(stack) {
         page.named("at", &at);
     }

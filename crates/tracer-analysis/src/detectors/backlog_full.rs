@@ -2,7 +2,9 @@
 //! its queue.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::{duration, milliseconds};
 use crate::finding::{Finding, Severity};
@@ -54,8 +56,14 @@ fn at(model: &Model, client: u64) -> At {
 pub(crate) const ROW: Detector = Detector {
     code: "backlog-full",
     mechanism: Some(Mechanism::Socket),
+    family: Family::Refused,
     sites: &[Site::SocketConnect, Site::Blocked],
-    what: "Connections to a unix socket waited or were refused because its listener does not accept.",
+    what: "Connects to a unix socket block or fail because its listener does not accept connections.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        &[evidence::EAGAIN, evidence::PATH, evidence::PENDING, evidence::BACKLOG, evidence::IDS, evidence::PIDS],
+    ],
+    worse: &[measure::STALL_COUNT, measure::STALL_TOTAL, measure::LONGEST, measure::EAGAIN],
     detect,
 };
 
@@ -152,14 +160,14 @@ fn report(model: &Model, at: &At, case: &Case<'_>) -> Option<Finding> {
     match &case.waits {
         Some(waits) => waits.add_evidence(&mut d, model.session.min_stall_ns),
         None => {
-            d.evidence("stalls", 0).evidence("ongoing", 0);
-            d.evidence("min_stall_ms", milliseconds(model.session.min_stall_ns));
+            d.evidence(evidence::STALLS, 0).evidence(evidence::ONGOING, 0);
+            d.evidence(evidence::MIN_STALL_MS, milliseconds(model.session.min_stall_ns));
         }
     }
-    d.evidence("eagain", case.eagain())
-        .evidence("path", path)
-        .evidence("pending", known.and_then(|k| k.pending))
-        .evidence("backlog", backlog);
+    d.evidence(evidence::EAGAIN, case.eagain())
+        .evidence(evidence::PATH, path)
+        .evidence(evidence::PENDING, known.and_then(|k| k.pending))
+        .evidence(evidence::BACKLOG, backlog);
     let (first_ns, last_ns) = case.span_ns();
     d.seen(first_ns, last_ns);
     let mut ids = case.ids.clone();
@@ -207,7 +215,7 @@ fn title(model: &Model, case: &Case<'_>, place: &str, backlog: Option<u64>, hold
 fn add_remedies(d: &mut FindingBuilder<'_>, holder: Option<&AwaitedReader>) {
     match holder {
         Some(h) => {
-            d.look_at(h.proc, "See what the listener does instead of accepting.", inspection(h.proc));
+            d.remedy_if_alive(h.proc, "See what the listener does instead of accepting.", inspection(h.proc));
         }
         None => {
             d.remedy("See which process listens.", Some("ipctrace ls socket".to_owned()));

@@ -3,7 +3,9 @@
 //! A cycle alone is none: as long as one living thread outside of it could end one of the waits, the others can continue.
 
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
 use crate::model::wait::Thread;
@@ -19,8 +21,11 @@ const MAX_CHAINS: usize = 8;
 pub(crate) const ROW: Detector = Detector {
     code: "deadlock",
     mechanism: None,
+    family: Family::Deadlock,
     sites: &[],
-    what: "Threads wait for each other, and nobody else can end that.",
+    what: "Threads block each other in a cycle that no other process can break.",
+    evidence: &[&[evidence::THREADS, evidence::PIDS]],
+    worse: &[measure::more(evidence::THREADS, Basis::State, 1.0)],
     detect,
 };
 
@@ -46,7 +51,7 @@ fn report(model: &Model, cycle: &[&Thread], now_ns: u64) -> Option<Finding> {
         all => format!("{threads} threads of {}", all_of(model, all)),
     };
     d.title(format!("Deadlock: {who} wait for each other; no other process can break the cycle"));
-    d.evidence("threads", threads).origin(false).seen(now_ns, now_ns).pids(processes.iter().copied());
+    d.evidence(evidence::THREADS, threads).origin(false).seen(now_ns, now_ns).pids(processes.iter().copied());
     let locks = match (waits_at(kind::FUTEX), waits_at(kind::SEM)) {
         (false, false) => "",
         (true, false) => ". A mutex that is not robust stays locked: if one was held, end all processes that share it",

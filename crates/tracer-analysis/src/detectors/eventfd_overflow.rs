@@ -4,7 +4,9 @@
 //! A loop that drains its own eventfd at once when it is full (as event loops do) is healthy.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -18,8 +20,18 @@ use tracer_common::site::{Mechanism, Site};
 pub(crate) const ROW: Detector = Detector {
     code: "eventfd-overflow",
     mechanism: Some(Mechanism::Eventfd),
+    family: Family::Refused,
     sites: &[Site::EventfdWrite],
-    what: "Non-blocking writes to an eventfd were refused because its counter is full and nobody reads it.",
+    what: "Non-blocking writes to an eventfd fail because its counter is full and no process reads it.",
+    evidence: &[&[
+        evidence::EAGAIN,
+        evidence::LAST_DRAIN_AGE_MS,
+        evidence::COUNTER,
+        evidence::FD,
+        evidence::EVENTFD_SEMAPHORE,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::EAGAIN],
     detect,
 };
 
@@ -109,9 +121,9 @@ impl RefusalKind for Eventfd {
             d.process("creator", e.creator, None).stack("creator", e.creator, e.stack);
         }
         d.object(object(case.obj))
-            .evidence("counter", case.latest.state.a.to_string())
-            .evidence("fd", case.fd())
-            .evidence("semaphore", known.map(|e| e.semaphore));
+            .evidence(evidence::COUNTER, case.latest.state.a.to_string())
+            .evidence(evidence::FD, case.fd())
+            .evidence(evidence::EVENTFD_SEMAPHORE, known.map(|e| e.semaphore));
         d.remedy(
             "Check the result of every write to a non-blocking eventfd: EAGAIN means that the consumer is behind. Slow down, \
              or make it read.",

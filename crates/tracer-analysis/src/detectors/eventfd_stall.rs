@@ -2,7 +2,9 @@
 
 use crate::finding::Finding;
 use crate::finding::builder::FindingBuilder;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::model::Model;
 use crate::waits::blame::EVENTFD_READERS;
@@ -17,8 +19,15 @@ use tracer_record::ObjKey;
 pub(crate) const ROW: Detector = Detector {
     code: "eventfd-stall",
     mechanism: Some(Mechanism::Eventfd),
+    family: Family::Stall,
     sites: &[Site::EventfdWrite, Site::Blocked],
-    what: "A blocking write to an eventfd waited long because its counter is full.",
+    what: "A writer blocks for a long time because the counter of an eventfd is full.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        pace::EVIDENCE,
+        &[evidence::COUNTER, evidence::FD, evidence::EVENTFD_SEMAPHORE, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -48,8 +57,8 @@ fn report(model: &Model, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     s.add_evidence(&mut d, model.session.min_stall_ns);
     pace::add_evidence(&mut d, &s);
     let fd = s.waiting.first().map(|w| w.fd).filter(|fd| *fd >= 0);
-    d.evidence("counter", counter.to_string()).evidence("fd", fd).pids(s.procs());
-    d.evidence("semaphore", known.map(|e| e.semaphore));
+    d.evidence(evidence::COUNTER, counter.to_string()).evidence(evidence::FD, fd).pids(s.procs());
+    d.evidence(evidence::EVENTFD_SEMAPHORE, known.map(|e| e.semaphore));
     d.chain(s.sentence(model, &format!("to eventfd:{id}")));
     EVENTFD_READERS.add_chain(&mut d, model, &readers, s.ongoing > 0, now_ns);
     d.remedy("Read the eventfd whenever it is readable; with EFD_SEMAPHORE each read subtracts only 1.", None);

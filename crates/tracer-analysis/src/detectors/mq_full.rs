@@ -1,7 +1,9 @@
 //! `mq-full`: a POSIX message queue refused sends, or let them time out, while no process received from it.
 
 use crate::finding::builder::{FindingBuilder, count};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::{mq_object, queue};
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -15,8 +17,18 @@ use tracer_common::site::{Mechanism, Site};
 pub(crate) const ROW: Detector = Detector {
     code: "mq-full",
     mechanism: Some(Mechanism::Mq),
+    family: Family::Refused,
     sites: &[Site::MqSend],
-    what: "Sends to a POSIX message queue were refused or timed out while nobody received from it.",
+    what: "Sends to a POSIX message queue fail or time out because no process receives from it.",
+    evidence: &[&[
+        evidence::EAGAIN,
+        evidence::TIMED_OUT,
+        evidence::LAST_DRAIN_AGE_MS,
+        evidence::MAX_MESSAGES,
+        evidence::FD,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::EAGAIN, measure::TIMED_OUT],
     detect,
 };
 
@@ -87,9 +99,9 @@ impl RefusalKind for Queue {
 
     fn complete(case: &Case<'_>, d: &mut FindingBuilder<'_>) {
         d.object(mq_object(case.model, case.obj))
-            .evidence("timed_out", timed_out(case))
-            .evidence("max_messages", capacity(case))
-            .evidence("fd", case.fd());
+            .evidence(evidence::TIMED_OUT, timed_out(case))
+            .evidence(evidence::MAX_MESSAGES, capacity(case))
+            .evidence(evidence::FD, case.fd());
         if let Some(r) = case.readers.first() {
             Self::READERS.add_inspection(d, r.proc);
         }

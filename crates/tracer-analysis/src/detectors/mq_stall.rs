@@ -4,7 +4,9 @@
 
 use crate::finding::Finding;
 use crate::finding::builder::FindingBuilder;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::{mq_object, queue};
 use crate::model::Model;
 use crate::waits::blame::MQ_RECEIVERS;
@@ -19,8 +21,15 @@ use tracer_record::ObjKey;
 pub(crate) const ROW: Detector = Detector {
     code: "mq-stall",
     mechanism: Some(Mechanism::Mq),
+    family: Family::Stall,
     sites: &[Site::MqSend, Site::Blocked],
-    what: "A thread waited long to send to a POSIX message queue because it is full.",
+    what: "A sender blocks for a long time because a POSIX message queue is full.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        pace::EVIDENCE,
+        &[evidence::TIMED_OUT, evidence::MESSAGES, evidence::MAX_MESSAGES, evidence::FD, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -56,10 +65,10 @@ fn report(model: &Model, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     s.add_evidence(&mut d, model.session.min_stall_ns);
     pace::add_evidence(&mut d, &s);
     let fd = s.waiting.first().map(|w| w.fd).filter(|fd| *fd >= 0);
-    d.evidence("timed_out", s.timed_out)
-        .evidence("messages", most.map(|_| s.state.b))
-        .evidence("max_messages", most)
-        .evidence("fd", fd)
+    d.evidence(evidence::TIMED_OUT, s.timed_out)
+        .evidence(evidence::MESSAGES, most.map(|_| s.state.b))
+        .evidence(evidence::MAX_MESSAGES, most)
+        .evidence(evidence::FD, fd)
         .pids(s.procs());
     d.chain(s.sentence(model, &to));
     MQ_RECEIVERS.add_chain(&mut d, model, &receivers, s.ongoing > 0, now_ns);

@@ -2,7 +2,9 @@
 
 use crate::finding::Finding;
 use crate::finding::builder::{FindingBuilder, count};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::model::Model;
 use crate::model::refused::Refusals;
 use crate::waits::blame::{MSG_RECEIVERS, ReaderWords};
@@ -20,8 +22,11 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub(crate) const ROW: Detector = Detector {
     code: "msg-full",
     mechanism: Some(Mechanism::Msg),
+    family: Family::Refused,
     sites: &[Site::MsgSend],
-    what: "Non-blocking sends to a message queue were refused while nobody received from it.",
+    what: "Non-blocking sends to a message queue fail because no process receives from it.",
+    evidence: &[crate::waits::queue::EVIDENCE, &[evidence::EAGAIN, evidence::LAST_DRAIN_AGE_MS, evidence::PIDS]],
+    worse: &[measure::EAGAIN],
     detect,
 };
 

@@ -2,7 +2,9 @@
 
 use crate::finding::Finding;
 use crate::finding::builder::{FindingBuilder, count};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::model::Model;
 use crate::waits::blame::{PIPE_READERS, ReaderWords};
@@ -14,8 +16,17 @@ use tracer_common::site::{Mechanism, Site};
 pub(crate) const ROW: Detector = Detector {
     code: "pipe-full",
     mechanism: Some(Mechanism::Pipe),
+    family: Family::Refused,
     sites: &[Site::PipeWrite, Site::PipeSplice],
-    what: "Non-blocking writes to a pipe were refused while nobody drained it.",
+    what: "Non-blocking writes to a pipe fail because no process reads from it.",
+    evidence: &[&[
+        evidence::EAGAIN,
+        evidence::LAST_DRAIN_AGE_MS,
+        evidence::CAPACITY_BYTES,
+        evidence::FD,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::EAGAIN],
     detect,
 };
 
@@ -39,8 +50,8 @@ impl RefusalKind for Pipe {
     fn complete(case: &Case<'_>, d: &mut FindingBuilder<'_>) {
         let slots = case.latest.state.a;
         d.object(object(case.obj))
-            .evidence("capacity_bytes", (slots > 0).then(|| slots.saturating_mul(case.model.page_bytes())))
-            .evidence("fd", case.fd());
+            .evidence(evidence::CAPACITY_BYTES, (slots > 0).then(|| slots.saturating_mul(case.model.page_bytes())))
+            .evidence(evidence::FD, case.fd());
         d.remedy(
             "Keep what was refused and write it when poll() reports that the pipe has room; do not drop it.",
             None,

@@ -3,7 +3,9 @@
 //! Stalls spread upstream: a reader that is itself blocked further down is an effect, and is folded into its cause.
 
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
@@ -50,8 +52,25 @@ impl Case {
 pub(crate) const ROW: Detector = Detector {
     code: "pipe-stall",
     mechanism: Some(Mechanism::Pipe),
+    family: Family::Stall,
     sites: &[Site::PipeWrite, Site::PipeSplice, Site::FifoOpen, Site::Blocked],
-    what: "A writer waited long because nobody read the pipe.",
+    what: "A writer blocks for a long time because no process reads from the pipe.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        pace::EVIDENCE,
+        &[
+            evidence::CAPACITY_BYTES,
+            evidence::FILL_BYTES,
+            evidence::SLOTS,
+            evidence::SLOTS_USED,
+            evidence::SUGGESTED_CAPACITY_BYTES,
+            evidence::FD,
+            evidence::EFFECTS,
+            evidence::IDS,
+            evidence::PIDS,
+        ],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -171,16 +190,19 @@ fn builder<'a>(model: &'a Model, case: &Case, effects: &[&Case], cause: &str) ->
     d.title(format!("{}: {cause}", case.sentence(model, &full)));
     d.object(object(case.obj));
     s.add_evidence(&mut d, model.session.min_stall_ns);
-    d.evidence("capacity_bytes", capacity)
-        .evidence("fill_bytes", capacity.map(|_| fill))
-        .evidence("slots", capacity.map(|_| slots))
-        .evidence("slots_used", capacity.map(|_| used))
-        .evidence("suggested_capacity_bytes", capacity.and_then(|c| suggested(s, c, model.limits.pipe_max_size)));
+    d.evidence(evidence::CAPACITY_BYTES, capacity)
+        .evidence(evidence::FILL_BYTES, capacity.map(|_| fill))
+        .evidence(evidence::SLOTS, capacity.map(|_| slots))
+        .evidence(evidence::SLOTS_USED, capacity.map(|_| used))
+        .evidence(
+            evidence::SUGGESTED_CAPACITY_BYTES,
+            capacity.and_then(|c| suggested(s, c, model.limits.pipe_max_size)),
+        );
     pace::add_evidence(&mut d, s);
     if let [only] = s.waiting.as_slice()
         && only.fd >= 0
     {
-        d.evidence("fd", only.fd);
+        d.evidence(evidence::FD, only.fd);
     }
     let mut group: Vec<ProcId> = s.procs();
     let mut ids = vec![case.obj.id.to_string()];
@@ -191,7 +213,7 @@ fn builder<'a>(model: &'a Model, case: &Case, effects: &[&Case], cause: &str) ->
     }
     if !effects.is_empty() {
         let pipes: Vec<String> = effects.iter().map(|e| format!("pipe:[{}]", e.obj.id)).collect();
-        d.evidence("effects", pipes);
+        d.evidence(evidence::EFFECTS, pipes);
     }
     d.pids(group).ids(ids);
     d.chain(case.sentence(model, ""));
@@ -243,7 +265,7 @@ fn add_remedies(d: &mut FindingBuilder<'_>, model: &Model, case: &Case) {
     if let Some(r) = first {
         let what = "See what the reader does instead of reading. A parent that waits for its child must first read the \
                     child's pipe to its end.";
-        d.look_at(r.proc, what, inspection(r.proc));
+        d.remedy_if_alive(r.proc, what, inspection(r.proc));
     }
     if !pace::add_remedy(d, s, "reader", "pipe")
         && let Some(capacity) = capacity

@@ -1,7 +1,9 @@
 //! `sem-orphaned-lock`: a process died holding a semaphore without SEM_UNDO, and no process can take it any more.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::object::sem_object;
 use crate::finding::time::duration;
 use crate::finding::{Confidence, Finding, Severity};
@@ -14,8 +16,20 @@ use tracer_record::{ProcId, Tid};
 pub(crate) const ROW: Detector = Detector {
     code: "sem-orphaned-lock",
     mechanism: Some(Mechanism::Sem),
+    family: Family::Refused,
     sites: &[Site::SemOp, Site::SemCtl, Site::SemRemove],
-    what: "A process died holding a semaphore without SEM_UNDO, and nobody can take it any more.",
+    what: "A process died while it held a semaphore without SEM_UNDO, and no process can take the semaphore any more.",
+    evidence: &[&[
+        evidence::WAITERS,
+        evidence::HOLDER_DIED_S,
+        evidence::SEM_NUM,
+        evidence::VALUE,
+        evidence::FAILED,
+        evidence::MAX_WAIT_MS,
+        evidence::IDS,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::more(evidence::WAITERS, Basis::State, 1.0), measure::FAILED],
     detect,
 };
 
@@ -62,14 +76,14 @@ fn report(model: &Model, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
     let effect = effect(model, o, waiters, &blocked, longest);
     d.title(format!("{died}: {effect}"));
     d.object(sem_object(o.id, o.set.key()));
-    d.evidence("waiters", waiters)
-        .evidence("holder_died_s", o.died_ns.map(|t| seconds(now_ns.saturating_sub(t))))
-        .evidence("semaphore", num)
-        .evidence("value", closing(o.set, num).map(|v| v.value))
-        .evidence("failed", o.tries)
+    d.evidence(evidence::WAITERS, waiters)
+        .evidence(evidence::HOLDER_DIED_S, o.died_ns.map(|t| seconds(now_ns.saturating_sub(t))))
+        .evidence(evidence::SEM_NUM, num)
+        .evidence(evidence::VALUE, closing(o.set, num).map(|v| v.value))
+        .evidence(evidence::FAILED, o.tries)
         .ids([id.to_string()])
         .pids(blocked.iter().copied());
-    d.ms("max_wait_ms", longest);
+    d.ms(evidence::MAX_WAIT_MS, longest);
     for w in &o.waiting {
         let time = duration(now_ns.saturating_sub(w.since_ns));
         let (who, call) = (name(model, w.waiter.proc), w.waiter.call_name());

@@ -3,7 +3,9 @@
 //! Idle servers are healthy: workers that wait for work, or for the lock of a worker that waits for clients.
 
 use crate::finding::builder::{FindingBuilder, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::sem_object;
 use crate::finding::syscall;
 use crate::finding::time::duration;
@@ -25,8 +27,14 @@ use tracer_record::{ProcId, SemId, Tgid};
 pub(crate) const ROW: Detector = Detector {
     code: "sem-stall",
     mechanism: Some(Mechanism::Sem),
+    family: Family::Stall,
     sites: &[Site::SemOp, Site::Blocked],
-    what: "A thread waited long for a semaphore that another process holds.",
+    what: "A thread blocks for a long time on a semaphore that another process holds.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        &[evidence::TIMED_OUT, evidence::SEM_NUM, evidence::IDS, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -179,13 +187,13 @@ fn report(model: &Model, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
     d.object(sem_object(id, set.key()));
     s.add_evidence(&mut d, model.session.min_stall_ns);
     if s.timed_out > 0 {
-        d.evidence("timed_out", s.timed_out);
+        d.evidence(evidence::TIMED_OUT, s.timed_out);
     }
-    d.evidence("semaphore", part).ids([id.id.to_string()]).pids(s.procs());
+    d.evidence(evidence::SEM_NUM, part).ids([id.id.to_string()]).pids(s.procs());
     d.chain(sentence);
     if let Some(h) = holder {
         d.chain(format!("{}{} was the last to take it{}", name(model, h), exited(model, h), and_activity(model, h)));
-        d.look_at(h, "See what the holder does while it holds the lock.", inspection(h));
+        d.remedy_if_alive(h, "See what the holder does while it holds the lock.", inspection(h));
     }
     let longest = duration(s.durations.max_ns);
     let or = if s.timed_out > 0 { "" } else { ", or use semtimedop with a timeout" };

@@ -4,7 +4,9 @@
 
 use crate::finding::Finding;
 use crate::finding::builder::{FindingBuilder, count};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::model::Model;
 use crate::model::refused::Refusals;
@@ -25,8 +27,22 @@ const IN_A_ROW: u64 = 3;
 pub(crate) const ROW: Detector = Detector {
     code: "socket-full",
     mechanism: Some(Mechanism::Socket),
+    family: Family::Refused,
     sites: &[Site::SocketSend],
-    what: "Non-blocking sends to a unix socket were refused while nobody read at its other end.",
+    what: "Non-blocking sends to a unix socket fail because no process reads from its other end.",
+    evidence: &[
+        crate::waits::socket::EVIDENCE,
+        &[
+            evidence::EAGAIN,
+            evidence::IN_A_ROW,
+            evidence::LAST_DRAIN_AGE_MS,
+            evidence::MAX_MS,
+            evidence::FD,
+            evidence::IDS,
+            evidence::PIDS,
+        ],
+    ],
+    worse: &[measure::EAGAIN, measure::LONGEST],
     detect,
 };
 
@@ -82,9 +98,9 @@ impl RefusalKind for Socket {
 
     fn complete(case: &Case<'_>, d: &mut FindingBuilder<'_>) {
         d.object(object(case.obj))
-            .evidence("in_a_row", case.rows.iter().map(|r| r.refusals.in_a_row).max())
-            .ms("max_ms", Some(case.pause.ns))
-            .evidence("fd", case.fd());
+            .evidence(evidence::IN_A_ROW, case.rows.iter().map(|r| r.refusals.in_a_row).max())
+            .ms(evidence::MAX_MS, Some(case.pause.ns))
+            .evidence(evidence::FD, case.fd());
         socket::add_evidence(d, case.model, case.obj.id, case.latest.state);
         let ids: BTreeSet<u64> = case.rows.iter().map(|r| r.obj.id).collect();
         d.ids(ids.iter().map(u64::to_string));

@@ -1,7 +1,9 @@
 //! `socket-stall`: a send to a unix socket was blocked for at least min-stall because no process read at the other end.
 
 use crate::finding::builder::FindingBuilder;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -28,8 +30,16 @@ struct Case {
 pub(crate) const ROW: Detector = Detector {
     code: "socket-stall",
     mechanism: Some(Mechanism::Socket),
+    family: Family::Stall,
     sites: &[Site::SocketSend, Site::PipeSplice, Site::Blocked],
-    what: "A sender waited long because nobody read at the other end of a unix socket.",
+    what: "A sender blocks for a long time because no process reads from the other end of a unix socket.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        pace::EVIDENCE,
+        crate::waits::socket::EVIDENCE,
+        &[evidence::FD, evidence::IDS, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -85,7 +95,7 @@ fn report(model: &Model, case: Case, now_ns: u64) -> Option<Finding> {
     if let [only] = s.waiting.as_slice()
         && only.fd >= 0
     {
-        d.evidence("fd", only.fd);
+        d.evidence(evidence::FD, only.fd);
     }
     d.ids(case.objs.iter().map(|o| o.id.to_string())).pids(s.procs());
     d.chain(s.sentence(model, &destination(model, obj.id, s.state)));

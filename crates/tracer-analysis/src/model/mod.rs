@@ -14,6 +14,7 @@ mod listed_tests;
 pub mod loss;
 pub mod msg;
 pub mod own_fds;
+pub(crate) mod pid_at;
 pub mod pipe;
 pub mod posix;
 pub mod process;

@@ -132,7 +132,7 @@ impl ReaderWords {
     /// Suggests to see what a reader does, unless it has exited.
     pub(crate) fn add_inspection(&self, d: &mut FindingBuilder<'_>, reader: ProcId) {
         let what = format!("See what the {} does instead of {}.", self.role, self.gerund);
-        d.look_at(reader, &what, inspection(reader));
+        d.remedy_if_alive(reader, &what, inspection(reader));
     }
 }
 

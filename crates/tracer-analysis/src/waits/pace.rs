@@ -2,6 +2,7 @@
 
 use crate::finding::Severity;
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::model::Model;
 use crate::waits::reader::AwaitedReader;
 use crate::waits::stall::{CRITICAL_NS, ReaderSample, Summary};
@@ -102,16 +103,20 @@ fn main_activity(s: &Summary) -> Option<&ReaderSample> {
     s.samples.first().filter(|l| l.is_asleep() && l.times.saturating_mul(100) >= all.saturating_mul(MOSTLY_PERCENT))
 }
 
+/// The evidence that [`add_evidence`] adds.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::READER_RUNNING_MS, evidence::READER_RUNQUEUE_MS, evidence::WAITER_RUNQUEUE_MS, evidence::READER_WAS];
+
 /// Adds the evidence.
 pub(crate) fn add_evidence(d: &mut FindingBuilder<'_>, s: &Summary) {
     let t = &s.durations;
     let observed = |ns: u64| (t.observed_ns > 0).then_some(ns);
-    d.ms("reader_running_ms", observed(t.reader_running_ns))
-        .ms("reader_runqueue_ms", observed(t.reader_runqueue_ns))
-        .ms("waiter_runqueue_ms", Some(t.runqueue_ns));
+    d.ms(evidence::READER_RUNNING_MS, observed(t.reader_running_ns))
+        .ms(evidence::READER_RUNQUEUE_MS, observed(t.reader_runqueue_ns))
+        .ms(evidence::WAITER_RUNQUEUE_MS, Some(t.runqueue_ns));
     let was: Vec<String> =
         s.samples.iter().take(MAX_ACTIVITIES).map(|l| format!("{} x {}", l.times, l.activity)).collect();
-    d.evidence("reader_was", (!was.is_empty()).then_some(was));
+    d.evidence(evidence::READER_WAS, (!was.is_empty()).then_some(was));
     let asleep = || s.samples.iter().filter(|l| l.is_asleep());
     d.stacks("reader", asleep().map(|l| (l.proc, l.stack)), MAX_ACTIVITIES);
     if let Some(l) = asleep().find(|l| !l.kernel.is_empty()) {

@@ -1,10 +1,11 @@
 //! What `msg-stall` and `msg-full` share: how full a queue was, and which process receives from it.
 
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::object::sysv_object;
 use crate::finding::syscall;
-use crate::leaks::orphan::bearer;
 use crate::model::Model;
+use crate::model::pid_at::process_at;
 use crate::model::stall::Reader;
 use crate::waits::reader::AwaitedReader;
 use tracer_record::{MsgQueue, ObjKey};
@@ -67,7 +68,7 @@ pub(crate) fn receiver(model: &Model, rows: Option<&Rows<'_>>, last: Option<&Rea
     }
     let row = rows.map(|s| s.last).filter(|row| row.lrpid != 0 && row.rtime != 0)?;
     let read_ns = boot_ns(model, row.rtime).map(|ns| ns.min(model.now_ns));
-    Some(AwaitedReader { proc: bearer(model, row.lrpid, row.rtime), read_ns, about: true })
+    Some(AwaitedReader { proc: process_at(model, row.lrpid, row.rtime), read_ns, about: true })
 }
 
 /// A process that is blocked in msgrcv on a queue with messages: none of them has the type that it asks for.
@@ -77,6 +78,10 @@ pub(crate) fn blocked_receiver(model: &Model, rows: Option<&Rows<'_>>) -> Option
     let mut alive = waiting.filter(|p| p.alive());
     alive.find(|p| receives(p.syscall) || model.waits.of(p.id).any(|t| receives(t.syscall))).map(|p| p.id)
 }
+
+/// The evidence that [`add_evidence`] adds.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::MESSAGE_BYTES, evidence::QUEUED_BYTES, evidence::MESSAGES, evidence::QBYTES, evidence::IDS];
 
 /// Adds the object, its creator, and how full it was when a message of this size did not fit.
 pub(crate) fn add_evidence(
@@ -92,10 +97,10 @@ pub(crate) fn add_evidence(
         d.process("creator", c.by, None).stack("creator", c.by, c.stack);
     }
     d.object(sysv_object("msg", id.ns, id.id, rows.map(|s| s.last.key)))
-        .evidence("message_bytes", message_bytes)
-        .evidence("queued_bytes", full.map(|row| row.bytes))
-        .evidence("messages", full.map(|row| row.messages))
-        .evidence("qbytes", rows.map(|s| s.last.qbytes).filter(|n| *n > 0))
+        .evidence(evidence::MESSAGE_BYTES, message_bytes)
+        .evidence(evidence::QUEUED_BYTES, full.map(|row| row.bytes))
+        .evidence(evidence::MESSAGES, full.map(|row| row.messages))
+        .evidence(evidence::QBYTES, rows.map(|s| s.last.qbytes).filter(|n| *n > 0))
         .ids([id.id.to_string()]);
 }
 

@@ -5,6 +5,7 @@
 
 use crate::finding::builder::{FindingBuilder, names};
 use crate::finding::detector::Detector;
+use crate::finding::evidence;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -197,8 +198,8 @@ fn report<K: RefusalKind>(case: &Case<'_>) -> Option<Finding> {
         d.process(K::READERS.role, r.proc, None);
     }
     d.title(format!("{}: {}: {}", names(case.model, &case.writers), K::failure(case), K::cause(case)));
-    d.evidence("eagain", case.eagain)
-        .ms("last_drain_age_ms", K::last_read_ns(case).map(|t| case.now_ns.saturating_sub(t)))
+    d.evidence(evidence::EAGAIN, case.eagain)
+        .ms(evidence::LAST_DRAIN_AGE_MS, K::last_read_ns(case).map(|t| case.now_ns.saturating_sub(t)))
         .pids(case.writers.iter().copied());
     let first_ns = case.rows.iter().map(|r| r.refusals.first_ns).min().unwrap_or_default();
     d.seen(first_ns, case.latest.last_ns);

@@ -1,6 +1,7 @@
 //! What the detectors of unix sockets share: the process at the other end, how full it is, and which waits belong together.
 
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::model::Model;
 use crate::model::stall::Reader;
 use crate::waits::reader::{AwaitedReader, readers_from};
@@ -110,17 +111,28 @@ fn fullness(s: SocketState) -> String {
     String::new()
 }
 
+/// The evidence that [`add_evidence`] adds.
+pub(crate) const EVIDENCE: &[Evidence] = &[
+    evidence::TYPE,
+    evidence::PATH,
+    evidence::PEER,
+    evidence::IN_FLIGHT_BYTES,
+    evidence::SNDBUF_BYTES,
+    evidence::QUEUED,
+    evidence::QUEUE_MAX,
+];
+
 /// Adds the evidence that all findings on sockets share.
 pub(crate) fn add_evidence(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, state: State) {
     let s = unpacked(state);
     let to_peer = s.kind == DGRAM && s.backlog > 0;
-    d.evidence("type", type_name(s.kind))
-        .evidence("path", model.sockets.name_of_other_end(ino, state.c))
-        .evidence("peer", model.sockets.other_end(ino, state.c).map(|p| p.to_string()))
-        .evidence("in_flight_bytes", (s.sndbuf > 0).then_some(s.sent))
-        .evidence("sndbuf_bytes", (s.sndbuf > 0).then_some(s.sndbuf))
-        .evidence("queued", to_peer.then_some(s.queued))
-        .evidence("queue_max", to_peer.then_some(s.backlog));
+    d.evidence(evidence::TYPE, type_name(s.kind))
+        .evidence(evidence::PATH, model.sockets.name_of_other_end(ino, state.c))
+        .evidence(evidence::PEER, model.sockets.other_end(ino, state.c).map(|p| p.to_string()))
+        .evidence(evidence::IN_FLIGHT_BYTES, (s.sndbuf > 0).then_some(s.sent))
+        .evidence(evidence::SNDBUF_BYTES, (s.sndbuf > 0).then_some(s.sndbuf))
+        .evidence(evidence::QUEUED, to_peer.then_some(s.queued))
+        .evidence(evidence::QUEUE_MAX, to_peer.then_some(s.backlog));
 }
 
 /// "on socket:[7] to /dev/log"; without the name if the other end has none.

@@ -1,6 +1,7 @@
 //! Waits at one object, summed up for a finding.
 
 use crate::finding::builder::{FindingBuilder, count, names};
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::time::{duration, milliseconds};
 use crate::finding::{site, syscall};
 use crate::model::Model;
@@ -35,6 +36,18 @@ impl Waiting {
         Self { proc: waiter.proc, tid, fd, call, total_ns: 0, stack: None, ongoing_ns: None }
     }
 }
+
+/// The evidence that [`Summary::add_evidence`] adds.
+pub(crate) const EVIDENCE: &[Evidence] = &[
+    evidence::STALLS,
+    evidence::TOTAL_MS,
+    evidence::MAX_MS,
+    evidence::P50_MS,
+    evidence::P99_MS,
+    evidence::ONGOING,
+    evidence::MIN_STALL_MS,
+    evidence::BEGAN_BEFORE_START,
+];
 
 /// All waits of at least min-stall at one object (of a semaphore set: at one semaphore).
 #[derive(Clone, Debug)]
@@ -102,17 +115,17 @@ impl Summary {
     /// Adds the evidence that all stalls share.
     pub(crate) fn add_evidence(&self, builder: &mut FindingBuilder<'_>, min_stall_ns: u64) {
         builder
-            .evidence("stalls", self.durations.count)
-            .ms("total_ms", Some(self.durations.total_ns))
-            .ms("max_ms", Some(self.durations.max_ns))
-            .ms("p50_ms", self.durations.percentile_ns(50))
-            .ms("p99_ms", self.durations.percentile_ns(99))
-            .evidence("ongoing", self.ongoing)
-            .evidence("min_stall_ms", milliseconds(min_stall_ns))
+            .evidence(evidence::STALLS, self.durations.count)
+            .ms(evidence::TOTAL_MS, Some(self.durations.total_ns))
+            .ms(evidence::MAX_MS, Some(self.durations.max_ns))
+            .ms(evidence::P50_MS, self.durations.percentile_ns(50))
+            .ms(evidence::P99_MS, self.durations.percentile_ns(99))
+            .evidence(evidence::ONGOING, self.ongoing)
+            .evidence(evidence::MIN_STALL_MS, milliseconds(min_stall_ns))
             .origin(self.durations.estimated == self.durations.count)
             .seen(self.first_ns, self.last_ns);
         if self.durations.estimated > 0 {
-            builder.evidence("began_before_start", self.durations.estimated);
+            builder.evidence(evidence::BEGAN_BEFORE_START, self.durations.estimated);
         }
     }
 

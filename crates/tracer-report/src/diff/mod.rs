@@ -1,9 +1,9 @@
 //! What differs between two reports, typically of before and after a fix: the findings that are new, gone, worse, better
 //! or the same, and those of which that cannot be told. Pure, as all of `report`.
 //!
-//! [`table`] says what of each code is compared, [`measure`] compares it, [`feature`] and [`pair`] find the same finding
-//! in both reports, [`absence`] asks whether a report without a finding could have had it, [`fair`] what makes the two
-//! runs unlike; [`text`] and [`json`] write the outcome.
+//! A detector's row says which numbers of a finding are compared, and [`measure`] compares them. [`feature`] and [`pair`] find
+//! the same finding in both reports, [`absence`] asks whether a report without a finding could have had it, [`fair`] what
+//! makes the two runs unlike; [`text`] and [`json`] write the outcome.
 
 mod absence;
 mod fair;
@@ -11,7 +11,6 @@ mod feature;
 mod measure;
 pub mod model;
 mod pair;
-mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -21,8 +20,8 @@ use std::io;
 use super::model::Report;
 use feature::Features;
 use model::{Brief, Change, Counts, Diff, Kind, Side, Verdict};
-use table::compared;
 use tracer_analysis::finding::Finding;
+use tracer_analysis::finding::detector::Family;
 
 /// The form of the JSON diff, as a JSON Schema; `tests/diff.rs` holds both against each other.
 pub const SCHEMA: &str = include_str!("../../../../docs/diff.schema.json");
@@ -116,8 +115,7 @@ fn brief(at: usize, f: &Finding) -> Brief {
 /// What A saw piling up may lie about still while B runs.
 fn leftover(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Option<String> {
     use tracer_analysis::finding::Origin::{Baseline, Observed};
-    let leaks = compared(&b.code).is_some_and(|c| c.leak);
-    (leaks && (a.origin, b.origin) == (Observed, Baseline) && old.host.name == new.host.name)
+    (b.is_of(Family::Leak) && (a.origin, b.origin) == (Observed, Baseline) && old.host.name == new.host.name)
         .then(|| "it existed before B began, and B saw none added: it may be what A's run left behind".to_owned())
 }
 

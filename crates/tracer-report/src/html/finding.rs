@@ -6,7 +6,7 @@ use super::super::phrase::{
     LIST_MAX, at, by_role, confidence, evidence, frames, limit as limit_words, object, origin, process, seen, severity,
 };
 use super::{class, shown};
-use tracer_analysis::finding::{Finding, Limit, Origin, Stack};
+use tracer_analysis::finding::{Finding, FindingStack, Limit, Origin};
 
 pub(super) fn article(n: usize, f: &Finding) -> Markup {
     let head = format!("finding-{n}-head");
@@ -55,7 +55,7 @@ pub(super) fn article(n: usize, f: &Finding) -> Markup {
     }
 }
 
-fn stack(s: &Stack) -> Markup {
+fn stack(s: &FindingStack) -> Markup {
     let frames = frames(s);
     html! {
         details.stack {
