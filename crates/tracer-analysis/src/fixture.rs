@@ -10,8 +10,8 @@ use tracer_common::map::{ObjRef, ObjState, kind};
 use tracer_common::syscall::Syscall;
 use tracer_record::decode::header_bytes;
 use tracer_record::{
-    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderLook,
-    ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
+    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderRow,
+    ReaderSampleRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
 };
 
 /// Milliseconds and seconds in nanoseconds.
@@ -287,7 +287,7 @@ impl Stream {
 
     /// `times` samples of the reader `p` in a state.
     pub fn sample(&mut self, obj: ObjKey, p: P, state: char, times: u64) -> &mut Self {
-        let row = ReaderLook {
+        let row = ReaderSampleRow {
             obj,
             tgid: p.0,
             start_ns: p.start_ns(),

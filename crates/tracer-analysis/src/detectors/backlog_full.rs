@@ -43,7 +43,7 @@ enum At {
 
 fn at(model: &Model, client: u64) -> At {
     // The call names the listener even if the connecting socket was closed before it was read.
-    let name = model.sockets.name_of_other_end(client, 0);
+    let name = model.sockets.peer_name(client, 0);
     let listener = model.sockets.listener(client).or_else(|| model.sockets.listener_named(name?));
     match (listener, name) {
         (Some(ino), _) => At::Listener(ino),
@@ -149,7 +149,7 @@ fn report(model: &Model, at: &At, case: &Case<'_>) -> Option<Finding> {
     }
     let known = listener.and_then(|ino| model.sockets.get(ino));
     let backlog = known.and_then(|k| k.backlog);
-    let path = model.sockets.name_of_other_end(case.client, 0);
+    let path = model.sockets.peer_name(case.client, 0);
     let place = match (path, listener) {
         (Some(name), _) => name.to_owned(),
         (None, Some(ino)) => format!("socket:[{ino}]"),

@@ -60,7 +60,7 @@ impl RefusalKind for Socket {
 
     /// It stays full after the last refusal while both ends live.
     fn pause(model: &Model, obj: ObjKey, sender: ProcId, r: &Refusals, now_ns: u64) -> Pause {
-        let other = model.sockets.other_end(obj.id, r.state.c);
+        let other = model.sockets.peer(obj.id, r.state.c);
         let readers = || socket::readers(model, other, &[sender], r.reader.as_ref(), true);
         let since_ns = r.full_since_ns.filter(|_| both_ends_live(model, sender, readers));
         Pause::longest(r.full_ns, since_ns.map(|since_ns| now_ns.saturating_sub(since_ns)))
@@ -76,14 +76,14 @@ impl RefusalKind for Socket {
 
     fn grouped<'a>(model: &Model, rows: Vec<Row<'a>>) -> Vec<Vec<Row<'a>>> {
         let keyed = rows.into_iter().map(|row| {
-            let other = model.sockets.other_end(row.obj.id, row.refusals.state.c);
+            let other = model.sockets.peer(row.obj.id, row.refusals.state.c);
             (other.unwrap_or(row.obj.id), row.writer, row)
         });
         socket::grouped(keyed.collect()).into_values().collect()
     }
 
     fn readers(case: &Case<'_>) -> Vec<AwaitedReader> {
-        let other = case.model.sockets.other_end(case.obj.id, case.latest.state.c);
+        let other = case.model.sockets.peer(case.obj.id, case.latest.state.c);
         socket::readers(case.model, other, &case.writers, case.last, case.lasts())
     }
 

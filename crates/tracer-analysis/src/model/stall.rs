@@ -6,7 +6,7 @@ use super::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use tracer_common::map::kind;
 use tracer_common::syscall::Syscall;
-use tracer_record::{ObjKey, ReaderLook, State};
+use tracer_record::{ObjKey, ReaderSampleRow, State};
 use tracer_record::{ProcId, StackId, Tid};
 
 /// include/uapi/asm-generic/errno.h
@@ -190,7 +190,7 @@ pub struct ReaderSample {
 }
 
 impl ReaderSample {
-    pub(super) fn new(proc: ProcId, row: &ReaderLook) -> Self {
+    pub(super) fn new(proc: ProcId, row: &ReaderSampleRow) -> Self {
         let kernel = row.kernel.clone();
         Self { proc, state: row.state, syscall: row.syscall, stack: row.stack.map(StackId), kernel }
     }

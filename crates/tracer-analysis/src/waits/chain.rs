@@ -47,7 +47,7 @@ pub fn explain(model: &Model, pid: u32) -> Vec<Explained> {
 /// The threads of each deadlock cycle: none of them can ever continue.
 pub(crate) fn deadlock_cycles(model: &Model) -> Vec<Vec<&Thread>> {
     // An unknown process may live.
-    model.waits.knots(|proc| model.processes.get(proc).is_none_or(|p| p.alive()))
+    model.waits.deadlock_cycles(|proc| model.processes.get(proc).is_none_or(|p| p.alive()))
 }
 
 /// Gives findings on ongoing waits their whole chain, if it is at least as long as the one that they have.
@@ -97,7 +97,7 @@ fn walk_by(model: &Model, first: &Thread, second: Option<ProcId>) -> (Vec<String
             n => format!(" (with {})", count(n as u64, "other process", "other processes")),
         };
         let role = role(wait);
-        let Some(thread) = model.waits.speaker(next) else {
+        let Some(thread) = model.waits.representative(next) else {
             lines.push(format!("{} {role}{more}; its threads were not read", name(model, next)));
             break;
         };
@@ -143,7 +143,7 @@ fn follow(model: &Model, waiter: &Thread, others: &[ProcId]) -> Option<ProcId> {
 /// The order in which processes are blamed for a wait, the lowest first, by the last snapshot of their threads: blocked
 /// itself (0), running or stopped (1), idle (2), not in the snapshot (3).
 pub(crate) fn activity_rank(model: &Model, proc: ProcId) -> u8 {
-    match model.waits.speaker(proc) {
+    match model.waits.representative(proc) {
         Some(t) if t.waits.iter().any(Wait::is_for_another) => 0,
         Some(t) if t.state != 'S' => 1,
         Some(_) => 2,

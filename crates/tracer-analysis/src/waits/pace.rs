@@ -5,7 +5,7 @@ use crate::finding::builder::FindingBuilder;
 use crate::finding::evidence::{self, Evidence};
 use crate::model::Model;
 use crate::waits::reader::AwaitedReader;
-use crate::waits::stall::{CRITICAL_NS, ReaderSample, Summary};
+use crate::waits::stall::{CRITICAL_NS, ReaderActivity, Summary};
 use tracer_record::{ProcId, TICK_NS};
 
 /// A reader that was running or runnable for at least this part of the waits (percent) is busy: it is slower than its
@@ -98,7 +98,7 @@ pub(crate) fn phrase(s: &Summary, verb: &str) -> String {
 }
 
 /// What most of the samples show, if the reader slept there.
-fn main_activity(s: &Summary) -> Option<&ReaderSample> {
+fn main_activity(s: &Summary) -> Option<&ReaderActivity> {
     let all = s.samples.iter().fold(0, |sum: u64, l| sum.saturating_add(l.times));
     s.samples.first().filter(|l| l.is_asleep() && l.times.saturating_mul(100) >= all.saturating_mul(MOSTLY_PERCENT))
 }

@@ -5,7 +5,7 @@ use crate::fixture::{MS, P, START, Stream, obj_ref, pipe};
 use tracer_common::event::{Body, Stall, UNKNOWN};
 use tracer_common::map::ObjState;
 use tracer_common::syscall::Syscall;
-use tracer_record::{ReaderLook, Record};
+use tracer_record::{ReaderSampleRow, Record};
 
 const WRITER: P = P(300, "writer");
 const READER: P = P(301, "reader");
@@ -40,9 +40,9 @@ fn stalls(runqueue: u16, running: u64, reader_runqueue: u16) -> Stream {
 }
 
 /// A sample of the reader: asleep (S, D) in fsync with this stack, or in another state.
-fn sample(state: char, stack: i32) -> ReaderLook {
+fn sample(state: char, stack: i32) -> ReaderSampleRow {
     let asleep = matches!(state, 'S' | 'D');
-    ReaderLook {
+    ReaderSampleRow {
         obj: pipe(8),
         tgid: READER.0,
         start_ns: READER.start_ns(),

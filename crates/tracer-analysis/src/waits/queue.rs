@@ -26,7 +26,7 @@ pub(crate) struct Rows<'a> {
 pub(crate) fn rows(model: &Model, obj: ObjKey) -> Option<Rows<'_>> {
     let id = crate::model::msg_id(obj);
     let table = model.msgs.get(id).map(|q| (q.read_ns, &q.row));
-    match (model.queues.get(id), table) {
+    match (model.sampled_queues.get(id), table) {
         (Some(known), Some((read_ns, row))) if read_ns > known.ts_ns => Some(Rows {
             last: row,
             read_ns,

@@ -127,8 +127,8 @@ pub(crate) fn add_evidence(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, 
     let s = unpacked(state);
     let to_peer = s.kind == DGRAM && s.backlog > 0;
     d.evidence(evidence::TYPE, type_name(s.kind))
-        .evidence(evidence::PATH, model.sockets.name_of_other_end(ino, state.c))
-        .evidence(evidence::PEER, model.sockets.other_end(ino, state.c).map(|p| p.to_string()))
+        .evidence(evidence::PATH, model.sockets.peer_name(ino, state.c))
+        .evidence(evidence::PEER, model.sockets.peer(ino, state.c).map(|p| p.to_string()))
         .evidence(evidence::IN_FLIGHT_BYTES, (s.sndbuf > 0).then_some(s.sent))
         .evidence(evidence::SNDBUF_BYTES, (s.sndbuf > 0).then_some(s.sndbuf))
         .evidence(evidence::QUEUED, to_peer.then_some(s.queued))
@@ -137,7 +137,7 @@ pub(crate) fn add_evidence(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, 
 
 /// "on socket:[7] to /dev/log"; without the name if the other end has none.
 pub(crate) fn destination(model: &Model, ino: u64, state: State) -> String {
-    let to = model.sockets.name_of_other_end(ino, state.c).map(|name| format!(" to {name}")).unwrap_or_default();
+    let to = model.sockets.peer_name(ino, state.c).map(|name| format!(" to {name}")).unwrap_or_default();
     format!("on socket:[{ino}]{to}")
 }
 

@@ -5,7 +5,7 @@ use crate::finding::evidence::{self, Evidence};
 use crate::finding::time::{duration, milliseconds};
 use crate::finding::{site, syscall};
 use crate::model::Model;
-use crate::model::stall::{Durations, Interval, Look, Ongoing, Waiter, WaiterStalls};
+use crate::model::stall::{Durations, Interval, Ongoing, ReaderSample, Waiter, WaiterStalls};
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_record::{ObjKey, State};
 use tracer_record::{ProcId, StackId, Tid};
@@ -67,12 +67,12 @@ pub(crate) struct Summary {
     pub timed_out: u64,
     pub succeeded: u64,
     /// What samples of the readers showed meanwhile, most often first.
-    pub samples: Vec<ReaderSample>,
+    pub samples: Vec<ReaderActivity>,
 }
 
 /// The same activity of a reader in one or more samples while a thread waited.
 #[derive(Clone, Debug)]
-pub(crate) struct ReaderSample {
+pub(crate) struct ReaderActivity {
     /// "in fsync, at /src/store.c:41 in flush".
     pub activity: String,
     pub times: u64,
@@ -84,7 +84,7 @@ pub(crate) struct ReaderSample {
     pub kernel: Vec<String>,
 }
 
-impl ReaderSample {
+impl ReaderActivity {
     /// Whether the reader was held up by something else than its own work.
     pub(crate) fn is_asleep(&self) -> bool {
         self.state != 'R'
@@ -311,11 +311,11 @@ impl Sum {
 }
 
 /// What samples showed the readers of an object doing; equal activities are one.
-fn samples(model: &Model, keys: &[ObjKey]) -> Vec<ReaderSample> {
-    let mut all: BTreeMap<(ProcId, String), ReaderSample> = BTreeMap::new();
-    for (sample, n) in keys.iter().filter_map(|key| model.stalls.object(*key)).flat_map(|o| &o.looks) {
+fn samples(model: &Model, keys: &[ObjKey]) -> Vec<ReaderActivity> {
+    let mut all: BTreeMap<(ProcId, String), ReaderActivity> = BTreeMap::new();
+    for (sample, n) in keys.iter().filter_map(|key| model.stalls.object(*key)).flat_map(|o| &o.samples) {
         let activity = sampled_activity(model, sample);
-        let known = all.entry((sample.proc, activity.clone())).or_insert_with(|| ReaderSample {
+        let known = all.entry((sample.proc, activity.clone())).or_insert_with(|| ReaderActivity {
             activity,
             times: 0,
             proc: sample.proc,
@@ -325,12 +325,12 @@ fn samples(model: &Model, keys: &[ObjKey]) -> Vec<ReaderSample> {
         });
         known.times += n;
     }
-    let mut all: Vec<ReaderSample> = all.into_values().collect();
+    let mut all: Vec<ReaderActivity> = all.into_values().collect();
     all.sort_by_key(|l| std::cmp::Reverse(l.times));
     all
 }
 
-fn sampled_activity(model: &Model, sample: &Look) -> String {
+fn sampled_activity(model: &Model, sample: &ReaderSample) -> String {
     let state = match sample.state {
         'R' => return "running or runnable".to_owned(),
         'T' | 't' => return "stopped".to_owned(),
