@@ -54,7 +54,7 @@ pub struct UnixSocket {
     pub peer: Peer,
     /// Bytes received and not read, of datagrams those of the first; of a listener the connections not accepted.
     pub recv_queue: Option<u64>,
-    /// Bytes of memory of what it sent and nobody received; of a listener the backlog.
+    /// Memory of sent and unreceived data, in bytes; of a listener the backlog.
     pub send_queue: Option<u64>,
     /// Of a listener: the sockets whose connections are not accepted yet.
     pub pending: Option<Vec<u64>>,

@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     let corpus = corpus(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")))?;
     println!("{} traces, {} records", corpus.len(), corpus.iter().map(Vec::len).sum::<usize>());
     std::panic::set_hook(Box::new(|info| PANIC.set(Some(info.to_string()))));
-    let (started, mut told) = (Instant::now(), Instant::now());
+    let (started, mut reported) = (Instant::now(), Instant::now());
     let mut panics: BTreeMap<String, u64> = BTreeMap::new();
     let (mut bytes, mut slowest) = (0, (Duration::ZERO, 0));
     let (mut done, mut whole) = (0_u64, 0_u64);
@@ -66,8 +66,8 @@ fn main() -> Result<()> {
             *panics.entry(what).or_default() += 1;
         }
         done += 1;
-        if told.elapsed() >= PROGRESS {
-            told = Instant::now();
+        if reported.elapsed() >= PROGRESS {
+            reported = Instant::now();
             println!("{done} runs, {:.0} a second", done as f64 / started.elapsed().as_secs_f64());
         }
     }
@@ -369,7 +369,7 @@ fn mutate_value(value: &mut Value, dice: &mut Dice) {
         Value::String(s) if s.chars().count() == 1 => *value = dice.pick(&LETTERS).copied().unwrap_or_default().into(),
         Value::String(_) => *value = dice.pick(&STRINGS).copied().unwrap_or_default().into(),
         Value::Bool(b) => *b = !*b,
-        // Of what kind it would be is not known.
+        // Its kind is unknown.
         Value::Null if dice.below(4) == 0 => *value = dice.number().into(),
         Value::Null | Value::Object(_) | Value::Array(_) => {}
     }

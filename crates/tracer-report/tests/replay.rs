@@ -186,7 +186,7 @@ fn every_trace_replays_to_its_snapshot() {
             std::fs::write(&snapshot, &found).expect("write the snapshot");
             continue;
         }
-        // A missing one is told below.
+        // A missing one is reported below.
         let Ok(expected) = std::fs::read_to_string(&snapshot) else { continue };
         let parse = |text: &str| serde_json::from_str::<Value>(text);
         let Ok(expected) = parse(&expected) else {

@@ -115,7 +115,7 @@ pub struct Receiver {
     /// Time from receipt to close of the closed ones.
     pub lifetimes: Durations,
     pub history: Vec<Point>,
-    /// Every so many receipts add a point to `history`.
+    /// Receipts between two points of `history`.
     stride: u64,
     pub first_ns: u64,
     pub last_ns: u64,
