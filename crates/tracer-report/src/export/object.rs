@@ -1,4 +1,4 @@
-//! Objects as all formats tell them: how full one is, whose it is, what people call it.
+//! Facts about objects for all formats: fill, mechanism, name.
 
 use tracer_common::map::kind;
 use tracer_common::site::Mechanism;
@@ -8,7 +8,7 @@ use tracer_analysis::finding::object::kind_name;
 use tracer_analysis::model::Model;
 use tracer_record::{ObjKey, State};
 
-/// What a full object holds, and what it takes.
+/// How full an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fill {
     pub(super) fill: u64,
@@ -16,7 +16,7 @@ pub(super) struct Fill {
     pub(super) unit: &'static str,
 }
 
-/// How full an object was, as far as its state tells: what it means is the kernel half's.
+/// How full an object was; `None` if its state does not show it.
 pub(super) fn fill(obj: ObjKey, state: State) -> Option<Fill> {
     let (fill, capacity, unit) = match obj.kind {
         kind::PIPE => (state.b, state.a, "slots"),
@@ -31,7 +31,7 @@ pub(super) fn fill(obj: ObjKey, state: State) -> Option<Fill> {
     (capacity > 0).then_some(Fill { fill, capacity, unit })
 }
 
-/// The mechanism that owns objects of this kind; `None` for those of several.
+/// The mechanism of this kind of object; `None` if it belongs to several mechanisms.
 pub(super) fn mechanism(raw: u32) -> Option<Mechanism> {
     Some(match raw {
         kind::SEM => Mechanism::Sem,
@@ -52,7 +52,7 @@ pub(super) fn sysv(kind: u32, ns: u32, id: i32) -> ObjKey {
     ObjKey { kind, ns, id: u64::from(id.cast_unsigned()) }
 }
 
-/// An object's name for people.
+/// The name of an object, for people.
 pub(super) fn name(model: &Model, obj: ObjKey) -> String {
     match obj.kind {
         kind::PIPE | kind::SOCKET => format!("{}:[{}]", kind_name(obj.kind), obj.id),
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fill_is_told_only_where_the_state_has_it() {
+    fn fill_is_known_only_if_the_state_shows_it() {
         let obj = |kind| ObjKey { kind, ns: 0, id: 1 };
         let state = State { a: 16, b: 4, c: 9000 };
         assert_eq!(fill(obj(kind::PIPE), state), Some(Fill { fill: 4, capacity: 16, unit: "slots" }));
