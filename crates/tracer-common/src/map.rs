@@ -2,28 +2,56 @@
 
 pub use crate::state::{FutexState, ObjState};
 
-/// Kind of an IPC object on the wire.
-pub mod kind {
-    pub const NONE: u32 = 0;
-    pub const SEM: u32 = 1;
-    pub const PIPE: u32 = 2;
-    pub const EVENTFD: u32 = 3;
-    pub const SOCKET: u32 = 4;
-    pub const FILE: u32 = 5;
-    pub const DEVICE: u32 = 6;
-    pub const DIRECTORY: u32 = 7;
-    pub const ANON: u32 = 8;
-    pub const CHILD: u32 = 9;
-    pub const SHM: u32 = 10;
-    pub const MSG: u32 = 11;
-    pub const MQ: u32 = 12;
-    pub const FUTEX: u32 = 13;
+/// The table of kinds of objects: its number on the wire, its word in reports, and the mechanism that owns such objects
+/// (`None`: several do).
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $id:ident $number:literal $name:literal $mechanism:expr;)*) => {
+        /// Kind of an IPC object on the wire.
+        pub mod kind {
+            use crate::site::Mechanism;
+
+            $($(#[$doc])* pub const $id: u32 = $number;)*
+
+            /// The word for a kind of object; `unknown` for a number that is none.
+            pub const fn name(raw: u32) -> &'static str {
+                match raw {
+                    $($id => $name,)*
+                    _ => "unknown",
+                }
+            }
+
+            /// The mechanism that owns objects of this kind; `None` where several do.
+            pub const fn mechanism(raw: u32) -> Option<Mechanism> {
+                match raw {
+                    $($id => $mechanism,)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    NONE 0 "unknown" None;
+    SEM 1 "sem" Some(Mechanism::Sem);
+    PIPE 2 "pipe" Some(Mechanism::Pipe);
+    EVENTFD 3 "eventfd" Some(Mechanism::Eventfd);
+    SOCKET 4 "socket" None;
+    FILE 5 "file" None;
+    DEVICE 6 "device" None;
+    DIRECTORY 7 "directory" None;
+    ANON 8 "anon_inode" None;
+    CHILD 9 "child" Some(Mechanism::Child);
+    SHM 10 "shm" Some(Mechanism::Shm);
+    MSG 11 "msg" Some(Mechanism::Msg);
+    MQ 12 "mq" Some(Mechanism::Mq);
+    FUTEX 13 "futex" Some(Mechanism::Futex);
     /// A signal that could not be queued: `ns` is its number, `id` the process that it was sent to.
-    pub const SIGNAL: u32 = 20;
+    SIGNAL 20 "signal" Some(Mechanism::Signal);
     /// A signal that was queued without its information (the value of sigqueue).
-    pub const SIGNAL_INFO: u32 = 21;
+    SIGNAL_INFO 21 "signal" Some(Mechanism::Signal);
     /// A standard signal that was merged with a pending one. SIGCHLD is not among them: it is counted by parent.
-    pub const SIGNAL_MERGED: u32 = 22;
+    SIGNAL_MERGED 22 "signal" Some(Mechanism::Signal);
 }
 
 /// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`. Each slot counts the entries of a hash map whose keys have

@@ -5,72 +5,52 @@
 
 use crate::syscall::Syscall;
 
-/// A mechanism of IPC, or what accompanies it. Each site belongs to one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mechanism {
-    Sem,
-    Shm,
-    Msg,
-    Pipe,
-    Fdpass,
-    Eventfd,
-    Child,
-    Signal,
-    Mq,
-    PosixSem,
-    PosixShm,
-    Socket,
-    Futex,
+/// The table of mechanisms: its variant, its name on the command line and in reports, and what no backend records of it
+/// (empty: nothing is known to be missing).
+macro_rules! mechanisms {
+    ($($id:ident $name:literal $unseen:literal;)*) => {
+        /// A mechanism of IPC, or what accompanies it. Each site belongs to one.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mechanism {
+            $($id,)*
+        }
+
+        impl Mechanism {
+            /// All mechanisms, in the order of listings.
+            pub const ALL: &[Self] = &[$(Self::$id),*];
+
+            /// The mechanism's name on the command line and in reports.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$id => $name,)*
+                }
+            }
+
+            /// What no backend records of the mechanism; empty: nothing is known to be missing. Reports print it under
+            /// "not collected". What only one backend misses is in [`SiteInfo::unseen`].
+            pub const fn unseen(self) -> &'static str {
+                match self {
+                    $(Self::$id => $unseen,)*
+                }
+            }
+        }
+    };
 }
 
-impl Mechanism {
-    /// All mechanisms, in the order of listings.
-    pub const ALL: &[Self] = &[
-        Self::Sem,
-        Self::Shm,
-        Self::Msg,
-        Self::Pipe,
-        Self::Fdpass,
-        Self::Eventfd,
-        Self::Child,
-        Self::Signal,
-        Self::Mq,
-        Self::PosixSem,
-        Self::PosixShm,
-        Self::Socket,
-        Self::Futex,
-    ];
-
-    /// The mechanism's name on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sem => "sem",
-            Self::Shm => "shm",
-            Self::Msg => "msg",
-            Self::Pipe => "pipe",
-            Self::Fdpass => "fdpass",
-            Self::Eventfd => "eventfd",
-            Self::Child => "child",
-            Self::Signal => "signal",
-            Self::Mq => "mq",
-            Self::PosixSem => "posix-sem",
-            Self::PosixShm => "posix-shm",
-            Self::Socket => "socket",
-            Self::Futex => "futex",
-        }
-    }
-
-    /// What no backend records of the mechanism; empty: nothing is known to be missing. Reports print it under "not
-    /// collected". What only one backend misses is in [`SiteInfo::unseen`].
-    pub const fn unseen(self) -> &'static str {
-        match self {
-            Self::Eventfd => "writes by the kernel itself (aio, KVM, vfio, io_uring), which never wait",
-            Self::PosixSem | Self::PosixShm => "everything between their creation and the end of tracing",
-            Self::Socket => "sockets of families other than AF_UNIX",
-            Self::Futex => "waits in futex_waitv, futex_wait and FUTEX_WAIT_REQUEUE_PI; owners of semaphores",
-            Self::Sem | Self::Shm | Self::Msg | Self::Pipe | Self::Fdpass | Self::Child | Self::Signal | Self::Mq => "",
-        }
-    }
+mechanisms! {
+    Sem "sem" "";
+    Shm "shm" "";
+    Msg "msg" "";
+    Pipe "pipe" "";
+    Fdpass "fdpass" "";
+    Eventfd "eventfd" "writes by the kernel itself (aio, KVM, vfio, io_uring), which never wait";
+    Child "child" "";
+    Signal "signal" "";
+    Mq "mq" "";
+    PosixSem "posix-sem" "everything between their creation and the end of tracing";
+    PosixShm "posix-shm" "everything between their creation and the end of tracing";
+    Socket "socket" "sockets of families other than AF_UNIX";
+    Futex "futex" "waits in futex_waitv, futex_wait and FUTEX_WAIT_REQUEUE_PI; owners of semaphores";
 }
 
 /// One kernel function at which a site can be hooked.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::model::{Report, Target};
+use tracer_analysis::finding::evidence::{self, Evidence};
 use tracer_analysis::finding::site::is_system;
 use tracer_analysis::finding::time::seconds;
 use tracer_analysis::finding::{
@@ -18,54 +19,55 @@ pub(super) const LIST_MAX: usize = 12;
 const FRAMES_MAX: usize = 24;
 
 /// Evidence in reading order; all other names follow in alphabetical order.
-const EVIDENCE_ORDER: &[&str] = &[
-    "cause",
-    "instances",
-    "oldest_age_s",
-    "rate_per_h",
-    "errno",
-    "failed",
-    "used",
-    "max",
-    "waiters",
-    "holder_died_s",
-    "stalls",
-    "ongoing",
-    "began_before_start",
-    "total_ms",
-    "max_ms",
-    "p50_ms",
-    "p99_ms",
-    "min_stall_ms",
-    "capacity_bytes",
-    "fill_bytes",
-    "slots",
-    "slots_used",
-    "suggested_capacity_bytes",
-    "default_bytes",
-    "pipes_of_user",
-    "eagain",
-    "last_drain_age_ms",
-    "counter",
-    "created",
-    "received",
-    "closed",
-    "outstanding",
-    "outstanding_at_start",
-    "dropped",
-    "messages_truncated",
-    "queued",
-    "exits",
-    "sigchld_generated",
-    "sigchld_coalesced",
-    "waits",
-    "reaped",
-    "unreaped",
+const EVIDENCE_ORDER: &[Evidence] = &[
+    evidence::CAUSE,
+    evidence::INSTANCES,
+    evidence::OLDEST_AGE_S,
+    evidence::RATE_PER_H,
+    evidence::ERRNO,
+    evidence::FAILED,
+    evidence::USED,
+    evidence::MAX,
+    evidence::WAITERS,
+    evidence::HOLDER_DIED_S,
+    evidence::STALLS,
+    evidence::ONGOING,
+    evidence::BEGAN_BEFORE_START,
+    evidence::TOTAL_MS,
+    evidence::MAX_MS,
+    evidence::P50_MS,
+    evidence::P99_MS,
+    evidence::MIN_STALL_MS,
+    evidence::CAPACITY_BYTES,
+    evidence::FILL_BYTES,
+    evidence::SLOTS,
+    evidence::SLOTS_USED,
+    evidence::SUGGESTED_CAPACITY_BYTES,
+    evidence::DEFAULT_BYTES,
+    evidence::PIPES_OF_USER,
+    evidence::EAGAIN,
+    evidence::LAST_DRAIN_AGE_MS,
+    evidence::COUNTER,
+    evidence::CREATED,
+    evidence::RECEIVED,
+    evidence::CLOSED,
+    evidence::OUTSTANDING,
+    evidence::OUTSTANDING_AT_START,
+    evidence::DROPPED,
+    evidence::MESSAGES_TRUNCATED,
+    evidence::QUEUED,
+    evidence::EXITS,
+    evidence::SIGCHLD_GENERATED,
+    evidence::SIGCHLD_COALESCED,
+    evidence::WAITS,
+    evidence::REAPED,
+    evidence::UNREAPED,
 ];
 
 /// Evidence whose null means "none" or "does not apply" rather than "not collected".
 /// It is omitted here, so that "not collected" stays reliable; JSON has the null.
-const MAY_NOT_APPLY: &[&str] = &["errno", "last_drain_age_ms", "rate_per_h", "suggested_capacity_bytes"];
+const MAY_NOT_APPLY: &[Evidence] =
+    &[evidence::ERRNO, evidence::LAST_DRAIN_AGE_MS, evidence::RATE_PER_H, evidence::SUGGESTED_CAPACITY_BYTES];
 
 pub(super) fn object(o: &Object) -> String {
     let mut out = format!("{} {}", o.kind, o.id);
@@ -116,8 +118,8 @@ pub(super) fn process(p: &Process) -> String {
 
 /// The evidence of a finding as names and values in words.
 pub(super) fn evidence(f: &Finding) -> Vec<(String, String)> {
-    let rank = |name: &str| EVIDENCE_ORDER.iter().position(|n| *n == name).unwrap_or(EVIDENCE_ORDER.len());
-    let applies = |(name, value): &(&String, &Value)| !value.is_null() || !MAY_NOT_APPLY.contains(&name.as_str());
+    let rank = |name: &str| EVIDENCE_ORDER.iter().position(|e| e.name == name).unwrap_or(EVIDENCE_ORDER.len());
+    let applies = |(name, value): &(&String, &Value)| !value.is_null() || MAY_NOT_APPLY.iter().all(|e| e.name != *name);
     let mut items: Vec<(&String, &Value)> = f.evidence.iter().filter(applies).collect();
     items.sort_by_key(|(name, _)| rank(name));
     items.into_iter().map(|(name, value)| fact(name, value)).collect()
@@ -359,7 +361,8 @@ mod tests {
     #[test]
     fn evidence_that_does_not_apply_is_omitted() {
         let mut f = finding("pipe-stall", Severity::Warning);
-        f.evidence = MAY_NOT_APPLY.iter().chain(&["capacity_bytes"]).map(|n| ((*n).to_owned(), Value::Null)).collect();
+        f.evidence =
+            MAY_NOT_APPLY.iter().chain([&evidence::CAPACITY_BYTES]).map(|e| (e.name.to_owned(), Value::Null)).collect();
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(evidence(&f), [pair("capacity", "not collected")]);
         f.evidence.insert("suggested_capacity_bytes".into(), json!(131_072));

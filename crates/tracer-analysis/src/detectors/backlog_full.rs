@@ -1,7 +1,9 @@
 //! `backlog-full`: connections to a listening unix socket waited or were refused, because nobody accepts those in its queue.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::{duration, milliseconds};
 use crate::finding::{Finding, Severity};
@@ -51,8 +53,14 @@ fn at(model: &Model, client: u64) -> At {
 pub(crate) const ROW: Detector = Detector {
     code: "backlog-full",
     mechanism: Some(Mechanism::Socket),
+    family: Family::Refused,
     sites: &[Site::SocketConnect, Site::Blocked],
-    what: "Connections to a unix socket waited or were refused because its listener does not accept.",
+    what: "Connects to a unix socket block or fail because its listener does not accept connections.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        &[evidence::EAGAIN, evidence::PATH, evidence::PENDING, evidence::BACKLOG, evidence::IDS, evidence::PIDS],
+    ],
+    worse: &[measure::STALL_COUNT, measure::STALL_TOTAL, measure::LONGEST, measure::EAGAIN],
     detect,
 };
 
@@ -140,14 +148,14 @@ fn told(model: &Model, at: &At, case: &Case<'_>) -> Option<Finding> {
             waits.tell(&mut d, model.session.min_stall_ns);
         }
         None => {
-            d.evidence("stalls", 0).evidence("ongoing", 0);
-            d.evidence("min_stall_ms", milliseconds(model.session.min_stall_ns));
+            d.evidence(evidence::STALLS, 0).evidence(evidence::ONGOING, 0);
+            d.evidence(evidence::MIN_STALL_MS, milliseconds(model.session.min_stall_ns));
         }
     }
-    d.evidence("eagain", eagain)
-        .evidence("path", path)
-        .evidence("pending", known.and_then(|k| k.pending))
-        .evidence("backlog", backlog);
+    d.evidence(evidence::EAGAIN, eagain)
+        .evidence(evidence::PATH, path)
+        .evidence(evidence::PENDING, known.and_then(|k| k.pending))
+        .evidence(evidence::BACKLOG, backlog);
     let first_ns = case.refused.iter().map(|(_, r)| r.first_ns).chain(case.waits.as_ref().map(|w| w.first_ns)).min();
     let last_ns = case.refused.iter().map(|(_, r)| r.last_ns).chain(case.waits.as_ref().map(|w| w.last_ns)).max();
     d.seen(first_ns.unwrap_or_default(), last_ns.unwrap_or_default());
@@ -162,7 +170,7 @@ fn told(model: &Model, at: &At, case: &Case<'_>) -> Option<Finding> {
     if let Some(h) = holders.first() {
         let pid = h.proc.pid();
         d.chain(format!("{} has the listening socket", name(model, h.proc)));
-        d.look_at(
+        d.remedy_if_alive(
             h.proc,
             "See what the listener does instead of accepting.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),

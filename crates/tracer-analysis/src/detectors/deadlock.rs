@@ -3,7 +3,9 @@
 //! A mere cycle is none: as long as one living thread outside could end one of the waits, the others can go on.
 
 use crate::finding::builder::{FindingBuilder, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
 use crate::model::wait::Thread;
@@ -19,8 +21,11 @@ const TOLD_MAX: usize = 8;
 pub(crate) const ROW: Detector = Detector {
     code: "deadlock",
     mechanism: None,
+    family: Family::Deadlock,
     sites: &[],
-    what: "Threads wait for each other, and nobody else can end that.",
+    what: "Threads block each other in a cycle that no other process can break.",
+    evidence: &[&[evidence::THREADS, evidence::PIDS]],
+    worse: &[measure::more(evidence::THREADS, Basis::State, 1.0)],
     detect,
 };
 
@@ -52,7 +57,7 @@ fn told(model: &Model, knot: &[&Thread], now_ns: u64) -> Option<Finding> {
         "{threads} threads of {} wait for each other, and nobody else can end that",
         names(model, &processes)
     ));
-    d.evidence("threads", threads).origin(false).seen(now_ns, now_ns).pids(processes.iter().copied());
+    d.evidence(evidence::THREADS, threads).origin(false).seen(now_ns, now_ns).pids(processes.iter().copied());
     d.remedy(
         "End one of them: the others then go on, or fail.",
         processes.first().map(|p| format!("kill {}", p.pid())),

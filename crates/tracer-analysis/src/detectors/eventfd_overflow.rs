@@ -4,7 +4,9 @@
 //! A loop that rewinds its own eventfd at once when it is full (as event loops do) is healthy.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
@@ -20,8 +22,18 @@ use tracer_record::{ProcId, Tid};
 pub(crate) const ROW: Detector = Detector {
     code: "eventfd-overflow",
     mechanism: Some(Mechanism::Eventfd),
+    family: Family::Refused,
     sites: &[Site::EventfdWrite],
-    what: "Non-blocking writes to an eventfd were refused because its counter is full and nobody reads it.",
+    what: "Non-blocking writes to an eventfd fail because its counter is full and no process reads it.",
+    evidence: &[&[
+        evidence::EAGAIN,
+        evidence::LAST_DRAIN_AGE_MS,
+        evidence::COUNTER,
+        evidence::FD,
+        evidence::EVENTFD_SEMAPHORE,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::EAGAIN],
     detect,
 };
 
@@ -106,11 +118,11 @@ fn told(model: &Model, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
         names(model, &writers)
     ));
     d.object(object(obj));
-    d.evidence("eagain", eagain)
-        .ms("last_drain_age_ms", drained_ns)
-        .evidence("counter", counter.to_string())
-        .evidence("fd", (fd >= 0).then_some(fd))
-        .evidence("semaphore", semaphore)
+    d.evidence(evidence::EAGAIN, eagain)
+        .ms(evidence::LAST_DRAIN_AGE_MS, drained_ns)
+        .evidence(evidence::COUNTER, counter.to_string())
+        .evidence(evidence::FD, (fd >= 0).then_some(fd))
+        .evidence(evidence::EVENTFD_SEMAPHORE, semaphore)
         .pids(writers);
     let first_ns = rows.iter().map(|(_, r)| r.first_ns).min().unwrap_or_default();
     let last_ns = rows.iter().map(|(_, r)| r.last_ns).max().unwrap_or_default();

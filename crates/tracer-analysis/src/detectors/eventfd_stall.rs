@@ -2,7 +2,9 @@
 
 use crate::finding::Finding;
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::duration;
 use crate::model::Model;
@@ -16,8 +18,15 @@ use tracer_record::ProcId;
 pub(crate) const ROW: Detector = Detector {
     code: "eventfd-stall",
     mechanism: Some(Mechanism::Eventfd),
+    family: Family::Stall,
     sites: &[Site::EventfdWrite, Site::Blocked],
-    what: "A blocking write to an eventfd waited long because its counter is full.",
+    what: "A writer blocks for a long time because the counter of an eventfd is full.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        pace::EVIDENCE,
+        &[evidence::COUNTER, evidence::FD, evidence::EVENTFD_SEMAPHORE, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -62,8 +71,8 @@ pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
             s.tell(&mut d, model.session.min_stall_ns);
             pace::tell(&mut d, &s);
             let fd = s.waiting.first().map(|w| w.fd).filter(|fd| *fd >= 0);
-            d.evidence("counter", counter.to_string()).evidence("fd", fd).pids(writers.iter().copied());
-            d.evidence("semaphore", known.map(|e| e.semaphore));
+            d.evidence(evidence::COUNTER, counter.to_string()).evidence(evidence::FD, fd).pids(writers.iter().copied());
+            d.evidence(evidence::EVENTFD_SEMAPHORE, known.map(|e| e.semaphore));
             d.chain(format!("{} {} (eventfd {id})", names(model, &writers), s.words()));
             let readers: Vec<ProcId> = readers.iter().map(|r| r.proc).collect();
             if !readers.is_empty() {

@@ -1,7 +1,9 @@
 //! `fd-exhausted`: calls failed with EMFILE or ENFILE, or received descriptors were dropped because the table was full.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::process_object;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
@@ -20,8 +22,19 @@ const FULL: u32 = 1;
 pub(crate) const ROW: Detector = Detector {
     code: "fd-exhausted",
     mechanism: Some(Mechanism::Fdpass),
+    family: Family::Exhausted,
     sites: &[Site::FdReceive, Site::FdFail],
-    what: "Calls failed with EMFILE or ENFILE, or received descriptors were dropped because the table was full.",
+    what: "Calls fail with EMFILE or ENFILE, or the kernel drops received descriptors, because a descriptor table is full.",
+    evidence: &[&[
+        evidence::ERRNO,
+        evidence::FAILED,
+        evidence::USED,
+        evidence::MAX,
+        evidence::DROPPED,
+        evidence::MESSAGES_TRUNCATED,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::FAILED, measure::DROPPED],
     detect,
 };
 
@@ -82,12 +95,12 @@ impl<'a> Exhaustion<'a> {
         }
         d.title(self.title()).object(process_object(self.id));
         let (used, max) = if self.system { (None, None) } else { (r.table_len, self.limit) };
-        d.evidence("errno", self.errno())
-            .evidence("failed", self.failed())
-            .evidence("used", used)
-            .evidence("max", max)
-            .evidence("dropped", self.full.map_or(Some(0), |t| (t.unknown == 0).then_some(t.dropped)))
-            .evidence("messages_truncated", self.full.map_or(0, |t| t.messages))
+        d.evidence(evidence::ERRNO, self.errno())
+            .evidence(evidence::FAILED, self.failed())
+            .evidence(evidence::USED, used)
+            .evidence(evidence::MAX, max)
+            .evidence(evidence::DROPPED, self.full.map_or(Some(0), |t| (t.unknown == 0).then_some(t.dropped)))
+            .evidence(evidence::MESSAGES_TRUNCATED, self.full.map_or(0, |t| t.messages))
             .pids([self.id]);
         let name = if self.system { "fs.file-max" } else { "RLIMIT_NOFILE" };
         d.limit(name, used, max, (!self.has_room).then_some(0));

@@ -3,7 +3,9 @@
 //! Descriptors in flight are in no process's table, so neither `ls -l /proc/PID/fd` nor a process's limit shows them.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::object::object;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
@@ -25,8 +27,18 @@ const MANY: u64 = 16;
 pub(crate) const ROW: Detector = Detector {
     code: "fd-inflight",
     mechanism: Some(Mechanism::Fdpass),
+    family: Family::Leak,
     sites: &[Site::FdSend, Site::FdReceive, Site::SocketSend],
-    what: "Descriptors sit in a socket's queue and nobody receives them, or a send failed with ETOOMANYREFS.",
+    what: "The queue of a unix socket holds descriptors that no process receives, or sends fail because too many are in flight.",
+    evidence: &[&[
+        evidence::QUEUED,
+        evidence::FAILED,
+        evidence::FDS_REFUSED,
+        evidence::OLDEST_AGE_MS,
+        evidence::FD,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::more(evidence::QUEUED, Basis::State, 3.0), measure::FAILED],
     detect,
 };
 
@@ -71,10 +83,10 @@ fn queued(model: &Model, ino: u64, f: &InFlight, now_ns: u64) -> Option<Finding>
         count(f.queued, "descriptor has been", "descriptors have been")
     ));
     d.object(object(key(ino))).origin(f.baseline);
-    d.evidence("queued", f.queued)
-        .evidence("failed", 0)
-        .ms("oldest_age_ms", Some(age_ns))
-        .evidence("fd", receivers.first().map(|(_, fd)| *fd));
+    d.evidence(evidence::QUEUED, f.queued)
+        .evidence(evidence::FAILED, 0)
+        .ms(evidence::OLDEST_AGE_MS, Some(age_ns))
+        .evidence(evidence::FD, receivers.first().map(|(_, fd)| *fd));
     d.pids(BTreeSet::from_iter(receivers.iter().map(|(proc, _)| *proc).chain(f.sender))).seen(f.since_ns, now_ns);
     if let Some((receiver, fd)) = receivers.first() {
         d.remedy_on(
@@ -108,7 +120,9 @@ fn refused(model: &Model, sender: ProcId, o: &Overflow) -> Option<Finding> {
     ));
     d.object(object(key(o.sock)));
     let limit = model.processes.get(sender).and_then(|p| p.nofile_soft);
-    d.evidence("queued", Option::<u64>::None).evidence("failed", o.failed).evidence("fds_refused", o.fds);
+    d.evidence(evidence::QUEUED, Option::<u64>::None)
+        .evidence(evidence::FAILED, o.failed)
+        .evidence(evidence::FDS_REFUSED, o.fds);
     d.limit("RLIMIT_NOFILE", None, limit, None);
     d.pids([sender]).seen(o.first_ns, o.last_ns);
     d.remedy(

@@ -3,7 +3,9 @@
 //! Descriptors 0 to 2 and targets of dup are passed on purpose.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::process_object;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -15,8 +17,11 @@ use tracer_record::ProcId;
 pub(crate) const ROW: Detector = Detector {
     code: "fd-inherited",
     mechanism: Some(Mechanism::Fdpass),
+    family: Family::Leak,
     sites: &[Site::FdReceive, Site::FdClose, Site::ProcessExec],
-    what: "A received descriptor without FD_CLOEXEC is open in a program executed later.",
+    what: "After execve, the new program still holds descriptors that the process had received.",
+    evidence: &[&[evidence::INSTANCES, evidence::FDS, evidence::PIDS]],
+    worse: &[measure::INSTANCES],
     detect,
 };
 
@@ -49,8 +54,8 @@ fn finding(model: &Model, id: ProcId, fds: &[Inherited]) -> Option<Finding> {
         numbers.join(", "),
     ));
     d.object(process_object(id));
-    d.evidence("instances", n)
-        .evidence("fds", fds.iter().take(256).map(|f| f.fd.0).collect::<Vec<u32>>())
+    d.evidence(evidence::INSTANCES, n)
+        .evidence(evidence::FDS, fds.iter().take(256).map(|f| f.fd.0).collect::<Vec<u32>>())
         .pids([id, first.received_by]);
     let last = fds.iter().map(|f| f.exec_ns).max().unwrap_or(first.exec_ns);
     d.seen(first.exec_ns, last);

@@ -5,7 +5,9 @@
 
 use super::{fd_leak_baseline, fd_leak_self};
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::object::identifies;
 use crate::finding::object::process_object;
 use crate::finding::time::duration;
@@ -39,8 +41,23 @@ const LEVEL_NS: u64 = 5_000_000_000;
 pub(crate) const ROW: Detector = Detector {
     code: "fd-leak",
     mechanism: Some(Mechanism::Fdpass),
+    family: Family::Leak,
     sites: &[Site::FdReceive, Site::FdGetfd, Site::FdClose, Site::FdDup],
-    what: "Descriptors that a process received from another one, or pipes and eventfds of its own, pile up unclosed.",
+    what: "A process does not close descriptors that it received, or pipes and eventfds that it created.",
+    evidence: &[&[
+        evidence::CREATED,
+        evidence::RECEIVED,
+        evidence::CLOSED,
+        evidence::OUTSTANDING,
+        evidence::OUTSTANDING_AT_START,
+        evidence::DROPPED,
+        evidence::MESSAGES_TRUNCATED,
+        evidence::RECEIVED_BY_PEEK,
+        evidence::OLDEST_AGE_S,
+        evidence::TARGETS,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::more(evidence::OUTSTANDING, Basis::Events, 3.0)],
     detect,
 };
 
@@ -196,14 +213,14 @@ fn finding(model: &Model, id: ProcId, r: &Receiver, now_ns: u64) -> Option<Findi
     ));
     d.object(process_object(id));
     let targets: Vec<String> = files.iter().take(8).map(|(n, f)| format!("{} ({n})", object_text(f))).collect();
-    d.evidence("received", r.received)
-        .evidence("closed", r.closed)
-        .evidence("outstanding", n)
-        .evidence("dropped", r.truncated.get(&1).map_or(Some(0), |t| (t.unknown == 0).then_some(t.dropped)))
-        .evidence("messages_truncated", r.truncated.values().map(|t| t.messages).fold(0, u64::saturating_add))
-        .evidence("received_by_peek", r.peeked)
-        .evidence("oldest_age_s", now_ns.saturating_sub(oldest.ts_ns) / 1_000_000_000)
-        .evidence("targets", targets)
+    d.evidence(evidence::RECEIVED, r.received)
+        .evidence(evidence::CLOSED, r.closed)
+        .evidence(evidence::OUTSTANDING, n)
+        .evidence(evidence::DROPPED, r.truncated.get(&1).map_or(Some(0), |t| (t.unknown == 0).then_some(t.dropped)))
+        .evidence(evidence::MESSAGES_TRUNCATED, r.truncated.values().map(|t| t.messages).fold(0, u64::saturating_add))
+        .evidence(evidence::RECEIVED_BY_PEEK, r.peeked)
+        .evidence(evidence::OLDEST_AGE_S, now_ns.saturating_sub(oldest.ts_ns) / 1_000_000_000)
+        .evidence(evidence::TARGETS, targets)
         .pids([id]);
     d.limit("RLIMIT_NOFILE", r.table_len, limit, time_left(r, limit));
     d.stacks("receiver", stacks(model, r).into_iter().map(|(stack, _)| (id, Some(stack))), 3);

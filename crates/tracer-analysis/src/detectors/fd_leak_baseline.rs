@@ -4,6 +4,7 @@
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
 use crate::finding::detector::Detector;
+use crate::finding::evidence;
 use crate::finding::object::identifies;
 use crate::finding::object::process_object;
 use crate::finding::{Confidence, Finding, Severity};
@@ -101,11 +102,11 @@ pub(crate) fn finding(row: &'static Detector, model: &Model, id: ProcId) -> Opti
     ));
     let targets: Vec<String> = lots.iter().take(8).map(|l| format!("{} ({})", object_text(l), l.fds)).collect();
     let unknown = None::<u64>;
-    d.evidence("received", unknown)
-        .evidence("closed", unknown)
-        .evidence("outstanding", n)
-        .evidence("outstanding_at_start", total(&counted(&kept.first)))
-        .evidence("targets", targets)
+    d.evidence(evidence::RECEIVED, unknown)
+        .evidence(evidence::CLOSED, unknown)
+        .evidence(evidence::OUTSTANDING, n)
+        .evidence(evidence::OUTSTANDING_AT_START, total(&counted(&kept.first)))
+        .evidence(evidence::TARGETS, targets)
         .pids([id]);
     d.limit("RLIMIT_NOFILE", None, limit, None);
     d.seen(model.passed.first_ns, model.passed.last_ns);

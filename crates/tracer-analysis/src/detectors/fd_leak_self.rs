@@ -5,6 +5,7 @@
 
 use crate::finding::builder::{FindingBuilder, count, name};
 use crate::finding::detector::Detector;
+use crate::finding::evidence;
 use crate::finding::object::process_object;
 use crate::finding::time::duration;
 use crate::finding::{Confidence, Finding, Severity};
@@ -124,10 +125,10 @@ fn finding(
         count(own.made, one, many),
         maker.limit.map(|l| format!(" (RLIMIT_NOFILE is {l})")).unwrap_or_default(),
     ));
-    d.evidence("created", own.made)
-        .evidence("closed", own.closed)
-        .evidence("outstanding", n)
-        .evidence("oldest_age_s", now_ns.saturating_sub(oldest.ts_ns) / 1_000_000_000)
+    d.evidence(evidence::CREATED, own.made)
+        .evidence(evidence::CLOSED, own.closed)
+        .evidence(evidence::OUTSTANDING, n)
+        .evidence(evidence::OLDEST_AGE_S, now_ns.saturating_sub(oldest.ts_ns) / 1_000_000_000)
         .pids([id]);
     d.limit("RLIMIT_NOFILE", Some(maker.table_len), maker.limit, time_left(maker, own));
     let mut places: BTreeMap<StackId, u64> = BTreeMap::new();

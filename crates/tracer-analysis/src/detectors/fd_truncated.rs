@@ -1,7 +1,9 @@
 //! `fd-truncated`: received descriptors were dropped because the control buffer was too small or access was denied.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::process_object;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -17,8 +19,11 @@ const FULL: u32 = 1;
 pub(crate) const ROW: Detector = Detector {
     code: "fd-truncated",
     mechanism: Some(Mechanism::Fdpass),
+    family: Family::Truncated,
     sites: &[Site::FdReceive],
-    what: "Received descriptors were dropped because the control buffer was too small or access was denied.",
+    what: "The kernel drops received descriptors because the control buffer is too small or access is denied.",
+    evidence: &[&[evidence::DROPPED, evidence::MESSAGES_TRUNCATED, evidence::CAUSE, evidence::PIDS]],
+    worse: &[measure::DROPPED],
     detect,
 };
 
@@ -76,9 +81,9 @@ fn finding(model: &Model, id: ProcId, r: &Receiver) -> Option<Finding> {
     ));
     d.object(process_object(id));
     let words: Vec<&str> = causes.iter().map(|(c, _)| cause(*c)).collect();
-    d.evidence("dropped", (unknown == 0).then_some(dropped))
-        .evidence("messages_truncated", messages)
-        .evidence("cause", words.join(","))
+    d.evidence(evidence::DROPPED, (unknown == 0).then_some(dropped))
+        .evidence(evidence::MESSAGES_TRUNCATED, messages)
+        .evidence(evidence::CAUSE, words.join(","))
         .pids([id]);
     d.seen(first, last);
     d.remedy(

@@ -5,7 +5,9 @@
 //! for work, unless all that share the memory wait there and nobody else can ever map it.
 
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
@@ -21,8 +23,14 @@ use tracer_record::{ProcId, Tgid, Tid};
 pub(crate) const ROW: Detector = Detector {
     code: "futex-stall",
     mechanism: Some(Mechanism::Futex),
+    family: Family::Stall,
     sites: &[Site::FutexWait, Site::Blocked],
-    what: "A thread waited long for a lock in shared memory that another holds, or that nobody can give any more.",
+    what: "A thread blocks for a long time on a lock in shared memory that another thread holds, or that no thread can release.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        &[evidence::HOLDER_TID, evidence::HOLDER_ALIVE, evidence::OFFSET, evidence::SHARING, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -107,10 +115,10 @@ fn told(model: &Model, keys: &[ObjKey], now_ns: u64) -> Option<Finding> {
         Holder::Gone { tid, .. } => (Some(tid), Some(false)),
         Holder::Nobody => (None, None),
     };
-    d.evidence("holder_tid", tid)
-        .evidence("holder_alive", alive)
-        .evidence("offset", place.map(|p| p.offset))
-        .evidence("sharing", place.filter(|p| p.complete).map(|p| p.users.len()))
+    d.evidence(evidence::HOLDER_TID, tid)
+        .evidence(evidence::HOLDER_ALIVE, alive)
+        .evidence(evidence::OFFSET, place.map(|p| p.offset))
+        .evidence(evidence::SHARING, place.filter(|p| p.complete).map(|p| p.users.len()))
         .pids(waiting.iter().copied());
     d.chain(format!("{who} {} ({what})", s.words()));
     d.chain(blame);
@@ -187,7 +195,7 @@ fn remedies(d: &mut FindingBuilder<'_>, holder: &Holder, itself: bool, waiting: 
         Holder::Thread { tid, proc } => {
             let (pid, tid) = (proc.pid(), tid);
             let look = format!("cat /proc/{pid}/task/{tid}/stack /proc/{pid}/task/{tid}/wchan");
-            d.look_at(*proc, "See what the holder does while it holds the lock.", look);
+            d.remedy_if_alive(*proc, "See what the holder does while it holds the lock.", look);
             d.remedy("Hold it for less: no I/O, no sleep and no other lock between lock and unlock.", None);
         }
         Holder::Gone { .. } => {

@@ -81,6 +81,11 @@ pub const DETECTORS: &[&Detector] = &[
     &fd_inflight::ROW,
 ];
 
+/// The detector of a finding code; `None` if this version does not know it.
+pub fn find(code: &str) -> Option<&'static Detector> {
+    DETECTORS.iter().copied().find(|d| d.code == code)
+}
+
 /// All findings at `now_ns` of the boot clock, worst first, then by code and object.
 ///
 /// With `--only`, detectors of other mechanisms are silent.
@@ -98,6 +103,7 @@ pub fn run(model: &Model, now_ns: u64) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::finding::measure::Of;
     use std::collections::HashSet;
 
     #[test]
@@ -107,6 +113,14 @@ mod tests {
         for d in DETECTORS {
             assert!(d.what.ends_with('.'), "{}: not a sentence", d.code);
             assert!(d.code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", d.code);
+            assert!(!d.worse.is_empty(), "{}: nothing says that it became worse", d.code);
+            for m in d.worse {
+                let known = match m.of {
+                    Of::Evidence(e) => d.evidence().any(|own| *own == e),
+                    Of::LimitPercent => true,
+                };
+                assert!(known && m.floor > 0.0, "{}: {}", d.code, m.name());
+            }
         }
     }
 

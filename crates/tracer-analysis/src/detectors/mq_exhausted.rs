@@ -1,7 +1,9 @@
 //! `mq-exhausted`: mq_open could not create a POSIX message queue, and which limit refused it.
 
 use crate::finding::builder::FindingBuilder;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::{Finding, Object, Severity};
 use crate::leaks::exhausted::failed_clause;
 use crate::model::Model;
@@ -28,8 +30,18 @@ const PRIORITIES: u64 = 32_768;
 pub(crate) const ROW: Detector = Detector {
     code: "mq-exhausted",
     mechanism: Some(Mechanism::Mq),
+    family: Family::Exhausted,
     sites: &[Site::MqOpen],
-    what: "mq_open failed with EMFILE, ENOSPC or ENOMEM because of a limit on POSIX message queues.",
+    what: "mq_open fails with EMFILE, ENOSPC or ENOMEM because of a limit on POSIX message queues.",
+    evidence: &[&[
+        evidence::ERRNO,
+        evidence::FAILED,
+        evidence::USED,
+        evidence::MAX,
+        evidence::WANTED_BYTES,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::FAILED],
     detect,
 };
 
@@ -74,11 +86,11 @@ fn finding(model: &Model, errno: i32, mut rows: Vec<(ProcId, &Failures)>) -> Opt
     d.title(format!("{}: {why}", failed_clause(model, "mq_open", failed, name, &procs)));
     d.object(Object { kind: "mq".to_owned(), id: "limits".to_owned(), key: None, name: None, ns: None });
     d.limit(limit, used, max, Some(0));
-    d.evidence("errno", name)
-        .evidence("failed", failed)
-        .evidence("used", used)
-        .evidence("max", max)
-        .evidence("wanted_bytes", wanted)
+    d.evidence(evidence::ERRNO, name)
+        .evidence(evidence::FAILED, failed)
+        .evidence(evidence::USED, used)
+        .evidence(evidence::MAX, max)
+        .evidence(evidence::WANTED_BYTES, wanted)
         .pids(procs.iter().copied());
     d.seen(first, last);
     remedies(&mut d, errno, procs.first());

@@ -3,7 +3,9 @@
 //! A sender that meets EAGAIN now and then while its receiver keeps receiving is healthy.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::{mq_object, queue};
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
@@ -24,8 +26,18 @@ const LONG_NS: u64 = 1_000_000_000;
 pub(crate) const ROW: Detector = Detector {
     code: "mq-full",
     mechanism: Some(Mechanism::Mq),
+    family: Family::Refused,
     sites: &[Site::MqSend],
-    what: "Sends to a POSIX message queue were refused or timed out while nobody received from it.",
+    what: "Sends to a POSIX message queue fail or time out because no process receives from it.",
+    evidence: &[&[
+        evidence::EAGAIN,
+        evidence::TIMED_OUT,
+        evidence::LAST_DRAIN_AGE_MS,
+        evidence::MAX_MESSAGES,
+        evidence::FD,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::EAGAIN, measure::TIMED_OUT],
     detect,
 };
 
@@ -101,17 +113,17 @@ fn told(model: &Model, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let full = most.map_or_else(String::new, |most| format!(" (full, {most} messages)"));
     d.title(format!("{} of {} to {}{full}: {blame}", what.join(" and "), names(model, &senders), queue(model, obj)));
     d.object(mq_object(model, obj));
-    d.evidence("eagain", eagain)
-        .evidence("timed_out", given_up)
-        .ms("last_drain_age_ms", last.map(|r| now_ns.saturating_sub(r.ts_ns)))
-        .evidence("max_messages", most)
-        .evidence("fd", (latest.fd >= 0).then_some(latest.fd))
+    d.evidence(evidence::EAGAIN, eagain)
+        .evidence(evidence::TIMED_OUT, given_up)
+        .ms(evidence::LAST_DRAIN_AGE_MS, last.map(|r| now_ns.saturating_sub(r.ts_ns)))
+        .evidence(evidence::MAX_MESSAGES, most)
+        .evidence(evidence::FD, (latest.fd >= 0).then_some(latest.fd))
         .pids(senders);
     let first_ns = rows.iter().map(|(_, r)| r.first_ns).min().unwrap_or_default();
     d.seen(first_ns, latest.last_ns);
     if let Some(r) = receivers.first() {
         let pid = r.proc.pid();
-        d.look_at(
+        d.remedy_if_alive(
             r.proc,
             "See what the receiver does instead of receiving.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),

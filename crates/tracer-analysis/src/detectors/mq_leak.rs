@@ -1,7 +1,9 @@
 //! `mq-leak`: POSIX message queues that no process has open.
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::leaks::leftover::{self, Kind};
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
@@ -20,8 +22,11 @@ const KIND: Kind = Kind {
 pub(crate) const ROW: Detector = Detector {
     code: "mq-leak",
     mechanism: Some(Mechanism::Mq),
+    family: Family::Leak,
     sites: &[Site::MqOpen],
-    what: "A POSIX message queue exists that nobody has open.",
+    what: "A POSIX message queue exists that no process has open.",
+    evidence: &[leftover::EVIDENCE, &[evidence::MESSAGES]],
+    worse: &[measure::INSTANCES, measure::RATE_PER_H, measure::more(evidence::MESSAGES, Basis::Amount, 10.0)],
     detect,
 };
 

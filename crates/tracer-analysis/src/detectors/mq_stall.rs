@@ -4,7 +4,9 @@
 
 use crate::finding::Finding;
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::{mq_object, queue};
 use crate::finding::time::duration;
 use crate::model::Model;
@@ -18,8 +20,15 @@ use tracer_record::ProcId;
 pub(crate) const ROW: Detector = Detector {
     code: "mq-stall",
     mechanism: Some(Mechanism::Mq),
+    family: Family::Stall,
     sites: &[Site::MqSend, Site::Blocked],
-    what: "A thread waited long to send to a POSIX message queue because it is full.",
+    what: "A sender blocks for a long time because a POSIX message queue is full.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        pace::EVIDENCE,
+        &[evidence::TIMED_OUT, evidence::MESSAGES, evidence::MAX_MESSAGES, evidence::FD, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -67,10 +76,10 @@ pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
             s.tell(&mut d, model.session.min_stall_ns);
             pace::tell(&mut d, &s);
             let fd = s.waiting.first().map(|w| w.fd).filter(|fd| *fd >= 0);
-            d.evidence("timed_out", s.timed_out)
-                .evidence("messages", most.map(|_| s.state.b))
-                .evidence("max_messages", most)
-                .evidence("fd", fd)
+            d.evidence(evidence::TIMED_OUT, s.timed_out)
+                .evidence(evidence::MESSAGES, most.map(|_| s.state.b))
+                .evidence(evidence::MAX_MESSAGES, most)
+                .evidence(evidence::FD, fd)
                 .pids(senders.iter().copied());
             d.chain(format!("{who} {} ({what})", s.words()));
             let receivers: Vec<ProcId> = receivers.iter().map(|r| r.proc).collect();
@@ -78,7 +87,7 @@ pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
                 d.chain(format!("{} should receive from it", names(model, &receivers)));
                 let pid = first.pid();
                 let look = format!("cat /proc/{pid}/stack /proc/{pid}/wchan");
-                d.look_at(first, "See what the receiver does instead of receiving.", look);
+                d.remedy_if_alive(first, "See what the receiver does instead of receiving.", look);
             }
             if let Some(alone) = alone {
                 d.chain(alone);

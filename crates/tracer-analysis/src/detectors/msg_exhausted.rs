@@ -1,7 +1,8 @@
 //! `msg-exhausted`: msgget failed with ENOSPC or ENOMEM, or will soon, and which processes created the queues.
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::measure;
 use crate::leaks::exhausted::{self, Counts, Kind, Limit};
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
@@ -29,8 +30,11 @@ const KIND: Kind<MsgLimitRow> = Kind {
 pub(crate) const ROW: Detector = Detector {
     code: "msg-exhausted",
     mechanism: Some(Mechanism::Msg),
+    family: Family::Exhausted,
     sites: &[Site::MsgCreate, Site::MsgRemove],
-    what: "msgget failed with ENOSPC, or the limit on message queues will be reached soon.",
+    what: "msgget fails with ENOSPC, or the message queues will soon reach their limit.",
+    evidence: &[exhausted::EVIDENCE],
+    worse: &[measure::FAILED, measure::LIMIT_PERCENT],
     detect,
 };
 

@@ -3,7 +3,9 @@
 //! A sender that meets EAGAIN now and then while its receiver keeps receiving is healthy.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -24,8 +26,11 @@ const LONG_NS: u64 = 1_000_000_000;
 pub(crate) const ROW: Detector = Detector {
     code: "msg-full",
     mechanism: Some(Mechanism::Msg),
+    family: Family::Refused,
     sites: &[Site::MsgSend],
-    what: "Non-blocking sends to a message queue were refused while nobody received from it.",
+    what: "Non-blocking sends to a message queue fail because no process receives from it.",
+    evidence: &[crate::waits::queue::EVIDENCE, &[evidence::EAGAIN, evidence::LAST_DRAIN_AGE_MS, evidence::PIDS]],
+    worse: &[measure::EAGAIN],
     detect,
 };
 
@@ -86,8 +91,8 @@ fn told(model: &Model, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     let refused = count(eagain, "non-blocking send", "non-blocking sends");
     let what = words(obj, seen.as_ref(), latest.state.a);
     d.title(format!("{refused} of {} got EAGAIN ({what}): {blame}", names(model, &senders)));
-    d.evidence("eagain", eagain)
-        .ms("last_drain_age_ms", receiver.as_ref().and_then(|r| r.at_ns).map(|t| now_ns.saturating_sub(t)));
+    d.evidence(evidence::EAGAIN, eagain)
+        .ms(evidence::LAST_DRAIN_AGE_MS, receiver.as_ref().and_then(|r| r.at_ns).map(|t| now_ns.saturating_sub(t)));
     tell(&mut d, model, obj, seen.as_ref(), latest.state.a);
     d.pids(senders);
     let first_ns = rows.iter().map(|(_, r)| r.first_ns).min().unwrap_or_default();

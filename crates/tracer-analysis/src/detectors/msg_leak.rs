@@ -4,7 +4,9 @@
 //! queue made while tracing is recorded.
 
 use crate::finding::builder::{FindingBuilder, count, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::sysv_object;
 use crate::finding::site;
 use crate::finding::{Confidence, Finding, Severity};
@@ -32,8 +34,20 @@ const UNTOUCHED_S: u64 = 2;
 pub(crate) const ROW: Detector = Detector {
     code: "msg-leak",
     mechanism: Some(Mechanism::Msg),
+    family: Family::Leak,
     sites: &[],
-    what: "A message queue outlives everybody who sent to it or received from it.",
+    what: "A message queue outlives every process that sent to it or received from it.",
+    evidence: &[&[
+        evidence::INSTANCES,
+        evidence::IDS,
+        evidence::OLDEST_AGE_S,
+        evidence::RATE_PER_H,
+        evidence::MESSAGES,
+        evidence::QUEUED_BYTES,
+        evidence::FULL,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::INSTANCES, measure::RATE_PER_H, measure::QUEUED_BYTES],
     detect,
 };
 
@@ -250,13 +264,13 @@ fn finding(model: &Model, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Fi
     d.title(format!("{}{}", users.title(why, queues), age_clause(queues.len(), age)));
     let rate = rate_per_h(queues.len(), newest.saturating_sub(oldest), age);
     let sum = |of: fn(&MsgQueue) -> u64| queues.iter().fold(0_u64, |sum, q| sum.saturating_add(of(&q.row)));
-    d.evidence("instances", n)
+    d.evidence(evidence::INSTANCES, n)
         .ids(queues.iter().map(|q| q.id.id.to_string()))
-        .evidence("oldest_age_s", age)
-        .evidence("rate_per_h", rate)
-        .evidence("messages", sum(|r| r.messages))
-        .evidence("queued_bytes", sum(|r| r.bytes))
-        .evidence("full", queues.iter().filter(|q| full(&q.row)).count())
+        .evidence(evidence::OLDEST_AGE_S, age)
+        .evidence(evidence::RATE_PER_H, rate)
+        .evidence(evidence::MESSAGES, sum(|r| r.messages))
+        .evidence(evidence::QUEUED_BYTES, sum(|r| r.bytes))
+        .evidence(evidence::FULL, queues.iter().filter(|q| full(&q.row)).count())
         .pids(senders.into_iter().chain(receivers).chain(creators));
     if let Some(l) = limits {
         let eta = eta_s(queues.len(), l.used_queues, l.msgmni, rate);

@@ -4,7 +4,9 @@
 
 use crate::detectors::pipe_stall::object_word;
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
 use crate::waits::queue::{Receiver, receiver, seen, sitting, tell, words};
@@ -19,8 +21,11 @@ use tracer_record::{MsgId, ProcId};
 pub(crate) const ROW: Detector = Detector {
     code: "msg-stall",
     mechanism: Some(Mechanism::Msg),
+    family: Family::Stall,
     sites: &[Site::MsgSend, Site::Blocked],
-    what: "A sender waited long because a message queue was full and nobody received from it.",
+    what: "A sender blocks for a long time because a message queue is full and no process receives from it.",
+    evidence: &[crate::waits::stall::EVIDENCE, pace::EVIDENCE, crate::waits::queue::EVIDENCE, &[evidence::PIDS]],
+    worse: measure::STALLS,
     detect,
 };
 

@@ -2,7 +2,9 @@
 //! most children.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::process_object;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::leaks::exhausted::failed_clause;
@@ -24,8 +26,11 @@ const MAX_PARENTS: usize = 5;
 pub(crate) const ROW: Detector = Detector {
     code: "pid-exhausted",
     mechanism: Some(Mechanism::Child),
+    family: Family::Exhausted,
     sites: &[Site::ChildForkFail],
-    what: "fork failed with EAGAIN because a limit on processes was reached.",
+    what: "fork fails with EAGAIN because a limit on processes is reached.",
+    evidence: &[&[evidence::ERRNO, evidence::FAILED, evidence::USED, evidence::MAX, evidence::PIDS]],
+    worse: &[measure::FAILED, measure::LIMIT_PERCENT],
     detect,
 };
 
@@ -98,7 +103,10 @@ fn finding(model: &Model, mut rows: Vec<(ProcId, &ForkFailures)>, now_ns: u64) -
     let (used, max) = (limit.map(|l| l.used), limit.map(|l| l.max));
     d.title(format!("{}: {why}{largest}", failed_clause(model, "fork", failed, "EAGAIN", &[*id])));
     d.object(process_object(*id));
-    d.evidence("errno", "EAGAIN").evidence("failed", failed).evidence("used", used).evidence("max", max);
+    d.evidence(evidence::ERRNO, "EAGAIN")
+        .evidence(evidence::FAILED, failed)
+        .evidence(evidence::USED, used)
+        .evidence(evidence::MAX, max);
     d.pids(rows.iter().map(|(p, _)| *p));
     if let Some(l) = limit {
         d.limit(&l.name, used, max, Some(0));

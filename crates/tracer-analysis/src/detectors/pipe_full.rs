@@ -3,7 +3,9 @@
 //! An event loop that meets EAGAIN now and then while its reader keeps reading is healthy.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
@@ -24,8 +26,17 @@ const LONG_NS: u64 = 1_000_000_000;
 pub(crate) const ROW: Detector = Detector {
     code: "pipe-full",
     mechanism: Some(Mechanism::Pipe),
+    family: Family::Refused,
     sites: &[Site::PipeWrite, Site::PipeSplice],
-    what: "Non-blocking writes to a pipe were refused while nobody drained it.",
+    what: "Non-blocking writes to a pipe fail because no process reads from it.",
+    evidence: &[&[
+        evidence::EAGAIN,
+        evidence::LAST_DRAIN_AGE_MS,
+        evidence::CAPACITY_BYTES,
+        evidence::FD,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::EAGAIN],
     detect,
 };
 
@@ -81,17 +92,17 @@ fn told(model: &Model, obj: ObjKey, mut rows: Vec<(ProcId, &Refusals)>, now_ns: 
     d.title(format!("{refused} of {} to pipe:[{}] got EAGAIN: {blame}", names(model, &writers), obj.id));
     d.object(object(obj));
     let slots = latest.state.a;
-    d.evidence("eagain", eagain)
-        .ms("last_drain_age_ms", last.map(|r| now_ns.saturating_sub(r.ts_ns)))
-        .evidence("capacity_bytes", (slots > 0).then(|| slots.saturating_mul(model.page_bytes())))
-        .evidence("fd", (latest.fd >= 0).then_some(latest.fd))
+    d.evidence(evidence::EAGAIN, eagain)
+        .ms(evidence::LAST_DRAIN_AGE_MS, last.map(|r| now_ns.saturating_sub(r.ts_ns)))
+        .evidence(evidence::CAPACITY_BYTES, (slots > 0).then(|| slots.saturating_mul(model.page_bytes())))
+        .evidence(evidence::FD, (latest.fd >= 0).then_some(latest.fd))
         .pids(writers);
     let first_ns = rows.iter().map(|(_, r)| r.first_ns).min().unwrap_or_default();
     d.seen(first_ns, latest.last_ns);
     d.remedy("Keep what was refused and write it when poll() says that the pipe has room; do not drop it.", None);
     if let Some(r) = readers.first() {
         let pid = r.proc.pid();
-        d.look_at(
+        d.remedy_if_alive(
             r.proc,
             "See what the reader does instead of reading.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),

@@ -1,7 +1,9 @@
 //! `pipe-shrunk`: new pipes of a user got less than the default capacity because of pipe-user-pages-soft.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::object::object;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
@@ -19,8 +21,19 @@ const MAX_CREATORS: usize = 4;
 pub(crate) const ROW: Detector = Detector {
     code: "pipe-shrunk",
     mechanism: Some(Mechanism::Pipe),
+    family: Family::Truncated,
     sites: &[Site::PipeCreate],
-    what: "New pipes of a user got less than the default capacity because of pipe-user-pages-soft.",
+    what: "New pipes of a user get less than the default capacity because of pipe-user-pages-soft.",
+    evidence: &[&[
+        evidence::CAPACITY_BYTES,
+        evidence::DEFAULT_BYTES,
+        evidence::PIPES_OF_USER,
+        evidence::INSTANCES,
+        evidence::UID,
+        evidence::IDS,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::INSTANCES, measure::less(evidence::CAPACITY_BYTES, Basis::State, 4_096.0)],
     detect,
 };
 
@@ -78,11 +91,11 @@ fn baseline_finding(model: &Model, row: &SmallPipes) -> Option<Finding> {
         row.soft_pages,
     ));
     d.object(object(key(*row.inos.first()?)));
-    d.evidence("capacity_bytes", got)
-        .evidence("default_bytes", default)
-        .evidence("pipes_of_user", row.pipes)
-        .evidence("instances", row.count)
-        .evidence("uid", row.uid)
+    d.evidence(evidence::CAPACITY_BYTES, got)
+        .evidence(evidence::DEFAULT_BYTES, default)
+        .evidence(evidence::PIPES_OF_USER, row.pipes)
+        .evidence(evidence::INSTANCES, row.count)
+        .evidence(evidence::UID, row.uid)
         .ids(row.inos.iter().map(u64::to_string))
         .pids(ends.into_iter().chain([holder]));
     d.limit("pipe-user-pages-soft", Some(row.pages), Some(row.soft_pages), None);
@@ -144,11 +157,11 @@ fn finding(model: &Model, uid: u32, pipes: &[&ShrunkPipe]) -> Option<Finding> {
     ));
     d.object(object(key(shown.ino)));
     let total = user.map(|u| u.processes.iter().map(|p| p.pipes).fold(0, u64::saturating_add));
-    d.evidence("capacity_bytes", got)
-        .evidence("default_bytes", default)
-        .evidence("pipes_of_user", total)
-        .evidence("instances", pipes.len())
-        .evidence("uid", uid)
+    d.evidence(evidence::CAPACITY_BYTES, got)
+        .evidence(evidence::DEFAULT_BYTES, default)
+        .evidence(evidence::PIPES_OF_USER, total)
+        .evidence(evidence::INSTANCES, pipes.len())
+        .evidence(evidence::UID, uid)
         .ids(pipes.iter().map(|p| p.ino.to_string()))
         .pids(creators.into_iter().chain(ends).chain(holder));
     d.limit("pipe-user-pages-soft", None, soft, None);

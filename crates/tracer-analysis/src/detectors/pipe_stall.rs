@@ -4,7 +4,9 @@
 
 use crate::finding;
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
@@ -49,8 +51,25 @@ impl Case {
 pub(crate) const ROW: Detector = Detector {
     code: "pipe-stall",
     mechanism: Some(Mechanism::Pipe),
+    family: Family::Stall,
     sites: &[Site::PipeWrite, Site::PipeSplice, Site::FifoOpen, Site::Blocked],
-    what: "A writer waited long because nobody read the pipe.",
+    what: "A writer blocks for a long time because no process reads from the pipe.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        pace::EVIDENCE,
+        &[
+            evidence::CAPACITY_BYTES,
+            evidence::FILL_BYTES,
+            evidence::SLOTS,
+            evidence::SLOTS_USED,
+            evidence::SUGGESTED_CAPACITY_BYTES,
+            evidence::FD,
+            evidence::EFFECTS,
+            evidence::IDS,
+            evidence::PIDS,
+        ],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -153,16 +172,19 @@ fn drafted<'a>(model: &'a Model, case: &Case, effects: &[&Case], blame: &str) ->
     d.title(format!("{} {} (pipe:[{}]{full}): {blame}", names(model, &writers), s.words(), case.obj.id));
     d.object(object(case.obj));
     s.tell(&mut d, model.session.min_stall_ns);
-    d.evidence("capacity_bytes", capacity)
-        .evidence("fill_bytes", capacity.map(|_| fill))
-        .evidence("slots", capacity.map(|_| slots))
-        .evidence("slots_used", capacity.map(|_| used))
-        .evidence("suggested_capacity_bytes", capacity.and_then(|c| suggested(s, c, model.limits.pipe_max_size)));
+    d.evidence(evidence::CAPACITY_BYTES, capacity)
+        .evidence(evidence::FILL_BYTES, capacity.map(|_| fill))
+        .evidence(evidence::SLOTS, capacity.map(|_| slots))
+        .evidence(evidence::SLOTS_USED, capacity.map(|_| used))
+        .evidence(
+            evidence::SUGGESTED_CAPACITY_BYTES,
+            capacity.and_then(|c| suggested(s, c, model.limits.pipe_max_size)),
+        );
     pace::tell(&mut d, s);
     if let [only] = s.waiting.as_slice()
         && only.fd >= 0
     {
-        d.evidence("fd", only.fd);
+        d.evidence(evidence::FD, only.fd);
     }
     let mut group: Vec<ProcId> = writers;
     let mut ids = vec![case.obj.id.to_string()];
@@ -173,7 +195,7 @@ fn drafted<'a>(model: &'a Model, case: &Case, effects: &[&Case], blame: &str) ->
     }
     if !effects.is_empty() {
         let pipes: Vec<String> = effects.iter().map(|e| format!("pipe:[{}]", e.obj.id)).collect();
-        d.evidence("effects", pipes);
+        d.evidence(evidence::EFFECTS, pipes);
     }
     d.pids(group).ids(ids);
     d.chain(case.line(model));
@@ -271,7 +293,11 @@ fn remedies(d: &mut FindingBuilder<'_>, case: &Case, opening: bool, capacity: Op
         let pid = r.proc.pid();
         let what = "See what the reader does instead of reading; a parent that waits for its child must drain the \
                     child's pipe first.";
-        d.look_at(r.proc, what, format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"));
+        d.remedy_if_alive(
+            r.proc,
+            what,
+            format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),
+        );
     }
     if !pace::remedy(d, &case.summary, "reader", "pipe")
         && let (Some(capacity), Some(larger)) = (capacity, larger)

@@ -1,7 +1,9 @@
 //! `posix-sem-leak`: named semaphores that no process has mapped.
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::leaks::leftover::{self, Kind};
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
@@ -20,8 +22,11 @@ const KIND: Kind = Kind {
 pub(crate) const ROW: Detector = Detector {
     code: "posix-sem-leak",
     mechanism: Some(Mechanism::PosixSem),
+    family: Family::Leak,
     sites: &[Site::PosixCreate],
-    what: "A named POSIX semaphore exists that nobody has mapped.",
+    what: "A named POSIX semaphore exists that no process has mapped.",
+    evidence: &[leftover::EVIDENCE, &[evidence::SIZE_BYTES]],
+    worse: &[measure::INSTANCES, measure::RATE_PER_H],
     detect,
 };
 

@@ -1,7 +1,9 @@
 //! `posix-shm-leak`: shared memory objects that no process has open or mapped.
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::leaks::leftover::{self, Kind};
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
@@ -20,8 +22,11 @@ const KIND: Kind = Kind {
 pub(crate) const ROW: Detector = Detector {
     code: "posix-shm-leak",
     mechanism: Some(Mechanism::PosixShm),
+    family: Family::Leak,
     sites: &[Site::PosixCreate],
-    what: "A POSIX shared memory object exists that nobody has open or mapped.",
+    what: "A POSIX shared memory object exists that no process has open or mapped.",
+    evidence: &[leftover::EVIDENCE, &[evidence::SIZE_BYTES]],
+    worse: &[measure::INSTANCES, measure::RATE_PER_H, measure::SIZE_BYTES],
     detect,
 };
 

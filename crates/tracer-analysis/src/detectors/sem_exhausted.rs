@@ -1,7 +1,8 @@
 //! `sem-exhausted`: semget failed with ENOSPC, or will soon. Which limit is reached, and which processes created the sets.
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::measure;
 use crate::leaks::exhausted::{self, Counts, Kind, Limit};
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
@@ -40,8 +41,11 @@ fn raise(limit: Option<&'static str>) -> (String, String) {
 pub(crate) const ROW: Detector = Detector {
     code: "sem-exhausted",
     mechanism: Some(Mechanism::Sem),
+    family: Family::Exhausted,
     sites: &[Site::SemCreate, Site::SemRemove],
-    what: "semget failed with ENOSPC, or the limit on semaphores will be reached soon.",
+    what: "semget fails with ENOSPC, or the semaphores will soon reach their limit.",
+    evidence: &[exhausted::EVIDENCE],
+    worse: &[measure::FAILED, measure::LIMIT_PERCENT],
     detect,
 };
 

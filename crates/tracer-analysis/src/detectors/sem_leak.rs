@@ -1,7 +1,9 @@
 //! `sem-leak`: semaphore sets that outlive every process that created or used them, or that one place keeps creating.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::sem_object;
 use crate::finding::site;
 use crate::finding::time::duration;
@@ -33,8 +35,18 @@ const CRITICAL_PERCENT: u64 = 80;
 pub(crate) const ROW: Detector = Detector {
     code: "sem-leak",
     mechanism: Some(Mechanism::Sem),
+    family: Family::Leak,
     sites: &[Site::SemCreate, Site::SemRemove, Site::SemOp, Site::ProcessExit],
-    what: "A semaphore set outlives every process that created or used it, or one place keeps creating sets that nobody uses.",
+    what: "A semaphore set outlives every process that created or used it, or one place in the code keeps creating sets that no process uses.",
+    evidence: &[&[
+        evidence::INSTANCES,
+        evidence::IDS,
+        evidence::OLDEST_AGE_S,
+        evidence::RATE_PER_H,
+        evidence::NSEMS,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::INSTANCES, measure::RATE_PER_H],
     detect,
 };
 
@@ -118,11 +130,11 @@ fn fill(d: &mut FindingBuilder<'_>, model: &Model, sets: &[&SemSet], oldest_age_
     let Some(first) = sets.first() else { return };
     d.object(sem_object(first.id, first.key()));
     let sems: Option<u64> = sets.iter().map(|s| s.nsems().map(u64::from)).sum();
-    d.evidence("instances", sets.len())
+    d.evidence(evidence::INSTANCES, sets.len())
         .ids(sets.iter().map(|s| s.id.id.to_string()))
-        .evidence("oldest_age_s", oldest_age_s)
-        .evidence("rate_per_h", rate)
-        .evidence("nsems", sems);
+        .evidence(evidence::OLDEST_AGE_S, oldest_age_s)
+        .evidence(evidence::RATE_PER_H, rate)
+        .evidence(evidence::NSEMS, sems);
     if let Some((used, max)) = semmni(model, first) {
         d.limit("SEMMNI", Some(used), Some(max), seconds_left(used, max, rate));
     }

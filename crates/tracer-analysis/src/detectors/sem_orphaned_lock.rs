@@ -1,7 +1,9 @@
 //! `sem-orphaned-lock`: a process died holding a semaphore without SEM_UNDO, and it cannot be taken any more.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::object::sem_object;
 use crate::finding::time::duration;
 use crate::finding::{Confidence, Finding, Severity};
@@ -158,8 +160,20 @@ fn sleepers(model: &Model, o: &Orphan<'_>) -> Vec<ProcId> {
 pub(crate) const ROW: Detector = Detector {
     code: "sem-orphaned-lock",
     mechanism: Some(Mechanism::Sem),
+    family: Family::Refused,
     sites: &[Site::SemOp, Site::SemCtl, Site::SemRemove],
-    what: "A process died holding a semaphore without SEM_UNDO, and nobody can take it any more.",
+    what: "A process died while it held a semaphore without SEM_UNDO, and no process can take the semaphore any more.",
+    evidence: &[&[
+        evidence::WAITERS,
+        evidence::HOLDER_DIED_S,
+        evidence::SEM_NUM,
+        evidence::VALUE,
+        evidence::FAILED,
+        evidence::MAX_WAIT_MS,
+        evidence::IDS,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::more(evidence::WAITERS, Basis::State, 1.0), measure::FAILED],
     detect,
 };
 
@@ -210,14 +224,14 @@ fn told(model: &Model, o: &Orphan<'_>, now_ns: u64) -> Option<Finding> {
         "semaphore {num} of set {id} is held by a dead process: {died} without giving it back (no SEM_UNDO); {effect}"
     ));
     d.object(sem_object(o.id, o.set.key()));
-    d.evidence("waiters", waiters)
-        .evidence("holder_died_s", o.died_ns.map(|t| seconds(now_ns.saturating_sub(t))))
-        .evidence("semaphore", num)
-        .evidence("value", closing(o.set, num).map(|v| v.value))
-        .evidence("failed", o.tries)
+    d.evidence(evidence::WAITERS, waiters)
+        .evidence(evidence::HOLDER_DIED_S, o.died_ns.map(|t| seconds(now_ns.saturating_sub(t))))
+        .evidence(evidence::SEM_NUM, num)
+        .evidence(evidence::VALUE, closing(o.set, num).map(|v| v.value))
+        .evidence(evidence::FAILED, o.tries)
         .ids([id.to_string()])
         .pids(blocked.iter().copied());
-    d.ms("max_wait_ms", longest);
+    d.ms(evidence::MAX_WAIT_MS, longest);
     for w in &o.waiting {
         let ns = duration(now_ns.saturating_sub(w.since_ns));
         d.chain(format!(

@@ -4,7 +4,9 @@
 
 use crate::detectors::sem_orphaned_lock::orphans;
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::sem_object;
 use crate::finding::syscall;
 use crate::finding::time::duration;
@@ -23,8 +25,14 @@ use tracer_record::{ProcId, SemId, Tgid};
 pub(crate) const ROW: Detector = Detector {
     code: "sem-stall",
     mechanism: Some(Mechanism::Sem),
+    family: Family::Stall,
     sites: &[Site::SemOp, Site::Blocked],
-    what: "A thread waited long for a semaphore that another process holds.",
+    what: "A thread blocks for a long time on a semaphore that another process holds.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        &[evidence::TIMED_OUT, evidence::SEM_NUM, evidence::IDS, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -193,16 +201,16 @@ fn told(model: &Model, id: SemId, part: u64, now_ns: u64) -> Option<Finding> {
     d.object(sem_object(id, set.key()));
     s.tell(&mut d, model.session.min_stall_ns);
     if s.timed_out > 0 {
-        d.evidence("timed_out", s.timed_out);
+        d.evidence(evidence::TIMED_OUT, s.timed_out);
     }
-    d.evidence("semaphore", part).ids([id.id.to_string()]).pids(waiting.iter().copied());
+    d.evidence(evidence::SEM_NUM, part).ids([id.id.to_string()]).pids(waiting.iter().copied());
     d.chain(format!("{} {} (semid {}, semaphore {part})", names(model, &waiting), s.words(), id.id));
     if let Some(h) = holder {
         let gone = if model.processes.alive(h) { "" } else { ", now gone" };
         let what = doing(model, h).map(|w| format!(", {w}")).unwrap_or_default();
         d.chain(format!("last taken by {}{gone}{what}", name(model, h)));
         let look = format!("cat /proc/{0}/stack /proc/{0}/wchan", h.pid());
-        d.look_at(h, "See what the holder does while it holds the lock.", look);
+        d.remedy_if_alive(h, "See what the holder does while it holds the lock.", look);
     }
     let longest = duration(s.durations.max_ns);
     let or = if s.timed_out > 0 { "" } else { ", or use semtimedop with a time-out" };

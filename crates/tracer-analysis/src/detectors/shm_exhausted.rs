@@ -2,7 +2,8 @@
 //! the segments.
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::measure;
 use crate::leaks::exhausted::{self, Counts, Kind, Limit};
 use crate::model::Model;
 use crate::model::pid_at::process_at;
@@ -41,8 +42,11 @@ fn raise(limit: Option<&'static str>) -> (String, String) {
 pub(crate) const ROW: Detector = Detector {
     code: "shm-exhausted",
     mechanism: Some(Mechanism::Shm),
+    family: Family::Exhausted,
     sites: &[Site::ShmCreate, Site::ShmRemove],
-    what: "shmget failed with ENOSPC, or a limit on shared memory will be reached soon.",
+    what: "shmget fails with ENOSPC, or shared memory will soon reach a limit.",
+    evidence: &[exhausted::EVIDENCE],
+    worse: &[measure::FAILED, measure::LIMIT_PERCENT],
     detect,
 };
 

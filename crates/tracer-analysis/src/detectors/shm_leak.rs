@@ -3,7 +3,9 @@
 //! Based on the kernel's tables, and on the creation where it was recorded. Users before the last one are unknown.
 
 use crate::finding::builder::{FindingBuilder, count, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::sysv_object;
 use crate::finding::site;
 use crate::finding::{Confidence, Finding};
@@ -21,8 +23,18 @@ use tracer_record::{ProcId, ShmLimitRow};
 pub(crate) const ROW: Detector = Detector {
     code: "shm-leak",
     mechanism: Some(Mechanism::Shm),
+    family: Family::Leak,
     sites: &[],
-    what: "A shared memory segment that nobody has attached outlives its creator and its last user.",
+    what: "A shared memory segment that no process has attached outlives its creator and its last user.",
+    evidence: &[&[
+        evidence::INSTANCES,
+        evidence::IDS,
+        evidence::OLDEST_AGE_S,
+        evidence::RATE_PER_H,
+        evidence::SIZE_BYTES,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::INSTANCES, measure::RATE_PER_H, measure::SIZE_BYTES],
     detect,
 };
 
@@ -103,11 +115,11 @@ fn finding(model: &Model, segments: &[&Segment], now_ns: u64) -> Option<Finding>
     let title = title(&names(model, &creators), segments, first, !last_users.is_empty());
     d.title(format!("{title}{}", age_clause(segments.len(), age)));
     let rate = rate_per_h(segments.len(), newest.saturating_sub(oldest), age);
-    d.evidence("instances", usage.segments)
+    d.evidence(evidence::INSTANCES, usage.segments)
         .ids(segments.iter().map(|s| s.id.id.to_string()))
-        .evidence("oldest_age_s", age)
-        .evidence("rate_per_h", rate)
-        .evidence("size_bytes", usage.bytes)
+        .evidence(evidence::OLDEST_AGE_S, age)
+        .evidence(evidence::RATE_PER_H, rate)
+        .evidence(evidence::SIZE_BYTES, usage.bytes)
         .pids(creators);
     usage.add_limit(&mut d, rate);
     let ids: Vec<i32> = segments.iter().map(|s| s.id.id).collect();

@@ -3,7 +3,9 @@
 //! A standard signal that is coalesced with a pending one is no loss.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::object::process_object;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -75,8 +77,19 @@ impl Losses<'_> {
 pub(crate) const ROW: Detector = Detector {
     code: "signal-queue-full",
     mechanism: Some(Mechanism::Signal),
+    family: Family::Truncated,
     sites: &[Site::SignalGenerate],
-    what: "Signals were dropped, or lost what was sent with them, because the queue of pending signals is full.",
+    what: "The kernel drops signals, or the information sent with them, because the user's queue of pending signals is full.",
+    evidence: &[&[
+        evidence::FAILED,
+        evidence::STRIPPED,
+        evidence::COALESCED,
+        evidence::SIGNALS,
+        evidence::USED,
+        evidence::MAX,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::FAILED, measure::more(evidence::STRIPPED, Basis::Events, 2.0)],
     detect,
 };
 
@@ -134,12 +147,12 @@ fn finding(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Find
     );
     let why = if losses.signals.iter().any(is_blocked) { ", and it blocks them" } else { "" };
     d.title(format!("{} lost {} ({}){from}: {full}{why}", name(model, target), losses.lost(), signals.join(", ")));
-    d.evidence("failed", losses.dropped)
-        .evidence("stripped", losses.stripped)
-        .evidence("coalesced", losses.merged)
-        .evidence("signals", signals)
-        .evidence("used", queued.map(|q| q.0))
-        .evidence("max", queued.map(|q| q.1))
+    d.evidence(evidence::FAILED, losses.dropped)
+        .evidence(evidence::STRIPPED, losses.stripped)
+        .evidence(evidence::COALESCED, losses.merged)
+        .evidence(evidence::SIGNALS, signals)
+        .evidence(evidence::USED, queued.map(|q| q.0))
+        .evidence(evidence::MAX, queued.map(|q| q.1))
         .pids(senders.iter().copied().chain([target]));
     d.limit("RLIMIT_SIGPENDING", queued.map(|q| q.0), queued.map(|q| q.1), None);
     let first_ns = losses.rows.iter().map(|(_, r)| r.first_ns).min()?;

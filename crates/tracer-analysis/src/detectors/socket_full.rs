@@ -3,7 +3,9 @@
 //! An event loop that meets EAGAIN, waits for poll and sends again is healthy: its receiver reads in between.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
@@ -36,8 +38,22 @@ struct Row<'a> {
 pub(crate) const ROW: Detector = Detector {
     code: "socket-full",
     mechanism: Some(Mechanism::Socket),
+    family: Family::Refused,
     sites: &[Site::SocketSend],
-    what: "Non-blocking sends to a unix socket were refused while nobody read at its other end.",
+    what: "Non-blocking sends to a unix socket fail because no process reads from its other end.",
+    evidence: &[
+        crate::waits::socket::EVIDENCE,
+        &[
+            evidence::EAGAIN,
+            evidence::IN_A_ROW,
+            evidence::LAST_DRAIN_AGE_MS,
+            evidence::MAX_MS,
+            evidence::FD,
+            evidence::IDS,
+            evidence::PIDS,
+        ],
+    ],
+    worse: &[measure::EAGAIN, measure::LONGEST],
     detect,
 };
 
@@ -109,11 +125,11 @@ fn told(model: &Model, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
         fullness(seen(state))
     ));
     d.object(object(latest.obj));
-    d.evidence("eagain", eagain)
-        .evidence("in_a_row", rows.iter().map(|r| r.refusals.in_a_row).max())
-        .ms("last_drain_age_ms", last.map(|r| now_ns.saturating_sub(r.ts_ns)))
-        .ms("max_ms", Some(full_ns))
-        .evidence("fd", (latest.refusals.fd >= 0).then_some(latest.refusals.fd));
+    d.evidence(evidence::EAGAIN, eagain)
+        .evidence(evidence::IN_A_ROW, rows.iter().map(|r| r.refusals.in_a_row).max())
+        .ms(evidence::LAST_DRAIN_AGE_MS, last.map(|r| now_ns.saturating_sub(r.ts_ns)))
+        .ms(evidence::MAX_MS, Some(full_ns))
+        .evidence(evidence::FD, (latest.refusals.fd >= 0).then_some(latest.refusals.fd));
     tell(&mut d, model, ino, state);
     let mut ids: Vec<u64> = rows.iter().map(|r| r.obj.id).collect();
     ids.sort_unstable();
@@ -133,7 +149,7 @@ fn told(model: &Model, mut rows: Vec<Row<'_>>, now_ns: u64) -> Option<Finding> {
     }
     if let Some(r) = readers.first() {
         let pid = r.proc.pid();
-        d.look_at(
+        d.remedy_if_alive(
             r.proc,
             "See what the receiver does instead of reading.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan"),

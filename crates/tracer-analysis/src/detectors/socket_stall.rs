@@ -2,7 +2,9 @@
 
 use crate::detectors::pipe_stall::object_word;
 use crate::finding::builder::{FindingBuilder, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::object;
 use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
@@ -30,8 +32,16 @@ struct Case {
 pub(crate) const ROW: Detector = Detector {
     code: "socket-stall",
     mechanism: Some(Mechanism::Socket),
+    family: Family::Stall,
     sites: &[Site::SocketSend, Site::PipeSplice, Site::Blocked],
-    what: "A sender waited long because nobody read at the other end of a unix socket.",
+    what: "A sender blocks for a long time because no process reads from the other end of a unix socket.",
+    evidence: &[
+        crate::waits::stall::EVIDENCE,
+        pace::EVIDENCE,
+        crate::waits::socket::EVIDENCE,
+        &[evidence::FD, evidence::IDS, evidence::PIDS],
+    ],
+    worse: measure::STALLS,
     detect,
 };
 
@@ -87,7 +97,7 @@ fn told(model: &Model, case: Case, now_ns: u64) -> Option<Finding> {
     if let [only] = s.waiting.as_slice()
         && only.fd >= 0
     {
-        d.evidence("fd", only.fd);
+        d.evidence(evidence::FD, only.fd);
     }
     d.ids(case.objs.iter().map(|o| o.id.to_string())).pids(senders.iter().copied());
     d.chain(format!("{} {}{to} (socket:[{}])", names(model, &senders), s.words(), obj.id));
@@ -103,7 +113,7 @@ fn told(model: &Model, case: Case, now_ns: u64) -> Option<Finding> {
     }
     if let Some(r) = case.readers.first() {
         let pid = r.proc.pid();
-        d.look_at(
+        d.remedy_if_alive(
             r.proc,
             "See what the receiver does instead of reading.",
             format!("cat /proc/{pid}/stack /proc/{pid}/wchan; grep State /proc/{pid}/status"),

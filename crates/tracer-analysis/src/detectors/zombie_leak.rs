@@ -1,7 +1,9 @@
 //! `zombie-leak`: exited children stay unreaped while their parent lives, and why the parent does not reap them.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::object::process_object;
 use crate::finding::syscall;
 use crate::finding::time::duration;
@@ -20,8 +22,21 @@ const CRITICAL: usize = 1_000;
 pub(crate) const ROW: Detector = Detector {
     code: "zombie-leak",
     mechanism: Some(Mechanism::Child),
+    family: Family::Leak,
     sites: &[Site::ProcessExit, Site::ProcessFree],
-    what: "Children that ended stay unreaped while their parent lives.",
+    what: "A living parent does not reap its ended children.",
+    evidence: &[&[
+        evidence::EXITS,
+        evidence::SIGCHLD_GENERATED,
+        evidence::SIGCHLD_COALESCED,
+        evidence::WAITS,
+        evidence::REAPED,
+        evidence::UNREAPED,
+        evidence::CAUSE,
+        evidence::OLDEST_AGE_S,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::more(evidence::UNREAPED, Basis::Events, 3.0)],
     detect,
 };
 
@@ -140,14 +155,14 @@ fn finding(model: &Model, g: &Group<'_>, now_ns: u64) -> Option<Finding> {
         totals.map_or(0, |t| t.reaped_any.saturating_add(t.reaped_one)).max(habits.map_or(0, |h| h.reaps_seen));
     let ended_here = g.zombies.iter().filter(|z| !z.baseline).count();
     let seen_ended = reaped.saturating_add(u64::try_from(ended_here).unwrap_or(0));
-    d.evidence("exits", totals.map(|t| t.exits.max(seen_ended)))
-        .evidence("sigchld_generated", totals.map(|t| t.sigchld_generated))
-        .evidence("sigchld_coalesced", totals.map(|t| t.sigchld_coalesced))
-        .evidence("waits", totals.map(|t| t.waits_any.saturating_add(t.waits_one)))
-        .evidence("reaped", totals.map(|_| reaped))
-        .evidence("unreaped", many)
-        .evidence("cause", cause)
-        .evidence("oldest_age_s", now_ns.saturating_sub(oldest) / 1_000_000_000)
+    d.evidence(evidence::EXITS, totals.map(|t| t.exits.max(seen_ended)))
+        .evidence(evidence::SIGCHLD_GENERATED, totals.map(|t| t.sigchld_generated))
+        .evidence(evidence::SIGCHLD_COALESCED, totals.map(|t| t.sigchld_coalesced))
+        .evidence(evidence::WAITS, totals.map(|t| t.waits_any.saturating_add(t.waits_one)))
+        .evidence(evidence::REAPED, totals.map(|_| reaped))
+        .evidence(evidence::UNREAPED, many)
+        .evidence(evidence::CAUSE, cause)
+        .evidence(evidence::OLDEST_AGE_S, now_ns.saturating_sub(oldest) / 1_000_000_000)
         .pids(g.zombies.iter().map(|z| z.id));
     let newest = g.zombies.iter().map(|z| z.since_ns).max().unwrap_or(oldest);
     d.seen(oldest, newest);

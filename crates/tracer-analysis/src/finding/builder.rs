@@ -1,6 +1,7 @@
 //! Builds a finding. It looks names and times up in the model, so that detectors state only what they found.
 
 use super::detector::Detector;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::site;
 use crate::finding::time::{milliseconds, rfc3339};
 use crate::finding::{
@@ -48,7 +49,7 @@ impl<'a> FindingBuilder<'a> {
                 stacks: Vec::new(),
                 chain: Vec::new(),
                 remedy: Vec::new(),
-                docs: format!("docs/findings/{}.md", detector.code),
+                docs: detector.page(),
                 first_seen: None,
                 last_seen: None,
             },
@@ -121,15 +122,18 @@ impl<'a> FindingBuilder<'a> {
         self
     }
 
-    /// Evidence of any JSON type; `None` becomes null: not collected, or there is none.
-    pub(crate) fn evidence(&mut self, name: &str, value: impl Into<Value>) -> &mut Self {
-        self.finding.evidence.insert(name.to_owned(), value.into());
+    /// Evidence of the detector's row; `None` becomes null: not collected, or there is none.
+    pub(crate) fn evidence(&mut self, of: Evidence, value: impl Into<Value>) -> &mut Self {
+        let value = value.into();
+        debug_assert!(self.detector.evidence().any(|e| *e == of), "{} lacks {}", self.detector.code, of.name);
+        debug_assert!(of.of.admits(&value), "{} is no {:?}: {value}", of.name, of.of);
+        self.finding.evidence.insert(of.name.to_owned(), value);
         self
     }
 
     /// Evidence in milliseconds, from nanoseconds.
-    pub(crate) fn ms(&mut self, name: &str, ns: Option<u64>) -> &mut Self {
-        self.evidence(name, ns.map(milliseconds))
+    pub(crate) fn ms(&mut self, of: Evidence, ns: Option<u64>) -> &mut Self {
+        self.evidence(of, ns.map(milliseconds))
     }
 
     /// Adds a sorted list of bare process ids, each once.
@@ -140,13 +144,13 @@ impl<'a> FindingBuilder<'a> {
         ids.truncate(MAX_LISTED);
         self.concerns.extend(ids.iter().copied());
         let pids: Vec<Value> = ids.iter().map(|p| Value::from(p.pid())).collect();
-        self.evidence("pids", pids)
+        self.evidence(evidence::PIDS, pids)
     }
 
     /// Adds object ids, as strings.
     pub(crate) fn ids(&mut self, ids: impl IntoIterator<Item = String>) -> &mut Self {
         let ids: Vec<Value> = ids.into_iter().take(MAX_LISTED).map(Value::from).collect();
-        self.evidence("ids", ids)
+        self.evidence(evidence::IDS, ids)
     }
 
     pub(crate) fn limit(&mut self, name: &str, used: Option<u64>, max: Option<u64>, eta_s: Option<u64>) -> &mut Self {
@@ -239,7 +243,7 @@ impl<'a> FindingBuilder<'a> {
     }
 
     /// Adds a remedy that inspects a process, if the process lives.
-    pub(crate) fn look_at(&mut self, id: ProcId, what: &str, command: String) -> &mut Self {
+    pub(crate) fn remedy_if_alive(&mut self, id: ProcId, what: &str, command: String) -> &mut Self {
         if self.model.processes.alive(id) {
             self.remedy(what, Some(command));
         }

@@ -2,11 +2,16 @@
 
 pub mod builder;
 pub mod detector;
+pub mod evidence;
+pub mod measure;
 pub mod object;
 pub mod site;
 pub mod syscall;
 pub mod time;
 
+use crate::detectors;
+use detector::{Detector, Family};
+use evidence::Evidence;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -60,6 +65,38 @@ pub struct Finding {
     /// RFC 3339, UTC.
     pub first_seen: Option<String>,
     pub last_seen: Option<String>,
+}
+
+impl Finding {
+    /// The detector of its code; `None` for a code that this version does not know.
+    pub fn detector(&self) -> Option<&'static Detector> {
+        detectors::find(&self.code)
+    }
+
+    /// Whether it is of this family; no for a code that this version does not know.
+    pub fn is_of(&self, family: Family) -> bool {
+        self.detector().is_some_and(|d| d.family == family)
+    }
+
+    /// Evidence by its row; `None` if the finding does not have it.
+    pub fn value(&self, of: Evidence) -> Option<&Value> {
+        self.evidence.get(of.name)
+    }
+
+    /// A number of the evidence, not below 0, whatever its unit; `None` for null.
+    pub fn number(&self, of: Evidence) -> Option<f64> {
+        let n = match self.value(of)? {
+            Value::Number(n) => n.as_f64(),
+            Value::String(s) => s.trim().parse().ok(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        };
+        n.filter(|n: &f64| n.is_finite() && *n >= 0.0)
+    }
+
+    /// A list of strings of the evidence; nothing for null.
+    pub fn texts(&self, of: Evidence) -> impl Iterator<Item = &str> {
+        self.value(of).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+    }
 }
 
 /// The object of a finding.

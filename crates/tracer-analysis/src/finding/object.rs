@@ -5,27 +5,6 @@ use crate::model::Model;
 use tracer_common::map::kind;
 use tracer_record::{FutexPlace, NsId, ObjKey, ProcId, SemId};
 
-/// The word for a kind of object.
-pub fn kind_name(raw: u32) -> &'static str {
-    match raw {
-        kind::SEM => "sem",
-        kind::SHM => "shm",
-        kind::MSG => "msg",
-        kind::PIPE => "pipe",
-        kind::EVENTFD => "eventfd",
-        kind::SOCKET => "socket",
-        kind::FILE => "file",
-        kind::DEVICE => "device",
-        kind::DIRECTORY => "directory",
-        kind::ANON => "anon_inode",
-        kind::CHILD => "child",
-        kind::MQ => "mq",
-        kind::FUTEX => "futex",
-        kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED => "signal",
-        _ => "unknown",
-    }
-}
-
 /// The object of a finding, without what only tables know.
 pub(crate) fn object(obj: ObjKey) -> Object {
     let id = obj.id.to_string();
@@ -36,7 +15,7 @@ pub(crate) fn object(obj: ObjKey) -> Object {
         _ => None,
     };
     let ns = matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG).then_some(obj.ns).filter(|ns| *ns != 0);
-    Object { kind: kind_name(obj.kind).to_owned(), id, key: None, name, ns }
+    Object { kind: kind::name(obj.kind).to_owned(), id, key: None, name, ns }
 }
 
 /// As [`object`], with names that only tables know.

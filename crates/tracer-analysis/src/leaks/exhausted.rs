@@ -5,6 +5,7 @@
 
 use crate::finding::builder::{FindingBuilder, count, name, names, shell_word};
 use crate::finding::detector::Detector;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::time::duration;
 use crate::finding::{Finding, Object, Severity};
 use crate::model::Model;
@@ -22,6 +23,10 @@ const DAY_S: u64 = 86_400;
 const TREND_PERCENT: u64 = 10;
 /// Holders listed.
 const MAX_HOLDERS: usize = 5;
+
+/// The evidence of its findings.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::ERRNO, evidence::FAILED, evidence::USED, evidence::MAX, evidence::HOLDERS, evidence::PIDS];
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +147,7 @@ impl<'a, L: Limits> Case<'a, L> {
                 format!("{} created {}{parts}", name(self.model, *id), count(*n, self.kind.one, self.kind.many))
             })
             .collect();
-        d.evidence("holders", list.clone());
+        d.evidence(evidence::HOLDERS, list.clone());
         match list.first() {
             Some(first) => format!("; {first} that still exist"),
             None if created > 0 => {
@@ -176,7 +181,10 @@ impl<'a, L: Limits> Case<'a, L> {
             d.process("blocked", *p, None);
         }
         d.concerns(blocked.iter().copied());
-        d.object(object(self.id)).evidence("errno", errno).evidence("failed", f.failed).seen(f.first_ns, f.last_ns);
+        d.object(object(self.id))
+            .evidence(evidence::ERRNO, errno)
+            .evidence(evidence::FAILED, f.failed)
+            .seen(f.first_ns, f.last_ns);
         (d, failed_clause(self.model, self.kind.call, f.failed, errno, &blocked))
     }
 
@@ -195,7 +203,7 @@ impl<'a, L: Limits> Case<'a, L> {
             }
         };
         d.title(format!("{what}: {limit}{held}"));
-        d.evidence("used", which.map(|w| w.1)).evidence("max", which.map(|w| w.2));
+        d.evidence(evidence::USED, which.map(|w| w.1)).evidence(evidence::MAX, which.map(|w| w.2));
         self.remedies(&mut d, which.map(|w| w.0));
         d.finish()
     }
@@ -204,7 +212,7 @@ impl<'a, L: Limits> Case<'a, L> {
         let (mut d, what) = self.failed(f, "ENOMEM");
         let held = self.holders_clause(&mut d, f.objects_net);
         d.title(format!("{what}: the kernel had no memory for another {}{held}", self.kind.one));
-        d.evidence("used", None::<u64>).evidence("max", None::<u64>);
+        d.evidence(evidence::USED, None::<u64>).evidence(evidence::MAX, None::<u64>);
         d.remedy(
             "See which limit refuses the memory: the cgroup's, or the system's on committed memory.",
             Some(format!("sysctl vm.overcommit_memory; grep Commit /proc/meminfo{}", self.show_cgroup_limit(f))),
@@ -263,10 +271,10 @@ impl<'a, L: Limits> Case<'a, L> {
         d.title(format!("{which} will be reached in {in_time} at the current rate ({used} of {max} used){held}"));
         d.object(object(self.id));
         d.limit(which, Some(used), Some(max), Some(eta_s));
-        d.evidence("errno", None::<&str>)
-            .evidence("failed", 0)
-            .evidence("used", used)
-            .evidence("max", max)
+        d.evidence(evidence::ERRNO, None::<&str>)
+            .evidence(evidence::FAILED, 0)
+            .evidence(evidence::USED, used)
+            .evidence(evidence::MAX, max)
             .seen(model.session.start_ns, now_ns);
         self.remedies(&mut d, Some(which));
         d.finish()

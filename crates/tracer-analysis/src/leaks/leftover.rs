@@ -4,6 +4,7 @@
 
 use crate::finding::builder::{FindingBuilder, count, names, shell_word};
 use crate::finding::detector::Detector;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::site;
 use crate::finding::{Confidence, Finding, Object};
 use crate::leaks::orphan::{age_clause, age_s, distinct, eta_s, rate_per_h, severity};
@@ -21,6 +22,10 @@ const MANY: usize = 8;
 /// Names in one command, and in a title.
 const MAX_COMMAND: usize = 100;
 const MAX_NAMES: usize = 3;
+
+/// The evidence of all its findings; some kinds have more.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::INSTANCES, evidence::IDS, evidence::OLDEST_AGE_S, evidence::RATE_PER_H, evidence::PIDS];
 
 /// How the three kinds of names differ.
 pub(crate) struct Kind {
@@ -194,19 +199,19 @@ impl<'a> Leftovers<'a> {
     }
 
     fn evidence(&self, d: &mut FindingBuilder<'_>, rate: Option<f64>) {
-        d.evidence("instances", self.len())
+        d.evidence(evidence::INSTANCES, self.len())
             .ids(self.objects.iter().map(|o| o.name.to_string()))
-            .evidence("oldest_age_s", self.age_s)
-            .evidence("rate_per_h", rate)
+            .evidence(evidence::OLDEST_AGE_S, self.age_s)
+            .evidence(evidence::RATE_PER_H, rate)
             .pids(self.creators.iter().copied());
         if self.kind.kind == PosixKind::Mq {
             let messages = self.objects.iter().try_fold(0_u64, |sum, o| {
                 let [now, ..] = o.queue?;
                 Some(sum.saturating_add(now.into()))
             });
-            d.evidence("messages", messages);
+            d.evidence(evidence::MESSAGES, messages);
         } else {
-            d.evidence("size_bytes", self.size_bytes());
+            d.evidence(evidence::SIZE_BYTES, self.size_bytes());
         }
     }
 

@@ -2,7 +2,8 @@
 
 use crate::finding::Finding;
 use crate::finding::builder::{count, name};
-use crate::finding::{site, syscall};
+use crate::finding::detector::Family;
+use crate::finding::{evidence, site, syscall};
 use crate::model::Model;
 use crate::model::wait::{Key, Thread, Wait};
 use std::collections::BTreeSet;
@@ -51,8 +52,8 @@ pub(crate) fn knots(model: &Model) -> Vec<Vec<&Thread>> {
 
 /// Gives the verdicts on waits that last the whole chain, if it tells more than they do.
 pub(crate) fn fill(model: &Model, findings: &mut [Finding]) {
-    for f in findings.iter_mut().filter(|f| f.code.ends_with("-stall")) {
-        let lasts = f.evidence.get("ongoing").and_then(serde_json::Value::as_u64).is_some_and(|n| n > 0);
+    for f in findings.iter_mut().filter(|f| f.is_of(Family::Stall)) {
+        let lasts = f.number(evidence::ONGOING).is_some_and(|n| n > 0.0);
         let waiter = f.processes.iter().find(|p| p.tid.is_some()).filter(|_| lasts);
         let waiter = waiter.and_then(|p| Some((model.processes.by_pid(Tgid(p.pid))?.id, Tid(p.tid?))));
         let Some(thread) = waiter.and_then(|key| model.waits.get(key)) else { continue };

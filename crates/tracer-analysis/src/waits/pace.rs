@@ -2,6 +2,7 @@
 
 use crate::finding::Severity;
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::model::Model;
 use crate::waits::stall::{CRITICAL_NS, Looked, ReadBy, Summary};
 use tracer_record::{ProcId, TICK_NS};
@@ -100,15 +101,19 @@ fn mostly(s: &Summary) -> Option<&Looked> {
     s.looks.first().filter(|l| l.is_asleep() && l.times.saturating_mul(100) >= all.saturating_mul(MOSTLY))
 }
 
+/// What [`tell`] fills in.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::READER_RUNNING_MS, evidence::READER_RUNQUEUE_MS, evidence::WAITER_RUNQUEUE_MS, evidence::READER_WAS];
+
 /// Fills in the evidence.
 pub(crate) fn tell(d: &mut FindingBuilder<'_>, s: &Summary) {
     let t = &s.durations;
     let observed = |ns: u64| (t.observed_ns > 0).then_some(ns);
-    d.ms("reader_running_ms", observed(t.reader_running_ns))
-        .ms("reader_runqueue_ms", observed(t.reader_runqueue_ns))
-        .ms("waiter_runqueue_ms", Some(t.runqueue_ns));
+    d.ms(evidence::READER_RUNNING_MS, observed(t.reader_running_ns))
+        .ms(evidence::READER_RUNQUEUE_MS, observed(t.reader_runqueue_ns))
+        .ms(evidence::WAITER_RUNQUEUE_MS, Some(t.runqueue_ns));
     let was: Vec<String> = s.looks.iter().take(LOOKS_TOLD).map(|l| format!("{} x {}", l.times, l.words)).collect();
-    d.evidence("reader_was", (!was.is_empty()).then_some(was));
+    d.evidence(evidence::READER_WAS, (!was.is_empty()).then_some(was));
     let asleep = || s.looks.iter().filter(|l| l.is_asleep());
     d.stacks("reader", asleep().map(|l| (l.proc, l.stack)), LOOKS_TOLD);
     if let Some(l) = asleep().find(|l| !l.kernel.is_empty()) {

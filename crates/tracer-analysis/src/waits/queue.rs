@@ -1,6 +1,7 @@
 //! What `msg-stall` and `msg-full` share: how full a queue was, and who receives from it.
 
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::object::sysv_object;
 use crate::finding::syscall;
 use crate::finding::time::duration;
@@ -94,6 +95,10 @@ pub(crate) fn sitting(model: &Model, seen: Option<&Seen<'_>>) -> Option<ProcId> 
     alive.find(|p| receives(p.syscall) || model.waits.of(p.id).any(|t| receives(t.syscall))).map(|p| p.id)
 }
 
+/// What [`tell`] fills in.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::MESSAGE_BYTES, evidence::QUEUED_BYTES, evidence::MESSAGES, evidence::QBYTES, evidence::IDS];
+
 /// Fills in the object, its creator, and how full it was when a message of so many bytes did not fit.
 pub(crate) fn tell(
     d: &mut FindingBuilder<'_>,
@@ -108,10 +113,10 @@ pub(crate) fn tell(
         d.process("creator", c.by, None).stack("creator", c.by, c.stack);
     }
     d.object(sysv_object("msg", id.ns, id.id, seen.map(|s| s.last.key)))
-        .evidence("message_bytes", message_bytes)
-        .evidence("queued_bytes", full.map(|row| row.bytes))
-        .evidence("messages", full.map(|row| row.messages))
-        .evidence("qbytes", seen.map(|s| s.last.qbytes).filter(|n| *n > 0))
+        .evidence(evidence::MESSAGE_BYTES, message_bytes)
+        .evidence(evidence::QUEUED_BYTES, full.map(|row| row.bytes))
+        .evidence(evidence::MESSAGES, full.map(|row| row.messages))
+        .evidence(evidence::QBYTES, seen.map(|s| s.last.qbytes).filter(|n| *n > 0))
         .ids([id.id.to_string()]);
 }
 

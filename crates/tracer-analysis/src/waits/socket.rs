@@ -1,6 +1,7 @@
 //! What the detectors of unix sockets share: who is at the other end, how full it is, and which waits belong together.
 
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::model::Model;
 use crate::model::stall::Reader;
 use crate::waits::stall::{ReadBy, Summary, readers_from};
@@ -108,17 +109,28 @@ pub(crate) fn fullness(s: SocketState) -> String {
     String::new()
 }
 
+/// What [`tell`] fills in.
+pub(crate) const EVIDENCE: &[Evidence] = &[
+    evidence::TYPE,
+    evidence::PATH,
+    evidence::PEER,
+    evidence::IN_FLIGHT_BYTES,
+    evidence::SNDBUF_BYTES,
+    evidence::QUEUED,
+    evidence::QUEUE_MAX,
+];
+
 /// Evidence that all findings on sockets share.
 pub(crate) fn tell(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, state: State) {
     let s = seen(state);
     let to_peer = s.kind == DGRAM && s.backlog > 0;
-    d.evidence("type", word(s.kind))
-        .evidence("path", model.sockets.name_of_other_end(ino, state.c))
-        .evidence("peer", model.sockets.other_end(ino, state.c).map(|p| p.to_string()))
-        .evidence("in_flight_bytes", (s.sndbuf > 0).then_some(s.sent))
-        .evidence("sndbuf_bytes", (s.sndbuf > 0).then_some(s.sndbuf))
-        .evidence("queued", to_peer.then_some(s.queued))
-        .evidence("queue_max", to_peer.then_some(s.backlog));
+    d.evidence(evidence::TYPE, word(s.kind))
+        .evidence(evidence::PATH, model.sockets.name_of_other_end(ino, state.c))
+        .evidence(evidence::PEER, model.sockets.other_end(ino, state.c).map(|p| p.to_string()))
+        .evidence(evidence::IN_FLIGHT_BYTES, (s.sndbuf > 0).then_some(s.sent))
+        .evidence(evidence::SNDBUF_BYTES, (s.sndbuf > 0).then_some(s.sndbuf))
+        .evidence(evidence::QUEUED, to_peer.then_some(s.queued))
+        .evidence(evidence::QUEUE_MAX, to_peer.then_some(s.backlog));
 }
 
 /// " to /dev/log", or nothing if the other end has no name.

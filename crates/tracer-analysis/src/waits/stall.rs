@@ -1,6 +1,7 @@
 //! Waits at one object, summed up for a verdict.
 
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::time::{duration, milliseconds};
 use crate::model::Model;
 use crate::model::stall::{Durations, Interval, Look, Reader, WaiterStalls};
@@ -28,6 +29,18 @@ pub(crate) struct Waiting {
     /// Length of its longest wait that lasts.
     pub ongoing_ns: Option<u64>,
 }
+
+/// What [`Summary::tell`] fills in.
+pub(crate) const EVIDENCE: &[Evidence] = &[
+    evidence::STALLS,
+    evidence::TOTAL_MS,
+    evidence::MAX_MS,
+    evidence::P50_MS,
+    evidence::P99_MS,
+    evidence::ONGOING,
+    evidence::MIN_STALL_MS,
+    evidence::BEGAN_BEFORE_START,
+];
 
 /// All waits of at least min-stall at one object (of a semaphore set: at one semaphore).
 #[derive(Clone, Debug)]
@@ -106,17 +119,17 @@ impl Summary {
     /// Fills in the evidence that all stalls share.
     pub(crate) fn tell(&self, builder: &mut FindingBuilder<'_>, min_stall_ns: u64) {
         builder
-            .evidence("stalls", self.durations.count)
-            .ms("total_ms", Some(self.durations.total_ns))
-            .ms("max_ms", Some(self.durations.max_ns))
-            .ms("p50_ms", self.durations.percentile_ns(50))
-            .ms("p99_ms", self.durations.percentile_ns(99))
-            .evidence("ongoing", self.ongoing)
-            .evidence("min_stall_ms", milliseconds(min_stall_ns))
+            .evidence(evidence::STALLS, self.durations.count)
+            .ms(evidence::TOTAL_MS, Some(self.durations.total_ns))
+            .ms(evidence::MAX_MS, Some(self.durations.max_ns))
+            .ms(evidence::P50_MS, self.durations.percentile_ns(50))
+            .ms(evidence::P99_MS, self.durations.percentile_ns(99))
+            .evidence(evidence::ONGOING, self.ongoing)
+            .evidence(evidence::MIN_STALL_MS, milliseconds(min_stall_ns))
             .origin(self.durations.estimated == self.durations.count)
             .seen(self.first_ns, self.last_ns);
         if self.durations.estimated > 0 {
-            builder.evidence("began_before_start", self.durations.estimated);
+            builder.evidence(evidence::BEGAN_BEFORE_START, self.durations.estimated);
         }
     }
 

@@ -9,10 +9,13 @@ use std::collections::HashMap;
 use serde::Serialize;
 use tracer_common::event::{Body, Stall};
 use tracer_common::map::kind;
+use tracer_common::site::Mechanism;
 
 use super::since;
 use crate::{Report, phrase};
 use tracer_analysis::finding::builder;
+use tracer_analysis::finding::detector::Family;
+use tracer_analysis::finding::evidence;
 use tracer_analysis::finding::object;
 use tracer_analysis::finding::time::milliseconds;
 use tracer_analysis::model::Model;
@@ -347,13 +350,13 @@ impl Index {
                     findings.push(n + 1);
                 }
             };
-            // A leak is of the mechanism that its code begins with, or of its object's kind.
-            let kind = f.object.as_ref().map(|o| o.kind.as_str()).or(f.code.rsplit_once('-').map(|(kind, _)| kind));
+            let mechanism = f.detector().and_then(|d| d.mechanism);
+            // Without an object the ids are of its mechanism.
+            let kind = f.object.as_ref().map(|o| o.kind.as_str()).or(mechanism.map(Mechanism::name));
             let kind = kind.unwrap_or_default();
-            let listed = f.evidence.get("ids").and_then(serde_json::Value::as_array);
             f.object.iter().for_each(|o| add(kind, &o.id));
-            listed.into_iter().flatten().filter_map(serde_json::Value::as_str).for_each(|id| add(kind, id));
-            if f.code == "zombie-leak" {
+            f.texts(evidence::IDS).for_each(|id| add(kind, id));
+            if mechanism == Some(Mechanism::Child) && f.is_of(Family::Leak) {
                 f.processes.iter().for_each(|p| add("process", &p.pid.to_string()));
             }
         }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{Report, phrase};
-use tracer_analysis::finding::{Finding, Process};
+use tracer_analysis::finding::Process;
+use tracer_analysis::finding::detector::Family;
 
 /// Nodes drawn; the findings have all of them.
 const NODES_MAX: usize = 60;
@@ -42,10 +43,13 @@ pub struct Edge {
 /// The graph of all findings on waits.
 pub(super) fn graph(report: &Report) -> Graph {
     let mut builder = Builder::default();
-    let of_waits = |f: &&Finding| f.code.ends_with("-stall") || f.code == "deadlock";
-    for (n, f) in report.findings.iter().enumerate().filter(|(_, f)| of_waits(f)) {
+    for (n, f) in report.findings.iter().enumerate() {
+        let deadlock = f.is_of(Family::Deadlock);
+        if !deadlock && !f.is_of(Family::Stall) {
+            continue;
+        }
         let with = |roles: [&'static str; 3]| f.processes.iter().filter(move |p| roles.contains(&p.role.as_str()));
-        if f.code == "deadlock" {
+        if deadlock {
             with(WAITING).filter_map(|p| builder.process(n + 1, p)).collect::<Vec<_>>().into_iter().for_each(|at| {
                 if let Some(node) = builder.graph.nodes.get_mut(at) {
                     node.deadlocked = true;
@@ -96,7 +100,7 @@ impl Builder {
 mod tests {
     use super::*;
     use crate::model::tests::{finding, report};
-    use tracer_analysis::finding::Severity;
+    use tracer_analysis::finding::{Finding, Severity};
 
     fn stall(object: &str, waiter: u32, holder: u32) -> Finding {
         let mut f = finding("pipe-stall", Severity::Warning);

@@ -1,11 +1,13 @@
 //! Whether a report without a finding could have shown it. If not, the finding is neither gone nor new.
 
 use super::measure::{number, seconds};
-use super::table::{Basis, compared};
 use tracer_common::site::SITES;
 
 use crate::model::{Report, UNFINISHED};
-use tracer_analysis::detectors::DETECTORS;
+use tracer_analysis::detectors::find;
+use tracer_analysis::finding::detector::Family;
+use tracer_analysis::finding::evidence;
+use tracer_analysis::finding::measure::Basis;
 use tracer_analysis::finding::time::{self, parse_rfc3339};
 use tracer_analysis::finding::{Finding, Origin};
 
@@ -19,8 +21,7 @@ const ENOUGH: f64 = 0.75;
 pub(super) fn reasons(f: &Finding, found: &Report, lacking: &Report, names: [&str; 2]) -> Vec<String> {
     let [name, _] = names;
     let mut out = Vec::new();
-    let row = compared(&f.code);
-    if let Some(d) = DETECTORS.iter().find(|d| d.code == f.code) {
+    if let Some(d) = f.detector() {
         let only = &lacking.target.mechanisms;
         if !d.runs_with(only) {
             out.push(format!("{name} watched only {}", only.join(", ")));
@@ -35,14 +36,14 @@ pub(super) fn reasons(f: &Finding, found: &Report, lacking: &Report, names: [&st
     }
     out.extend(losses(&f.code, lacking, name));
     out.extend(narrower(found, lacking, names));
-    if row.is_some_and(|r| r.leak) {
+    if f.is_of(Family::Leak) {
         let cut = |s: &&String| UNFINISHED.iter().any(|u| s.starts_with(u));
         let end = lacking.not_collected.iter().find(cut);
         out.extend(end.map(|s| format!("leaks are confirmed at the end, but in {name} {s}")));
     }
-    let longest = number(f, "max_ms");
+    let longest = f.number(evidence::MAX_MS);
     let least = lacking.target.min_stall_ms;
-    if f.evidence.contains_key("stalls") && longest.is_some_and(|ms| ms < least) {
+    if f.value(evidence::STALLS).is_some() && longest.is_some_and(|ms| ms < least) {
         let ms = longest.unwrap_or_default() / 1e3;
         out.push(format!(
             "{name} reports only waits of at least {}, and the longest was {}",
@@ -56,7 +57,7 @@ pub(super) fn reasons(f: &Finding, found: &Report, lacking: &Report, names: [&st
 
 /// A reason if records were lost that findings of this code rest on.
 pub(super) fn losses(code: &str, report: &Report, name: &str) -> Option<String> {
-    let d = DETECTORS.iter().find(|d| d.code == code)?;
+    let d = find(code)?;
     // An unknown site may be any site.
     let known = |site: &str| SITES.iter().any(|s| s.name == site);
     let touches = |site: &str| d.sites.iter().any(|s| s.info().name == site) || (!d.sites.is_empty() && !known(site));
@@ -121,12 +122,11 @@ fn needed(f: &Finding, found: &Report) -> f64 {
         _ => 0.0,
     };
     // An ongoing wait is reported while it lasts, a finished one at its end.
-    let ongoing = number(f, "ongoing").is_some_and(|n| n > 0.0);
-    let one_s = number(f, "p50_ms").filter(|_| !ongoing).unwrap_or_default() / 1e3;
-    let row = compared(&f.code);
-    let first = row.and_then(|r| r.measures.first()).filter(|m| m.basis == Basis::Events);
-    let cases = first.and_then(|m| number(f, m.name)).filter(|n| *n >= 1.0);
-    let least = if row.is_some_and(|r| r.leak) { CASES } else { 1.0 };
+    let ongoing = f.number(evidence::ONGOING).is_some_and(|n| n > 0.0);
+    let one_s = f.number(evidence::P50_MS).filter(|_| !ongoing).unwrap_or_default() / 1e3;
+    let first = f.detector().and_then(|d| d.worse.first()).filter(|m| m.basis == Basis::Events);
+    let cases = first.and_then(|m| number(f, m)).filter(|n| *n >= 1.0);
+    let least = if f.is_of(Family::Leak) { CASES } else { 1.0 };
     let pace_s = cases.map_or(0.0, |n| seconds(found) / n * least.min(n));
     (lead_s + one_s).max(pace_s)
 }

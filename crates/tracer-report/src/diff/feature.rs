@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use super::measure::number;
 use super::model::{Program, Tier};
-use super::table::compared;
 use serde_json::Value;
+use tracer_analysis::finding::detector::Family;
+use tracer_analysis::finding::evidence::{self, Evidence};
 use tracer_analysis::finding::site;
 use tracer_analysis::finding::{Finding, Object, Process, StackFrame};
 use tracer_record::without_digits;
@@ -18,7 +19,8 @@ const NAMELESS: [&str; 3] = ["pipe", "eventfd", "socket"];
 /// What anonymous memory is called: the same for all of it.
 const ANONYMOUS: [&str; 2] = ["/dev/zero", "/dev/shm"];
 /// Evidence that tells apart what happens at one object.
-const PARTS: [&str; 6] = ["semaphore", "offset", "cause", "errno", "type", "uid"];
+const PARTS: [Evidence; 6] =
+    [evidence::SEM_NUM, evidence::OFFSET, evidence::CAUSE, evidence::ERRNO, evidence::TYPE, evidence::UID];
 
 /// A place in a program's own code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,21 +74,20 @@ enum Same {
 
 impl<'a> Features<'a> {
     pub(super) fn of(f: &'a Finding) -> Self {
-        let row = compared(&f.code);
-        let first = row.and_then(|row| row.measures.first());
-        let size = first.and_then(|m| number(f, m.name)).unwrap_or_default();
+        let first = f.detector().and_then(|d| d.worse.first());
+        let size = first.and_then(|m| number(f, m)).unwrap_or_default();
         let role = |p: &'a Process| Some((p.role.as_str(), without_digits(&program(p)?)));
         let started = |p: &Process| p.start.as_ref().map(|s| format!("{} {} {s}", p.role, p.pid));
         let mut instances: BTreeSet<String> = f.processes.iter().filter_map(started).collect();
         instances.extend(f.object.iter().map(|o| format!("object {} {}", o.kind, o.id)));
-        let several = row.is_some_and(|row| row.leak) && number(f, "instances").is_some_and(|n| n > 1.0);
+        let several = f.is_of(Family::Leak) && f.number(evidence::INSTANCES).is_some_and(|n| n > 1.0);
         Self {
             code: &f.code,
             programs: f.processes.iter().filter_map(role).collect(),
             places: f.stacks.iter().filter_map(place).collect(),
             object: stable(f),
             several,
-            parts: PARTS.iter().map(|name| f.evidence.get(*name)).collect(),
+            parts: PARTS.iter().map(|of| f.value(*of)).collect(),
             instances,
             size,
         }
@@ -221,8 +222,8 @@ fn base(path: &str) -> &str {
 
 /// The name or key of an object, if it is one that the next run has again.
 fn stable(f: &Finding) -> Option<String> {
-    let path = || f.evidence.get("path").and_then(Value::as_str).map(str::to_owned);
-    let limit = || f.limit.as_ref().filter(|_| f.code.ends_with("-exhausted")).map(|l| l.name.clone());
+    let path = || f.value(evidence::PATH).and_then(Value::as_str).map(str::to_owned);
+    let limit = || f.limit.as_ref().filter(|_| f.is_of(Family::Exhausted)).map(|l| l.name.clone());
     f.object.as_ref().and_then(named).or_else(path).or_else(limit)
 }
 

@@ -5,9 +5,9 @@
 
 use super::absence;
 use super::model::{Kind, Step};
-use super::table::{Bad, Basis, Compared, LIMIT_PERCENT, Measure, compared};
 use crate::model::Report;
-use serde_json::Value;
+use tracer_analysis::finding::evidence::{self, Evidence};
+use tracer_analysis::finding::measure::{Bad, Basis, Measure, Of};
 use tracer_analysis::finding::time::parse_rfc3339;
 use tracer_analysis::finding::{Finding, Origin, Severity};
 
@@ -43,12 +43,8 @@ impl Case<'_> {
         seconds(self.report)
     }
 
-    fn number(&self, name: &str) -> Option<f64> {
-        number(self.f, name)
-    }
-
-    fn is_set(&self, name: &str) -> bool {
-        self.number(name).is_some_and(|n| n > 0.0)
+    fn is_set(&self, of: Evidence) -> bool {
+        self.f.number(of).is_some_and(|n| n > 0.0)
     }
 
     /// Whether it went on for most of the time: a burst has no rate.
@@ -67,26 +63,23 @@ pub(super) fn seconds(report: &Report) -> f64 {
     if s.is_finite() && s > 0.0 { s } else { 0.0 }
 }
 
-/// A number of the evidence; 64-bit counters are strings.
-pub(super) fn number(f: &Finding, name: &str) -> Option<f64> {
-    if name == LIMIT_PERCENT {
-        let limit = f.limit.as_ref()?;
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        return limit.max.filter(|max| *max > 0).and_then(|max| Some(limit.used? as f64 / max as f64 * 100.0));
+/// A number of a finding, as the measure reads it.
+pub(super) fn number(f: &Finding, m: &Measure) -> Option<f64> {
+    match m.of {
+        Of::Evidence(of) => f.number(of),
+        Of::LimitPercent => {
+            let limit = f.limit.as_ref()?;
+            #[expect(clippy::cast_precision_loss, reason = "a share")]
+            return limit.max.filter(|max| *max > 0).and_then(|max| Some(limit.used? as f64 / max as f64 * 100.0));
+        }
     }
-    let n = match f.evidence.get(name)? {
-        Value::Number(n) => n.as_f64(),
-        Value::String(s) => s.trim().parse().ok(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    };
-    n.filter(|n: &f64| n.is_finite() && *n >= 0.0)
 }
 
 /// Compares a finding of A with the same of B.
 pub(super) fn detect(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Judged {
     let (a, b) = (Case { f: a, report: old }, Case { f: b, report: new });
-    let row = compared(&b.f.code);
-    let mut steps: Vec<Step> = row.iter().flat_map(|c| c.measures).filter_map(|m| step(m, a, b)).collect();
+    let worse = b.f.detector().map_or(&[][..], |d| d.worse);
+    let mut steps: Vec<Step> = worse.iter().filter_map(|m| step(m, a, b)).collect();
     let any = |steps: &[Step], kind: Kind| steps.iter().any(|s| s.change == kind);
     if a.f.severity != b.f.severity {
         let change = if b.f.severity < a.f.severity {
@@ -106,12 +99,12 @@ pub(super) fn detect(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Ju
     } else {
         Kind::Same
     };
-    let reasons = doubts(kind, a, b, row);
+    let reasons = doubts(kind, a, b);
     Judged { kind: if reasons.is_empty() { kind } else { Kind::Unknown }, steps, reasons }
 }
 
 /// Why a difference may be one of what was seen, not of what happened.
-fn doubts(kind: Kind, a: Case<'_>, b: Case<'_>, row: Option<&Compared>) -> Vec<String> {
+fn doubts(kind: Kind, a: Case<'_>, b: Case<'_>) -> Vec<String> {
     // The side that shows less.
     let (less, name, more, other) = match kind {
         Kind::Worse => (a, "A", b, "B"),
@@ -119,7 +112,7 @@ fn doubts(kind: Kind, a: Case<'_>, b: Case<'_>, row: Option<&Compared>) -> Vec<S
         Kind::New | Kind::Gone | Kind::Same | Kind::Unknown => return Vec::new(),
     };
     let mut out: Vec<String> = absence::losses(&less.f.code, less.report, name).into_iter().collect();
-    let stalls = row.is_some_and(|r| r.measures.iter().any(|m| m.name == "stalls"));
+    let stalls = more.f.detector().is_some_and(|d| d.evidence().any(|e| *e == evidence::STALLS));
     let (least, others) = (less.report.target.min_stall_ms, more.report.target.min_stall_ms);
     if stalls && least > others {
         out.push(format!("{name} tells waits of at least {least} ms only, {other} those of {others} ms too"));
@@ -137,8 +130,8 @@ fn rank(severity: Severity) -> f64 {
 
 /// Compares one number; `None` if one of both does not have it, or it says nothing here.
 fn step(m: &Measure, a: Case<'_>, b: Case<'_>) -> Option<Step> {
-    let (x, y) = (a.number(m.name)?, b.number(m.name)?);
-    let before = a.is_set("began_before_start") || b.is_set("began_before_start");
+    let (x, y) = (number(a.f, m)?, number(b.f, m)?);
+    let before = a.is_set(evidence::BEGAN_BEFORE_START) || b.is_set(evidence::BEGAN_BEFORE_START);
     let there_before = a.f.origin == Origin::Baseline && b.f.origin == Origin::Baseline;
     let adds = matches!(m.basis, Basis::Events | Basis::Waits | Basis::Amount) && !there_before;
     let watched = if adds { (a.watched(), b.watched()) } else { (1.0, 1.0) };
@@ -148,7 +141,7 @@ fn step(m: &Measure, a: Case<'_>, b: Case<'_>) -> Option<Step> {
         Basis::Longest if before => return None,
         Basis::Longest => {
             // Of a wait that lasts only its least length is known.
-            (may_grow, may_shrink) = (!a.is_set("ongoing"), !b.is_set("ongoing"));
+            (may_grow, may_shrink) = (!a.is_set(evidence::ONGOING), !b.is_set(evidence::ONGOING));
         }
         Basis::Pace => {
             let (a_s, b_s) = (a.watched(), b.watched());
@@ -168,7 +161,7 @@ fn step(m: &Measure, a: Case<'_>, b: Case<'_>) -> Option<Step> {
     };
     let a_minute = |n: f64, s: f64| (adds && s > 0.0).then(|| n / s * 60.0);
     Some(Step {
-        name: m.name,
+        name: m.name(),
         a: x,
         b: y,
         a_per_minute: a_minute(x, watched.0),
@@ -190,6 +183,6 @@ fn grew(m: &Measure, (from, from_s): (f64, f64), (to, to_s): (f64, f64)) -> bool
         Basis::Longest | Basis::Pace => (FACTOR_ROUGH, m.floor),
     };
     // A percentage cannot be half as much again; its floor says what counts.
-    let factor = if m.name == LIMIT_PERCENT { 1.0 } else { factor };
+    let factor = if m.of == Of::LimitPercent { 1.0 } else { factor };
     excess >= floor && to >= expected * factor && excess > 0.0
 }

@@ -1,9 +1,9 @@
 //! Compares two reports, typically from before and after a fix: findings are new, gone, worse, better, the same or
 //! unknown. Pure.
 //!
-//! [`table`] says what of each code is compared, [`measure`] compares it, [`feature`] and [`pair`] find the same finding
-//! in both reports, [`absence`] asks whether a report without a finding could have had it, [`fair`] what makes the two
-//! runs unlike; [`text`] and [`json`] write the outcome.
+//! [`feature`] and [`pair`] match the findings of both reports. [`measure`] compares the numbers that the detector's row
+//! names. [`absence`] decides whether a report without a finding could have shown it, and [`fair`] lists differences
+//! between the runs. [`text`] and [`json`] write the result.
 
 mod absence;
 mod fair;
@@ -11,7 +11,6 @@ mod feature;
 mod measure;
 pub mod model;
 mod pair;
-mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -21,8 +20,8 @@ use std::io;
 use super::model::Report;
 use feature::Features;
 use model::{Brief, Change, Counts, Diff, Kind, Side, Verdict};
-use table::compared;
 use tracer_analysis::finding::Finding;
+use tracer_analysis::finding::detector::Family;
 
 /// The JSON Schema of the JSON diff; `tracer-user/tests/diff.rs` validates diffs against it.
 pub const SCHEMA: &str = include_str!("../../../../docs/diff.schema.json");
@@ -116,8 +115,7 @@ fn brief(at: usize, f: &Finding) -> Brief {
 /// A note if a leak of A may still exist while B runs.
 fn leftover(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Option<String> {
     use tracer_analysis::finding::Origin::{Baseline, Observed};
-    let leaks = compared(&b.code).is_some_and(|c| c.leak);
-    (leaks && (a.origin, b.origin) == (Observed, Baseline) && old.host.name == new.host.name)
+    (b.is_of(Family::Leak) && (a.origin, b.origin) == (Observed, Baseline) && old.host.name == new.host.name)
         .then(|| "it existed before B began and did not grow: it may be a leftover of A's run".to_owned())
 }
 

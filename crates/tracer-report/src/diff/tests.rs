@@ -1,15 +1,11 @@
 //! Matching of findings across runs, and what counts as worse.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 
 use super::model::{Change, Diff, Kind, Tier, Verdict};
-use super::table::{LIMIT_PERCENT, TABLE};
 use super::*;
 use crate::escape::unsafe_to_show;
 use crate::model::{LossRow, NO_END, tests as made};
-use tracer_analysis::detectors::DETECTORS;
 use tracer_analysis::finding::{FindingStack, Origin, Severity, StackFrame};
 
 /// A report of 60 s from 10:33:38 on.
@@ -94,23 +90,6 @@ fn both(a: (Finding, f64), b: (Finding, f64)) -> Change {
 
 fn kinds(diff: &Diff) -> Vec<(Kind, Option<Tier>)> {
     diff.changes.iter().map(|c| (c.change, c.matched_by)).collect()
-}
-
-#[test]
-fn the_table_has_every_code_and_names_evidence_that_exists() {
-    let codes: BTreeSet<&str> = TABLE.iter().map(|c| c.code).collect();
-    assert_eq!(codes.len(), TABLE.len(), "a code appears twice");
-    let all: BTreeSet<&str> = DETECTORS.iter().map(|d| d.code).collect();
-    assert_eq!(codes, all, "say in table.rs what is compared of a new finding code");
-    let schema: Value = serde_json::from_str(crate::json::SCHEMA).expect("JSON");
-    let evidence = schema["$defs"]["evidence"]["properties"].as_object().expect("names");
-    for c in TABLE {
-        assert!(!c.measures.is_empty(), "{}", c.code);
-        for m in c.measures {
-            assert!(m.name == LIMIT_PERCENT || evidence.contains_key(m.name), "{}: {}", c.code, m.name);
-            assert!(m.floor > 0.0, "{}: {}", c.code, m.name);
-        }
-    }
 }
 
 #[test]

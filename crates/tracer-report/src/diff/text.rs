@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Number, Value};
 
 use super::model::{Brief, Change, Diff, Kind, Side, Step, Tier, Verdict};
-use super::table::LIMIT_PERCENT;
 use crate::escape::escape;
 use crate::page::{Page, Style, severity_style};
 use crate::phrase;
+use tracer_analysis::finding::measure::LIMIT_PERCENT;
 use tracer_analysis::finding::time::seconds;
 use tracer_analysis::finding::{Origin, Severity};
 
@@ -166,7 +166,7 @@ fn comparison(step: &Step) -> String {
         "severity" => {
             (("severity".to_owned(), severities(step.a).to_owned()), (String::new(), severities(step.b).to_owned()))
         }
-        LIMIT_PERCENT => {
+        name if name == LIMIT_PERCENT.name() => {
             let of = |n: f64| format!("{:.0} %", n);
             (("limit used".to_owned(), of(step.a)), (String::new(), of(step.b)))
         }

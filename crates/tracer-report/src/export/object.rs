@@ -1,10 +1,8 @@
 //! Facts about objects for all formats: fill, mechanism, name.
 
 use tracer_common::map::kind;
-use tracer_common::site::Mechanism;
 use tracer_common::state::{ObjState, SocketState};
 
-use tracer_analysis::finding::object::kind_name;
 use tracer_analysis::model::Model;
 use tracer_record::{ObjKey, State};
 
@@ -31,22 +29,6 @@ pub(super) fn fill(obj: ObjKey, state: State) -> Option<Fill> {
     (capacity > 0).then_some(Fill { fill, capacity, unit })
 }
 
-/// The mechanism of this kind of object; `None` if it belongs to several mechanisms.
-pub(super) fn mechanism(raw: u32) -> Option<Mechanism> {
-    Some(match raw {
-        kind::SEM => Mechanism::Sem,
-        kind::SHM => Mechanism::Shm,
-        kind::MSG => Mechanism::Msg,
-        kind::PIPE => Mechanism::Pipe,
-        kind::EVENTFD => Mechanism::Eventfd,
-        kind::CHILD => Mechanism::Child,
-        kind::MQ => Mechanism::Mq,
-        kind::FUTEX => Mechanism::Futex,
-        kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED => Mechanism::Signal,
-        _ => return None,
-    })
-}
-
 /// A System V object.
 pub(super) fn sysv(kind: u32, ns: u32, id: i32) -> ObjKey {
     ObjKey { kind, ns, id: u64::from(id.cast_unsigned()) }
@@ -55,11 +37,11 @@ pub(super) fn sysv(kind: u32, ns: u32, id: i32) -> ObjKey {
 /// The name of an object, for people.
 pub(super) fn name(model: &Model, obj: ObjKey) -> String {
     match obj.kind {
-        kind::PIPE | kind::SOCKET => format!("{}:[{}]", kind_name(obj.kind), obj.id),
+        kind::PIPE | kind::SOCKET => format!("{}:[{}]", kind::name(obj.kind), obj.id),
         kind::FUTEX => format!("futex {:#x} of {}", obj.id, obj.ns),
         _ => match model.posix.name(obj) {
-            Some(name) => format!("{} {name}", kind_name(obj.kind)),
-            None => format!("{}:{}", kind_name(obj.kind), obj.id),
+            Some(name) => format!("{} {name}", kind::name(obj.kind)),
+            None => format!("{}:{}", kind::name(obj.kind), obj.id),
         },
     }
 }

@@ -15,7 +15,6 @@ use super::proto::{Argument, DebugAnnotation, EventType, TrackEvent};
 use super::tracks::{Tracks, argument, text, uuid};
 use super::{Export, finding, object, payload, row};
 use tracer_analysis::finding::Finding;
-use tracer_analysis::finding::object::kind_name;
 use tracer_analysis::model::Model;
 use tracer_analysis::waits::chain;
 use tracer_record::Record;
@@ -126,7 +125,7 @@ impl Perfetto {
     fn wait(&mut self, model: &Model, w: Wait<'_>) -> io::Result<()> {
         let track = self.tracks.thread(model, w.proc, w.tid, w.comm)?;
         let object = object::name(model, w.obj);
-        let mechanism = object::mechanism(w.obj.kind).map_or(kind_name(w.obj.kind), |m| m.name());
+        let mechanism = kind::mechanism(w.obj.kind).map_or(kind::name(w.obj.kind), |m| m.name());
         let flow = w.blocker.map(|_| uuid(&("flow", w.proc, w.tid, w.since_ns)));
         let mut arguments = vec![text("object", &object), text("call", w.call.name())];
         if let Some((proc, _)) = w.blocker {

@@ -9,10 +9,9 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, Site};
 use tracer_common::syscall::Syscall;
 
-use super::object::{fill, mechanism, sysv};
+use super::object::{fill, sysv};
 use super::payload;
 use super::table::{EventRow, Wall};
-use tracer_analysis::finding::object::kind_name;
 use tracer_record::decode::{Context, KernelEvent};
 use tracer_record::{BlockedThread, Clocks, Inventory, ObjKey, ProcessRow, Record, RefusedRow, State, TICK_NS};
 
@@ -328,8 +327,8 @@ fn about(row: EventRow<'_>, obj: ObjKey) -> EventRow<'_> {
         return row;
     }
     EventRow {
-        mechanism: mechanism(obj.kind).and_then(named).or(row.mechanism),
-        object_kind: Some(kind_name(obj.kind).into()),
+        mechanism: kind::mechanism(obj.kind).and_then(named).or(row.mechanism),
+        object_kind: Some(kind::name(obj.kind).into()),
         object_id: Some(obj.id),
         object_ns: (obj.ns != 0).then(|| obj.ns.into()),
         ..row
