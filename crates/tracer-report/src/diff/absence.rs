@@ -1,10 +1,9 @@
 //! Whether a report without a finding could have shown it. If not, the finding is neither gone nor new.
 
+use super::loss::losses;
 use super::measure::{number, seconds};
-use tracer_common::site::SITES;
 
 use crate::model::{Report, UNFINISHED};
-use tracer_analysis::detectors::find;
 use tracer_analysis::finding::detector::Family;
 use tracer_analysis::finding::evidence;
 use tracer_analysis::finding::measure::Basis;
@@ -53,17 +52,6 @@ pub(super) fn reasons(f: &Finding, found: &Report, lacking: &Report, names: [&st
     }
     out.extend(too_short(f, found, lacking, names));
     out
-}
-
-/// A reason if records were lost that findings of this code rest on.
-pub(super) fn losses(code: &str, report: &Report, name: &str) -> Option<String> {
-    let d = find(code)?;
-    // An unknown site may be any site.
-    let known = |site: &str| SITES.iter().any(|s| s.name == site);
-    let touches = |site: &str| d.sites.iter().any(|s| s.info().name == site) || (!d.sites.is_empty() && !known(site));
-    let sites = report.loss.sites.iter().filter(|l| l.events > 0 && touches(&l.site));
-    let lost: Vec<String> = sites.map(|l| format!("{} {}", l.events, l.site)).collect();
-    (!lost.is_empty()).then(|| format!("{name} lost records that the finding rests on ({})", lost.join(", ")))
 }
 
 /// Whether a list of mechanisms (empty: all) contains all of another.

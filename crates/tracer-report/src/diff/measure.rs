@@ -3,7 +3,7 @@
 //! What adds up while one watches grew only if there is more of it in all *and* more a minute: so a trace twice as long
 //! with twice as many is the same, and so is one twice as long with as many.
 
-use super::absence;
+use super::loss::losses;
 use super::model::{Kind, Step};
 use crate::model::Report;
 use tracer_analysis::finding::evidence::{self, Evidence};
@@ -111,7 +111,7 @@ fn doubts(kind: Kind, a: Case<'_>, b: Case<'_>) -> Vec<String> {
         Kind::Better => (b, "B", a, "A"),
         Kind::New | Kind::Gone | Kind::Same | Kind::Unknown => return Vec::new(),
     };
-    let mut out: Vec<String> = absence::losses(&less.f.code, less.report, name).into_iter().collect();
+    let mut out: Vec<String> = losses(&less.f.code, less.report, name).into_iter().collect();
     let stalls = more.f.detector().is_some_and(|d| d.evidence().any(|e| *e == evidence::STALLS));
     let (least, others) = (less.report.target.min_stall_ms, more.report.target.min_stall_ms);
     if stalls && least > others {

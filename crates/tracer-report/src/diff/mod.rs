@@ -2,12 +2,13 @@
 //! unknown. Pure.
 //!
 //! [`feature`] and [`pair`] match the findings of both reports. [`measure`] compares the numbers that the detector's row
-//! names. [`absence`] decides whether a report without a finding could have shown it, and [`fair`] lists differences
-//! between the runs. [`text`] and [`json`] write the result.
+//! names. [`absence`] decides whether a report without a finding could have shown it, [`loss`] names lost records that a
+//! finding rests on, and [`fair`] lists differences between the runs. [`text`] and [`json`] write the result.
 
 mod absence;
 mod fair;
 mod feature;
+mod loss;
 mod measure;
 pub mod model;
 mod pair;
