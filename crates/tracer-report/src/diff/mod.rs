@@ -43,7 +43,7 @@ pub fn compare(a: Source<'_>, b: Source<'_>) -> Diff {
     let mut changes: Vec<Change> = Vec::new();
     for p in &paired.pairs {
         let (Some(x), Some(y)) = (old.findings.get(p.a), new.findings.get(p.b)) else { continue };
-        let outcome = measure::detect(old, x, new, y);
+        let outcome = measure::compare(old, x, new, y);
         changes.push(Change {
             change: outcome.kind,
             code: y.code.clone(),
