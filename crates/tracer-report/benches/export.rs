@@ -12,8 +12,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tracer_analysis::analyst::Analyst;
 use tracer_common::event::{Body, EventfdCreate, FdClose, FdReceive, PipeCreate, SemCreate, SemRemove, Stall};
-use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
+use tracer_common::state::PipeState;
 use tracer_common::syscall::Syscall;
 use tracer_record::redact::{KEY_LEN, Redactor};
 use tracer_record::{Frame, ProcessRow, Record, Session};
@@ -156,7 +157,7 @@ fn event(n: u64, ts_ns: u64) -> Vec<u8> {
         _ => {
             let stall = Stall {
                 obj: ObjRef { kind: kind::PIPE, ns: 0, id: n % 5_000 },
-                state: ObjState { a: 16, b: 16, c: 65_536 },
+                state: PipeState { capacity_slots: 16, used_slots: 16, used_bytes: 65_536 }.into(),
                 since_ns: ts_ns - 150 * MS,
                 until_ns: ts_ns,
                 ret: 4096,

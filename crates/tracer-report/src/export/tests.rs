@@ -8,8 +8,9 @@ use ::parquet::record::RowAccessor;
 use prost::Message;
 use serde_json::Value;
 use tracer_common::event::{Body, EventfdCreate, Header, PosixCreate, Stall, UNKNOWN};
-use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
+use tracer_common::state::PipeState;
 use tracer_common::syscall::Syscall;
 
 use super::proto::{Argument, Data, EventType, Trace, TrackDescriptor, TrackEvent};
@@ -18,9 +19,7 @@ use crate::escape::unsafe_to_show;
 use tracer_analysis::analyst::Analyst;
 use tracer_analysis::fixture::{MS, S, START};
 use tracer_record::decode::header_bytes;
-use tracer_record::{
-    BlockedThread, Frame, ObjKey, Place, ProcessRow, Record, Releaser, State, ThreadRow, WaitRow, Way,
-};
+use tracer_record::{BlockedThread, Frame, ObjKey, Place, ProcessRow, Record, Releaser, ThreadRow, WaitRow, Way};
 
 const EVIL: &str = "=1;\u{1b}[2J\"\r\n<b>";
 const SCRIPT: &str = "<script>alert(\"1\")</script>,';|\u{202e}\u{2028}\0\u{7f}";
@@ -100,10 +99,10 @@ fn stream() -> Vec<Record> {
         state: 'S',
         ..ProcessRow::default()
     };
-    let state = ObjState { a: 16, b: 4, c: 9000 };
+    let state = PipeState { capacity_slots: 16, used_slots: 4, used_bytes: 9000 };
     let stall = Stall {
         obj: ObjRef { kind: PIPE.kind, ns: PIPE.ns, id: PIPE.id },
-        state,
+        state: state.into(),
         since_ns: START + 100 * MS,
         until_ns: START + 400 * MS,
         ret: -11,
@@ -171,7 +170,7 @@ fn stream() -> Vec<Record> {
             ts_ns: START + S,
             threads: vec![BlockedThread {
                 obj: PIPE,
-                state: State::from(state),
+                state: state.into(),
                 tgid: 100,
                 tid: 100,
                 start_ns: START - S,
