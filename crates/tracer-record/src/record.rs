@@ -17,7 +17,7 @@ pub use socket::{InFlightRow, SocketRow};
 pub use state::State;
 pub use sysv::{MsgLimitRow, MsgQueue, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment};
 pub use text::{Comm, Text, text, without_digits};
-pub use thread::{ReaderLook, Releaser, ThreadRow, WaitRow, Way};
+pub use thread::{ReaderSampleRow, Releaser, ThreadRow, WaitRow, Way};
 
 use serde::{Deserialize, Serialize};
 use tracer_common::map::{ChildStats, ObjRef};
@@ -80,7 +80,7 @@ pub enum Record {
     /// All threads of the processes that wait, and of the processes that they wait for.
     Threads { ts_ns: u64, rows: Vec<ThreadRow> },
     /// Samples of readers while a writer waits for them, several times a second.
-    Readers { ts_ns: u64, rows: Vec<ReaderLook> },
+    Readers { ts_ns: u64, rows: Vec<ReaderSampleRow> },
 }
 
 /// Facts about the run.
@@ -313,7 +313,7 @@ pub struct Inventory {
     pub msg_limits: Vec<MsgLimitRow>,
     /// Descriptors that another living process opened, by process; `None` if they could not be read.
     #[serde(default)]
-    pub passed: Option<Vec<PassedRow>>,
+    pub passed: Option<Vec<ReceivedFdsRow>>,
     /// Names of POSIX objects; `None` if they were not read.
     #[serde(default)]
     pub posix: Option<PosixInventory>,
@@ -332,7 +332,7 @@ pub struct Inventory {
 /// Descriptors of one process, of one object, that another living process opened. What came by fork and is still open
 /// at the same number where it came from is left out, so these were received, or their former holders closed them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
-pub struct PassedRow {
+pub struct ReceivedFdsRow {
     pub tgid: u32,
     pub start_ns: u64,
     pub opener: u32,

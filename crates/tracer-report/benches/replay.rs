@@ -19,7 +19,7 @@ use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
 use tracer_record::decode;
 use tracer_record::{
-    Inventory, MsgQueue, PassedRow, PosixKind, PosixObject, PosixQueue, ProcessRow, Record, SemSetRow, SemValue,
+    Inventory, MsgQueue, PosixKind, PosixObject, PosixQueue, ProcessRow, ReceivedFdsRow, Record, SemSetRow, SemValue,
     Session, ShmSegment,
 };
 use tracer_trace::{Reader, Writer};
@@ -161,13 +161,13 @@ fn baseline_objects() -> Result<()> {
     named("POSIX semaphore", PosixKind::Sem)?;
     named("POSIX message queue", PosixKind::Mq)?;
     existing("descriptor that another process opened", |n, all| {
-        all.passed.get_or_insert_default().push(PassedRow {
+        all.passed.get_or_insert_default().push(ReceivedFdsRow {
             tgid: 7,
             opener: 8,
             fds: 1,
             obj: obj(kind::FILE, n).into(),
             link: Some(format!("/srv/data/{n}")),
-            ..PassedRow::default()
+            ..ReceivedFdsRow::default()
         });
     })
 }

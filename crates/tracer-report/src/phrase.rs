@@ -306,7 +306,7 @@ pub(super) fn lost(report: &Report) -> String {
 
 /// A note about names, if the report is redacted.
 pub(super) fn redacted(report: &Report) -> Option<&'static str> {
-    report.redacted.then_some("redacted: tokens replace them; within this trace, equal names have equal tokens")
+    report.redacted.then_some("redacted: tokens stand for them; within this trace, equal names have equal tokens")
 }
 
 /// Groups processes by role, in the order in which the roles first appear.

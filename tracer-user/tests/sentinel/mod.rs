@@ -64,7 +64,7 @@ pub fn records(mark: &str, function: &str) -> Vec<Record> {
     let owner = FutexOwner { tid: OTHER, tgid: OTHER, start_ns: START - SECOND, comm: text() };
     let futex =
         FutexRow { obj: FUTEX, start_ns: START - SECOND, place: Some(place), owner_tid: OTHER, owner: Some(owner) };
-    let look = ReaderLook {
+    let look = ReaderSampleRow {
         obj: PIPE,
         tgid: OTHER,
         start_ns: START - SECOND,
@@ -211,7 +211,7 @@ fn inventory(mark: &str, ts_ns: u64) -> Inventory {
         holders: vec![],
         complete: true,
     };
-    let passed = PassedRow {
+    let passed = ReceivedFdsRow {
         tgid: PID,
         start_ns: START - SECOND,
         opener: OTHER,

@@ -11,8 +11,8 @@ use crate::finding::time::duration;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
 use crate::model::socket::{InFlight, Overflow};
+use crate::waits::reader::and_activity;
 use crate::waits::socket::key;
-use crate::waits::stall::doing;
 use std::collections::BTreeSet;
 use tracer_common::site::{Mechanism, Site};
 use tracer_record::ProcId;
@@ -68,7 +68,7 @@ fn queued(model: &Model, ino: u64, f: &InFlight, now_ns: u64) -> Option<Finding>
     let who = match receivers.as_slice() {
         [] => "no process has it open".to_owned(),
         [(one, _)] => {
-            let what = doing(model, *one).map(|w| format!(" and {w}")).unwrap_or_default();
+            let what = and_activity(model, *one);
             format!("{} has it open but does not receive them{what}", name(model, *one))
         }
         some => {

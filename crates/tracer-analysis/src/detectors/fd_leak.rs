@@ -63,8 +63,8 @@ pub(crate) const ROW: Detector = Detector {
 
 pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
     let receivers = model.fds.receivers().map(|(id, _)| id);
-    let makers = model.owned.makers().map(|(id, _)| id);
-    let all: BTreeSet<ProcId> = receivers.chain(model.passed.iter().map(|(id, _)| id)).chain(makers).collect();
+    let creators = model.own_fds.creators().map(|(id, _)| id);
+    let all: BTreeSet<ProcId> = receivers.chain(model.received_fds.iter().map(|(id, _)| id)).chain(creators).collect();
     // Recorded receptions prove more than the table at the start.
     let recorded = |id: ProcId| model.fds.receiver(id).and_then(|r| finding(model, id, r, now_ns));
     let received = |id: ProcId| recorded(id).or_else(|| fd_leak_baseline::finding(&ROW, model, id));

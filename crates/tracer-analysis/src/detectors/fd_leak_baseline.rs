@@ -9,7 +9,7 @@ use crate::finding::object::identifies;
 use crate::finding::object::process_object;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
-use crate::model::received_fds::{Kept, Lot};
+use crate::model::received_fds::{FdGroup, FdSnapshots};
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
 use tracer_record::ObjKey;
@@ -33,28 +33,28 @@ enum Why {
 
 /// Descriptors that count. Those opened by an ancestor count only if many refer to one object, because a child may have
 /// inherited single ones that its parent closed since.
-fn counted(lots: &[Lot]) -> Vec<&Lot> {
-    let per_object = sums(lots.iter());
-    let many = |l: &Lot| identifies(l.obj) && per_object.get(&l.obj).is_some_and(|n| *n >= LEAST);
-    lots.iter().filter(|l| !l.from_ancestor || many(l)).collect()
+fn counted(groups: &[FdGroup]) -> Vec<&FdGroup> {
+    let per_object = sums(groups.iter());
+    let many = |l: &FdGroup| identifies(l.obj) && per_object.get(&l.obj).is_some_and(|n| *n >= LEAST);
+    groups.iter().filter(|l| !l.from_ancestor || many(l)).collect()
 }
 
 /// Descriptors by object.
-fn sums<'a>(lots: impl Iterator<Item = &'a Lot>) -> BTreeMap<ObjKey, u64> {
+fn sums<'a>(groups: impl Iterator<Item = &'a FdGroup>) -> BTreeMap<ObjKey, u64> {
     let mut out = BTreeMap::new();
-    for l in lots {
+    for l in groups {
         let n: &mut u64 = out.entry(l.obj).or_default();
         *n = n.saturating_add(l.fds.into());
     }
     out
 }
 
-fn total(lots: &[&Lot]) -> u64 {
-    lots.iter().fold(0, |n, l| n.saturating_add(l.fds.into()))
+fn total(groups: &[&FdGroup]) -> u64 {
+    groups.iter().fold(0, |n, l| n.saturating_add(l.fds.into()))
 }
 
 /// Why the descriptors are a leak, if they are.
-fn reason(kept: &Kept, limit: Option<u64>) -> Option<Why> {
+fn reason(kept: &FdSnapshots, limit: Option<u64>) -> Option<Why> {
     let (first, last) = (counted(&kept.first), counted(&kept.last));
     let (before, now) = (total(&first), total(&last));
     // Events cover what arrived while tracing.
@@ -75,19 +75,19 @@ fn reason(kept: &Kept, limit: Option<u64>) -> Option<Why> {
 
 /// The finding about one process, if its descriptors are a leak.
 pub(crate) fn finding(row: &'static Detector, model: &Model, id: ProcId) -> Option<Finding> {
-    let kept = model.passed.of(id)?;
+    let kept = model.received_fds.of(id)?;
     if !model.processes.alive(id) {
         return None;
     }
     let limit = model.processes.get(id).and_then(|p| p.nofile_soft);
     let why = reason(kept, limit)?;
-    let lots = counted(&kept.last);
-    let n = total(&lots);
+    let groups = counted(&kept.last);
+    let n = total(&groups);
     let near = limit.is_some_and(|l| n.saturating_mul(100) >= l.saturating_mul(80));
     let mut d = FindingBuilder::new(model, row, if near { Severity::Critical } else { Severity::Warning });
     d.confidence(Confidence::Likely).origin(true).object(process_object(id));
     d.subject("receiver", id, None);
-    let openers = openers(&lots);
+    let openers = openers(&groups);
     for o in openers.iter().take(4) {
         d.process("peer", *o, None);
     }
@@ -97,10 +97,10 @@ pub(crate) fn finding(row: &'static Detector, model: &Model, id: ProcId) -> Opti
         count(n, "descriptor", "descriptors"),
         names(model, &openers),
         if why == Why::Rising { ", and their number rises" } else { "" },
-        most_common(&lots, n)?,
+        most_common(&groups, n)?,
         limit.map(|l| format!("; RLIMIT_NOFILE is {l}")).unwrap_or_default(),
     ));
-    let targets: Vec<String> = lots.iter().take(8).map(|l| format!("{} ({})", object_text(l), l.fds)).collect();
+    let targets: Vec<String> = groups.iter().take(8).map(|l| format!("{} ({})", object_text(l), l.fds)).collect();
     let unknown = None::<u64>;
     d.evidence(evidence::RECEIVED, unknown)
         .evidence(evidence::CLOSED, unknown)
@@ -109,7 +109,7 @@ pub(crate) fn finding(row: &'static Detector, model: &Model, id: ProcId) -> Opti
         .evidence(evidence::TARGETS, targets)
         .pids([id]);
     d.limit("RLIMIT_NOFILE", None, limit, None);
-    d.seen(model.passed.first_ns, model.passed.last_ns);
+    d.seen(model.received_fds.first_ns, model.received_fds.last_ns);
     d.remedy(
         "See what the descriptors are. The finding has the program that opened them, not the way they were passed.",
         Some(format!("ls -l /proc/{}/fd", id.pid())),
@@ -122,9 +122,9 @@ pub(crate) fn finding(row: &'static Detector, model: &Model, id: ProcId) -> Opti
 }
 
 /// The processes that opened the descriptors, most first.
-fn openers(lots: &[&Lot]) -> Vec<ProcId> {
+fn openers(groups: &[&FdGroup]) -> Vec<ProcId> {
     let mut by: BTreeMap<ProcId, u64> = BTreeMap::new();
-    for l in lots {
+    for l in groups {
         *by.entry(l.opener).or_default() += u64::from(l.fds);
     }
     let mut all: Vec<(ProcId, u64)> = by.into_iter().collect();
@@ -133,10 +133,10 @@ fn openers(lots: &[&Lot]) -> Vec<ProcId> {
 }
 
 /// The title's clause about the objects of `n` descriptors.
-fn most_common(lots: &[&Lot], n: u64) -> Option<String> {
-    let objects = sums(lots.iter().copied());
+fn most_common(groups: &[&FdGroup], n: u64) -> Option<String> {
+    let objects = sums(groups.iter().copied());
     let most = objects.values().copied().max().unwrap_or(0);
-    let example = lots.iter().find(|l| objects.get(&l.obj) == Some(&most)).or(lots.first())?;
+    let example = groups.iter().find(|l| objects.get(&l.obj) == Some(&most)).or(groups.first())?;
     Some(if objects.len() == 1 || most * 2 > n {
         format!("{most} refer to {}", object_text(example))
     } else {
@@ -145,7 +145,7 @@ fn most_common(lots: &[&Lot], n: u64) -> Option<String> {
 }
 
 /// The object of descriptors as text.
-fn object_text(l: &Lot) -> String {
+fn object_text(l: &FdGroup) -> String {
     match (&l.link, l.obj.kind) {
         (Some(link), _) => link.to_string(),
         (None, kind::SOCKET) => format!("socket:[{}]", l.obj.id),

@@ -3,13 +3,13 @@
 use crate::finding::{Confidence, Origin, Severity};
 use crate::fixture::{MS, P, START, Stream, number, role};
 use tracer_common::map::kind;
-use tracer_record::{Inventory, ObjKey, PassedRow, ProcessRow, Record};
+use tracer_record::{Inventory, ObjKey, ProcessRow, ReceivedFdsRow, Record};
 
 const WORKER: P = P(800, "worker");
 const BOSS: P = P(801, "boss");
 
-fn row(fds: u32, ino: u64, from_ancestor: bool) -> PassedRow {
-    PassedRow {
+fn row(fds: u32, ino: u64, from_ancestor: bool) -> ReceivedFdsRow {
+    ReceivedFdsRow {
         tgid: WORKER.0,
         start_ns: WORKER.row('S').start_ns,
         opener: BOSS.0,
@@ -22,13 +22,13 @@ fn row(fds: u32, ino: u64, from_ancestor: bool) -> PassedRow {
     }
 }
 
-fn snapshot(limit: u64, rows: &[PassedRow], at: u64) -> Inventory {
+fn snapshot(limit: u64, rows: &[ReceivedFdsRow], at: u64) -> Inventory {
     let worker = ProcessRow { nofile_soft: Some(limit), ..WORKER.row('S') };
     let processes = vec![worker, BOSS.row('S')];
     Inventory { ts_ns: START + at * MS, processes, passed: Some(rows.to_vec()), ..Inventory::default() }
 }
 
-fn session(limit: u64, before: &[PassedRow], after: &[PassedRow]) -> Stream {
+fn session(limit: u64, before: &[ReceivedFdsRow], after: &[ReceivedFdsRow]) -> Stream {
     let mut s = Stream::new();
     s.record(Record::Baseline(snapshot(limit, before, 0)));
     s.record(Record::Closing(snapshot(limit, after, 2_000)));
@@ -59,7 +59,7 @@ fn leaks_and_no_leaks() {
 
 #[test]
 fn a_device_is_another_object_at_each_open() {
-    let queues = |fds| PassedRow { obj: ObjKey { kind: kind::DEVICE, ns: 1, id: 9 }, ..row(fds, 9, false) };
+    let queues = |fds| ReceivedFdsRow { obj: ObjKey { kind: kind::DEVICE, ns: 1, id: 9 }, ..row(fds, 9, false) };
     assert_eq!(session(1_024, &[queues(64)], &[queues(64)]).findings(2_500), []);
     assert_eq!(session(64, &[queues(40)], &[queues(40)]).findings(2_500).len(), 1, "but room is room");
 }

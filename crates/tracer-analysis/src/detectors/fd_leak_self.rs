@@ -10,7 +10,7 @@ use crate::finding::object::process_object;
 use crate::finding::time::duration;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
-use crate::model::own_fds::{Kind, Made, Maker, Own};
+use crate::model::own_fds::{Creator, Kind, OwnObject, OwnObjects};
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
 use tracer_record::ObjKey;
@@ -28,36 +28,36 @@ const SHARE: usize = 8;
 
 /// The findings about one process, at most one per kind.
 pub(crate) fn findings(row: &'static Detector, model: &Model, id: ProcId, now_ns: u64) -> Vec<Finding> {
-    let Some(maker) = model.owned.of(id).filter(|_| model.processes.alive(id)) else { return Vec::new() };
-    maker.kinds().filter_map(|(kind, own)| finding(row, model, id, maker, kind, own, now_ns)).collect()
+    let Some(creator) = model.own_fds.of(id).filter(|_| model.processes.alive(id)) else { return Vec::new() };
+    creator.kinds().filter_map(|(kind, own)| finding(row, model, id, creator, kind, own, now_ns)).collect()
 }
 
 /// Those that count as leaked, in order of creation.
-fn leaked(model: &Model, id: ProcId, maker: &Maker, kind: Kind, own: &Own) -> Vec<Made> {
+fn leaked(model: &Model, id: ProcId, creator: &Creator, kind: Kind, own: &OwnObjects) -> Vec<OwnObject> {
     // Those created since the table was read may be in use.
-    let Some(read_ns) = maker.read_ns else { return Vec::new() };
+    let Some(read_ns) = creator.read_ns else { return Vec::new() };
     let seen = own.open.iter().filter(|m| m.ts_ns < read_ns);
-    let open: Vec<Made> = if kind == Kind::Pipe { unshared(model, id, seen) } else { seen.copied().collect() };
-    let old = |all: &[Made]| {
+    let open: Vec<OwnObject> = if kind == Kind::Pipe { unshared(model, id, seen) } else { seen.copied().collect() };
+    let old = |all: &[OwnObject]| {
         let youngest = all.get(all.len().div_ceil(2).saturating_sub(1));
         youngest.is_some_and(|m| read_ns.saturating_sub(m.ts_ns) >= YOUNG_NS)
     };
-    let half = maker.limit.map_or(u64::MAX, |limit| limit / 2);
+    let half = creator.limit.map_or(u64::MAX, |limit| limit / 2);
     if open.len() >= LEAST && own.fds > half && old(&open) {
         return open;
     }
-    let mut places: BTreeMap<Option<StackId>, Vec<Made>> = BTreeMap::new();
+    let mut places: BTreeMap<Option<StackId>, Vec<OwnObject>> = BTreeMap::new();
     for m in open {
         places.entry(m.stack.map(|stack| model.canonical(stack))).or_default().push(m);
     }
-    let leaks = |all: &Vec<Made>| all.len() >= LEAST && old(all) && continues(all, own, read_ns);
-    let mut out: Vec<Made> = places.into_values().filter(leaks).flatten().collect();
+    let leaks = |all: &Vec<OwnObject>| all.len() >= LEAST && old(all) && continues(all, own, read_ns);
+    let mut out: Vec<OwnObject> = places.into_values().filter(leaks).flatten().collect();
     out.sort_by_key(|m| m.ts_ns);
     out
 }
 
 /// Whether some are left from each part of the time since the first creation, and the newest is recent.
-fn continues(all: &[Made], own: &Own, now_ns: u64) -> bool {
+fn continues(all: &[OwnObject], own: &OwnObjects, now_ns: u64) -> bool {
     let Some(newest) = all.last() else { return false };
     let (first_ns, span) = (own.first_ns, newest.ts_ns.saturating_sub(own.first_ns));
     // Beyond the number followed, the newest are not known one by one.
@@ -77,7 +77,7 @@ fn continues(all: &[Made], own: &Own, now_ns: u64) -> bool {
 }
 
 /// Pipes that no other process is known to have open; none if other processes have most of those looked up.
-fn unshared<'a>(model: &Model, id: ProcId, open: impl Iterator<Item = &'a Made>) -> Vec<Made> {
+fn unshared<'a>(model: &Model, id: ProcId, open: impl Iterator<Item = &'a OwnObject>) -> Vec<OwnObject> {
     let (mut looked_up, mut shared, mut out) = (0_usize, 0_usize, Vec::new());
     for m in open {
         let obj = ObjKey { kind: kind::PIPE, ns: 0, id: m.mark };
@@ -98,14 +98,14 @@ fn finding(
     row: &'static Detector,
     model: &Model,
     id: ProcId,
-    maker: &Maker,
+    creator: &Creator,
     kind: Kind,
-    own: &Own,
+    own: &OwnObjects,
     now_ns: u64,
 ) -> Option<Finding> {
-    let all = leaked(model, id, maker, kind, own);
+    let all = leaked(model, id, creator, kind, own);
     let (oldest, n) = (all.first()?, u64::try_from(all.len()).ok()?);
-    let near = maker.limit.is_some_and(|l| maker.table_len.saturating_mul(100) >= l.saturating_mul(80));
+    let near = creator.limit.is_some_and(|l| creator.table_len.saturating_mul(100) >= l.saturating_mul(80));
     let mut d = FindingBuilder::new(model, row, if near { Severity::Critical } else { Severity::Warning });
     d.confidence(Confidence::Likely).object(process_object(id));
     d.subject("owner", id, None);
@@ -122,15 +122,15 @@ fn finding(
     d.title(format!(
         "{} created {} and does not close all of them: {n} are still open{only}, the oldest for {age}{}",
         name(model, id),
-        count(own.made, one, many),
-        maker.limit.map(|l| format!(" (RLIMIT_NOFILE is {l})")).unwrap_or_default(),
+        count(own.created, one, many),
+        creator.limit.map(|l| format!(" (RLIMIT_NOFILE is {l})")).unwrap_or_default(),
     ));
-    d.evidence(evidence::CREATED, own.made)
+    d.evidence(evidence::CREATED, own.created)
         .evidence(evidence::CLOSED, own.closed)
         .evidence(evidence::OUTSTANDING, n)
         .evidence(evidence::OLDEST_AGE_S, now_ns.saturating_sub(oldest.ts_ns) / 1_000_000_000)
         .pids([id]);
-    d.limit("RLIMIT_NOFILE", Some(maker.table_len), maker.limit, time_left(maker, own));
+    d.limit("RLIMIT_NOFILE", Some(creator.table_len), creator.limit, time_left(creator, own));
     let mut places: BTreeMap<StackId, u64> = BTreeMap::new();
     for stack in all.iter().filter_map(|m| m.stack) {
         *places.entry(model.canonical(stack)).or_default() += 1;
@@ -144,9 +144,9 @@ fn finding(
 }
 
 /// Seconds until the table is full at the rate at which descriptors stay open.
-fn time_left(maker: &Maker, own: &Own) -> Option<u64> {
+fn time_left(creator: &Creator, own: &OwnObjects) -> Option<u64> {
     let span = own.last_ns.saturating_sub(own.first_ns);
-    let left = maker.limit?.saturating_sub(maker.table_len);
+    let left = creator.limit?.saturating_sub(creator.table_len);
     let seconds = u128::from(left) * u128::from(span) / u128::from(own.fds.max(1)) / 1_000_000_000;
     (span >= 1_000_000_000).then(|| u64::try_from(seconds).ok()).flatten()
 }

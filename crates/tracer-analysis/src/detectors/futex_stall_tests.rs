@@ -82,7 +82,11 @@ fn a_lock_that_is_held_long_has_a_holder() {
     assert_eq!((f.code.as_str(), f.severity), ("futex-stall", Severity::Warning));
     assert_eq!((role(f, "blocked"), role(f, "holder")), (vec![WAITER.0], vec![HOLDER.0]));
     assert_eq!((number(f, "stalls"), number(f, "sharing")), (Some(2.0), Some(2.0)));
-    assert!(f.title.contains("/dev/shm/state at offset 0x40: holder (500) had it"), "{}", f.title);
+    assert!(
+        f.title.contains("on /dev/shm/state at offset 0x40") && f.title.ends_with(": holder (500) held it"),
+        "{}",
+        f.title
+    );
 }
 
 #[test]
@@ -113,7 +117,7 @@ fn a_holder_that_is_gone_is_critical() {
         assert_eq!((f.severity, f.confidence), (Severity::Critical, Confidence::Certain));
         assert_eq!((&f.evidence["holder_alive"], number(f, "holder_tid")), (&false.into(), Some(500.0)));
         assert_eq!(role(f, "holder").is_empty(), !known);
-        assert!(f.title.contains("has ended without unlocking it"), "{}", f.title);
+        assert!(f.title.contains("has exited without unlocking it"), "{}", f.title);
     }
 }
 
@@ -129,7 +133,7 @@ fn a_thread_that_locks_twice_waits_for_itself() {
 
 #[test]
 fn nobody_can_post_a_semaphore_that_all_wait_for() {
-    // (path, who waits, who shares it, found)
+    // (path, waiters, processes that share it, found)
     for (path, waiting, sharing, found) in [
         (NAMELESS, vec![WAITER, OTHER], vec![WAITER, OTHER], true),
         (NAMELESS, vec![WAITER], vec![WAITER, OTHER], false),

@@ -94,7 +94,7 @@ pub fn run(model: &Model, now_ns: u64) -> Vec<Finding> {
     let only = &model.session.only;
     let mut out: Vec<Finding> =
         DETECTORS.iter().filter(|d| d.runs_with(only)).flat_map(|d| (d.detect)(model, now_ns)).collect();
-    crate::waits::chain::fill(model, &mut out);
+    crate::waits::chain::complete_chains(model, &mut out);
     let object = |f: &Finding| f.object.as_ref().map(|o| (o.kind.clone(), o.id.len(), o.id.clone()));
     out.sort_by(|a, b| (a.severity, &a.code, object(a), &a.title).cmp(&(b.severity, &b.code, object(b), &b.title)));
     out

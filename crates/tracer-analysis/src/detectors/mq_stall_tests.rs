@@ -25,7 +25,7 @@ fn a_receiver_that_is_late_twice_and_a_send_that_gives_up() {
     );
     assert_eq!((number(f, "messages"), number(f, "max_messages")), (Some(5.0), Some(5.0)));
     assert_eq!(f.object.as_ref().and_then(|o| o.name.as_deref()), Some("/jobs"));
-    assert!(f.title.contains("1 ended at its time-out") && f.title.contains("queue /jobs"), "{}", f.title);
+    assert!(f.title.contains("1 timed out") && f.title.contains("queue /jobs"), "{}", f.title);
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_sender_that_is_stuck_now() {
         let [f] = found.as_slice() else { unreachable!("{found:#?}") };
         assert_eq!((f.code.as_str(), f.severity), ("mq-stall", severity));
         assert_eq!((role(f, "receiver"), number(f, "ongoing")), (vec![400], Some(1.0)));
-        // What the kernel did not tell is not known.
+        // The type information lacks the fields.
         assert!(f.evidence["max_messages"].is_null() && f.title.contains("inode 7 (full)"), "{}", f.title);
     }
 }
@@ -82,7 +82,7 @@ fn a_receiver_that_has_ended_cannot_be_looked_at() {
         }
         let found = s.of("mq-stall", 3_000);
         assert_eq!(role(&found[0], "receiver"), [400]);
-        let looks = found[0].remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("/proc/400/")));
-        assert_eq!(looks, !ended, "{:#?}", found[0].remedy);
+        let inspects = found[0].remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("/proc/400/")));
+        assert_eq!(inspects, !ended, "{:#?}", found[0].remedy);
     }
 }

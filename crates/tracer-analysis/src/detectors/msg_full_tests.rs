@@ -25,7 +25,7 @@ fn refused(s: &mut Stream, at: u64, count: u64, span: (u64, u64), reader: Option
     rows.iter_mut().for_each(|r| (r.state.a, r.fd) = (1024, -1));
 }
 
-fn look(s: &mut Stream, at: u64, row: MsgQueue) {
+fn table(s: &mut Stream, at: u64, row: MsgQueue) {
     s.record(Record::Queues { ts_ns: START + at * MS, rows: vec![row] });
 }
 
@@ -46,7 +46,7 @@ fn what_is_told_and_what_is_not() {
         s.baseline(10, vec![SENDER.row('S'), RECEIVER.row('S')]);
         refused(&mut s, 2_000, 48, span, reader);
         if let Some(seen) = seen {
-            look(&mut s, 2_500, seen);
+            table(&mut s, 2_500, seen);
         }
         let found = s.of("msg-full", 3_000);
         assert_eq!(found.first().and_then(|f| number(f, "eagain")), eagain, "{what}: {found:#?}");

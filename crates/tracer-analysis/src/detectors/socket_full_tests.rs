@@ -52,7 +52,7 @@ fn refused(
 }
 
 #[test]
-fn verdicts() {
+fn only_refusals_during_a_pause_are_reported() {
     for (what, kind, counts, span, reader, severity) in [
         ("a burst that is lost", DGRAM, (189, 188), (1_000, 1_001), Some((1_010, 0, 0)), Some(Severity::Warning)),
         ("a small burst that is lost", DGRAM, (9, 8), (1_000, 1_001), Some((1_010, 0, 0)), Some(Severity::Info)),
@@ -116,11 +116,11 @@ fn a_connection_that_is_closed_is_not_full() {
 }
 
 #[test]
-fn reads_by_whom_nobody_watches_are_not_missed() {
+fn reads_by_unwatched_processes_are_not_missed() {
     for (target, found) in [(vec![], true), (vec![SENDER.0], false)] {
         let mut s = Stream::new();
         s.session.target_pids = target;
-        // The first look at the totals: only now the other end's holders are looked up and watched.
+        // The first read of the totals: only now the other end's holders are looked up and watched.
         refused(&mut s, 1_000, DGRAM, (50, 49), (100, 990), None);
         s.process(0, SENDER.row('S'));
         assert_eq!(!s.findings(1_010).is_empty(), found);

@@ -9,7 +9,7 @@ use crate::finding::evidence::{self, Evidence};
 use crate::finding::time::duration;
 use crate::finding::{Finding, Object, Severity};
 use crate::model::Model;
-use crate::model::usage::{Limits, NoSpace, Usage};
+use crate::model::usage::{FailedCalls, Limits, Usage};
 use std::collections::BTreeMap;
 use tracer_record::{NsId, ProcId};
 
@@ -116,7 +116,7 @@ struct Case<'a, L: 'static> {
 
 impl<'a, L: Limits> Case<'a, L> {
     /// The limit that refused an object, with its use and size.
-    fn refused_by(&self, f: &NoSpace) -> Option<(&'static str, u64, u64)> {
+    fn refused_by(&self, f: &FailedCalls) -> Option<(&'static str, u64, u64)> {
         let limits = self.usage.limits()?;
         let used = self.usage.used_at(f.objects_net, f.parts_net)?;
         let all: Vec<(&Limit<L>, u64, u64)> =
@@ -171,7 +171,7 @@ impl<'a, L: Limits> Case<'a, L> {
     }
 
     /// A finding about failed calls, and the first clause of its title.
-    fn failed(&self, f: &NoSpace, errno: &str) -> (FindingBuilder<'a>, String) {
+    fn failed(&self, f: &FailedCalls, errno: &str) -> (FindingBuilder<'a>, String) {
         let mut d = FindingBuilder::new(self.model, self.kind.detector, Severity::Critical);
         d.rests_on_events();
         let mut failing: Vec<(ProcId, u64)> = f.by.iter().map(|(p, n)| (*p, *n)).collect();
@@ -188,7 +188,7 @@ impl<'a, L: Limits> Case<'a, L> {
         (d, failed_clause(self.model, self.kind.call, f.failed, errno, &blocked))
     }
 
-    fn limit_reached(&self, f: &NoSpace) -> Option<Finding> {
+    fn limit_reached(&self, f: &FailedCalls) -> Option<Finding> {
         let which = self.refused_by(f);
         let (mut d, what) = self.failed(f, "ENOSPC");
         let held = self.holders_clause(&mut d, f.objects_net);
@@ -208,7 +208,7 @@ impl<'a, L: Limits> Case<'a, L> {
         d.finish()
     }
 
-    fn out_of_memory(&self, f: &NoSpace) -> Option<Finding> {
+    fn out_of_memory(&self, f: &FailedCalls) -> Option<Finding> {
         let (mut d, what) = self.failed(f, "ENOMEM");
         let held = self.holders_clause(&mut d, f.objects_net);
         d.title(format!("{what}: the kernel had no memory for another {}{held}", self.kind.one));
@@ -223,7 +223,7 @@ impl<'a, L: Limits> Case<'a, L> {
     }
 
     /// Shows the memory limit of the first failing process's cgroup, if its path is known.
-    fn show_cgroup_limit(&self, f: &NoSpace) -> String {
+    fn show_cgroup_limit(&self, f: &FailedCalls) -> String {
         let first = f.by.iter().max_by_key(|(p, n)| (**n, std::cmp::Reverse(**p))).map(|(p, _)| *p);
         let path = first.and_then(|p| self.model.processes.get(p)?.cgroup.as_deref()).filter(|path| *path != "/");
         // A cgroup outside the tracer's namespace has a relative path.

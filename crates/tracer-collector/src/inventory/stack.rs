@@ -7,7 +7,7 @@ use tracer_common::event::{COPY_PAGE, COPY_PAGES, StackCopy};
 use super::entry::Entry;
 use super::process;
 use tracer_record::TICK_NS;
-use tracer_record::{ObjKey, ReaderLook};
+use tracer_record::{ObjKey, ReaderSampleRow};
 
 /// Functions of a kernel stack that are told.
 const KERNEL_MAX: usize = 16;
@@ -32,7 +32,7 @@ pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
 }
 
 /// What a thread does at this moment; `None` if it is gone, or another process has its number now.
-pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderLook> {
+pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderSampleRow> {
     let process = Entry::open(tgid).ok()?;
     let start = process::stat(&process, &mut Vec::new())?.start_ns;
     if start / TICK_NS != start_ns / TICK_NS {
@@ -44,7 +44,7 @@ pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<Re
     let syscall = || number(&task.text("syscall").ok()?).filter(|nr| *nr >= 0);
     let syscall = asleep.then(syscall).flatten();
     let kernel = if asleep { kernel_stack(&task) } else { Vec::new() };
-    Some(ReaderLook { obj, tgid, start_ns: start, tid, state, syscall, stack: None, kernel })
+    Some(ReaderSampleRow { obj, tgid, start_ns: start, tid, state, syscall, stack: None, kernel })
 }
 
 /// Functions of the kernel that a thread sleeps in, innermost first; none without CAP_SYS_ADMIN, and where the kernel

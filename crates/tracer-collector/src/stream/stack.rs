@@ -12,7 +12,7 @@ use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
 use crate::inventory;
 use crate::kernel::probes::Probes;
 use crate::symbol::{CopyKey, CopyRequest, Cut, Process, Request, Symbolizer, Unwinding, Unwound};
-use tracer_record::{BlockedThread, ReaderLook, Record, ThreadRow};
+use tracer_record::{BlockedThread, ReaderSampleRow, Record, ThreadRow};
 
 /// Processes whose mappings are remembered for stacks that are read after their end.
 pub(super) const KNOWN_MAX: usize = 16;
@@ -158,7 +158,7 @@ impl Stacks {
     }
 
     /// The same of a reader that somebody waits for.
-    pub(super) fn of_reader(&mut self, look: &mut ReaderLook) {
+    pub(super) fn of_reader(&mut self, look: &mut ReaderSampleRow) {
         if look.syscall.is_some() {
             look.stack = self.read(look.tgid, look.tid);
         }

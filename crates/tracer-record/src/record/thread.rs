@@ -44,7 +44,7 @@ impl ThreadRow {
 
 /// A sample of an object's last reader while a writer waits there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
-pub struct ReaderLook {
+pub struct ReaderSampleRow {
     pub obj: ObjKey,
     pub tgid: u32,
     /// Start of the process, nanoseconds of the boot clock, cut to clock ticks.
