@@ -211,7 +211,7 @@ fn rm_refuses_what_is_used_and_removes_what_is_not() {
             ("in use", vec!["rm", "--yes", &left, &used], 1, "in use"),
             ("no such object", vec!["rm", "--yes", &left, "sem:2147483647"], 1, "does not exist"),
             ("not removable", vec!["rm", "--yes", "pipe:1"], 2, "cannot be removed"),
-            ("no object", vec!["rm", "--yes", "sem:x"], 2, "is no object"),
+            ("no object", vec!["rm", "--yes", "sem:x"], 2, "is not an object"),
             ("nothing named", vec!["rm", "--yes"], 2, "required"),
         ] {
             let out = ipctrace(&words);

@@ -6,7 +6,8 @@ use crate::detectors;
 use crate::finding::Finding;
 use crate::model::Model;
 use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, PosixCreate, SemCreate, Stall, UNKNOWN};
-use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::map::{ObjRef, kind};
+use tracer_common::state::{EventfdState, PipeState, SemState};
 use tracer_common::syscall::Syscall;
 use tracer_record::decode::header_bytes;
 use tracer_record::{
@@ -162,7 +163,7 @@ impl Stream {
         };
         let body = Stall {
             obj: obj_ref(obj),
-            state: ObjState { a: state.a, b: state.b, c: state.c },
+            state: state.into(),
             since_ns: START + (at - ms) * MS,
             until_ns: START + at * MS,
             ret,
@@ -181,7 +182,7 @@ impl Stream {
     pub fn stall_while(&mut self, at: u64, p: P, obj: ObjKey, ms: u64, reader: P, running_ms: u64) -> &mut Self {
         let body = Stall {
             obj: obj_ref(obj),
-            state: ObjState { a: 16, b: 16, c: 65_536 },
+            state: pipe_state().into(),
             since_ns: START + (at - ms) * MS,
             until_ns: START + at * MS,
             ret: 1,
@@ -211,7 +212,7 @@ impl Stream {
             .iter()
             .map(|(p, obj, since, reader)| BlockedThread {
                 obj: *obj,
-                state: if obj.kind == kind::PIPE { pipe_state() } else { State { a: 0, b: 0, c: u64::MAX } },
+                state: if obj.kind == kind::PIPE { pipe_state() } else { SemState::operation(0, -1).into() },
                 tgid: p.0,
                 tid: p.0,
                 start_ns: p.start_ns(),
@@ -237,7 +238,11 @@ impl Stream {
         span: (u64, u64),
         reader: Option<(P, u64)>,
     ) -> &mut Self {
-        let state = if obj.kind == kind::PIPE { pipe_state() } else { State { a: u64::MAX - 1, b: 0, c: 0 } };
+        let state = if obj.kind == kind::PIPE {
+            pipe_state()
+        } else {
+            EventfdState { counter: EventfdState::COUNTER_MAX }.into()
+        };
         self.refused_in(at, p, obj, state, count, span, reader)
     }
 
@@ -404,7 +409,7 @@ fn reader_row(r: P, at: u64) -> ReaderRow {
 
 /// A full pipe of the default size.
 pub fn pipe_state() -> State {
-    State { a: 16, b: 16, c: 65_536 }
+    PipeState { capacity_slots: 16, used_slots: 16, used_bytes: 65_536 }.into()
 }
 
 pub fn pipe(ino: u64) -> ObjKey {

@@ -1,6 +1,6 @@
 //! Keys and values of the BPF maps that userspace reads or writes.
 
-pub use crate::state::{FutexState, ObjState};
+use crate::state::ObjState;
 
 /// The table of kinds of objects: its number on the wire, its word in reports, and the mechanism that owns such objects
 /// (`None`: several do).

@@ -244,37 +244,23 @@ pub struct FutexState {
     pub command: u32,
 }
 
-impl FutexState {
-    /// The state on the wire.
-    #[inline(always)]
-    pub const fn pack(self) -> ObjState {
-        let [word, _, owner, users, kind] = self.words;
-        ObjState {
-            a: word as u64 | (owner as u64) << 32,
-            b: kind as u64 | (self.expected as u64) << 32,
-            c: self.command as u64 | (users as u64) << 32,
-        }
-    }
-
-    /// What the three numbers on the wire hold.
-    #[inline(always)]
-    pub const fn unpack(a: u64, b: u64, c: u64) -> Self {
-        let words = [a as u32, 0, (a >> 32) as u32, (c >> 32) as u32, b as u32];
-        Self { words, expected: (b >> 32) as u32, command: c as u32 }
-    }
-}
-
 impl From<ObjState> for FutexState {
     #[inline(always)]
     fn from(s: ObjState) -> Self {
-        Self::unpack(s.a, s.b, s.c)
+        let words = [s.a as u32, 0, (s.a >> 32) as u32, (s.c >> 32) as u32, s.b as u32];
+        Self { words, expected: (s.b >> 32) as u32, command: s.c as u32 }
     }
 }
 
 impl From<FutexState> for ObjState {
     #[inline(always)]
     fn from(s: FutexState) -> Self {
-        s.pack()
+        let [word, _, owner, users, kind] = s.words;
+        Self {
+            a: word as u64 | (owner as u64) << 32,
+            b: kind as u64 | (s.expected as u64) << 32,
+            c: s.command as u64 | (users as u64) << 32,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod futex;
 mod posix;
 mod socket;
+mod state;
 mod sysv;
 mod text;
 mod thread;
@@ -13,12 +14,13 @@ mod thread;
 pub use futex::{FutexOwner, FutexPlace, FutexRow, FutexUser};
 pub use posix::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue};
 pub use socket::{InFlightRow, SocketRow};
+pub use state::State;
 pub use sysv::{MsgLimitRow, MsgQueue, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment};
 pub use text::{Comm, Text, text, without_digits};
 pub use thread::{ReaderSampleRow, Releaser, ThreadRow, WaitRow, Way};
 
 use serde::{Deserialize, Serialize};
-use tracer_common::map::{ChildStats, ObjRef, ObjState};
+use tracer_common::map::{ChildStats, ObjRef};
 use tracer_derive::Redact;
 
 /// One element of the stream. All times are nanoseconds of the boot clock.
@@ -178,26 +180,6 @@ pub struct ObjKey {
 impl From<ObjRef> for ObjKey {
     fn from(o: ObjRef) -> Self {
         Self { kind: o.kind, ns: o.ns, id: o.id }
-    }
-}
-
-/// [`ObjState`] with serde; the meaning of a, b, c is the kernel half's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
-pub struct State {
-    pub a: u64,
-    pub b: u64,
-    pub c: u64,
-}
-
-impl From<ObjState> for State {
-    fn from(s: ObjState) -> Self {
-        Self { a: s.a, b: s.b, c: s.c }
-    }
-}
-
-impl From<State> for ObjState {
-    fn from(s: State) -> Self {
-        Self { a: s.a, b: s.b, c: s.c }
     }
 }
 

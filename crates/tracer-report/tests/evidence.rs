@@ -1,4 +1,4 @@
-//! A finding has the evidence of its detector's row and no other; every row's evidence is somewhere in the fixtures.
+//! A finding has exactly the evidence of its detector's row, and the fixtures show all evidence of every row.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // tests
 
@@ -11,8 +11,8 @@ use tracer_analysis::finding::Finding;
 use tracer_analysis::finding::evidence::{self, Evidence};
 use tracer_trace::Reader;
 
-/// What no recorded incident shows, but unit tests of the detectors do: waits and descriptors from before tracing began, and
-/// rarer ends of a wait.
+/// Evidence that no recorded incident shows, only unit tests of the detectors: waits and descriptors from before tracing
+/// began, and rare ends of a wait.
 const RARE: [&str; 5] = ["began_before_start", "effects", "fds_refused", "outstanding_at_start", "timed_out"];
 
 /// The findings of all fixtures.
@@ -63,7 +63,7 @@ fn a_finding_has_the_evidence_of_its_row() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // A row that lists more than its detector reports is as wrong as one that lists less.
+    // A row must not list more than its detector reports.
     let rows = DETECTORS.iter().flat_map(|d| d.evidence().map(|e| (d.code, e.name.to_owned())));
     let never: Vec<_> = rows.filter(|row| !RARE.contains(&row.1.as_str()) && !seen.contains(row)).collect();
     assert!(never.is_empty(), "{never:?}");

@@ -1,4 +1,5 @@
-//! What documents take from the table of detectors: the codes and the evidence in the JSON schemas, and the index of findings.
+//! The parts of documents that come from the table of detectors: codes and evidence in the JSON schemas, and the index of
+//! findings.
 //!
 //! `UPDATE_DOCS=1 cargo test -p tracer-report --test generated` rewrites them. The rest of the schemas is written by hand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
@@ -14,14 +15,14 @@ use tracer_analysis::finding::detector::{Detector, Family};
 use tracer_analysis::finding::evidence::{self, Evidence, Type};
 use tracer_common::site::Mechanism;
 
-/// Columns of a line.
+/// Width of a line.
 const WIDTH: usize = 120;
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
-/// Compares a file of the repository with what it must be; rewrites it if that is wanted.
+/// Compares a file of the repository with its expected text; rewrites it on request.
 fn check(path: &str, wanted: &str) {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(file(path), wanted).expect("write");
@@ -34,7 +35,7 @@ fn check(path: &str, wanted: &str) {
     );
 }
 
-/// JSON as a person would lay it out: what fits goes on one line, and lists of words fill their lines.
+/// JSON laid out for readers: short values take one line, and lists of words fill their lines.
 fn layout(value: &Value, indent: usize, before: usize) -> String {
     let line = one_line(value);
     if indent + before + line.len() < WIDTH {
@@ -72,7 +73,7 @@ fn layout(value: &Value, indent: usize, before: usize) -> String {
     }
 }
 
-/// The members of an object, those that say what it is first.
+/// The members of an object, descriptive ones first.
 fn ordered(map: &serde_json::Map<String, Value>) -> Vec<(&String, &Value)> {
     const FIRST: [&str; 3] = ["type", "description", "additionalProperties"];
     // A property can have one of these names; its value is an object.
@@ -94,7 +95,7 @@ fn one_line(value: &Value) -> String {
     }
 }
 
-/// A schema with this definition instead of the one of its name.
+/// A schema in which this definition replaces the one with the same name.
 fn with(schema: &str, name: &str, definition: &Value) -> String {
     let head = format!("\n    \"{name}\": {{");
     let (before, rest) = schema.split_once(&head).unwrap_or_else(|| panic!("the schema does not define {name}"));
@@ -148,7 +149,7 @@ fn all_evidence() -> Value {
     })
 }
 
-/// That a finding has no evidence of other codes.
+/// The rule that a finding has no evidence of other codes.
 fn evidence_by_code() -> Value {
     let of = |d: &&Detector| {
         let names: BTreeSet<&str> = d.evidence().map(|e| e.name).collect();

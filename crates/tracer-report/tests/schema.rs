@@ -1,5 +1,5 @@
-//! `docs/report.schema.json` says what the JSON report looks like: every fixture's report is held against it, and its
-//! tables against those of the code.
+//! Validates the report of every fixture against `docs/report.schema.json`, and compares the tables of the schema with
+//! those of the code.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // tests
 
@@ -28,7 +28,7 @@ fn folder(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
-/// The files of a folder with an ending, by name.
+/// The files of a folder with this extension, by name.
 fn files(path: &str, ending: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder(path)).expect("folder");
     let mut all: Vec<PathBuf> = entries.map(|e| e.expect("entry").path()).collect();
@@ -37,7 +37,7 @@ fn files(path: &str, ending: &str) -> Vec<PathBuf> {
     all
 }
 
-/// The JSON report of a trace, as it is printed.
+/// The JSON report of a trace, as printed.
 fn report(trace: &Path) -> Value {
     let mut analyst = Analyst::default();
     for record in Reader::open(trace).expect("trace") {

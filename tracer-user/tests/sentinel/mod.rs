@@ -3,6 +3,7 @@
 use tracer_common::event::{Body, FdReceive, HEADER_LEN, Header, PosixCreate, SocketAddress, Stall};
 use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
+use tracer_common::state::PipeState;
 use tracer_record::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -75,7 +76,7 @@ pub fn records(mark: &str, function: &str) -> Vec<Record> {
     };
     let blocked = |obj, call| BlockedThread {
         obj,
-        state: State { a: 16, b: 4, c: 9 },
+        state: PipeState { capacity_slots: 16, used_slots: 4, used_bytes: 9 }.into(),
         tgid: PID,
         tid: PID,
         start_ns: START - SECOND,

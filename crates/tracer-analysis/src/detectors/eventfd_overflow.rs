@@ -101,7 +101,11 @@ impl RefusalKind for Eventfd {
     fn failure(case: &Case<'_>) -> String {
         let writes = count(case.eagain, "write", "writes");
         let fd = case.fd().map(|fd| format!("fd {fd}, ")).unwrap_or_default();
-        format!("{writes} to eventfd:{} ({fd}counter {}) failed with EAGAIN", case.obj.id, case.latest.state.a)
+        format!(
+            "{writes} to eventfd:{} ({fd}counter {}) failed with EAGAIN",
+            case.obj.id,
+            case.latest.state.eventfd().counter
+        )
     }
 
     fn cause(case: &Case<'_>) -> String {
@@ -121,7 +125,7 @@ impl RefusalKind for Eventfd {
             d.process("creator", e.creator, None).stack("creator", e.creator, e.stack);
         }
         d.object(object(case.obj))
-            .evidence(evidence::COUNTER, case.latest.state.a.to_string())
+            .evidence(evidence::COUNTER, case.latest.state.eventfd().counter.to_string())
             .evidence(evidence::FD, case.fd())
             .evidence(evidence::EVENTFD_SEMAPHORE, known.map(|e| e.semaphore));
         d.remedy(

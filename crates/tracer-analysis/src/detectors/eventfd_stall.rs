@@ -51,7 +51,7 @@ fn report(model: &Model, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     }
     let cause = EVENTFD_READERS.cause(model, &s, &readers, now_ns);
     let cause = cause.unwrap_or_else(|| "nobody was seen reading it".to_owned());
-    let (id, counter) = (obj.id, s.state.a);
+    let (id, counter) = (obj.id, s.state.eventfd().counter);
     d.title(format!("{}: {cause}", s.sentence(model, &format!("to eventfd:{id} (counter {counter}, full)"))));
     d.object(object(obj));
     s.add_evidence(&mut d, model.session.min_stall_ns);

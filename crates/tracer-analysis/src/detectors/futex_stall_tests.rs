@@ -2,7 +2,8 @@
 
 use crate::finding::{Confidence, Severity};
 use crate::fixture::{MS, P, START, Stream, number, role};
-use tracer_common::map::{FutexState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::FutexState;
 use tracer_common::syscall::Syscall;
 use tracer_record::{BlockedThread, FutexOwner, FutexPlace, FutexRow, FutexUser, ObjKey, Record, State};
 
@@ -18,12 +19,12 @@ fn at(p: P, address: u64) -> ObjKey {
 
 /// A mutex of glibc, held by this thread.
 fn held_by(tid: u32) -> State {
-    FutexState { words: [2, 0, tid, 1, 128], expected: 2, command: 0 }.pack().into()
+    FutexState { words: [2, 0, tid, 1, 128], expected: 2, command: 0 }.into()
 }
 
 /// A semaphore that is at 0.
 fn semaphore() -> State {
-    FutexState { words: [0, 1, 128, 0, 0], expected: 0, command: 9 }.pack().into()
+    FutexState { words: [0, 1, 128, 0, 0], expected: 0, command: 9 }.into()
 }
 
 fn placed(waiter: P, address: u64, path: &str, owner_tid: u32, owner: Option<P>, users: &[P]) -> FutexRow {

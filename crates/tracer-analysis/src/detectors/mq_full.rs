@@ -40,12 +40,12 @@ struct Queue;
 
 /// Sends that ended by their timeout.
 fn timed_out(case: &Case<'_>) -> u64 {
-    case.rows.iter().map(|r| r.refusals.state.c).fold(0, u64::saturating_add)
+    case.rows.iter().map(|r| r.refusals.state.mq().timed_out).fold(0, u64::saturating_add)
 }
 
 /// Messages that the queue takes; `None` if the kernel's type information lacks it.
 fn capacity(case: &Case<'_>) -> Option<u64> {
-    Some(case.latest.state.a).filter(|n| *n > 0)
+    Some(case.latest.state.mq().max_messages).filter(|n| *n > 0)
 }
 
 /// The processes that should receive, and in words, that only the senders have the queue open.

@@ -2,13 +2,14 @@
 
 use crate::finding::Severity;
 use crate::fixture::{P, Stream, mq, number, role};
+use tracer_common::state::MqState;
 use tracer_record::State;
 
 const SENDER: P = P(400, "producer");
 const RECEIVER: P = P(401, "consumer");
 
 fn full(timed_out: u64) -> State {
-    State { a: 5, b: 5, c: timed_out }
+    MqState { max_messages: 5, messages: 5, timed_out }.into()
 }
 
 #[test]

@@ -58,7 +58,8 @@ fn report(model: &Model, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     let cause = cause.unwrap_or_else(|| alone.unwrap_or("nobody was seen receiving from it").to_owned());
     let to = format!("to {}", queue(model, obj));
     // 0: the kernel's type information lacks it.
-    let most = (s.state.a > 0).then_some(s.state.a);
+    let state = s.state.mq();
+    let most = (state.max_messages > 0).then_some(state.max_messages);
     let full = most.map_or_else(|| "(full)".to_owned(), |most| format!("(full, {most} messages)"));
     d.title(format!("{}: {cause}", s.sentence(model, &format!("{to} {full}"))));
     d.object(mq_object(model, obj));
@@ -66,7 +67,7 @@ fn report(model: &Model, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     pace::add_evidence(&mut d, &s);
     let fd = s.waiting.first().map(|w| w.fd).filter(|fd| *fd >= 0);
     d.evidence(evidence::TIMED_OUT, s.timed_out)
-        .evidence(evidence::MESSAGES, most.map(|_| s.state.b))
+        .evidence(evidence::MESSAGES, most.map(|_| state.messages))
         .evidence(evidence::MAX_MESSAGES, most)
         .evidence(evidence::FD, fd)
         .pids(s.procs());

@@ -2,20 +2,20 @@
 
 use crate::finding::Severity;
 use crate::fixture::{P, Stream, mq, mq_create, number, role};
-use tracer_record::State;
+use tracer_common::state::MqState;
 
 const SENDER: P = P(401, "producer");
 const RECEIVER: P = P(400, "consumer");
-const FULL: State = State { a: 5, b: 5, c: 0 };
+const FULL: MqState = MqState { max_messages: 5, messages: 5, timed_out: 0 };
 const ETIMEDOUT: i64 = -110;
 
 #[test]
 fn a_receiver_that_is_late_twice_and_a_send_that_gives_up() {
     let mut s = Stream::new();
     s.event(10, SENDER, mq_create(7, "jobs"));
-    s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL, 0);
-    s.stall_with(3_000, SENDER, mq(7), 700, Some(RECEIVER), FULL, 0);
-    s.stall_with(4_000, SENDER, mq(7), 400, Some(RECEIVER), FULL, ETIMEDOUT);
+    s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL.into(), 0);
+    s.stall_with(3_000, SENDER, mq(7), 700, Some(RECEIVER), FULL.into(), 0);
+    s.stall_with(4_000, SENDER, mq(7), 400, Some(RECEIVER), FULL.into(), ETIMEDOUT);
     let found = s.findings(5_000);
     let [f] = found.as_slice() else { unreachable!("{found:#?}") };
     assert_eq!((f.code.as_str(), role(f, "sender"), role(f, "receiver")), ("mq-stall", vec![401], vec![400]));
@@ -59,7 +59,7 @@ fn a_sender_that_is_the_only_one_to_have_the_queue_open() {
     ] {
         let mut s = Stream::new();
         for at in [2_000, 3_000] {
-            s.stall_with(at, SENDER, mq(7), 300, read, FULL, ETIMEDOUT);
+            s.stall_with(at, SENDER, mq(7), 300, read, FULL.into(), ETIMEDOUT);
         }
         s.holders(3_001, mq(7), &holders);
         let found = s.of("mq-stall", 4_000);
@@ -76,7 +76,7 @@ fn a_sender_that_is_the_only_one_to_have_the_queue_open() {
 fn a_receiver_that_has_ended_cannot_be_looked_at() {
     for ended in [false, true] {
         let mut s = Stream::new();
-        s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL, 0);
+        s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL.into(), 0);
         if ended {
             s.gone(2_500, RECEIVER);
         }

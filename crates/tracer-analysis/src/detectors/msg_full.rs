@@ -52,7 +52,8 @@ impl RefusalKind for Queue {
         let refusing = if r.reader.is_some() { r.undrained_ns } else { r.last_ns.saturating_sub(drained_ns) };
         // That second may end after the last refusal.
         let until_ns = if r.reader.is_some() { r.last_ns } else { r.last_ns.saturating_add(SECOND_NS) };
-        let full = rows.filter(|s| s.is_full(r.state.a) && s.read_ns > r.last_ns && drained_ns <= until_ns);
+        let full =
+            rows.filter(|s| s.is_full(r.state.msg().message_bytes) && s.read_ns > r.last_ns && drained_ns <= until_ns);
         Pause::longest(refusing, full.map(|s| s.read_ns.saturating_sub(drained_ns)))
     }
 
@@ -66,12 +67,18 @@ impl RefusalKind for Queue {
 
     fn failure(case: &Case<'_>) -> String {
         let sends = count(case.eagain, "non-blocking send", "non-blocking sends");
-        let what = queue::phrase(case.obj, rows(case.model, case.obj).as_ref(), case.latest.state.a);
+        let what = queue::phrase(case.obj, rows(case.model, case.obj).as_ref(), case.latest.state.msg().message_bytes);
         format!("{sends} to {what} failed with EAGAIN")
     }
 
     fn complete(case: &Case<'_>, d: &mut FindingBuilder<'_>) {
-        queue::add_evidence(d, case.model, case.obj, rows(case.model, case.obj).as_ref(), case.latest.state.a);
+        queue::add_evidence(
+            d,
+            case.model,
+            case.obj,
+            rows(case.model, case.obj).as_ref(),
+            case.latest.state.msg().message_bytes,
+        );
         d.remedy(
             "Keep what was refused and send it later, or wait in msgsnd(); do not drop it, and do not spin.",
             None,

@@ -3,6 +3,7 @@
 use crate::finding::Severity;
 use crate::fixture::{MS, NS, P, START, Stream, number, role};
 use tracer_common::map::kind;
+use tracer_common::state::MsgState;
 use tracer_record::{MsgQueue, ObjKey, Record};
 
 const SENDER: P = P(700, "producer");
@@ -22,7 +23,7 @@ fn row(bytes: u64) -> MsgQueue {
 fn refused(s: &mut Stream, at: u64, count: u64, span: (u64, u64), reader: Option<(P, u64)>) {
     s.refused(at, SENDER, queue(), count, span, reader);
     let Some(Record::Refused { rows, .. }) = s.records.last_mut() else { unreachable!() };
-    rows.iter_mut().for_each(|r| (r.state.a, r.fd) = (1024, -1));
+    rows.iter_mut().for_each(|r| (r.state, r.fd) = (MsgState { message_bytes: 1024 }.into(), -1));
 }
 
 fn table(s: &mut Stream, at: u64, row: MsgQueue) {

@@ -41,7 +41,7 @@ fn report(model: &Model, obj: ObjKey, now_ns: u64) -> Option<Finding> {
     if pace::is_over(model, &s, &receivers) {
         return None;
     }
-    let message_bytes = s.state.a;
+    let message_bytes = s.state.msg().message_bytes;
     let mut d = FindingBuilder::new(model, &ROW, pace::severity(&s));
     d.rests_on_events();
     s.name_waiters(&mut d, "sender");

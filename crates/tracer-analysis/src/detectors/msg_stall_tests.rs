@@ -3,8 +3,9 @@
 use crate::finding::{Confidence, Finding, Origin, Severity};
 use crate::fixture::{MS, NS, P, START, Stream, number, role};
 use tracer_common::event::{Body, Stall, SysvCreate, UNKNOWN};
-use tracer_common::map::{ObjState, kind};
+use tracer_common::map::kind;
 use tracer_common::site::Site;
+use tracer_common::state::MsgState;
 use tracer_common::syscall::Syscall;
 use tracer_record::{MsgQueue, ObjKey, ProcessRow, Record, State};
 
@@ -19,7 +20,7 @@ fn queue(id: u64) -> ObjKey {
 
 /// A message of 1024 bytes did not fit.
 fn refused() -> State {
-    State { a: 1024, b: 0, c: 0 }
+    MsgState { message_bytes: 1024 }.into()
 }
 
 fn full(id: i32) -> MsgQueue {
@@ -124,7 +125,7 @@ fn a_receiver_that_is_at_work() {
     let mut s = Stream::new();
     let body = |at: u64| Stall {
         obj: crate::fixture::obj_ref(queue(5)),
-        state: ObjState { a: 1024, b: 0, c: 0 },
+        state: MsgState { message_bytes: 1024 }.into(),
         since_ns: START + (at - 500) * MS,
         until_ns: START + at * MS,
         reader: RECEIVER.0,

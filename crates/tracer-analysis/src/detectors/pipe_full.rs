@@ -48,7 +48,7 @@ impl RefusalKind for Pipe {
     }
 
     fn complete(case: &Case<'_>, d: &mut FindingBuilder<'_>) {
-        let slots = case.latest.state.a;
+        let slots = case.latest.state.pipe().capacity_slots;
         d.object(object(case.obj))
             .evidence(evidence::CAPACITY_BYTES, (slots > 0).then(|| slots.saturating_mul(case.model.page_bytes())))
             .evidence(evidence::FD, case.fd());

@@ -17,6 +17,7 @@ use crate::waits::{cascade, pace};
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, Site};
+use tracer_common::state::PipeState;
 use tracer_record::ObjKey;
 use tracer_record::ProcId;
 
@@ -43,7 +44,7 @@ impl Case {
 
     /// Bytes that the pipe takes.
     fn capacity(&self, model: &Model) -> Option<u64> {
-        let slots = self.summary.state.a;
+        let slots = self.summary.state.pipe().capacity_slots;
         (slots > 0).then(|| slots.saturating_mul(model.page_bytes()))
     }
 }
@@ -178,7 +179,7 @@ fn report(model: &Model, case: &Case, effects: &[&Case], now_ns: u64) -> Option<
 /// A finding on a case, but for its remedies; its chain may continue.
 fn builder<'a>(model: &'a Model, case: &Case, effects: &[&Case], cause: &str) -> FindingBuilder<'a> {
     let s = &case.summary;
-    let (slots, used, fill) = (s.state.a, s.state.b, s.state.c);
+    let PipeState { capacity_slots: slots, used_slots: used, used_bytes: fill } = s.state.pipe();
     let capacity = case.capacity(model);
     let mut d = FindingBuilder::new(model, &ROW, pace::severity(s));
     d.rests_on_events();
@@ -279,7 +280,9 @@ fn add_remedies(d: &mut FindingBuilder<'_>, model: &Model, case: &Case) {
             Some("cat /proc/sys/fs/pipe-max-size".to_owned()),
         );
     }
-    if capacity.is_some_and(|c| s.state.a > 0 && s.state.b >= s.state.a && s.state.c > 0 && s.state.c < c / 2) {
+    let pipe = s.state.pipe();
+    let full = pipe.capacity_slots > 0 && pipe.is_full();
+    if capacity.is_some_and(|c| full && pipe.used_bytes > 0 && pipe.used_bytes < c / 2) {
         d.remedy("Write in larger pieces: each small write takes a whole slot of the pipe.", None);
     }
     add_nonblocking_remedy(d);

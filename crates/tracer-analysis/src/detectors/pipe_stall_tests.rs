@@ -1,8 +1,8 @@
 //! Tables of `pipe-stall`: records in, findings out.
 
 use crate::finding::{Origin, Severity};
-use crate::fixture::{P, START, Stream, number, pipe, role};
-use tracer_record::{Record, State};
+use crate::fixture::{P, START, Stream, number, pipe, pipe_state, role};
+use tracer_record::Record;
 
 const YES: P = P(300, "yes");
 const HEAD: P = P(301, "head");
@@ -261,7 +261,7 @@ fn a_reader_that_never_read_is_not_too_slow() {
         ("it had read before", EPIPE, Some(PV), false),
     ] {
         let mut s = Stream::new();
-        s.stall_with(5_000, YES, pipe(8), 2_000, read, State { a: 16, b: 16, c: 65_536 }, ret);
+        s.stall_with(5_000, YES, pipe(8), 2_000, read, pipe_state(), ret);
         s.holders(5_001, pipe(8), &[(PV, true, false), (YES, false, true)]);
         let found = s.of("pipe-stall", 6_000);
         let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };

@@ -3,7 +3,8 @@
 use crate::finding::{Confidence, Origin};
 use crate::fixture::{NS, P, Stream, number, role, sem, sem_inventory, sem_limits, sem_row};
 use tracer_common::event::{Body, SemHeldAtExit, SemRemove, SemSet};
-use tracer_record::{ProcessRow, Record, State};
+use tracer_common::state::SemState;
+use tracer_record::{ProcessRow, Record};
 
 const OWNER: P = P(600, "script");
 const HOLDER: P = P(700, "holder");
@@ -60,7 +61,7 @@ fn resolved_since() {
             s.event(2_000, OWNER, Body::SemRemove(SemRemove { id: 5, ns: NS, ns_end: 0, _pad: 0 }));
         }),
         ("a thread got it", |s| {
-            s.stall_with(2_000, WAITERS[0], sem(5), 1_500, None, State { a: 0, b: 0, c: u64::MAX }, 0);
+            s.stall_with(2_000, WAITERS[0], sem(5), 1_500, None, SemState::operation(0, -1).into(), 0);
         }),
         ("free at the end", |s| close(s, 2_900, 1, 0)),
         ("nobody wants it", |s| {

@@ -121,7 +121,7 @@ fn waits(model: &Model, set: &SemSet, part: u64, now_ns: u64) -> Option<(Summary
 
 /// `None` if it is no lock, or no process is to blame.
 fn blame(model: &Model, set: &SemSet, part: u64, s: &Summary) -> Option<Blame> {
-    if s.state.a == 1 {
+    if s.state.sem().waits_for_zero {
         // A wait for zero is a barrier, not a lock.
         return None;
     }

@@ -2,6 +2,7 @@
 
 use crate::fixture::{NS, P, Stream, number, role, sem, sem_inventory, sem_limits, sem_row};
 use tracer_common::event::{Body, SemFirstUse, SemSet};
+use tracer_common::state::SemState;
 use tracer_record::{ProcessRow, Record, State};
 
 const OWNER: P = P(600, "script");
@@ -9,7 +10,7 @@ const HOLDER: P = P(700, "holder");
 const WAITER: P = P(701, "waiter");
 
 fn take() -> State {
-    State { a: 0, b: 0, c: u64::MAX }
+    SemState::operation(0, -1).into()
 }
 
 /// The closing snapshot: the last operator, the value, and the call that the holder sleeps in.
@@ -75,7 +76,7 @@ fn a_lock_that_came_free_because_its_holder_died() {
 
 #[test]
 fn waits_that_ended() {
-    let wait_for_zero = State { a: 1, ..take() };
+    let wait_for_zero = SemState::operation(0, 0).into();
     for (what, init, state, ret, closing, found) in [
         ("got it, and it is free now", None, take(), 0, Some((1, 34)), true),
         ("a lock by its first value", Some(1), take(), 0, None, true),

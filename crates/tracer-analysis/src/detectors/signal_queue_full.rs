@@ -100,7 +100,7 @@ pub(crate) fn detect(model: &Model, _now_ns: u64) -> Vec<Finding> {
             continue;
         }
         let Ok(pid) = u32::try_from(obj.id) else { continue };
-        let target = by.entry(model.processes.resolve(pid, r.state.a)).or_default();
+        let target = by.entry(model.processes.resolve(pid, r.state.signal().target_start_ns)).or_default();
         let total = match obj.kind {
             kind::SIGNAL => &mut target.dropped,
             kind::SIGNAL_INFO => &mut target.stripped,
@@ -123,7 +123,7 @@ fn finding(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Find
     losses.rows.sort_by_key(|(proc, r)| (std::cmp::Reverse(r.count), *proc));
     // If the kernel sent a signal by itself, the process running then is not the sender.
     let mut senders: Vec<ProcId> = Vec::new();
-    for (proc, _) in losses.rows.iter().filter(|(_, r)| r.state.b == 0) {
+    for (proc, _) in losses.rows.iter().filter(|(_, r)| !r.state.signal().from_kernel) {
         if !senders.contains(proc) {
             senders.push(*proc);
         }

@@ -2,7 +2,8 @@
 
 use crate::fixture::{MS, P, START, Stream, number, role};
 use tracer_common::map::kind;
-use tracer_record::{ObjKey, ProcessRow, Record, RefusedRow, State};
+use tracer_common::state::SignalState;
+use tracer_record::{ObjKey, ProcessRow, Record, RefusedRow};
 
 const BOSS: P = P(600, "boss");
 const WORKER: P = P(601, "worker");
@@ -10,7 +11,7 @@ const WORKER: P = P(601, "worker");
 fn row(kind: u32, signal: u32, count: u64, by_kernel: bool) -> RefusedRow {
     RefusedRow {
         obj: ObjKey { kind, ns: signal, id: WORKER.0.into() },
-        state: State { a: WORKER.start_ns(), b: u64::from(by_kernel), c: 0 },
+        state: SignalState { target_start_ns: WORKER.start_ns(), from_kernel: by_kernel }.into(),
         tgid: BOSS.0,
         tid: BOSS.0,
         start_ns: BOSS.start_ns(),

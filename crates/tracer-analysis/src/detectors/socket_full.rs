@@ -13,7 +13,7 @@ use crate::model::refused::Refusals;
 use crate::waits::blame::{ReaderWords, SOCKET_RECEIVERS};
 use crate::waits::reader::AwaitedReader;
 use crate::waits::refused::{self, Case, Pause, RefusalKind, Row, both_ends_live, paused};
-use crate::waits::socket::{self, DGRAM, full_destination, unpacked};
+use crate::waits::socket::{self, DGRAM, full_destination};
 use std::collections::BTreeSet;
 use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, Site};
@@ -60,7 +60,7 @@ impl RefusalKind for Socket {
 
     /// It stays full after the last refusal while both ends live.
     fn pause(model: &Model, obj: ObjKey, sender: ProcId, r: &Refusals, now_ns: u64) -> Pause {
-        let other = model.sockets.peer(obj.id, r.state.c);
+        let other = model.sockets.peer(obj.id, r.state.socket().peer_ino);
         let readers = || socket::readers(model, other, &[sender], r.reader.as_ref(), true);
         let since_ns = r.full_since_ns.filter(|_| both_ends_live(model, sender, readers));
         Pause::longest(r.full_ns, since_ns.map(|since_ns| now_ns.saturating_sub(since_ns)))
@@ -69,21 +69,21 @@ impl RefusalKind for Socket {
     fn counts(model: &Model, row: &Row<'_>) -> bool {
         let r = row.refusals;
         let watched = r.reader.is_some() || model.processes.all_wanted();
-        let lost = unpacked(r.state).kind == DGRAM && watched && r.in_a_row >= IN_A_ROW;
+        let lost = r.state.socket().kind == DGRAM && watched && r.in_a_row >= IN_A_ROW;
         // Refused connects have a namespace.
         row.obj.ns == 0 && r.count > 0 && (lost || paused(model, row))
     }
 
     fn grouped<'a>(model: &Model, rows: Vec<Row<'a>>) -> Vec<Vec<Row<'a>>> {
         let keyed = rows.into_iter().map(|row| {
-            let other = model.sockets.peer(row.obj.id, row.refusals.state.c);
+            let other = model.sockets.peer(row.obj.id, row.refusals.state.socket().peer_ino);
             (other.unwrap_or(row.obj.id), row.writer, row)
         });
         socket::grouped(keyed.collect()).into_values().collect()
     }
 
     fn readers(case: &Case<'_>) -> Vec<AwaitedReader> {
-        let other = case.model.sockets.peer(case.obj.id, case.latest.state.c);
+        let other = case.model.sockets.peer(case.obj.id, case.latest.state.socket().peer_ino);
         socket::readers(case.model, other, &case.writers, case.last, case.lasts())
     }
 
@@ -108,7 +108,7 @@ impl RefusalKind for Socket {
             "Keep what was refused and send it when poll() reports that there is room; do not drop it, and do not spin.",
             None,
         );
-        if unpacked(case.latest.state).kind == DGRAM {
+        if case.latest.state.socket().kind == DGRAM {
             d.remedy(
                 "Let the receiver's queue bridge bursts: raise net.unix.max_dgram_qlen before the receiver creates its socket.",
                 Some("sysctl net.unix.max_dgram_qlen".to_owned()),

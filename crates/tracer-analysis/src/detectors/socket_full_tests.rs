@@ -3,7 +3,7 @@
 use crate::finding::Severity;
 use crate::fixture::{MS, P, START, Stream, number, role};
 use tracer_common::map::kind;
-use tracer_common::state::{ObjState, SocketState};
+use tracer_common::state::SocketState;
 use tracer_record::{ObjKey, ReaderRow, Record, RefusedRow};
 
 const SENDER: P = P(400, "logger");
@@ -29,7 +29,7 @@ fn refused(
     let full = SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind, peer_ino: PEER };
     let row = RefusedRow {
         obj: sock(7),
-        state: ObjState::from(full).into(),
+        state: full.into(),
         tgid: SENDER.0,
         tid: SENDER.0,
         start_ns: SENDER.start_ns(),

@@ -9,7 +9,7 @@ use crate::finding::{Finding, Severity};
 use crate::model::Model;
 use crate::waits::blame::SOCKET_RECEIVERS;
 use crate::waits::reader::{AwaitedReader, MAX_READERS};
-use crate::waits::socket::{self, destination, full_destination, grouped, merge, readers, unpacked, waits_for_queue};
+use crate::waits::socket::{self, destination, full_destination, grouped, merge, readers, waits_for_queue};
 use crate::waits::stall::{Summary, objects, summary};
 use crate::waits::{cascade, pace};
 use tracer_common::map::kind;
@@ -46,7 +46,7 @@ pub(crate) const ROW: Detector = Detector {
 pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
     let waits = objects(model, kind::SOCKET).into_iter().filter(|obj| obj.ns == 0).filter_map(|obj| {
         let s = summary(model, obj, None, now_ns, |w| w.durations.clone())?;
-        let other = model.sockets.peer(obj.id, s.state.c);
+        let other = model.sockets.peer(obj.id, s.state.socket().peer_ino);
         let sender = s.waiting.first()?.proc;
         Some((other.unwrap_or(obj.id), sender, (obj, other, s)))
     });
@@ -62,7 +62,7 @@ fn case(model: &Model, mut group: Vec<(ObjKey, Option<u64>, Summary)>) -> Option
         merge(&mut summary, more);
     }
     let last = objs.iter().filter_map(|o| model.stalls.object(*o)?.reader.as_ref()).max_by_key(|r| r.ts_ns);
-    let other = other.or_else(|| model.sockets.peer(first.id, summary.state.c));
+    let other = other.or_else(|| model.sockets.peer(first.id, summary.state.socket().peer_ino));
     let mut readers = readers(model, other, &summary.procs(), last, summary.ongoing > 0);
     readers.truncate(MAX_READERS);
     summary.keep_samples_of(readers.first().map(|r| r.proc));
@@ -117,7 +117,7 @@ fn add_remedies(d: &mut FindingBuilder<'_>, case: &Case) {
     // No buffer is large enough for a receiver that never reads.
     let unread = case.readers.first().is_some_and(|r| r.never_read(s));
     if !pace::add_remedy(d, s, "receiver", "queue") && !unread {
-        if waits_for_queue(unpacked(s.state)) {
+        if waits_for_queue(s.state.socket()) {
             d.remedy(
                 "Let the queue bridge bursts: raise net.unix.max_dgram_qlen before the receiver creates its socket.",
                 Some("sysctl net.unix.max_dgram_qlen".to_owned()),

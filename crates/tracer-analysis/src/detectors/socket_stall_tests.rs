@@ -3,7 +3,7 @@
 use crate::finding::Severity;
 use crate::fixture::{MS, P, START, Stream, number, role};
 use tracer_common::map::{SOCKET_CONNECTING, kind};
-use tracer_common::state::{ObjState, SocketState};
+use tracer_common::state::SocketState;
 use tracer_record::{ObjKey, Record, SocketRow, State};
 
 const SENDER: P = P(400, "logger");
@@ -15,7 +15,7 @@ fn sock(id: u64) -> ObjKey {
 }
 
 fn full(peer_ino: u64) -> State {
-    ObjState::from(SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind: 2, peer_ino }).into()
+    SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind: 2, peer_ino }.into()
 }
 
 fn named(s: &mut Stream, row: SocketRow) {
@@ -115,9 +115,8 @@ fn a_receiver_that_never_read_is_not_too_slow() {
 
 #[test]
 fn what_gives_a_datagram_sender_room() {
-    let state = |sent, queued, backlog, kind| {
-        ObjState::from(SocketState { sent, sndbuf: 212_992, queued, backlog, kind, peer_ino: PEER })
-    };
+    let state =
+        |sent, queued, backlog, kind| SocketState { sent, sndbuf: 212_992, queued, backlog, kind, peer_ino: PEER };
     for (what, seen, queue) in [
         ("not connected, little in flight", state(768, 0, 0, 2), true),
         ("not connected, all that it may in flight", state(213_000, 0, 0, 2), false),

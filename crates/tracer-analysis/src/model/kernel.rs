@@ -4,7 +4,7 @@
 //! It must not keep state of its own: each mechanism's module does.
 
 use super::stall::{Ended, Reader, ReaderTime, Stalls, Waiter};
-use super::{Model, own_fds, sem_id};
+use super::{Model, own_fds, part, sem_id};
 use tracer_common::event::{Body, Stall, UNKNOWN};
 use tracer_common::map::kind;
 use tracer_record::decode::Context;
@@ -121,7 +121,7 @@ impl Model {
         if obj.kind == kind::SEM {
             self.sem_used(proc, sem_id(obj), context.ts_ns);
         }
-        let part = if obj.kind == kind::SEM { e.state.b } else { 0 };
+        let part = part(obj, e.state.into());
         let wait_ns = e.until_ns.saturating_sub(e.since_ns);
         let thousandths = |part: u16| Stalls::part_ns(wait_ns, part);
         let reader_time = (e.reader_running_ns != UNKNOWN)

@@ -41,9 +41,10 @@ use process::Processes;
 use stall::{Ongoing, Reader, Stalls, Waiter};
 use tracer_common::map::kind;
 use tracer_common::site::Site;
+use tracer_common::state::UNKNOWN;
 use tracer_record::decode::{self, DecodeError, KernelEvent};
 use tracer_record::{BlockedThread, MsgId, ObjKey, Place, ReaderRow, Session, SystemLimits};
-use tracer_record::{Record, SemId, StackId, Tgid, Tid};
+use tracer_record::{Record, SemId, StackId, State, Tgid, Tid};
 
 /// The standard library's map with a faster hash for short keys: each event needs several look-ups. Its seed is random.
 type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
@@ -303,7 +304,7 @@ impl Model {
         if t.obj.kind == kind::SEM {
             self.sem_used(proc, sem_id(t.obj), ts_ns);
         }
-        let part = if t.obj.kind == kind::SEM { t.state.b } else { 0 };
+        let part = part(t.obj, t.state);
         let ongoing = Ongoing {
             obj: t.obj,
             waiter: Waiter { proc, call: t.call, part },
@@ -327,6 +328,11 @@ impl Model {
 /// The set of an object key of kind SEM.
 pub fn sem_id(obj: ObjKey) -> SemId {
     SemId::new(obj.ns, i32::try_from(obj.id).unwrap_or(-1))
+}
+
+/// The semaphore of its set at which a thread waits, [`UNKNOWN`] if it was not read; 0 at other objects.
+fn part(obj: ObjKey, state: State) -> u64 {
+    if obj.kind == kind::SEM { state.sem().num.map_or(UNKNOWN, u64::from) } else { 0 }
 }
 
 /// The queue of an object key of kind MSG.

@@ -45,7 +45,7 @@ fn waiting<'a>(model: &'a Model, set: &SemSet, num: u32) -> Vec<&'a Ongoing> {
         .ongoing_at(crate::model::sem_object(set.id))
         .into_iter()
         // A wait for zero is no attempt to take it.
-        .filter(|o| o.waiter.part == u64::from(num) && o.state.a != 1)
+        .filter(|o| o.waiter.part == u64::from(num) && !o.state.sem().waits_for_zero)
         .collect()
 }
 

@@ -3,7 +3,7 @@
 use crate::finding::{Finding, Severity};
 use crate::fixture::{MS, P, START, Stream, obj_ref, pipe};
 use tracer_common::event::{Body, Stall, UNKNOWN};
-use tracer_common::map::ObjState;
+use tracer_common::state::PipeState;
 use tracer_common::syscall::Syscall;
 use tracer_record::{ReaderSampleRow, Record};
 
@@ -21,7 +21,7 @@ fn stalls(runqueue: u16, running: u64, reader_runqueue: u16) -> Stream {
     for at in [1_000, 2_000, 3_000, 4_000] {
         let stall = Stall {
             obj: obj_ref(pipe(8)),
-            state: ObjState { a: 16, b: 16, c: 65_536 },
+            state: PipeState { capacity_slots: 16, used_slots: 16, used_bytes: 65_536 }.into(),
             since_ns: START + (at - 500) * MS,
             until_ns: START + at * MS,
             ret: 1,

@@ -8,7 +8,7 @@ use crate::waits::reader::{AwaitedReader, readers_from};
 use crate::waits::stall::Summary;
 use std::collections::{BTreeMap, BTreeSet};
 use tracer_common::map::kind;
-use tracer_common::state::{ObjState, SocketState};
+use tracer_common::state::SocketState;
 use tracer_record::ProcId;
 use tracer_record::{ObjKey, State};
 
@@ -22,11 +22,6 @@ const SEQPACKET: u32 = 5;
 /// The socket with this inode number.
 pub(crate) fn key(ino: u64) -> ObjKey {
     ObjKey { kind: kind::SOCKET, ns: 0, id: ino }
-}
-
-/// The state of a socket when a thread blocked or was refused.
-pub(crate) fn unpacked(state: State) -> SocketState {
-    ObjState::from(state).into()
 }
 
 /// Waits or refusals of one finding: those at one receiver, of one sender unless there are many.
@@ -124,11 +119,11 @@ pub(crate) const EVIDENCE: &[Evidence] = &[
 
 /// Adds the evidence that all findings on sockets share.
 pub(crate) fn add_evidence(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, state: State) {
-    let s = unpacked(state);
+    let s = state.socket();
     let to_peer = s.kind == DGRAM && s.backlog > 0;
     d.evidence(evidence::TYPE, type_name(s.kind))
-        .evidence(evidence::PATH, model.sockets.peer_name(ino, state.c))
-        .evidence(evidence::PEER, model.sockets.peer(ino, state.c).map(|p| p.to_string()))
+        .evidence(evidence::PATH, model.sockets.peer_name(ino, s.peer_ino))
+        .evidence(evidence::PEER, model.sockets.peer(ino, s.peer_ino).map(|p| p.to_string()))
         .evidence(evidence::IN_FLIGHT_BYTES, (s.sndbuf > 0).then_some(s.sent))
         .evidence(evidence::SNDBUF_BYTES, (s.sndbuf > 0).then_some(s.sndbuf))
         .evidence(evidence::QUEUED, to_peer.then_some(s.queued))
@@ -137,11 +132,12 @@ pub(crate) fn add_evidence(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, 
 
 /// "on socket:[7] to /dev/log"; without the name if the other end has none.
 pub(crate) fn destination(model: &Model, ino: u64, state: State) -> String {
-    let to = model.sockets.peer_name(ino, state.c).map(|name| format!(" to {name}")).unwrap_or_default();
+    let to =
+        model.sockets.peer_name(ino, state.socket().peer_ino).map(|name| format!(" to {name}")).unwrap_or_default();
     format!("on socket:[{ino}]{to}")
 }
 
 /// As [`destination`], with how full it is.
 pub(crate) fn full_destination(model: &Model, ino: u64, state: State) -> String {
-    format!("{}{}", destination(model, ino, state), fullness(unpacked(state)))
+    format!("{}{}", destination(model, ino, state), fullness(state.socket()))
 }

@@ -206,7 +206,7 @@ impl Pending {
 /// The object; of a socket the other end too, as far as the kernel half told it.
 pub(super) fn ends(obj: ObjKey, state: State) -> impl Iterator<Item = ObjKey> {
     let is_socket = obj.kind == kind::SOCKET;
-    let other = (is_socket && state.c != 0).then(|| socket(state.c));
+    let other = Some(state.socket().peer_ino).filter(|ino| is_socket && *ino != 0).map(socket);
     std::iter::once(if is_socket { socket(obj.id) } else { obj }).chain(other)
 }
 

@@ -1,7 +1,7 @@
 //! The owner of a lock, read from the memory of its futex.
 
 use crate::record::State;
-use tracer_common::map::FutexState;
+use tracer_common::state::FutexState;
 
 /// include/uapi/linux/futex.h
 const FUTEX_LOCK_PI: u32 = 6;
@@ -21,7 +21,7 @@ const LOCKED_WITH_WAITERS: u32 = 2;
 /// for every C library). The other process-shared mutexes of glibc have it behind the word: `__lock`, `__count`, `__owner`,
 /// `__nusers`, `__kind` of `struct __pthread_mutex_s` on 64-bit machines.
 pub fn owner(state: State) -> Option<u32> {
-    let f = FutexState::unpack(state.a, state.b, state.c);
+    let f = state.futex();
     let [word, _, owner, users, kind] = f.words;
     let in_word = word & FUTEX_TID_MASK;
     let pi = matches!(f.command, FUTEX_LOCK_PI | FUTEX_LOCK_PI2);
@@ -35,7 +35,7 @@ pub fn owner(state: State) -> Option<u32> {
 /// The state with the memory that userspace read; of threads that were asleep before they were watched the kernel half
 /// reads none.
 pub fn with_words(state: State, words: [u32; 5]) -> State {
-    FutexState { words, ..FutexState::unpack(state.a, state.b, state.c) }.pack().into()
+    FutexState { words, ..state.futex() }.into()
 }
 
 #[cfg(test)]
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     fn owner_of(words: [u32; 5], expected: u32, command: u32) -> Option<u32> {
-        owner(FutexState { words, expected, command }.pack().into())
+        owner(FutexState { words, expected, command }.into())
     }
 
     #[test]
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn words_are_added() {
-        let bare = FutexState { words: [0; 5], expected: 2, command: 0 }.pack().into();
+        let bare = FutexState { words: [0; 5], expected: 2, command: 0 }.into();
         assert_eq!(owner(bare), None);
         assert_eq!(owner(with_words(bare, [2, 0, 9, 1, 128])), Some(9));
     }

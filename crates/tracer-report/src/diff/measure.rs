@@ -1,9 +1,9 @@
 //! Whether a finding of both reports became worse, better, or neither.
 //!
-//! What adds up while one watches grew only if there is more of it in all *and* more a minute: so a trace twice as long
-//! with twice as many is the same, and so is one twice as long with as many.
+//! A number that adds up over time grew only if it is larger in total *and* per minute: a run twice as long with twice as
+//! many events is the same, and so is one twice as long with as many.
 
-use super::absence;
+use super::loss::losses;
 use super::model::{Kind, Step};
 use crate::model::Report;
 use tracer_analysis::finding::evidence::{self, Evidence};
@@ -11,20 +11,20 @@ use tracer_analysis::finding::measure::{Bad, Basis, Measure, Of};
 use tracer_analysis::finding::time::parse_rfc3339;
 use tracer_analysis::finding::{Finding, Origin, Severity};
 
-/// Less than so many times as much is the same.
+/// A number below this multiple of the other is the same.
 pub(super) const FACTOR: f64 = 1.5;
-/// The same of what rests on few cases: the longest wait, a rate.
+/// The same for numbers that rest on few cases: the longest wait, a rate.
 pub(super) const FACTOR_ROUGH: f64 = 2.0;
-/// Waits below this part of the time watched are little.
+/// Waits below this share of the time watched do not count.
 const LITTLE: f64 = 0.005;
-/// So many standard deviations from what is expected is no chance.
+/// More standard deviations than this are no coincidence.
 const SIGMAS: f64 = 2.0;
-/// One of both watched longer, so that a severity that comes with time may differ.
+/// A run longer by this factor may have a higher severity only because severities grow with time.
 const LONGER: f64 = 1.1;
 const MS_PER_S: f64 = 1_000.0;
 
 /// The outcome for a pair of findings.
-pub(super) struct Judged {
+pub(super) struct Outcome {
     pub kind: Kind,
     pub steps: Vec<Step>,
     pub reasons: Vec<String>,
@@ -47,7 +47,7 @@ impl Case<'_> {
         self.f.number(of).is_some_and(|n| n > 0.0)
     }
 
-    /// Whether it went on for most of the time: a burst has no rate.
+    /// Whether it continued for at least half of the run: a burst has no rate.
     fn went_on(&self) -> bool {
         let at = |text: &Option<String>| text.as_deref().and_then(parse_rfc3339);
         let (Some(first), Some(last)) = (at(&self.f.first_seen), at(&self.f.last_seen)) else { return false };
@@ -57,7 +57,7 @@ impl Case<'_> {
     }
 }
 
-/// Seconds that a report is about; 0 if that makes no sense.
+/// Seconds that a report covers; 0 if the number is invalid.
 pub(super) fn seconds(report: &Report) -> f64 {
     let s = report.window.duration_s;
     if s.is_finite() && s > 0.0 { s } else { 0.0 }
@@ -75,8 +75,8 @@ pub(super) fn number(f: &Finding, m: &Measure) -> Option<f64> {
     }
 }
 
-/// Compares a finding of A with the same of B.
-pub(super) fn detect(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Judged {
+/// Compares a finding of A with its match in B.
+pub(super) fn compare(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Outcome {
     let (a, b) = (Case { f: a, report: old }, Case { f: b, report: new });
     let worse = b.f.detector().map_or(&[][..], |d| d.worse);
     let mut steps: Vec<Step> = worse.iter().filter_map(|m| step(m, a, b)).collect();
@@ -100,10 +100,10 @@ pub(super) fn detect(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Ju
         Kind::Same
     };
     let reasons = doubts(kind, a, b);
-    Judged { kind: if reasons.is_empty() { kind } else { Kind::Unknown }, steps, reasons }
+    Outcome { kind: if reasons.is_empty() { kind } else { Kind::Unknown }, steps, reasons }
 }
 
-/// Why a difference may be one of what was seen, not of what happened.
+/// Reasons why a difference may come from what was recorded, not from what happened.
 fn doubts(kind: Kind, a: Case<'_>, b: Case<'_>) -> Vec<String> {
     // The side that shows less.
     let (less, name, more, other) = match kind {
@@ -111,11 +111,11 @@ fn doubts(kind: Kind, a: Case<'_>, b: Case<'_>) -> Vec<String> {
         Kind::Better => (b, "B", a, "A"),
         Kind::New | Kind::Gone | Kind::Same | Kind::Unknown => return Vec::new(),
     };
-    let mut out: Vec<String> = absence::losses(&less.f.code, less.report, name).into_iter().collect();
+    let mut out: Vec<String> = losses(&less.f.code, less.report, name).into_iter().collect();
     let stalls = more.f.detector().is_some_and(|d| d.evidence().any(|e| *e == evidence::STALLS));
     let (least, others) = (less.report.target.min_stall_ms, more.report.target.min_stall_ms);
     if stalls && least > others {
-        out.push(format!("{name} tells waits of at least {least} ms only, {other} those of {others} ms too"));
+        out.push(format!("{name} reports only waits of at least {least} ms, {other} those of at least {others} ms"));
     }
     out
 }

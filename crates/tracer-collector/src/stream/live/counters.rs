@@ -30,7 +30,7 @@ impl Live {
         p.lookups.extend(self.waited_for.iter().copied());
         for t in &threads {
             p.look_at_queue(t.obj, t.tgid);
-            if t.obj.kind == kind::SOCKET && t.state.c == 0 && !p.addresses.contains_key(&t.obj.id) {
+            if t.obj.kind == kind::SOCKET && t.state.socket().peer_ino == 0 && !p.addresses.contains_key(&t.obj.id) {
                 p.addressed(t.obj.id, inventory::socket_address(t.tid).ok().flatten());
             }
             if p.described.insert((t.tgid, tick_of(t.start_ns)))
