@@ -10,7 +10,7 @@ fn main() {
     match object.canonicalize() {
         Ok(path) => println!("cargo:rustc-env=IPCTRACE_BPF_OBJECT={}", path.display()),
         Err(e) => println!(
-            "cargo::error=the BPF object {} cannot be used: {e}; make it with `cargo xtask build`",
+            "cargo::error=the BPF object {} cannot be used: {e}; build it with `cargo xtask build`",
             object.display()
         ),
     }

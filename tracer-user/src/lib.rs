@@ -1,4 +1,4 @@
-//! The program `ipctrace`: its command line, and the wiring of collector, trace, analysis and report.
+//! The program `ipctrace`: its command line, which connects collector, trace, analysis and report.
 
 pub mod cli;
 pub mod object;

@@ -1,4 +1,4 @@
-//! The binary: parse, run, exit code.
+//! The binary: parses, runs, exits.
 
 use std::process::ExitCode;
 

@@ -12,7 +12,6 @@ use tracer_analysis::analyst::Analyst;
 use tracer_analysis::finding::Finding;
 use tracer_common::event::{Header, read};
 use tracer_record::{Inventory, Record, Session};
-use tracer_report;
 use tracer_trace::output_file::OutputFileError;
 use tracer_trace::{Flight, Keep, Limits, Parts, Reader, TraceError, Writer};
 

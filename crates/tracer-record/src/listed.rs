@@ -4,7 +4,7 @@ use crate::record::Holder;
 
 /// The descriptor tables of all processes at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OpenObjects {
+pub struct DescriptorSnapshot {
     /// By inode.
     pub pipes: Vec<OpenObject>,
     /// By id.

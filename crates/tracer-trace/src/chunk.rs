@@ -1,21 +1,22 @@
-//! Records to bytes, and bytes to a chunk. Pure.
+//! Encodes records, and compresses them to chunks. Pure.
 
 use std::io;
 
+use super::error::TraceError;
+use super::format::{CHUNK_HEADER_LEN, CHUNK_MAX, CHUNK_TARGET, KERNEL_TAG, PACKED_TAG, RECORD_HEADER_LEN, tag};
 use super::pack::{self, Earlier};
-use super::{CHUNK_HEADER_LEN, CHUNK_MAX, CHUNK_TARGET, KERNEL_TAG, PACKED_TAG, RECORD_HEADER_LEN, TraceError, tag};
 use tracer_record::Record;
 
-/// zstd level: the fastest; recording must not take the CPU from what it watches.
+/// zstd level: the fastest, because recording must not take the CPU from the traced processes.
 const LEVEL: i32 = 1;
 
-/// Records on their way into a chunk.
+/// The records of the next chunk.
 #[derive(Default)]
 pub(super) struct Chunk {
     bytes: Vec<u8>,
     records: u64,
     earlier: Earlier,
-    /// Where the packed kernel records begin that are the last in it: more can be added to them.
+    /// Start of the packed kernel records at its end, to which more can be added.
     packed_at: Option<usize>,
 }
 
@@ -44,23 +45,24 @@ impl Chunk {
         Ok(())
     }
 
-    /// Takes back the last record, before which there were so many bytes. It must be the last that is done to them.
-    pub(super) fn take_back(&mut self, len: usize) {
+    /// Removes the last record, before which the chunk had `len` bytes. Only [`Self::clear`] may follow: packing has changed
+    /// its state.
+    pub(super) fn remove_last(&mut self, len: usize) {
         self.bytes.truncate(len);
         self.records -= 1;
     }
 
-    /// Bytes before compression.
+    /// Length in bytes, before compression.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Records in it.
+    /// Number of records.
     pub(super) fn records(&self) -> u64 {
         self.records
     }
 
-    /// As it is written.
+    /// The chunk as it is written.
     ///
     /// # Errors
     /// zstd's.
@@ -68,7 +70,7 @@ impl Chunk {
         compress(&self.bytes)
     }
 
-    /// Begins the next.
+    /// Starts the next chunk.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         // Keep the buffer unless a rare huge record made it large.
@@ -79,10 +81,10 @@ impl Chunk {
     }
 }
 
-/// Appends a record as it is, uncompressed.
+/// Appends a record, neither packed nor compressed.
 ///
 /// # Errors
-/// It cannot be encoded, or is larger than a chunk may be; then `out` ends with a part of it.
+/// The record cannot be encoded, or is larger than a chunk may be; then `out` ends with a part of it.
 pub(super) fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), TraceError> {
     let start = out.len();
     out.push(tag(record));
@@ -101,7 +103,7 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), TraceErro
     Ok(())
 }
 
-/// Says in the header of the record at `start` how long it is: the last of these bytes.
+/// Writes the length of the record at `start`, the last one in `bytes`, into its header.
 fn put_len(bytes: &mut [u8], start: usize) {
     let len = bytes.len() - start - RECORD_HEADER_LEN;
     let len = u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
@@ -110,7 +112,7 @@ fn put_len(bytes: &mut [u8], start: usize) {
     }
 }
 
-/// The chunk with these records: its header, then the compressed data.
+/// The chunk of these records: its header, then the compressed data.
 ///
 /// # Errors
 /// zstd's.

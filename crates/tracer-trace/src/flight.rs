@@ -1,54 +1,56 @@
-//! The last minutes of a stream in bounded memory, as compressed chunks, to be written as a trace.
+//! Keeps the last minutes of a stream in bounded memory, as compressed chunks, to be written as a trace.
 //!
-//! They are kept in segments that each begin with a session, the stacks told so far and a baseline: what is written
-//! begins with the oldest, so that it can be read alone. Pure but for the writer that it is given.
+//! It keeps segments, each of which starts with a session, the stacks so far and a baseline. A written trace starts with
+//! the oldest segment, so that it can be read alone. Pure, except for the writer that it is given.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::chunk::{Chunk, compress, encode};
+use super::error::TraceError;
+use super::format::CHUNK_TARGET;
 use super::head::Head;
-use super::{CHUNK_TARGET, TraceError, Writer};
+use super::writer::Writer;
 use tracer_record::Record;
 
-/// Segments are not shorter: each costs a baseline.
+/// Shortest time of a segment: each costs a baseline.
 const SEGMENT_MIN: Duration = Duration::from_secs(30);
 
-/// Bounds of what is kept.
+/// What to keep.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// At least so long, if it fits.
+    /// At least this time, if it fits.
     pub time: Duration,
-    /// Compressed.
+    /// Bytes of compressed chunks, at most.
     pub bytes: usize,
 }
 
-/// What is kept.
+/// The flight recorder's memory.
 pub struct Flight {
     keep: Keep,
     segments: VecDeque<Segment>,
-    /// Records that are not compressed yet; they belong to the newest segment.
+    /// Records of the newest segment that are not compressed yet.
     pending: Chunk,
     head: Head,
     now_ns: u64,
     bytes: usize,
-    /// The newest segment was too large: nothing is kept until the next begins.
+    /// The newest segment was too large: records are dropped until the next one starts.
     overrun: bool,
     shortened: u64,
 }
 
-/// What came from one baseline to the next.
+/// The records from one baseline to the next.
 #[derive(Default)]
 struct Segment {
     start_ns: u64,
-    /// The session and the stacks of before: only for what begins here.
+    /// The session and the earlier stacks; used if the trace starts here.
     beginning: Vec<Vec<u8>>,
     chunks: Vec<Vec<u8>>,
     bytes: usize,
 }
 
 impl Flight {
-    /// Nothing yet.
+    /// Empty memory.
     pub fn new(keep: Keep) -> Self {
         Self {
             keep,
@@ -62,10 +64,10 @@ impl Flight {
         }
     }
 
-    /// Takes one record. A session, which its baseline follows, begins a new segment.
+    /// Takes one record. A session, which is followed by its baseline, starts a new segment.
     ///
     /// # Errors
-    /// It cannot be encoded; it is left out then.
+    /// The record cannot be encoded; it is left out then.
     pub fn push(&mut self, record: &Record) -> Result<(), TraceError> {
         if let Record::Tick { ts_ns } = record {
             self.now_ns = *ts_ns;
@@ -85,17 +87,17 @@ impl Flight {
         Ok(())
     }
 
-    /// Segments that are kept. The oldest go first.
+    /// Number of segments in memory.
     pub fn segments(&self) -> usize {
         self.segments.len()
     }
 
-    /// Memory of what is kept, and how often some of it had to go before its time.
+    /// Bytes of compressed chunks, and how often records were dropped early to fit.
     pub fn used(&self) -> (usize, u64) {
         (self.bytes, self.shortened)
     }
 
-    /// True if the stream should begin anew: each half of the time, or for want of room.
+    /// Whether the stream should start anew: after half of the time to keep, or for lack of memory.
     pub fn is_turn_due(&self) -> bool {
         let Some(newest) = self.segments.back() else { return false };
         let half = (self.keep.time / 2).max(SEGMENT_MIN).as_nanos();
@@ -104,7 +106,7 @@ impl Flight {
             || self.overrun
     }
 
-    /// Writes out all that is kept; it stays.
+    /// Writes everything in memory to a trace, and keeps it.
     ///
     /// # Errors
     /// The writer's.
@@ -131,9 +133,9 @@ impl Flight {
         self.bytes += segment.bytes;
         self.segments.push_back(segment);
         self.overrun = false;
-        // The second is enough once it is old enough.
+        // The oldest is not needed once the second one is old enough.
         while self.segments.get(1).is_some_and(|s| self.is_old(s.start_ns)) {
-            self.forget_oldest();
+            self.drop_oldest();
         }
         self.shrink();
         Ok(())
@@ -158,10 +160,10 @@ impl Flight {
         Ok(())
     }
 
-    /// Lets go what does not fit: whole segments, for only their beginnings can be read from.
+    /// Drops what does not fit: whole segments, because a trace can start only at the start of one.
     fn shrink(&mut self) {
         while self.bytes > self.keep.bytes && self.segments.len() > 1 {
-            self.forget_oldest();
+            self.drop_oldest();
             self.shortened += 1;
         }
         if self.bytes > self.keep.bytes
@@ -176,7 +178,7 @@ impl Flight {
         }
     }
 
-    fn forget_oldest(&mut self) {
+    fn drop_oldest(&mut self) {
         self.bytes -= self.segments.pop_front().map_or(0, |s| s.bytes);
     }
 }

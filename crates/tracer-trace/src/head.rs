@@ -1,32 +1,32 @@
-//! What a trace must begin with that begins in the middle of a stream: stacks that later records refer to. Pure.
+//! The stacks that a trace must start with if it starts in the middle of a stream: later records refer to them. Pure.
 //!
-//! Memory is bounded: of more stacks than fit, those that nobody referred to for longest are forgotten, and counted.
+//! Memory is bounded: the stacks that were not referred to for longest are dropped, and counted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::chunk::encode;
 use tracer_record::Record;
 
-/// Bytes of stacks and their names that are kept, encoded.
+/// At most this many bytes of encoded stacks and symbols.
 const BYTES_MAX: usize = 8 << 20;
-/// Numbers that mean a stack with another number; each event has one of its own, and only late ones are named again.
+/// At least this many numbers of equal stacks. Each event has a number of its own, and only late ones are referred to.
 const SAME_MAX: usize = 4096;
 
-/// The stacks told so far.
+/// The stacks so far.
 #[derive(Default)]
 pub(super) struct Head {
     stacks: HashMap<i32, Stack>,
-    /// The same stacks by when they were last referred to.
+    /// The stacks by their last use.
     by_use: BTreeMap<u64, i32>,
     bytes: usize,
     uses: u64,
     same: BTreeMap<i32, i32>,
-    /// Numbers in the last looks at threads, by the kind of look: the next look may name them again.
-    looked_at: [BTreeSet<i32>; 3],
-    forgotten: u64,
+    /// Numbers in the last record of blocked threads, sampled threads and readers: the next one may refer to them.
+    sampled: [BTreeSet<i32>; 3],
+    dropped: u64,
 }
 
-/// A stack as it was told.
+/// A stack and its symbols.
 struct Stack {
     /// `Record::Stack`, then its `Record::Symbols`, encoded.
     records: Vec<u8>,
@@ -34,21 +34,21 @@ struct Stack {
 }
 
 impl Head {
-    /// Notes what later records may refer to.
+    /// Takes one record of the stream.
     pub(super) fn take(&mut self, record: &Record) {
         match record {
-            Record::Stack { id, .. } => self.tell(*id, record),
-            Record::Symbols { id, .. } => self.name(*id, record),
+            Record::Stack { id, .. } => self.add(*id, record),
+            Record::Symbols { id, .. } => self.add_symbols(*id, record),
             Record::SameStack { id, of } => {
-                self.used(*of);
+                self.touch(*of);
                 self.same.insert(*id, *of);
                 if self.same.len() > 2 * SAME_MAX {
-                    self.forget_same();
+                    self.drop_same();
                 }
             }
-            Record::Blocked { threads, .. } => self.looked(0, threads.iter().filter_map(|t| t.stack)),
-            Record::Threads { rows, .. } => self.looked(1, rows.iter().filter_map(|t| t.stack)),
-            Record::Readers { rows, .. } => self.looked(2, rows.iter().filter_map(|l| l.stack)),
+            Record::Blocked { threads, .. } => self.sample(0, threads.iter().filter_map(|t| t.stack)),
+            Record::Threads { rows, .. } => self.sample(1, rows.iter().filter_map(|t| t.stack)),
+            Record::Readers { rows, .. } => self.sample(2, rows.iter().filter_map(|l| l.stack)),
             Record::Session(_)
             | Record::Kernel(_)
             | Record::Baseline(_)
@@ -69,7 +69,7 @@ impl Head {
         }
     }
 
-    /// The encoded records to begin with, stacks before the numbers that mean them; in pieces of about this size.
+    /// The encoded records to start with, stacks before the numbers of equal ones, in pieces of about `size` bytes.
     pub(super) fn pieces(&self, size: usize) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         let mut piece = Vec::new();
@@ -80,7 +80,7 @@ impl Head {
             }
         }
         for (id, of) in self.same.iter().filter(|(_, of)| self.stacks.contains_key(of)) {
-            // Two numbers can always be encoded.
+            // Encoding two numbers cannot fail.
             let _ = encode(&Record::SameStack { id: *id, of: *of }, &mut piece);
         }
         out.push(piece);
@@ -88,28 +88,28 @@ impl Head {
         out
     }
 
-    /// Stacks that did not fit: parts that begin later may refer to them and not have them.
-    pub(super) fn forgotten(&self) -> u64 {
-        self.forgotten
+    /// Number of stacks dropped to fit: parts that start later may refer to them without having them.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
-    fn tell(&mut self, id: i32, record: &Record) {
+    fn add(&mut self, id: i32, record: &Record) {
         let mut records = Vec::new();
         if encode(record, &mut records).is_err() {
             return;
         }
         self.uses += 1;
         self.bytes += records.len();
-        let told = Stack { records, used: self.uses };
-        self.by_use.insert(told.used, id);
-        if let Some(before) = self.stacks.insert(id, told) {
+        let stack = Stack { records, used: self.uses };
+        self.by_use.insert(stack.used, id);
+        if let Some(before) = self.stacks.insert(id, stack) {
             self.by_use.remove(&before.used);
             self.bytes -= before.records.len();
         }
         self.shrink();
     }
 
-    fn name(&mut self, id: i32, record: &Record) {
+    fn add_symbols(&mut self, id: i32, record: &Record) {
         let Some(stack) = self.stacks.get_mut(&id) else { return };
         let start = stack.records.len();
         match encode(record, &mut stack.records) {
@@ -119,8 +119,8 @@ impl Head {
         self.shrink();
     }
 
-    /// Somebody refers to the stack with this number.
-    fn used(&mut self, id: i32) {
+    /// Notes a reference to the stack with this number.
+    fn touch(&mut self, id: i32) {
         let id = self.same.get(&id).copied().unwrap_or(id);
         if let Some(stack) = self.stacks.get_mut(&id) {
             self.by_use.remove(&stack.used);
@@ -130,10 +130,10 @@ impl Head {
         }
     }
 
-    fn looked(&mut self, look: usize, ids: impl Iterator<Item = i32>) {
+    fn sample(&mut self, kind: usize, ids: impl Iterator<Item = i32>) {
         let ids: BTreeSet<i32> = ids.collect();
-        ids.iter().for_each(|id| self.used(*id));
-        if let Some(place) = self.looked_at.get_mut(look) {
+        ids.iter().for_each(|id| self.touch(*id));
+        if let Some(place) = self.sampled.get_mut(kind) {
             *place = ids;
         }
     }
@@ -143,16 +143,16 @@ impl Head {
             && let Some((_, id)) = self.by_use.pop_first()
         {
             self.bytes -= self.stacks.remove(&id).map_or(0, |s| s.records.len());
-            self.forgotten += 1;
+            self.dropped += 1;
         }
     }
 
-    /// Numbers are given in order: the highest are the newest.
-    fn forget_same(&mut self) {
+    /// Drops the oldest numbers: they are assigned in order.
+    fn drop_same(&mut self) {
         let oldest = self.same.keys().rev().nth(SAME_MAX).copied().unwrap_or(i32::MIN);
-        let (looked_at, stacks) = (&self.looked_at, &self.stacks);
+        let (sampled, stacks) = (&self.sampled, &self.stacks);
         self.same
-            .retain(|id, of| stacks.contains_key(of) && (*id > oldest || looked_at.iter().any(|ids| ids.contains(id))));
+            .retain(|id, of| stacks.contains_key(of) && (*id > oldest || sampled.iter().any(|ids| ids.contains(id))));
     }
 }
 
@@ -188,32 +188,35 @@ mod tests {
         Record::Blocked { ts_ns: 1, threads: vec![thread] }
     }
 
-    /// The records in it, in order.
-    fn told(head: &Head) -> Vec<Record> {
+    /// The records that a trace would start with.
+    fn records(head: &Head) -> Vec<Record> {
         let mut bytes = b"IPCTRACE".to_vec();
-        bytes.extend(super::super::VERSION.to_le_bytes());
+        bytes.extend(super::super::format::VERSION.to_le_bytes());
         bytes.extend([0; 4]);
         for piece in head.pieces(100) {
             bytes.extend(super::super::chunk::compress(&piece).expect("compress"));
         }
-        super::super::Reader::new(std::io::Cursor::new(bytes)).expect("open").map(|r| r.expect("record")).collect()
+        super::super::reader::Reader::new(std::io::Cursor::new(bytes))
+            .expect("open")
+            .map(|r| r.expect("record"))
+            .collect()
     }
 
     #[test]
-    fn stacks_come_with_their_names_and_before_the_numbers_that_mean_them() {
+    fn stacks_come_with_their_symbols_and_before_the_numbers_of_equal_ones() {
         let mut head = Head::default();
         let all = [stack(1, "a"), stack(2, "b"), symbols(1), Record::SameStack { id: 9, of: 1 }, symbols(3)];
         all.iter().for_each(|r| head.take(r));
-        // 1 was used last. Names of a stack that was not told are none.
+        // 1 was used last; symbols without a stack are left out.
         let want = [stack(2, "b"), stack(1, "a"), symbols(1), Record::SameStack { id: 9, of: 1 }];
-        assert_eq!(told(&head), want);
+        assert_eq!(records(&head), want);
     }
 
     #[test]
-    fn a_stack_told_again_takes_the_place_of_the_first() {
+    fn a_stack_sent_again_replaces_the_first() {
         let mut head = Head::default();
         [stack(1, "a"), symbols(1), stack(1, "b")].iter().for_each(|r| head.take(r));
-        assert_eq!(told(&head), [stack(1, "b")]);
+        assert_eq!(records(&head), [stack(1, "b")]);
     }
 
     #[test]
@@ -228,11 +231,11 @@ mod tests {
         assert!(head.bytes <= BYTES_MAX && head.stacks.len() == head.by_use.len());
         assert_eq!(head.bytes, head.stacks.values().map(|s| s.records.len()).sum::<usize>());
         assert!(head.stacks.contains_key(&0) && head.stacks.contains_key(&1999) && !head.stacks.contains_key(&1));
-        assert_eq!(head.forgotten() as usize, 2000 - head.stacks.len());
+        assert_eq!(head.dropped() as usize, 2000 - head.stacks.len());
     }
 
     #[test]
-    fn old_numbers_are_forgotten_unless_somebody_still_sleeps_there() {
+    fn old_numbers_are_dropped_unless_a_blocked_thread_refers_to_them() {
         let mut head = Head::default();
         head.take(&stack(0, "a"));
         head.take(&Record::SameStack { id: 1, of: 0 });

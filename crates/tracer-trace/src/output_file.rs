@@ -1,35 +1,35 @@
-//! Makes files where the user wants them, never through a symbolic link: as root one would lead anywhere.
+//! Creates output files. It must not follow a symbolic link, which may lead anywhere: ipctrace runs as root.
 //!
-//! What holds a trace is readable by its owner only, and takes the place of another file only if that is asked for.
-//! A report is made anew at any time: it takes the place of an older one, and is as readable as other files are.
+//! A trace is readable by its owner only, and replaces another file only on request. A report can be written again, so it
+//! replaces an older one, with the permissions of other files.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Why a file was not made. The message has the cause in it, which therefore is none of the error's sources.
+/// Why a file was not created. The message includes the cause, which is therefore no source of the error.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputFileError {
     #[error("{path:?} exists; give another name, or --force to replace it")]
     Exists { path: PathBuf },
-    #[error("{path:?} is a symbolic link and is not followed; give the name of a regular file")]
+    #[error("{path:?} is a symbolic link, which ipctrace does not follow; give the name of a regular file")]
     Symlink { path: PathBuf },
-    #[error("{path:?} is no regular file and is not replaced; give another name")]
+    #[error("{path:?} is not a regular file; give another name")]
     NotRegular { path: PathBuf },
     #[error("cannot create {path:?}: {cause}; choose a directory that exists, is writable and has space")]
     Create { path: PathBuf, cause: io::Error },
 }
 
-/// Makes a file with these first bytes. With `force` a regular file of that name is replaced in one step.
+/// Creates a file with these first bytes. With `force` it replaces a regular file of that name in one step.
 ///
 /// # Errors
-/// The name is taken, is a symbolic link or no regular file, or the file cannot be made.
+/// The file exists and `force` is not set, is a symbolic link or no regular file, or cannot be created.
 pub fn create(path: &Path, force: bool, bytes: &[u8]) -> Result<File, OutputFileError> {
     let fail = |cause| OutputFileError::Create { path: path.to_owned(), cause };
     match open(path, OWN) {
         Ok(mut file) => file.write_all(bytes).map(|()| file).map_err(|e| {
-            // It is ours and of no use; the error that matters is the first.
+            // This call created it, and it is incomplete; report the first error.
             let _ = std::fs::remove_file(path);
             fail(e)
         }),
@@ -41,10 +41,10 @@ pub fn create(path: &Path, force: bool, bytes: &[u8]) -> Result<File, OutputFile
     }
 }
 
-/// Whether [`create`] would refuse the name for what it is now: so that a long run does not end with that.
+/// Checks before a long run whether [`create`] would refuse this name now.
 ///
 /// # Errors
-/// As [`create`], as far as it can be known beforehand.
+/// As [`create`], except for failures of the creation itself.
 pub fn check(path: &Path, force: bool) -> Result<(), OutputFileError> {
     let path = path.to_owned();
     match std::fs::symlink_metadata(&path).map(|meta| meta.file_type()) {
@@ -57,10 +57,10 @@ pub fn check(path: &Path, force: bool) -> Result<(), OutputFileError> {
     }
 }
 
-/// Writes a report: to a new file, in place of a regular file, or to a device or FIFO that is there (`/dev/null`).
+/// Writes a report: to a new file, in place of a regular file, or to an existing device or FIFO (`/dev/null`).
 ///
 /// # Errors
-/// As [`check_report`], and failures of the write; an older file of that name then stays as it was.
+/// As [`check_report`], or the write failed; then an older file of that name is unchanged.
 pub fn write_report(path: &Path, text: &[u8]) -> Result<(), OutputFileError> {
     let fail = |cause| OutputFileError::Create { path: path.to_owned(), cause };
     if is_stream(path) {
@@ -72,10 +72,10 @@ pub fn write_report(path: &Path, text: &[u8]) -> Result<(), OutputFileError> {
     replace(path, text, SHARED).map(|_| ()).map_err(fail)
 }
 
-/// Whether [`write_report`] would refuse the name for what it is now.
+/// Checks whether [`write_report`] would refuse this name now.
 ///
 /// # Errors
-/// The name is a symbolic link, a folder, a block device or a socket, or its folder does not exist.
+/// The name is a symbolic link, a directory, a block device or a socket, or its directory does not exist.
 pub fn check_report(path: &Path) -> Result<(), OutputFileError> {
     if is_stream(path) { Ok(()) } else { check(path, true) }
 }
@@ -98,9 +98,9 @@ fn open(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(mode).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// A new file takes the name's place; renaming never follows a link.
+/// Writes a new file and renames it over the old one; a rename never follows a link.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
-    let name = path.file_name().ok_or_else(|| io::Error::other("it has no file name"))?;
+    let name = path.file_name().ok_or_else(|| io::Error::other("the path has no file name"))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".{}", std::process::id()));
@@ -108,7 +108,7 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     let mut file = open(&temporary, mode)?;
     let renamed = file.write_all(bytes).and_then(|()| std::fs::rename(&temporary, path));
     if let Err(e) = renamed {
-        // The error that matters is the first.
+        // Report the first error.
         let _ = std::fs::remove_file(&temporary);
         return Err(e);
     }
@@ -121,7 +121,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn what_is_there_stays_unless_asked() {
+    fn an_existing_file_is_replaced_only_on_request() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("report.html");
         check(&path, false).expect("free");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_takes_the_place_of_an_older_one_and_of_nothing_else() {
+    fn a_report_replaces_an_older_one_and_nothing_else() {
         let dir = tempfile::tempdir().expect("dir");
         let (path, link) = (dir.path().join("report.json"), dir.path().join("link"));
         for text in [&b"a long first one"[..], b"two"] {

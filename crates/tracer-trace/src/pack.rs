@@ -1,29 +1,29 @@
-//! Kernel records as their differences from earlier ones: most words of an event are those of the last one of its
-//! thread and kind, or moved on with the time. Pure.
+//! Packs kernel records as differences from earlier ones: most words of an event are those of the last one of its thread
+//! and kind, or advance with the time. Pure.
 //!
 //! ```text
-//! packed     = place u8, [length u16], told, difference*
-//! place      = which of 64 earlier records it is compared with, and replaces; with 0x80 added: none, a length follows
-//! told       = a bit for each 8-byte word of the record, the first in the lowest: its difference is told
+//! packed     = place u8, [length u16], changed, difference*
+//! place      = which of 64 earlier records it differs from, and replaces; with 0x80 added: none, and a length follows
+//! changed    = a bit for each 8-byte word of the record, the first word in the lowest: its difference follows
 //! difference = LEB128 of the zigzag of word - expected, modulo 2^64
 //! ```
 //!
-//! Of the first word, the time, that of the last record of any place is expected; of another word the one of its place,
-//! plus the time that has gone by there if the word moves: if, when its difference was told last, that was smaller so.
-//! Words beyond the record's length are cut off; of a record that is compared with none, 0 is expected.
+//! The expected first word, the time, is that of the last record of any place. Another word is expected as in the record
+//! of its place; a moving word, plus the time since that record. A word moves if that made its last difference smaller.
+//! Without an earlier record 0 is expected. Words beyond the record's length are cut off.
 
 /// Lengths of records that are packed, in bytes.
 pub(super) const LENGTHS: std::ops::RangeInclusive<usize> = 1..=8 * WORDS_MAX;
 
-/// Words of it: bits of a number.
+/// Most words of a record: the bits of a number.
 const WORDS_MAX: usize = 64;
 const PLACES: usize = 64;
-/// Nothing is expected.
+/// Flag of a place: no earlier record.
 const NEW: u8 = 0x80;
-/// Where kind, site, process and thread are in the header of a kernel record: two words.
+/// Range of kind, site, process and thread in the header of a kernel record: two words.
 const SOURCE: std::ops::Range<usize> = 16..32;
 
-/// What records are compared with.
+/// The earlier records that the next one is compared with.
 pub(super) struct Earlier {
     places: Vec<Last>,
     ts: u64,
@@ -35,7 +35,7 @@ struct Last {
     /// In bytes; `None`: there is no record.
     len: Option<usize>,
     words: [u64; WORDS_MAX],
-    /// Words that move with the time, as bits.
+    /// Bits of the words that move with the time.
     moving: u64,
 }
 
@@ -48,7 +48,7 @@ impl Default for Earlier {
 }
 
 impl Earlier {
-    /// Forgets all: what follows is read without what came before.
+    /// Drops all records: the following bytes can be read without those before.
     pub(super) fn forget(&mut self) {
         self.places.iter_mut().for_each(|p| p.len = None);
         self.ts = 0;
@@ -66,9 +66,9 @@ impl Earlier {
             out.push(number | NEW);
             out.extend((record.len() as u16).to_le_bytes());
         }
-        let told_at = out.len();
-        let mut told = 0;
-        out.resize(told_at + told_bytes(record.len()), 0);
+        let changed_at = out.len();
+        let mut changed = 0;
+        out.resize(changed_at + changed_bytes(record.len()), 0);
         let ts = le(record.get(..8).unwrap_or(record));
         let elapsed = last.expect(self.ts, ts);
         self.ts = ts;
@@ -76,17 +76,17 @@ impl Earlier {
             let word = le(bytes);
             let difference = word.wrapping_sub(*expected);
             if difference != 0 {
-                told |= 1 << i;
+                changed |= 1 << i;
                 put(zigzag(difference), out);
-                last.moving = learnt(last.moving, i, difference, elapsed);
+                last.moving = update_moving(last.moving, i, difference, elapsed);
                 *expected = word;
             }
         }
-        let bits: [u8; 8] = u64::to_le_bytes(told);
-        out.iter_mut().skip(told_at).zip(bits).take(told_bytes(record.len())).for_each(|(place, b)| *place = b);
+        let bits: [u8; 8] = u64::to_le_bytes(changed);
+        out.iter_mut().skip(changed_at).zip(bits).take(changed_bytes(record.len())).for_each(|(place, b)| *place = b);
     }
 
-    /// Takes the next record off the front; `None`: what is there was not packed.
+    /// Takes the next record off the front; `None`: the bytes are no packed record.
     pub(super) fn unpack(&mut self, packed: &mut &[u8]) -> Option<Vec<u8>> {
         let number = take_byte(packed)?;
         let last = self.places.get_mut(usize::from(number & !NEW))?;
@@ -98,20 +98,20 @@ impl Earlier {
             *last = Last { len: Some(len), ..NONE };
         }
         let len = last.len?;
-        let (bits, mut rest) = packed.split_at_checked(told_bytes(len))?;
-        let mut told = le(bits);
-        let first = if told & 1 == 1 { unzigzag(get(&mut rest)?) } else { 0 };
+        let (bits, mut rest) = packed.split_at_checked(changed_bytes(len))?;
+        let mut changed = le(bits);
+        let first = if changed & 1 == 1 { unzigzag(get(&mut rest)?) } else { 0 };
         let ts = self.ts.wrapping_add(first);
         let elapsed = last.expect(ts, ts);
         self.ts = ts;
-        told &= !1;
-        while told != 0 {
-            let i = told.trailing_zeros() as usize;
-            told &= told - 1;
+        changed &= !1;
+        while changed != 0 {
+            let i = changed.trailing_zeros() as usize;
+            changed &= changed - 1;
             let difference = unzigzag(get(&mut rest)?);
             let word = last.words.get_mut(i)?;
             *word = word.wrapping_add(difference);
-            last.moving = learnt(last.moving, i, difference, elapsed);
+            last.moving = update_moving(last.moving, i, difference, elapsed);
         }
         let mut out: Vec<u8> = Vec::with_capacity(len.next_multiple_of(8));
         last.words.iter().take(len.div_ceil(8)).for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
@@ -122,8 +122,7 @@ impl Earlier {
 }
 
 impl Last {
-    /// Puts what is expected at `ts` in the place of the words, and `first` in that of the first; returns the time that
-    /// has gone by.
+    /// Replaces the words by those expected at `ts`, and the first one by `first`; returns the time since the record.
     fn expect(&mut self, first: u64, ts: u64) -> u64 {
         let [time, words @ ..] = &mut self.words;
         let elapsed = ts.wrapping_sub(*time);
@@ -138,19 +137,20 @@ impl Last {
     }
 }
 
-/// Records of one thread and kind meet at one place; others may, too.
+/// Records of one thread and kind share a place; others may, too.
 fn place_of(record: &[u8]) -> u8 {
     let source = record.get(SOURCE).unwrap_or_default();
     let mixed = source.chunks(8).fold(0_u64, |sum, word| (sum ^ le(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     (mixed >> 58) as u8
 }
 
-fn told_bytes(len: usize) -> usize {
+fn changed_bytes(len: usize) -> usize {
     len.div_ceil(8).div_ceil(8)
 }
 
-/// The word moves if what it became is nearer to what it would be then. `difference` is from what was expected.
-fn learnt(moving: u64, i: usize, difference: u64, elapsed: u64) -> u64 {
+/// Updates the bit of a word: it moves if that would have made its difference smaller. `difference` is from the expected
+/// word.
+fn update_moving(moving: u64, i: usize, difference: u64, elapsed: u64) -> u64 {
     let expected_moved = (moving >> i) & 1 == 1;
     let other = if expected_moved { difference.wrapping_add(elapsed) } else { difference.wrapping_sub(elapsed) };
     let other_is_nearer = zigzag(other) < zigzag(difference);
@@ -165,7 +165,7 @@ fn le(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |word, b| (word << 8) | u64::from(*b))
 }
 
-/// Small numbers for what is near 0 on either side.
+/// Maps numbers near 0 on either side to small ones.
 fn zigzag(n: u64) -> u64 {
     (n << 1) ^ ((n as i64 >> 63) as u64)
 }
@@ -204,7 +204,7 @@ fn take_byte(bytes: &mut &[u8]) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn there_and_back(records: &[Vec<u8>]) -> usize {
+    fn round_trip(records: &[Vec<u8>]) -> usize {
         let (mut earlier, mut packed) = (Earlier::default(), Vec::new());
         records.iter().for_each(|r| earlier.pack(r, &mut packed));
         let (mut earlier, mut rest) = (Earlier::default(), packed.as_slice());
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_comes_back() {
+    fn any_record_survives_packing() {
         let mut n = 1_u64;
         let mut next = || {
             n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -234,16 +234,16 @@ mod tests {
                 (0..10).map(|_| if next() % 3 == 0 { next() } else { extremes[(next() % 6) as usize] }).collect();
             records.push(words(&some)[..len].to_vec());
         }
-        there_and_back(&records);
+        round_trip(&records);
     }
 
     #[test]
-    fn what_stays_and_what_moves_with_the_time_costs_little() {
+    fn constant_and_moving_words_cost_little() {
         let thread = (7 << 32) | 1;
         let event = |at: u64| words(&[at, 12_345, thread, 9, 77, at - 5_000, 0, 3]);
         let records: Vec<_> = (1..=1000).map(|i| event((1 << 50) + i * 10_000)).collect();
-        // Place, told, and two bytes and a half of time.
-        let len = there_and_back(&records);
+        // Place, changed, and two bytes and a half of time.
+        let len = round_trip(&records);
         assert!(len < 1000 * 5 + 100, "{len} bytes");
     }
 
@@ -252,12 +252,12 @@ mod tests {
         let event =
             |i: u64| words(&[(1 << 50) + i * 10_000, 12_345, i % 8, i % 8, 1 << (i % 8 * 8), (1 << 40) + i % 8]);
         let records: Vec<_> = (1..=1000).map(event).collect();
-        let len = there_and_back(&records);
+        let len = round_trip(&records);
         assert!(len < 1000 * 5 + 500, "{len} bytes");
     }
 
     #[test]
-    fn what_was_not_packed_is_refused_or_read_but_never_more_than_it_may_be() {
+    fn other_bytes_are_refused_or_give_records_of_bounded_length() {
         for first in 0..=255 {
             for second in [0, 1, 0x7f, 0x80, 0xff] {
                 let bytes = [first, second, 0, second, second, 0xff, 0x80, 0x80, 1, 2, 3];

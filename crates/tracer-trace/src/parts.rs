@@ -1,6 +1,6 @@
-//! A recording in parts: each a whole trace that is read alone, the oldest replaced, so that the disk does not fill up.
+//! Records in parts, each a whole trace that can be read alone; the oldest is removed, so that the disk does not fill up.
 //!
-//! A part ends, and the next begins, where the stream begins anew: at a session with a baseline in the middle of it.
+//! A part ends and the next starts where the stream starts anew: at a session with a baseline in the middle of it.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -8,52 +8,55 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::chunk::compress;
+use super::error::TraceError;
+use super::format::CHUNK_TARGET;
 use super::head::Head;
-use super::{CHUNK_TARGET, TraceError, Writer};
+use super::writer::Writer;
 use crate::output_file::OutputFileError;
 use tracer_record::{Inventory, Record};
 
-/// Names that are tried for a part before it is given up.
+/// At most this many names are tried for a part.
 const NAMES_TRIED: u32 = 100;
 
 /// Bounds of a recording.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// A part of this size is followed by a new one.
+    /// A new part starts at this size of the last.
     pub part_bytes: u64,
-    /// Parts that are kept, the one being written among them.
+    /// Number of parts to keep, including the one being written.
     pub parts: usize,
 }
 
 /// What was recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
-    /// What is there, the oldest first.
+    /// The files that exist, the oldest first.
     pub files: Vec<PathBuf>,
+    /// Their size in total.
     pub bytes: u64,
-    /// Parts begun; more than there are files if some were replaced.
+    /// Number of parts started; more than files if some were removed.
     pub parts: u32,
-    /// Records written, those in replaced parts too.
+    /// Number of records written, including those in removed parts.
     pub records: u64,
-    /// Records that came while the disk was full.
+    /// Number of records dropped while the disk was full.
     pub dropped: u64,
-    /// Stacks that were too many to be told again in each part.
+    /// Number of stacks that did not fit into the start of each part.
     pub stacks_forgotten: u64,
 }
 
-/// A recording under way.
+/// A running recording.
 pub struct Parts {
     path: PathBuf,
     force: bool,
     limits: Option<Limits>,
-    /// `None`: the disk is full, and a part is awaited.
+    /// `None`: the disk is full, and records are dropped until the next part starts.
     current: Option<Writer>,
-    /// Parts that are done, the oldest first, with their sizes.
+    /// Finished parts, the oldest first, with their sizes in bytes.
     done: VecDeque<(PathBuf, u64)>,
     head: Head,
-    /// A session that came while a part was being written: its baseline is next.
+    /// A session that arrived while a part was being written; its baseline starts the next part.
     next: Option<Record>,
-    /// Size of the current part after what it begins with.
+    /// Size of the current part after its session, stacks and baseline.
     begun_bytes: u64,
     /// Number of the newest name.
     number: u32,
@@ -62,10 +65,10 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Creates the first part, `path`; those that follow add `.1`, `.2` and so on.
+    /// Creates the first part, `path`; the names of later ones end with `.1`, `.2` and so on.
     ///
     /// # Errors
-    /// As [`Writer::create`]; without `force` also if there is a part of an earlier recording.
+    /// As [`Writer::create`]; without `force` also if a part of an earlier recording exists.
     pub fn create(path: &Path, force: bool, limits: Option<Limits>) -> Result<Self, TraceError> {
         if limits.is_some()
             && !force
@@ -91,7 +94,7 @@ impl Parts {
     /// Takes one record.
     ///
     /// # Errors
-    /// It cannot be written, and there is no part that could make room. What was written is kept.
+    /// It cannot be written, and there is no older part to remove. The trace up to there is kept.
     pub fn push(&mut self, record: &Record) -> Result<(), TraceError> {
         if self.limits.is_some() {
             if matches!(record, Record::Session(_)) && self.out.records > 0 {
@@ -101,7 +104,7 @@ impl Parts {
             if let Record::Baseline(inventory) = record
                 && let Some(session) = self.next.take()
             {
-                return self.turn(&session, inventory, record);
+                return self.rotate(&session, inventory, record);
             }
             self.head.take(record);
         }
@@ -113,22 +116,22 @@ impl Parts {
         writer.push(record).or_else(|e| self.make_room(e))
     }
 
-    /// True if the stream should begin anew: the part is large enough, or a new one is needed.
+    /// Whether the stream should start anew: the part is large enough, or the disk was full.
     pub fn is_turn_due(&self) -> bool {
         let Some(limits) = self.limits else { return false };
-        // What a part begins with must not be all of it.
+        // Never less than twice what a part starts with: otherwise each part would be nothing else.
         self.current.as_ref().is_none_or(|w| w.len_bytes() >= limits.part_bytes.max(2 * self.begun_bytes))
     }
 
-    /// What the user should know, once.
+    /// Takes the messages to the user since the last call.
     pub fn notes(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notes)
     }
 
-    /// Writes what is pending and brings it to the disk.
+    /// Writes the pending records and syncs the last part to disk.
     ///
     /// # Errors
-    /// Second: the last part could not be written as a whole.
+    /// In the second value: the end of the last part could not be written.
     pub fn finish(mut self) -> (Recorded, Result<(), TraceError>) {
         let last = self.current.take();
         let path = last.as_ref().map(|w| w.path().to_owned());
@@ -139,14 +142,14 @@ impl Parts {
         }
         self.out.bytes = self.done.iter().map(|(_, bytes)| bytes).sum();
         self.out.files = self.done.into_iter().map(|(path, _)| path).collect();
-        self.out.stacks_forgotten = self.head.forgotten();
+        self.out.stacks_forgotten = self.head.dropped();
         (self.out, ended)
     }
 
-    /// Ends the part with what exists now, and begins the next with it.
-    fn turn(&mut self, session: &Record, inventory: &Inventory, baseline: &Record) -> Result<(), TraceError> {
+    /// Ends the part with this baseline, and starts the next with it.
+    fn rotate(&mut self, session: &Record, inventory: &Inventory, baseline: &Record) -> Result<(), TraceError> {
         if let Some(mut writer) = self.current.take() {
-            // If the disk is full the part has no end, and says so when it is read.
+            // If the disk is full, the part has no end, which its report mentions.
             let ended = writer
                 .push(&Record::Closing(inventory.clone()))
                 .and_then(|()| writer.push(&Record::End { ts_ns: inventory.ts_ns }));
@@ -167,14 +170,14 @@ impl Parts {
                     self.out.parts += 1;
                     return Ok(());
                 }
-                // What was recorded before is worth more than what may come: the last part stays.
+                // The last part stays: it is worth more than what may follow.
                 Err(e) if is_full(&e) && self.done.len() > 1 => self.remove_oldest(),
                 Err(e) => return Err(e),
             }
         }
     }
 
-    /// A new part with all that it begins with.
+    /// Creates a part with its session, stacks and baseline.
     fn begin(&mut self, session: &Record, baseline: &Record) -> Result<Writer, TraceError> {
         let mut writer = self.create_next()?;
         let begun = writer
@@ -183,7 +186,7 @@ impl Parts {
             .and_then(|()| writer.push(baseline))
             .and_then(|()| writer.flush());
         if let Err(e) = begun {
-            // It holds nothing that is not told elsewhere, and its room is needed.
+            // It holds nothing new, and its space is needed.
             let _ = std::fs::remove_file(writer.path());
             return Err(e);
         }
@@ -195,7 +198,7 @@ impl Parts {
         loop {
             self.number += 1;
             match Writer::create(&name_of(&self.path, self.number), self.force) {
-                // Somebody else's: the next name will do.
+                // Not a part of this recording: try the next name.
                 Err(TraceError::Create(
                     OutputFileError::Exists { .. }
                     | OutputFileError::Symlink { .. }
@@ -206,7 +209,7 @@ impl Parts {
         }
     }
 
-    /// After a failed write: a full disk is no end as long as an older part can go.
+    /// Handles a failed write: on a full disk, recording continues if an older part can be removed.
     fn make_room(&mut self, e: TraceError) -> Result<(), TraceError> {
         self.out.dropped += 1;
         if !is_full(&e) || self.done.is_empty() {
@@ -216,7 +219,7 @@ impl Parts {
             self.out.dropped += writer.dropped().saturating_sub(1);
             self.done.push_back((writer.path().to_owned(), writer.len_bytes()));
         }
-        self.notes.push(format!("{e}; the oldest part goes, and recording goes on in a new one"));
+        self.notes.push(format!("{e}; the oldest part goes, and recording continues in a new one"));
         self.remove_oldest();
         Ok(())
     }
@@ -230,7 +233,7 @@ impl Parts {
     }
 }
 
-/// The name of a part; 0 is the first.
+/// The path of a part; 0 is the first.
 fn name_of(path: &Path, number: u32) -> PathBuf {
     let mut name = OsString::from(path);
     if number > 0 {
@@ -239,7 +242,7 @@ fn name_of(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-/// A file that is called as a later part would be.
+/// A file with the name of a later part.
 fn earlier_part(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_string_lossy().into_owned();
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

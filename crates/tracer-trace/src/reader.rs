@@ -1,4 +1,4 @@
-//! Reading a trace. Nothing in it is trusted: lengths are bounded before anything is allocated.
+//! Reads a trace. It must not trust a length: lengths are bounded before anything is allocated.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -7,16 +7,17 @@ use std::path::Path;
 
 use zstd::zstd_safe::DCtx;
 
-use super::pack::Earlier;
-use super::{
+use super::error::TraceError;
+use super::format::{
     CHUNK_HEADER_LEN, CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, KERNEL_TAG, MAGIC, PACKED_TAG, RECORD_HEADER_LEN, TAG_MAX,
-    TraceError, VERSION, VERSION_READ, tag,
+    VERSION, VERSION_READ, tag,
 };
+use super::pack::Earlier;
 use tracer_record::Record;
 
 /// Longest compressed chunk: zstd's worst case adds less than 1 %.
 const DATA_MAX: u32 = (CHUNK_MAX + CHUNK_MAX / 64) as u32;
-/// Largest zstd window accepted, as a power of two: what level 1 and any sane writer stay below.
+/// Largest zstd window that is accepted, as a power of two; level 1 stays below it.
 const WINDOW_LOG_MAX: u32 = 23;
 
 /// An iterator over the records of a trace. It ends after the first error.
@@ -24,13 +25,13 @@ pub struct Reader<R = BufReader<File>> {
     input: R,
     /// Bytes consumed.
     offset: u64,
-    /// A decompressed chunk. Its memory is used again, as is that of zstd: fresh pages take longer than the rest.
+    /// A decompressed chunk. Its memory and that of zstd are reused, because fresh pages cost more than decompression.
     chunk: Vec<u8>,
     zstd: DCtx<'static>,
-    /// Position in `chunk` and where the chunk begins in the file.
+    /// Position in `chunk`, and offset of the chunk in the file.
     at: usize,
     chunk_offset: u64,
-    /// Where packed kernel records are in `chunk`, and what they are compared with.
+    /// Range of the packed kernel records in `chunk`, and the earlier records that they differ from.
     packed: Range<usize>,
     earlier: Earlier,
     torn: Option<u64>,
@@ -43,7 +44,7 @@ impl Reader {
     /// Opens a trace and checks its header.
     ///
     /// # Errors
-    /// The file cannot be read, is no trace, or is of another format version.
+    /// The file cannot be read, is not a trace, or has another format version.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
         let file = File::open(path).map_err(|cause| TraceError::File {
             action: "open",
@@ -90,23 +91,23 @@ impl<R: Read> Reader<R> {
         Ok(reader)
     }
 
-    /// Where a torn tail begins: the trace was cut off there, everything before it was read.
-    /// Known when the iterator has ended.
+    /// Offset of a torn tail: the trace was cut off there, and everything before was read.
+    /// Known after the end of the iterator.
     pub fn torn(&self) -> Option<u64> {
         self.torn
     }
 
-    /// Whether the last record said that the run had ended; else the recorder was killed or ran out of space.
+    /// Whether the last record is the end of the run; otherwise the recorder was killed or ran out of space.
     pub fn ended(&self) -> bool {
         self.ended
     }
 
-    /// Bytes of the file that were read.
+    /// Number of bytes of the file read so far.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Records of kinds that this version does not know; they were skipped.
+    /// Number of records of unknown kinds, which were skipped.
     pub fn unknown(&self) -> u64 {
         self.unknown
     }
@@ -144,7 +145,7 @@ impl<R: Read> Reader<R> {
         unpacked.map(Record::Kernel).ok_or_else(|| self.corrupt("a packed record is cut off"))
     }
 
-    /// (tag, range of the payload in the chunk); moves behind it.
+    /// Takes the next record: its tag, and the range of its payload in the chunk.
     fn split_record(&mut self) -> Option<(u8, Range<usize>)> {
         let header = self.chunk.get(self.at..self.at.checked_add(RECORD_HEADER_LEN)?)?;
         let (tag, len) = header.split_first()?;
@@ -207,7 +208,8 @@ impl<R: Read> Reader<R> {
         Ok(true)
     }
 
-    /// A bad chunk at the very end, or with nothing but zeros from its start on, is what a crash of the machine leaves.
+    /// Handles a bad chunk: at the very end, or followed by zeros only, it is a torn tail, as a crash of the machine leaves;
+    /// otherwise an error.
     fn tail_or(&mut self, start: u64, seen: &[u8], reason: &str) -> Result<bool, TraceError> {
         let mut zeros = seen.iter().all(|b| *b == 0);
         let mut at_end = true;
@@ -229,7 +231,7 @@ impl<R: Read> Reader<R> {
         Err(TraceError::Corrupt { offset: start, reason: reason.into() })
     }
 
-    /// Up to `len` bytes; fewer only at the end of the file. Memory grows with what is really there.
+    /// Reads `len` bytes, or fewer at the end of the file. Memory grows with the bytes read, not with `len`.
     fn consume(&mut self, len: usize) -> Result<Vec<u8>, TraceError> {
         let mut out = Vec::new();
         let read = (&mut self.input).take(len as u64).read_to_end(&mut out);

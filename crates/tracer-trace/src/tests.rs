@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use super::format::{CHUNK_MAX, HEADER_LEN, TAG_MAX, tag};
 use super::*;
 use crate::output_file::OutputFileError;
 use tracer_record::*;
@@ -123,7 +124,7 @@ fn every_kind_of_record_comes_back() {
 }
 
 #[test]
-fn a_field_that_is_no_longer_known_is_ignored() {
+fn an_unknown_field_is_ignored() {
     let session = Session { kernel: "6.18".into(), ..Session::default() };
     let now = serde_json::to_string(&Record::Session(session.clone())).expect("JSON");
     let then = now.replace("\"self_pid\":", "\"truncated\":false,\"self_pid\":");
@@ -231,7 +232,7 @@ fn other_versions_and_files_are_refused_with_offset() {
     newer[8..12].copy_from_slice(&(VERSION + 1).to_le_bytes());
     let message = |bytes: &[u8]| read(bytes).1.map(|e| e.to_string()).unwrap_or_default();
     assert!(message(&newer).contains(&format!("format {} at offset 8", VERSION + 1)));
-    assert!(message(b"#!/bin/sh\necho\n").contains("no ipctrace trace"));
+    assert!(message(b"#!/bin/sh\necho\n").contains("not an ipctrace trace"));
     assert!(message(b"").contains("offset 0"));
 }
 
@@ -271,7 +272,7 @@ fn files_are_private_and_never_overwritten() {
 }
 
 #[test]
-fn a_full_disk_is_told_once() {
+fn a_full_disk_is_reported_once() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("open");
     let mut writer = Writer::on(full);
     writer.push(&Record::Kernel(vec![1])).expect("buffered");

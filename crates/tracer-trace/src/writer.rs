@@ -1,4 +1,4 @@
-//! Writing a trace.
+//! Writes a trace.
 
 use std::fs::File;
 use std::io::Write;
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::chunk::Chunk;
-use super::{CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, MAGIC, TraceError, VERSION};
+use super::error::TraceError;
+use super::format::{CHUNK_MAX, CHUNK_TARGET, HEADER_LEN, MAGIC, VERSION};
 use crate::output_file;
 use tracer_record::Record;
 
@@ -15,8 +16,8 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// A trace being written.
 ///
-/// After an error it stops: it was told once, later records are dropped and counted, and the file ends with the last
-/// whole chunk, because a trace with a hole would replay to wrong findings.
+/// It stops at the first error and returns that once. Later records are dropped and counted, and the file ends with the
+/// last whole chunk, because a trace with a hole would replay to wrong findings.
 pub struct Writer {
     file: File,
     path: PathBuf,
@@ -29,12 +30,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Creates the trace, readable by its owner only, with its header already in it.
+    /// Creates the trace with its header, readable by its owner only.
     ///
     /// The file must not exist; with `force` a regular file of that name is replaced in one step.
     ///
     /// # Errors
-    /// The name is taken, is a symbolic link or no regular file, or the file cannot be made.
+    /// The file exists and `force` is not set, is a symbolic link or no regular file, or cannot be created.
     pub fn create(path: &Path, force: bool) -> Result<Self, TraceError> {
         let mut header = [0; HEADER_LEN];
         let (magic, rest) = header.split_at_mut(MAGIC.len());
@@ -52,8 +53,8 @@ impl Writer {
         })
     }
 
-    /// Appends a record. A tick writes out what is pending, as do its size and its age; and a baseline: from `ready` on
-    /// there is a trace to be read, whatever comes.
+    /// Appends a record. A tick, the size or the age of the pending records writes them out; so does a baseline, so that
+    /// the trace can be read from `ready` on.
     ///
     /// # Errors
     /// The chunk could not be written. Later calls do nothing and succeed.
@@ -65,8 +66,8 @@ impl Writer {
         let start = self.chunk.len();
         let mut pushed = self.chunk.push(record);
         if pushed.is_ok() && start > 0 && self.chunk.len() > CHUNK_MAX {
-            // Together they are too much for one chunk: the earlier records go first.
-            self.chunk.take_back(start);
+            // Together they exceed one chunk: write the earlier records first.
+            self.chunk.remove_last(start);
             let flushed = self.flush();
             if self.stopped {
                 self.dropped += 1;
@@ -75,7 +76,7 @@ impl Writer {
             pushed = self.chunk.push(record);
         }
         if let Err(e) = pushed {
-            // What came before the record is whole: it is still written, and a second error adds nothing.
+            // The records before it are whole, so write them; a second error adds nothing.
             let _ = self.flush();
             self.stopped = true;
             self.dropped += 1;
@@ -91,7 +92,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes what is pending as one chunk.
+    /// Writes the pending records as one chunk.
     ///
     /// # Errors
     /// As [`Writer::push`].
@@ -110,7 +111,7 @@ impl Writer {
         written
     }
 
-    /// Appends a chunk that is compressed already, behind what is pending.
+    /// Appends a compressed chunk after the pending records.
     ///
     /// # Errors
     /// As [`Writer::push`].
@@ -119,10 +120,10 @@ impl Writer {
         self.write(chunk)
     }
 
-    /// Writes what is pending and brings it to the disk.
+    /// Writes the pending records and syncs the file to disk.
     ///
     /// # Errors
-    /// As [`Writer::push`], unless an error was told before.
+    /// As [`Writer::push`], unless an error was returned before.
     pub fn finish(mut self) -> Result<(), TraceError> {
         self.flush()?;
         if self.stopped {
@@ -136,22 +137,22 @@ impl Writer {
         })
     }
 
-    /// Where it is written.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes written so far.
+    /// Length of the file in bytes.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    /// Records that were not written because of an error; 0: the trace is whole.
+    /// Number of records not written because of an error; 0: the trace is complete.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Writes a chunk as a whole, or nothing of it and nothing more.
+    /// Writes a whole chunk; if that fails, nothing of it and no later one.
     fn write(&mut self, chunk: &[u8]) -> Result<(), TraceError> {
         if self.stopped {
             return Ok(());
@@ -164,7 +165,7 @@ impl Writer {
                 action: "write",
                 path: self.path.clone(),
                 cause,
-                hint: "recording stopped there, what was written can be read; make space on the disk",
+                hint: "recording stopped there, and the trace can be read up to there; free some disk space",
             });
         }
         self.len_bytes += chunk.len() as u64;
@@ -174,7 +175,7 @@ impl Writer {
 
 #[cfg(test)]
 impl Writer {
-    /// A writer to a file that is open already, to make writes fail.
+    /// A writer to an open file, to make writes fail.
     pub(super) fn on(file: File) -> Self {
         Self {
             file,

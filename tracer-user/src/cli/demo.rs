@@ -1,6 +1,6 @@
-//! `demo`: reproduces the incidents on this machine, one after the other, and diagnoses each.
+//! `demo`: reproduces incidents on this machine, one after the other, and diagnoses each.
 //!
-//! The programs with the bugs are in the binary `incidents`, which lies beside this one.
+//! The programs with the bugs are in the binary `incidents`, in the same directory as this one.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -9,34 +9,44 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::args::{Demo, Output, ReportFormat};
-use super::output;
-use super::watch;
+use super::args::{Output, ReportFormat};
+use super::{output, value, watch};
+use tracer_collector::kernel::plan::Backend;
 use tracer_collector::stream::{Live, Options, Target};
 use tracer_report::Reporter;
 
-/// The incidents and what happened.
+/// Options of `demo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// One incident; all of them by default
+    incident: Option<String>,
+    /// Prefer this backend wherever it works
+    #[arg(long, value_parser = value::choice(Backend::CHOICES))]
+    backend: Option<Backend>,
+}
+
+/// The incidents, each with its story.
 const INCIDENTS: &[(&str, &str)] = &[
     ("sem-leak", "workers create semaphore sets and do not remove them on the error path"),
     ("fd-leak", "a worker receives descriptors over a socket and forgets to close those of failed requests"),
-    ("pipe-stall", "a reader pauses, the pipe fills, and the writer stands still"),
+    ("pipe-stall", "a reader pauses, the pipe fills, and the writer blocks"),
     ("zombie-leak", "a SIGCHLD handler calls waitpid once, although one signal may stand for many children"),
     ("eventfd-overflow", "a producer ignores EAGAIN of a full eventfd"),
 ];
 
-/// Time for the last counters to be read after the incident is complete.
+/// Time between the end of the incident and the end of the run: the collector reads its counters once a second.
 const SETTLE: Duration = Duration::from_millis(1200);
 
 /// Runs the command.
 ///
 /// # Errors
-/// An unknown incident, no `incidents` program, or whatever keeps `watch` from attaching.
-pub fn main(args: &Demo) -> Result<u8> {
+/// The incident or the program `incidents` does not exist; or as `watch`.
+pub fn main(args: &Args) -> Result<u8> {
     let chosen: Vec<_> =
         INCIDENTS.iter().filter(|(name, _)| args.incident.as_deref().is_none_or(|i| i == *name)).collect();
     if chosen.is_empty() {
         let names: Vec<_> = INCIDENTS.iter().map(|(n, _)| *n).collect();
-        bail!("no such incident; there are {}", names.join(", "));
+        bail!("no such incident; the incidents are {}", names.join(", "));
     }
     let program = program()?;
     let runtime = watch::runtime()?;
@@ -56,7 +66,7 @@ fn program() -> Result<PathBuf> {
     Ok(path)
 }
 
-async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
+async fn one(program: &PathBuf, name: &str, args: &Args) -> Result<()> {
     let mut incident = Incident::start(program, name)?;
     let pid = incident.pid()?;
     let options = Options { backend: args.backend, ..Options::new(Target::Pids(vec![pid])) };
@@ -81,7 +91,7 @@ async fn one(program: &PathBuf, name: &str, args: &Demo) -> Result<()> {
     output::print("\n")
 }
 
-/// The running program; ended and cleaned up when dropped.
+/// The running program; terminated and reaped when dropped.
 struct Incident {
     child: Child,
     out: Option<BufReader<std::process::ChildStdout>>,
@@ -99,7 +109,7 @@ impl Incident {
         Ok(Self { child, out })
     }
 
-    /// It prints `PID n` and waits.
+    /// Reads the line `PID n`, after which the program waits.
     fn pid(&mut self) -> Result<u32> {
         let mut line = String::new();
         if let Some(out) = &mut self.out {
@@ -108,7 +118,7 @@ impl Incident {
         line.trim()
             .strip_prefix("PID ")
             .and_then(|p| p.parse().ok())
-            .with_context(|| format!("the incident said {line:?}"))
+            .with_context(|| format!("the incident printed {line:?} instead of its pid"))
     }
 
     fn go(&mut self) -> Result<()> {
@@ -124,7 +134,7 @@ impl Incident {
 impl Drop for Incident {
     fn drop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        // SIGTERM: it removes its objects itself.
+        // On SIGTERM it removes its objects itself.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.child.wait();
     }

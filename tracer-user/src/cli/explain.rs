@@ -1,4 +1,4 @@
-//! `explain`: whom each thread of a process waits for, from /proc alone.
+//! `explain`: what each thread of a process is blocked on, down to the root cause, from /proc alone.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -9,8 +9,9 @@ use anyhow::Result;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use super::args::{Explain, Format};
-use super::{Fail, exit, output};
+use super::args::{Format, Symbols};
+use super::exit::Fail;
+use super::output;
 use tracer_analysis::model::Model;
 use tracer_analysis::waits::chain::{Explained, explain};
 use tracer_collector::inventory;
@@ -18,20 +19,35 @@ use tracer_collector::symbol::{CopyKey, CopyRequest, Process, Request, Symbolize
 use tracer_record::{Record, Session, ThreadRow};
 use tracer_report::escape;
 
-/// Threads whose stacks are read.
+/// At most this many threads have their stacks read.
 const STACKS_MAX: usize = 64;
-/// How long stacks and the names of their lines are waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Time for unwinding the stacks and resolving their functions and lines.
+const STACKS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Options of `explain`.
+#[derive(Debug, clap::Args, Clone)]
+pub struct Args {
+    /// The process
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: u32,
+    /// Format of the output
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    #[command(flatten)]
+    symbols: Symbols,
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// There is no such process, or its threads cannot be read.
-pub fn main(args: &Explain) -> Result<u8> {
-    let Looked { threads, not_collected } = look(args.pid, args.symbols.dirs());
+/// The process does not exist, or its threads cannot be read.
+pub fn main(args: &Args) -> Result<u8> {
+    let Sampled { threads, not_collected } = sample(args.pid, args.symbols.dirs());
     if threads.is_empty() {
-        let message = format!("process {} does not exist, or its threads cannot be read from here", args.pid);
-        return Err(Fail { code: exit::RUNTIME, message }.into());
+        return Err(Fail::runtime(format!(
+            "process {} does not exist, or its threads cannot be read from here",
+            args.pid
+        )));
     }
     match args.format {
         Format::Text => {
@@ -44,42 +60,43 @@ pub fn main(args: &Explain) -> Result<u8> {
     Ok(0)
 }
 
-/// What was seen, and what not.
-struct Looked {
+/// The waits of a process's threads, and what could not be read.
+struct Sampled {
     threads: Vec<Explained>,
     not_collected: Vec<String>,
 }
 
-fn look(pid: u32, debug_dirs: Option<Vec<PathBuf>>) -> Looked {
+/// Samples the threads twice: a thread that sleeps in both samples without a context switch slept in between.
+fn sample(pid: u32, debug_dirs: Option<Vec<PathBuf>>) -> Sampled {
     let session = Session { arch: std::env::consts::ARCH.to_owned(), ..Session::default() };
     let mut model = Model::new(&session);
-    let mut tell = |record: &Record| {
-        // None of them is a kernel record, which alone can fail.
+    let mut apply = |record: &Record| {
+        // Only kernel records can fail to decode, and none of these is one.
         let _ = model.apply(record);
     };
-    tell(&Record::Threads { ts_ns: inventory::boot_ns(), rows: inventory::waits(&[pid]) });
-    std::thread::sleep(inventory::BETWEEN_LOOKS);
+    apply(&Record::Threads { ts_ns: inventory::boot_ns(), rows: inventory::waits(&[pid]) });
+    std::thread::sleep(inventory::SAMPLE_INTERVAL);
     let mut rows = inventory::waits(&[pid]);
     let mut not_collected = Vec::new();
     match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => {
             let records = runtime.block_on(stacks(&mut rows, debug_dirs, &mut not_collected));
-            records.iter().for_each(&mut tell);
+            records.iter().for_each(&mut apply);
         }
-        Err(e) => tracing::warn!("stacks are not read: {e}"),
+        Err(e) => tracing::warn!("cannot read stacks: {e}"),
     }
-    tell(&Record::Threads { ts_ns: inventory::boot_ns(), rows });
-    Looked { threads: explain(&model, pid), not_collected }
+    apply(&Record::Threads { ts_ns: inventory::boot_ns(), rows });
+    Sampled { threads: explain(&model, pid), not_collected }
 }
 
-/// The stacks of the threads that sleep, numbered in the rows, with what is unwound and named in time; what is not is
-/// told in sentences.
+/// Reads the stacks of sleeping threads and sets their numbers in the rows. Returns the stacks unwound and the
+/// functions resolved in time; adds sentences on the rest to `not_collected`.
 async fn stacks(
     rows: &mut [ThreadRow],
     debug_dirs: Option<Vec<PathBuf>>,
     not_collected: &mut Vec<String>,
 ) -> Vec<Record> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + STACKS_TIMEOUT;
     let mut unwinding = Unwinding::start();
     let mut symbols = debug_dirs.map_or_else(Symbolizer::off, Symbolizer::start);
     let mut processes: BTreeMap<u32, Arc<Process>> = BTreeMap::new();
@@ -88,7 +105,7 @@ async fn stacks(
     for (id, row) in (0..).zip(asleep) {
         let Some(copy) = inventory::stack_asleep(row.tgid, row.tid) else { continue };
         let process = processes.entry(row.tgid).or_insert_with(|| {
-            let mut process = Process::look(row.tgid);
+            let mut process = Process::read(row.tgid);
             process.hold_all();
             Arc::new(process)
         });
@@ -107,7 +124,7 @@ async fn stacks(
         out.push(Record::Stack { id, frames, unwound: found.by_tables });
         symbols.ask(Request { id, process, addrs: found.addrs });
     }
-    // What is not named by then keeps its file and offset.
+    // Frames that are not resolved in time keep file and offset.
     let _ = timeout_at(until, symbols.finish(&mut |named| out.push(named))).await;
     if !waiting.is_empty() {
         not_collected.push(format!("the stacks of {} threads: unwinding them took too long", waiting.len()));
@@ -127,7 +144,7 @@ fn text(threads: &[Explained]) -> String {
             out.push_str(&format!("{:indent$}{arrow}{}\n", "", escape(line), indent = 2 * depth));
         }
         if thread.deadlock {
-            out.push_str("deadlock: nobody living can end this wait\n");
+            out.push_str("deadlock: no process can end this wait\n");
         }
     }
     out
@@ -166,13 +183,13 @@ mod tests {
         let threads = [thread(&["a\u{1b} (7) is blocked in write (pipe:[1])", "b (8) has its read end"], true)];
         let got = text(&threads);
         assert!(got.starts_with("a\\x1b (7) is blocked"), "{got}");
-        assert!(got.contains("\n  -> b (8) has its read end\ndeadlock: nobody"), "{got}");
+        assert!(got.contains("\n  -> b (8) has its read end\ndeadlock: no process"), "{got}");
         let document = document(7, &threads, &[]);
         assert_eq!(document["threads"][0]["deadlock"], true);
     }
 
     #[test]
-    fn a_process_that_is_not_there() {
-        assert!(look(u32::MAX >> 2, None).threads.is_empty());
+    fn a_process_that_does_not_exist() {
+        assert!(sample(u32::MAX >> 2, None).threads.is_empty());
     }
 }

@@ -1,34 +1,59 @@
-//! `export FILE`: a saved trace in the formats of other tools.
+//! `export FILE`: converts a saved trace to the formats of other tools.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::args::Export as Args;
+use super::exit::Fail;
 use super::progress::Progress;
-use super::{Fail, exit, redact, replay};
+use super::redactor::redactor;
+use super::{message, replay, value};
 use tracer_analysis::analyst::Analyst;
 use tracer_record::{Record, Session};
-use tracer_report::escape;
 use tracer_report::export::{self, Export};
 use tracer_trace::Reader;
 use tracer_trace::output_file;
 
+/// Options of `export`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The trace
+    file: PathBuf,
+    /// Format of the output
+    #[arg(long, value_parser = value::choice(export::Format::CHOICES))]
+    to: export::Format,
+    /// Table to export (jsonl, csv, parquet) [default: events]
+    #[arg(long, value_parser = value::choice(export::Table::CHOICES))]
+    table: Option<export::Table>,
+    /// What to add up for each stack (folded) [default: number of events]
+    #[arg(long, value_parser = value::choice(export::Weight::CHOICES))]
+    weight: Option<export::Weight>,
+    /// Replace names of processes, files, sockets, containers and hosts by tokens
+    #[arg(long)]
+    redact: bool,
+    /// Write to this new file instead of stdout
+    #[arg(short, long, value_name = "OUT")]
+    output: Option<PathBuf>,
+    /// Replace the file if it exists
+    #[arg(long, requires = "output")]
+    force: bool,
+}
+
 /// Runs the command.
 ///
 /// # Errors
-/// The trace cannot be read, or the output cannot be made or written; a reader of stdout that has gone is no error.
+/// The trace cannot be read, or the output cannot be created or written. A closed pipe is not an error.
 pub fn main(args: &Args) -> Result<u8> {
     usage(args)?;
-    // What is no trace leaves no file behind.
+    // Before the output is created: a file that is not a trace leaves nothing behind.
     let reader = replay::open(&args.file)?;
     let exported = match &args.output {
         Some(path) => {
             let file = output_file::create(path, args.force, &[])?;
             let written = write(args, reader, Box::new(BufWriter::new(file)), path);
             if written.is_err() {
-                // It is ours, and not whole; the error that matters is the first.
+                // This run created the file, and it is incomplete; report the first error.
                 let _ = std::fs::remove_file(path);
             }
             written
@@ -36,22 +61,23 @@ pub fn main(args: &Args) -> Result<u8> {
         None => write(args, reader, Box::new(BufWriter::with_capacity(64 << 10, io::stdout())), Path::new("stdout")),
     };
     match exported {
-        Err(e) if args.output.is_none() && reader_gone(&e) => Ok(0),
+        Err(e) if args.output.is_none() && is_closed_pipe(&e) => Ok(0),
         other => other.map(|()| 0),
     }
 }
 
-/// Options that fit together, and no bytes on a terminal.
+/// Rejects options that do not fit together, and binary output on a terminal.
 fn usage(args: &Args) -> Result<()> {
-    let wrong = |message: String| Err(anyhow::Error::new(Fail { code: exit::USAGE, message }));
     if args.table.is_some() && !args.to.is_table() {
-        return wrong("--table is for jsonl, csv and parquet; the other formats hold events and findings".to_owned());
+        return Err(Fail::usage(
+            "--table needs --to jsonl, csv or parquet; the other formats hold both events and findings",
+        ));
     }
     if args.weight.is_some() && args.to != export::Format::Folded {
-        return wrong("--weight is for folded".to_owned());
+        return Err(Fail::usage("--weight needs --to folded"));
     }
     if args.output.is_none() && args.to.is_binary() && io::stdout().is_terminal() {
-        return wrong("this format is binary and not for a terminal; name a file by -o".to_owned());
+        return Err(Fail::usage("cannot write a binary format to a terminal; name a file with -o"));
     }
     Ok(())
 }
@@ -63,7 +89,7 @@ fn write(args: &Args, reader: Reader, out: Box<dyn Write + Send>, name: &Path) -
     let mut out = Some(out);
     let mut analyst = Analyst::default();
     let mut export: Option<Box<dyn Export>> = None;
-    let redactor = redact::redactor(args.redact)?;
+    let redactor = redactor(args.redact)?;
     let problems = replay::read(reader, &args.file, redactor.as_ref(), progress, |record| {
         if let (Record::Session(session), Some(out)) = (&record, out.take_if(|_| export.is_none())) {
             export = Some(begin(args, session, out).with_context(cannot)?);
@@ -81,7 +107,7 @@ fn write(args: &Args, reader: Reader, out: Box<dyn Write + Send>, name: &Path) -
         export.finish(model, &findings).with_context(cannot)?;
     }
     for problem in problems.into_iter().chain(analyst.undecodable()) {
-        eprintln!("ipctrace: {}", escape(&problem));
+        message::print(&problem);
     }
     Ok(())
 }
@@ -90,6 +116,6 @@ fn begin(args: &Args, session: &Session, out: Box<dyn Write + Send>) -> io::Resu
     export::begin(args.to, args.table.unwrap_or_default(), args.weight.unwrap_or_default(), session, out)
 }
 
-fn reader_gone(e: &anyhow::Error) -> bool {
+fn is_closed_pipe(e: &anyhow::Error) -> bool {
     e.chain().filter_map(|c| c.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -1,19 +1,23 @@
-//! The command line: one file a subcommand. Machine output goes to stdout, everything else to stderr.
+//! The command line: one file per subcommand, with its options. Results go to stdout, everything else to stderr.
 
 mod args;
 mod demo;
 mod diff;
 mod doctor;
+mod exit;
 mod explain;
 mod export;
 mod flight;
 mod ls;
+mod message;
 mod mk;
 mod output;
 mod progress;
 mod record;
 mod redact;
+mod redactor;
 mod replay;
+mod report;
 mod rm;
 mod run;
 mod show;
@@ -24,33 +28,48 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use args::{Cli, Command};
-use tracer_collector::kernel::host::HostError;
-
-/// Exit codes, a public contract.
-pub mod exit {
-    pub const RUNTIME: u8 = 1;
-    pub const USAGE: u8 = 2;
-    pub const FAIL_ON: u8 = 3;
-    /// `diff`: something is new or worse.
-    pub const WORSE: u8 = 3;
-    pub const NOT_PERMITTED: u8 = 4;
-    pub const UNSUPPORTED: u8 = 5;
-    /// `run`: our own failure.
-    pub const RUN_FAILED: u8 = 125;
-    /// `run`: the command cannot be executed, or is not there.
-    pub const CANNOT_EXECUTE: u8 = 126;
-    pub const NOT_FOUND: u8 = 127;
+/// Find the IPC objects that leak or stall, the process responsible, and the fix.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    watch: watch::Args,
 }
 
-/// A message with its exit code; anything else ends with 1.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Fail {
-    pub code: u8,
-    pub message: String,
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch running processes and report at the end (Ctrl-C, SIGTERM or --duration)
+    Watch(watch::Args),
+    /// Trace a command from its first instruction
+    Run(run::Args),
+    /// Record a trace for `ipctrace report`, within bounds or only around a finding
+    Record(record::Args),
+    /// Report on a saved trace
+    Report(report::Args),
+    /// Compare two saved traces or JSON reports: what is new, gone, worse or better
+    Diff(diff::Args),
+    /// Convert a saved trace to the format of another tool
+    Export(export::Args),
+    /// Copy a saved trace without names, to share it
+    Redact(redact::Args),
+    /// List what exists now: System V and POSIX objects, pipes, eventfds, unix sockets, zombies (needs no eBPF)
+    Ls(ls::Args),
+    /// Show everything about one object, or everything that a process uses
+    Show(show::Args),
+    /// Show what a process is blocked on, down to the root cause (needs no eBPF)
+    Explain(explain::Args),
+    /// Remove unused objects
+    Rm(rm::Args),
+    /// Create an object, to reproduce a problem
+    Mk(mk::Args),
+    /// Show what this kernel and your privileges allow, site by site
+    Doctor(doctor::Args),
+    /// Reproduce an incident on this machine and diagnose it
+    Demo(demo::Args),
 }
 
 /// Runs the command line and returns the process's exit code.
@@ -61,8 +80,8 @@ pub fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            eprintln!("ipctrace: {}", tracer_report::escape(&format!("{e:#}")));
-            ExitCode::from(code_of(&e))
+            message::print(&format!("{e:#}"));
+            ExitCode::from(exit::code_of(&e))
         }
     }
 }
@@ -72,7 +91,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Watch(args)) => watch::main(&args),
         Some(Command::Run(args)) => run::main(&args),
         Some(Command::Record(args)) => record::main(&args),
-        Some(Command::Report(args)) => replay::main(&args),
+        Some(Command::Report(args)) => report::main(&args),
         Some(Command::Diff(args)) => diff::main(&args),
         Some(Command::Export(args)) => export::main(&args),
         Some(Command::Redact(args)) => redact::main(&args),
@@ -83,7 +102,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Mk(args)) => mk::main(&args),
         Some(Command::Doctor(args)) => doctor::main(&args),
         Some(Command::Demo(args)) => demo::main(&args),
-        None if cli.watch.whom.is_said() => watch::main(&cli.watch),
+        None if cli.watch.targets.is_given() => watch::main(&cli.watch),
         None => {
             Cli::command().print_help()?;
             Ok(exit::USAGE)
@@ -91,13 +110,29 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     }
 }
 
-fn code_of(e: &anyhow::Error) -> u8 {
-    if let Some(fail) = e.downcast_ref::<Fail>() {
-        return fail.code;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
-    match e.chain().find_map(|c| c.downcast_ref::<HostError>()) {
-        Some(HostError::NotPermitted(_)) => exit::NOT_PERMITTED,
-        Some(HostError::Unsupported(_)) => exit::UNSUPPORTED,
-        None => exit::RUNTIME,
+
+    #[test]
+    fn the_defaults_are_those_of_the_collector() {
+        let cli = Cli::parse_from(["ipctrace", "--all"]);
+        assert_eq!(cli.watch.probing.min_stall, tracer_collector::stream::MIN_STALL);
+    }
+
+    #[test]
+    fn a_cgroup_excludes_pids_and_names() {
+        for targets in [&["-p", "1"][..], &["--comm", "x"], &["--all"]] {
+            for command in [&["ipctrace"][..], &["ipctrace", "watch"], &["ipctrace", "record", "-o", "t"]] {
+                let words = [command, &["--cgroup", "/x"], targets].concat();
+                let refused = Cli::try_parse_from(&words).map(drop).expect_err("a conflict");
+                assert_eq!(refused.kind(), clap::error::ErrorKind::ArgumentConflict, "{words:?}");
+            }
+        }
     }
 }

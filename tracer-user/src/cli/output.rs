@@ -1,4 +1,4 @@
-//! Writes a report where the user wants it.
+//! Writes results to stdout or to a file.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -6,15 +6,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::args::{Output, ReportFormat};
-use tracer_report::Reporter;
-use tracer_report::{self, Report};
+use tracer_report::{Report, Reporter};
 use tracer_trace::Reader;
 use tracer_trace::output_file;
 
-/// Columns when the width is not known.
+/// Columns when stdout is not a terminal, or its width is unknown.
 const WIDTH: usize = 100;
 
-/// The analyst that a format needs.
+/// The reporter that collects what a format needs.
 pub fn reporter(output: &Output) -> Reporter {
     match output.format {
         ReportFormat::Html => Reporter::with_charts(),
@@ -22,42 +21,42 @@ pub fn reporter(output: &Output) -> Reporter {
     }
 }
 
-/// Refuses a file that [`write`] would refuse, before a run begins that takes long.
+/// Refuses a file that [`write`] would refuse, before a long run begins.
 ///
 /// # Errors
-/// The name is taken, or cannot be made.
+/// The file exists and may not be replaced, or cannot be created.
 pub fn check(output: &Output) -> Result<()> {
     check_file(output.output.as_deref())
 }
 
-/// The same of any file that can be made anew.
+/// As [`check`], for any file that can be written again.
 ///
 /// # Errors
 /// As [`check`].
 pub fn check_file(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     output_file::check_report(path).context("cannot write the report")?;
-    // Facts that cannot be had again; `report FILE -o FILE` is a slip.
+    // A trace cannot be recorded again; `report FILE -o FILE` is a slip.
     let exists = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
     anyhow::ensure!(
         !(exists && Reader::open(path).is_ok()),
-        "cannot write the report: {} is a trace and is not replaced; give another name",
+        "cannot write the report: {} is a trace and stays; give another name",
         path.display()
     );
     Ok(())
 }
 
-/// Writes what an analyst has found, and returns it. A reader that has gone away is not an error.
+/// Writes the report and returns it. A closed pipe is not an error.
 ///
 /// # Errors
-/// The file cannot be made or written.
+/// The file cannot be created or written.
 pub fn write(reporter: &Reporter, output: &Output) -> Result<Report> {
     let report = reporter.report();
     deliver(output.output.as_deref(), |width, colour| render(reporter, &report, output.format, width, colour))?;
     Ok(report)
 }
 
-/// Writes a text, made for a width and with or without colour, to a file or to stdout.
+/// Writes what `render` returns for a width and for colour or none, to a file or to stdout.
 ///
 /// # Errors
 /// As [`write`].
@@ -100,16 +99,9 @@ fn render(
     }
 }
 
-/// Columns of the terminal that stdout is; `None` if it is none, and nothing needs to be cut.
+/// Columns of the terminal; `None` if stdout is not a terminal, and lines need not be cut.
 pub fn terminal_width() -> Option<usize> {
     io::stdout().is_terminal().then(columns).flatten()
-}
-
-/// What could not be read, on stderr.
-pub fn problems(problems: &[String]) {
-    for problem in problems {
-        eprintln!("not known: {}", tracer_report::escape(problem));
-    }
 }
 
 fn columns() -> Option<usize> {

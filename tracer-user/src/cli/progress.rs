@@ -1,4 +1,4 @@
-//! How far a long work is, on stderr: only on a terminal, and only if it takes more than a second.
+//! A progress bar on stderr: only on a terminal, and only for work of more than a second.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
-/// When it appears.
+/// The bar appears after this time.
 const AFTER: Duration = Duration::from_secs(1);
-/// How often a clock is read: each so many steps.
+/// The clock is read once in this many calls.
 const STEPS: u64 = 1024;
 
 /// The progress of reading a file.
@@ -22,14 +22,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of reading a file. Not shown with `quiet`: where other output goes to the same terminal.
+    /// Starts at the beginning of a file. `quiet` hides the bar, where other output goes to the same terminal.
     pub fn new(path: &Path, quiet: bool) -> Self {
         let len_bytes = std::fs::metadata(path).ok().filter(|m| m.is_file()).map(|m| m.len());
         let wanted = !quiet && io::stderr().is_terminal();
         Self { started: Instant::now(), len_bytes, steps: 0, bar: None, wanted }
     }
 
-    /// So many bytes were read.
+    /// Sets the number of bytes read so far.
     pub fn at(&mut self, bytes: u64) {
         self.steps += 1;
         if !self.wanted || !self.steps.is_multiple_of(STEPS) {
@@ -43,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// The work is over: the line goes.
+    /// Removes the bar.
     pub fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -63,7 +63,7 @@ fn bar(len_bytes: Option<u64>) -> ProgressBar {
         None => (ProgressBar::new_spinner(), "{spinner} {bytes}, {rate}"),
     };
     match ProgressStyle::with_template(template) {
-        // indicatif's own estimates know nothing of the time before the bar appeared. Writing to it cannot fail.
+        // indicatif's own estimates ignore the time before the bar appeared. Writing to its string cannot fail.
         Ok(style) => bar.with_style(
             style
                 .with_key("rate", |s: &ProgressState, out: &mut dyn fmt::Write| {
@@ -75,7 +75,7 @@ fn bar(len_bytes: Option<u64>) -> ProgressBar {
                     let _ = write!(out, "{} left", HumanDuration(Duration::from_secs(seconds)));
                 }),
         ),
-        // The template is a constant; if it were wrong, indicatif's own would do.
+        // The template is a constant; if it were wrong, indicatif's default would do.
         Err(_) => bar,
     }
 }

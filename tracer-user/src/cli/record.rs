@@ -1,4 +1,4 @@
-//! `record`: attach, wait, keep the raw facts; nothing is judged, unless a finding is what is waited for.
+//! `record`: attach, wait, write the trace; no analysis, except for the triggers of the flight recorder.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -6,28 +6,64 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::sync::Notify;
 
-use super::args::Record as Args;
-use super::{flight, redact, target, watch};
+use super::args::{Probing, Targets};
+use super::message::{self, Losses, size};
+use super::redactor::redactor;
+use super::value::{duration, part_bytes};
+use super::{flight, target, watch};
 use tracer_collector::stream::{Live, Renewal};
 use tracer_record::Record;
 use tracer_report::escape;
 use tracer_trace::{Limits, Parts, Recorded, TraceError};
 
+/// Options of `record`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    targets: Targets,
+    /// Stop after this time
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+    /// The trace; with --flight-recorder a directory, or the prefix of the traces' names
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Overwrite existing files
+    #[arg(long)]
+    force: bool,
+    /// Replace names of processes, files, sockets, containers and hosts by tokens
+    #[arg(long)]
+    redact: bool,
+    /// Rotate to a new file (FILE, FILE.1, FILE.2, ...) at this size; suffixes K, M and G are powers of 1024
+    #[arg(long, value_name = "N", value_parser = part_bytes)]
+    max_size: Option<u64>,
+    /// Keep this many files; the oldest is removed
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "max_size", value_parser = clap::value_parser!(u16).range(2..))]
+    parts: u16,
+    /// Keep the last minutes in memory, and write them to a trace at a finding or on SIGUSR1
+    #[arg(long, conflicts_with = "max_size")]
+    flight_recorder: bool,
+    #[command(flatten)]
+    flight: flight::FlightOptions,
+    #[command(flatten)]
+    probing: Probing,
+}
+
 /// Runs the command.
 ///
 /// # Errors
-/// Whatever keeps it from attaching or writing.
+/// The probes cannot be attached, or the trace cannot be written.
 pub fn main(args: &Args) -> Result<u8> {
-    let target = target::resolve(&args.whom, "record")?;
+    let target = target::resolve(&args.targets, "record")?;
     watch::runtime()?.block_on(async {
         let live = Live::attach(watch::options(target, &args.probing))?;
-        let redactor = redact::redactor(args.redact)?;
+        let redactor = redactor(args.redact)?;
         let redacted = move |record| match &redactor {
             Some(redactor) => redactor.record(record),
             None => record,
         };
         if args.flight_recorder {
-            flight::record(args, live, redacted).await
+            let output = flight::Output { path: &args.output, force: args.force };
+            flight::record(&args.flight, &output, args.duration, live, redacted).await
         } else {
             record(args, live, redacted).await
         }
@@ -41,7 +77,7 @@ async fn record(args: &Args, mut live: Live, redacted: impl Fn(Record) -> Record
     let mut recorder =
         Recorder { parts, renewal: live.renewal(), failed: &failed, failure: None, losses: Losses::default() };
     let started = Instant::now();
-    watch::begin(&mut live, &mut |r| recorder.take(&redacted(r)));
+    watch::read_baseline(&mut live, &mut |r| recorder.take(&redacted(r)));
     let stopped = watch::stopped(args.duration)?;
     let ended = async {
         tokio::select! {
@@ -54,11 +90,11 @@ async fn record(args: &Args, mut live: Live, redacted: impl Fn(Record) -> Record
     recorder.finish(started.elapsed())
 }
 
-/// Records on their way to the file.
+/// Writes records to the files.
 struct Recorder<'a> {
     parts: Parts,
     renewal: Renewal,
-    /// Told when nothing can be written any more.
+    /// Notified when writing fails for good.
     failed: &'a Notify,
     failure: Option<TraceError>,
     losses: Losses,
@@ -77,61 +113,19 @@ impl Recorder<'_> {
         if self.parts.is_turn_due() {
             self.renewal.ask();
         }
-        for note in self.parts.notes() {
-            say(&note);
-        }
+        self.parts.notes().iter().for_each(|note| message::print(note));
     }
 
     fn finish(self, elapsed: Duration) -> Result<u8> {
         let (recorded, ended) = self.parts.finish();
         let failure = self.failure.or(ended.err());
         eprintln!("{}", escape(&summary(&recorded, elapsed, &self.losses)));
-        // The message has its cause in it.
+        // The message includes its cause.
         failure.map_or(Ok(0), |e| anyhow::bail!("recording ended early: {e}"))
     }
 }
 
-/// Records that the collector could not take.
-#[derive(Debug, Default)]
-pub struct Losses(u64);
-
-impl Losses {
-    /// Counts what a record tells of.
-    pub fn take(&mut self, record: &Record) {
-        if let Record::Lost { count, .. } = record {
-            self.0 = self.0.saturating_add(*count);
-        }
-    }
-
-    /// In words.
-    pub fn words(&self) -> String {
-        match self.0 {
-            0 => "nothing lost".to_owned(),
-            n => format!("{n} events lost"),
-        }
-    }
-}
-
-/// A line on stderr, safe for a terminal.
-pub fn say(text: &str) {
-    eprintln!("ipctrace: {}", escape(text));
-}
-
-/// Bytes with a unit, as sizes of files are read.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes} bytes");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS.get(unit).copied().unwrap_or_default())
-}
-
+/// The last line of a recording: files, size, time, and what is missing.
 fn summary(r: &Recorded, elapsed: Duration, losses: &Losses) -> String {
     let files: Vec<String> = r.files.iter().map(|f: &PathBuf| f.display().to_string()).collect();
     let mut out = format!("recorded {}: ", files.join(", "));
@@ -143,7 +137,7 @@ fn summary(r: &Recorded, elapsed: Duration, losses: &Losses) -> String {
         out += &format!(", {} not written because the disk was full", r.dropped);
     }
     if r.stacks_forgotten > 0 {
-        out += &format!(", stacks too many for each part: {}", r.stacks_forgotten);
+        out += &format!(", {} stacks not repeated in each part", r.stacks_forgotten);
     }
     out
 }
@@ -170,7 +164,7 @@ mod tests {
         assert_eq!(
             summary(&two, elapsed, &losses),
             "recorded a.1, a.2: the last 2 of 3 parts, 17 bytes, 7 records in 1.2 s, 5 events lost, \
-             3 not written because the disk was full, stacks too many for each part: 1"
+             3 not written because the disk was full, 1 stacks not repeated in each part"
         );
     }
 }

@@ -1,26 +1,37 @@
-//! `redact FILE`: a saved trace without names; and the key of every `--redact`.
+//! `redact FILE`: copies a saved trace without names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::args::Redact as Args;
+use super::exit::Fail;
 use super::progress::Progress;
-use super::{Fail, exit, replay};
-use tracer_record::redact::{KEY_LEN, Redactor};
-use tracer_report::escape;
+use super::redactor::redactor;
+use super::{message, replay};
 use tracer_trace::Writer;
+
+/// Options of `redact`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The trace to copy
+    file: PathBuf,
+    /// The new trace
+    #[arg(short, long, value_name = "TRACE")]
+    output: PathBuf,
+    /// Replace the new trace's file if it exists
+    #[arg(long)]
+    force: bool,
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// The trace cannot be read, or the new one cannot be made or written.
+/// The trace cannot be read, or the new one cannot be created or written.
 pub fn main(args: &Args) -> Result<u8> {
-    // What is no trace leaves no file behind.
+    // Before the output is created: a file that is not a trace leaves nothing behind.
     let reader = replay::open(&args.file)?;
     if is_same(&args.file, &args.output) {
-        let message = "the new trace cannot take the place of the one that is read; give another name".to_owned();
-        return Err(Fail { code: exit::USAGE, message }.into());
+        return Err(Fail::usage("cannot replace the trace that is being read; give another name with -o"));
     }
     let cannot = || format!("cannot write to {}", args.output.display());
     let redactor = redactor(true)?;
@@ -32,36 +43,15 @@ pub fn main(args: &Args) -> Result<u8> {
     let written = read.and_then(|problems| writer.finish().with_context(cannot).map(|()| problems));
     match written {
         Ok(problems) => {
-            for problem in problems {
-                eprintln!("ipctrace: {}", escape(&problem));
-            }
+            problems.iter().for_each(|problem| message::print(problem));
             Ok(0)
         }
         Err(e) => {
-            // It is ours, and not whole; the error that matters is the first.
+            // This run created the file, and it is incomplete; report the first error.
             let _ = std::fs::remove_file(&args.output);
             Err(e)
         }
     }
-}
-
-/// Takes names out, if that is wanted, by a key that nobody knows and that ends with this process.
-///
-/// # Errors
-/// The system has no random numbers.
-pub fn redactor(wanted: bool) -> Result<Option<Redactor>> {
-    if !wanted {
-        return Ok(None);
-    }
-    let mut key = [0; KEY_LEN];
-    let mut known = 0;
-    while let Some(rest) = key.get_mut(known..).filter(|rest| !rest.is_empty()) {
-        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
-            Err(rustix::io::Errno::INTR) => {}
-            got => known += got.context("cannot get a key for --redact from the system's random numbers")?,
-        }
-    }
-    Ok(Some(Redactor::new(&key)))
 }
 
 fn is_same(a: &Path, b: &Path) -> bool {

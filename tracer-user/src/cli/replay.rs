@@ -1,40 +1,28 @@
-//! `report FILE`: the same findings from a saved trace, without privileges.
+//! Reads a saved trace, for the subcommands that take one.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::args::Replay;
 use super::progress::Progress;
-use super::{output, redact};
 use tracer_record::Record;
 use tracer_record::redact::Redactor;
-use tracer_report;
 use tracer_report::Reporter;
 use tracer_report::model::{CUT_OFF, NO_END, UNREADABLE};
 use tracer_trace::Reader;
 
-/// Runs the command.
+/// Opens a trace.
 ///
 /// # Errors
-/// The file cannot be read, or is no trace.
-pub fn main(args: &Replay) -> Result<u8> {
-    let Some(path) = args.file.as_deref().filter(|_| !args.schema) else {
-        output::print(tracer_report::json::SCHEMA)?;
-        return Ok(0);
-    };
-    output::check(&args.output)?;
-    let mut reporter = output::reporter(&args.output);
-    let redactor = redact::redactor(args.redact)?;
-    analyse(open(path)?, path, redactor.as_ref(), &mut reporter)?;
-    output::write(&reporter, &args.output)?;
-    Ok(0)
+/// The file cannot be read or is not a trace.
+pub fn open(path: &Path) -> Result<Reader> {
+    Reader::open(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Shows a trace to an analyst, to its end or to where it is broken; without names if there is a redactor.
+/// Feeds a trace to a reporter, to its end or to where it is damaged; redacted if there is a redactor.
 ///
 /// # Errors
-/// It has no session.
+/// The trace has no session.
 pub fn analyse(reader: Reader, path: &Path, redactor: Option<&Redactor>, reporter: &mut Reporter) -> Result<()> {
     let problems = read(reader, path, redactor, Progress::new(path, false), |record| {
         reporter.take(&record);
@@ -46,20 +34,12 @@ pub fn analyse(reader: Reader, path: &Path, redactor: Option<&Redactor>, reporte
     Ok(())
 }
 
-/// Opens a trace.
-///
-/// # Errors
-/// The file cannot be read, or is no trace.
-pub fn open(path: &Path) -> Result<Reader> {
-    Reader::open(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// Reads a trace to its end or to where it is broken, and shows each record.
-/// Returns what the reader of the outcome should know: that it is cut off, and where.
+/// Calls `take` with each record of a trace, to its end or to where it is damaged.
+/// Returns what is wrong with the trace, a sentence each: that it is cut off, damaged, or from a newer version.
 /// With a redactor neither the records nor the sentences hold names.
 ///
 /// # Errors
-/// It has no session; and whatever `take` returns.
+/// The trace has no session, or `take` failed.
 pub fn read(
     mut reader: Reader,
     path: &Path,
@@ -80,7 +60,7 @@ pub fn read(
                 progress.at(reader.offset());
                 take(record)?;
             }
-            // The error of a broken record quotes it.
+            // The error quotes the damaged record, names included.
             Err(e) => {
                 let problem = format!("{UNREADABLE}: {e}");
                 problems.push(redactor.map_or_else(|| problem.clone(), |r| r.sentence(&problem)));
@@ -89,17 +69,16 @@ pub fn read(
     }
     progress.end();
     if !begun {
-        let file = path.display();
-        anyhow::bail!("{file} ends before its first record; nothing was traced");
+        anyhow::bail!("{} ends before its first record: nothing was traced", path.display());
     }
     if let Some(offset) = reader.torn() {
         problems.push(format!("{CUT_OFF} at byte {offset}; everything before is used"));
     } else if problems.is_empty() && !reader.ended() {
-        problems.push(format!("{NO_END}: it is still written, or its recorder was killed or could not write any more"));
+        problems.push(format!("{NO_END}: it is still written, or its recorder was killed or could not write"));
     }
     if reader.unknown() > 0 {
         let n = reader.unknown();
-        problems.push(format!("{n} records are of kinds that only the version knows that wrote the trace"));
+        problems.push(format!("{n} records of unknown kinds were skipped: a newer version wrote the trace"));
     }
     Ok(problems)
 }

@@ -1,13 +1,14 @@
-//! `rm`: removes objects that nobody uses, after showing them.
+//! `rm`: removes unused objects, after showing them.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::args::Rm;
+use super::exit::{self, Fail};
 use super::snapshot::{self, Parts};
-use super::{Fail, exit, output};
+use super::value::listed_kind;
+use super::{message, output};
 use crate::object::{self, Identity, Refusal, State, Sysv};
 use tracer_collector::inventory;
 use tracer_report::listing::text::summary;
@@ -16,18 +17,46 @@ use tracer_report::listing::{Facts, Id, Model, Orphan, Query, Row, Subject, kind
 /// Kinds whose objects outlive processes and can be removed.
 const REMOVABLE: [&str; 6] = ["sem", "shm", "msg", "mq", "posix-sem", "posix-shm"];
 
+/// Options of `rm`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// sem:32768, shm:655370@NAMESPACE, msg:0, mq:/name, posix-sem:/name, posix-shm:/name
+    #[arg(required_unless_present = "orphans", conflicts_with = "orphans")]
+    object: Vec<Subject>,
+    /// Remove all objects that are likely orphans
+    #[arg(long)]
+    orphans: bool,
+    /// With --orphans, include those that `ls` marks as maybe
+    #[arg(long, requires = "orphans")]
+    maybe: bool,
+    /// Remove orphans of these kinds only
+    #[arg(long, value_name = "MECH,...", value_delimiter = ',', requires = "orphans", value_parser = listed_kind)]
+    only: Vec<&'static str>,
+    /// With --orphans, include other IPC namespaces
+    #[arg(long, requires = "orphans")]
+    all_namespaces: bool,
+    /// Print the commands that would remove the objects, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove without asking
+    #[arg(short, long)]
+    yes: bool,
+    /// Remove objects that running processes use, too
+    #[arg(long)]
+    force: bool,
+}
+
 /// Runs the command.
 ///
 /// # Errors
-/// No such object, one that is in use, no permission, or nobody to ask. Nothing is removed then, except what was
-/// removed before the kernel refused an object.
-pub fn main(args: &Rm) -> Result<u8> {
+/// An object does not exist or is in use, permission is missing, or there is no terminal to ask on. Nothing is removed
+/// then, except objects removed before the kernel refused one.
+pub fn main(args: &Args) -> Result<u8> {
     for subject in &args.object {
         if !REMOVABLE.contains(&subject.kind) {
-            return Err(fail(
-                exit::USAGE,
-                format!("{subject} cannot be removed: it ends with the processes that hold it"),
-            ));
+            return Err(Fail::usage(format!(
+                "{subject} cannot be removed: it ends with the last process that holds it"
+            )));
         }
     }
     let kinds: Vec<&str> = match (args.orphans, args.only.is_empty()) {
@@ -39,7 +68,7 @@ pub fn main(args: &Rm) -> Result<u8> {
     let model = Model::new(&facts);
     let chosen = if args.orphans { orphans(&model, &kinds, args) } else { named(&model, args)? };
     if args.orphans {
-        output::problems(&facts.all_problems());
+        message::print_unknown(&facts.all_problems());
     }
     refuse_used(&chosen, args)?;
     for target in &chosen {
@@ -55,25 +84,21 @@ pub fn main(args: &Rm) -> Result<u8> {
         return Ok(0);
     }
     if !args.yes && !confirmed(chosen.len())? {
-        return Err(fail(exit::RUNTIME, "nothing was removed".to_owned()));
+        return Err(Fail::runtime("nothing was removed"));
     }
     remove(&chosen, &facts, args.force)
 }
 
-/// An object that is to go.
+/// An object to remove.
 struct Target {
     subject: Subject,
     identity: Identity,
     orphan: Orphan,
-    /// One line for people, escaped.
+    /// One line to show, escaped.
     summary: String,
 }
 
-fn fail(code: u8, message: String) -> anyhow::Error {
-    Fail { code, message }.into()
-}
-
-fn orphans(model: &Model<'_>, kinds: &[&str], args: &Rm) -> Vec<Target> {
+fn orphans(model: &Model<'_>, kinds: &[&str], args: &Args) -> Vec<Target> {
     let query = Query { everything: true, orphans: true, ..Query::default() };
     let mut out = Vec::new();
     for entry in kinds.iter().filter_map(|k| kind(k)) {
@@ -83,32 +108,31 @@ fn orphans(model: &Model<'_>, kinds: &[&str], args: &Rm) -> Vec<Target> {
     let own = |t: &Target| t.subject.ns.is_none() || t.subject.ns == model.facts.own_ns;
     let foreign = out.iter().filter(|t| !own(t)).count();
     if foreign > 0 && !args.all_namespaces {
-        eprintln!("left out: {foreign} of other IPC namespaces; --all-namespaces takes them");
+        eprintln!("left out: {foreign} of other IPC namespaces; --all-namespaces includes them");
         out.retain(own);
     }
     let all = out.len();
     out.retain(|t| args.maybe || t.orphan == Orphan::Likely);
     if out.len() < all {
         eprintln!(
-            "left out: {} that may be in use, for processes run that could use them, or could not be asked; `ipctrace ls --orphans` shows them, --maybe takes them",
+            "left out: {} that a running process may still use; `ipctrace ls --orphans` lists them, --maybe includes them",
             all - out.len()
         );
     }
     out
 }
 
-fn named(model: &Model<'_>, args: &Rm) -> Result<Vec<Target>> {
+fn named(model: &Model<'_>, args: &Args) -> Result<Vec<Target>> {
     let mut out: Vec<Target> = Vec::new();
     for subject in &args.object {
         let query = Query { everything: true, subject: Some(subject), ..Query::default() };
         let table = kind(subject.kind).map(|k| (k.table)(model, &query));
         let found = table.as_ref().and_then(|t| t.rows.first().map(|r| (t, r)));
         let Some(target) = found.and_then(|(t, r)| target(model, r, summary(t, r))) else {
-            output::problems(&model.facts.all_problems());
-            return Err(fail(
-                exit::RUNTIME,
-                format!("{subject} does not exist, or cannot be seen from here; nothing was removed"),
-            ));
+            message::print_unknown(&model.facts.all_problems());
+            return Err(Fail::runtime(format!(
+                "{subject} does not exist, or is not visible from here; nothing was removed"
+            )));
         };
         if out.iter().all(|t| t.subject != target.subject) {
             out.push(target);
@@ -117,7 +141,7 @@ fn named(model: &Model<'_>, args: &Rm) -> Result<Vec<Target>> {
     Ok(out)
 }
 
-/// What the object is now, to be compared before it is removed.
+/// The object in a row of a table, with its present state, which is compared again at removal.
 fn target(model: &Model<'_>, row: &Row, summary: String) -> Option<Target> {
     let inv = &model.facts.inventory;
     let subject = row.subject.clone();
@@ -146,26 +170,26 @@ fn target(model: &Model<'_>, row: &Row, summary: String) -> Option<Target> {
     Some(Target { subject, identity, orphan: row.orphan, summary })
 }
 
-/// Objects of the living stay.
-fn refuse_used(chosen: &[Target], args: &Rm) -> Result<()> {
+/// Refuses objects that running processes use.
+fn refuse_used(chosen: &[Target], args: &Args) -> Result<()> {
     if args.force || args.orphans {
         return Ok(());
     }
     let mut used = false;
     for target in chosen {
-        let why = match target.orphan {
-            Orphan::No => "is in use",
-            Orphan::Unknown => {
-                eprintln!("{} may be in use: not all that would tell could be read", target.subject);
-                continue;
+        match target.orphan {
+            Orphan::No => {
+                used = true;
+                eprintln!("{} is in use\n  {}", target.subject, target.summary);
             }
-            Orphan::Maybe | Orphan::Likely => continue,
-        };
-        used = true;
-        eprintln!("{} {why}\n  {}", target.subject, target.summary);
+            Orphan::Unknown => {
+                eprintln!("{} may be in use: some processes could not be examined", target.subject);
+            }
+            Orphan::Maybe | Orphan::Likely => {}
+        }
     }
     if used {
-        return Err(fail(exit::RUNTIME, "nothing was removed; --force removes objects in use, too".to_owned()));
+        return Err(Fail::runtime("nothing was removed; --force also removes objects in use"));
     }
     Ok(())
 }
@@ -173,9 +197,8 @@ fn refuse_used(chosen: &[Target], args: &Rm) -> Result<()> {
 fn confirmed(count: usize) -> Result<bool> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        return Err(fail(
-            exit::USAGE,
-            "stdin is no terminal to ask on: say --yes, or --dry-run to look first".to_owned(),
+        return Err(Fail::usage(
+            "stdin is not a terminal, so removal cannot be confirmed: use --yes, or --dry-run to see the commands",
         ));
     }
     eprint!("remove {count} {}? [y/N] ", if count == 1 { "object" } else { "objects" });
@@ -185,7 +208,7 @@ fn confirmed(count: usize) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// The command of the usual tools.
+/// The shell command that removes the object.
 fn command(target: &Target, facts: &Facts) -> String {
     match &target.identity {
         Identity::Sysv { kind, id, .. } => {
@@ -199,14 +222,14 @@ fn command(target: &Target, facts: &Facts) -> String {
             format!("{}ipcrm -{option} {id}", enter.unwrap_or_default())
         }
         Identity::File { path, .. } => format!("rm -- {}", quoted(&path.to_string_lossy())),
-        // The usual tools know queues by their file system only.
+        // The usual tools reach queues only through their file system.
         Identity::Queue { name, .. } => {
             format!("mount -t mqueue none /mnt && rm -- {}; umount /mnt", quoted(&format!("/mnt{name}")))
         }
     }
 }
 
-/// A word for the shell; its control characters are escaped as in C.
+/// A word quoted for the shell; control characters are escaped as in C.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -226,7 +249,7 @@ fn quoted(word: &str) -> String {
     format!("$'{bytes}'")
 }
 
-/// Processes in an IPC namespace, through which it can be entered.
+/// Processes in an IPC namespace; it is entered through one of them.
 fn members(facts: &Facts, ns: u32) -> Vec<u32> {
     facts.inventory.processes.iter().filter(|p| p.ipc_ns == Some(ns)).map(|p| p.tgid).collect()
 }
@@ -239,7 +262,7 @@ fn remove(chosen: &[Target], facts: &Facts, force: bool) -> Result<u8> {
             None => object::remove(&target.identity, force),
             Some(ns) => {
                 let identity = target.identity.clone();
-                match inventory::within(ns, &members(facts, ns), move || object::remove(&identity, force)) {
+                match inventory::within_ipc(ns, &members(facts, ns), move || object::remove(&identity, force)) {
                     Ok(Some(result)) => result,
                     Ok(None) => Err(Refusal::Gone),
                     Err(e) => Err(e.into()),
@@ -263,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_for_the_shell() {
+    fn words_are_quoted_for_the_shell() {
         for (word, want) in [
             ("/dev/shm/sem.a-b_1", "/dev/shm/sem.a-b_1"),
             ("/dev/shm/a b", "'/dev/shm/a b'"),

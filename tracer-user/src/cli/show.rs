@@ -1,20 +1,31 @@
-//! `show`: everything about one object, or what a process uses.
+//! `show`: everything about one object, or everything that a process uses.
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use super::args::{Format, Show};
+use super::args::Format;
+use super::exit::Fail;
 use super::snapshot::{self, Parts};
-use super::{Fail, exit, output};
+use super::{message, output};
 use tracer_collector::inventory;
 use tracer_report::listing::{self, Id, KINDS, Model, Query, Subject, Surroundings, kind};
+
+/// Options of `show`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// sem:32768, shm:655370@NAMESPACE, msg:0, mq:/name, posix-sem:/name, posix-shm:/name, pipe:8812, eventfd:41, socket:9913, pid:4121
+    object: Subject,
+    /// Format of the output
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
 
 /// Runs the command.
 ///
 /// # Errors
-/// There is no such object.
-pub fn main(args: &Show) -> Result<u8> {
+/// The object does not exist, or is not visible from here.
+pub fn main(args: &Args) -> Result<u8> {
     let subject = &args.object;
     let all: Vec<&str> = KINDS.iter().map(|k| k.name).collect();
     let parts = if subject.kind == "pid" { Parts::of(&all) } else { Parts::of(&[subject.kind]) };
@@ -26,15 +37,15 @@ pub fn main(args: &Show) -> Result<u8> {
     let model = Model::new(&facts);
     let around = surroundings(&model, subject, &pids);
     let Some(shown) = listing::show(&model, subject, &around) else {
-        output::problems(&facts.all_problems());
-        let message =
-            format!("{subject} does not exist, or cannot be seen from here; `ipctrace ls` lists what there is");
-        return Err(Fail { code: exit::RUNTIME, message }.into());
+        message::print_unknown(&facts.all_problems());
+        return Err(Fail::runtime(format!(
+            "{subject} does not exist, or is not visible from here; `ipctrace ls` lists the objects"
+        )));
     };
     match args.format {
         Format::Text => {
             output::print(&listing::text::render_shown(&shown, output::terminal_width()))?;
-            output::problems(&facts.all_problems());
+            message::print_unknown(&facts.all_problems());
         }
         Format::Json => output::print(&listing::json::render_shown(&model, &shown, true)?)?,
         Format::Jsonl => output::print(&listing::json::render_shown(&model, &shown, false)?)?,
@@ -42,7 +53,8 @@ pub fn main(args: &Show) -> Result<u8> {
     Ok(0)
 }
 
-/// The files among which the one of the key may be, and the packages of the programs; `pids` are those of a process.
+/// The files that the object's key may come from (ftok), and the packages of the programs that use it.
+/// `pids`: the process itself, if the subject is one.
 fn surroundings(model: &Model<'_>, subject: &Subject, pids: &[u32]) -> Surroundings {
     let query = Query { subject: Some(subject), ..Query::default() };
     let table = kind(subject.kind).map(|k| (k.table)(model, &query));

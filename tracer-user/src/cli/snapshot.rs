@@ -1,4 +1,4 @@
-//! Reads what `ls`, `show` and `rm` need of what exists now.
+//! Reads the snapshot of what exists now that `ls`, `show` and `rm` work on.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use tracer_collector::kernel::iter;
 use tracer_record::listed::{OpenObject, PipeFill};
 use tracer_report::listing::{Facts, Names};
 
-/// Which of the expensive parts are wanted.
+/// Which of the expensive parts to read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parts {
     /// Descriptor tables: pipes, eventfds and sockets.
@@ -24,7 +24,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// What these kinds are made from.
+    /// The parts that tables of these kinds need.
     pub fn of(kinds: &[&str]) -> Self {
         let any = |wanted: &[&str]| kinds.iter().any(|k| wanted.contains(k));
         let sockets = any(&["socket"]);
@@ -32,7 +32,8 @@ impl Parts {
     }
 }
 
-/// Asks the kernel what these pipes hold, by a BPF iterator: to open them, as one must otherwise, is to take part in them.
+/// Reads the fill of these pipes with a BPF iterator. The only other way is to open them, which makes this process a
+/// reader or writer.
 fn fill_pipes(pipes: &mut [OpenObject]) -> Result<()> {
     let page = rustix::param::page_size() as u64;
     let mut found = HashMap::new();
@@ -49,12 +50,12 @@ fn fill_pipes(pipes: &mut [OpenObject]) -> Result<()> {
     Ok(())
 }
 
-/// Reads it; of descriptor tables only those of `pids`, if there are any and no sockets are wanted.
+/// Reads the snapshot. With `pids`, and without sockets, it covers the descriptor tables of those processes only.
 pub fn read(parts: Parts, pids: &[u32]) -> Facts {
     let (users, groups) = inventory::names();
     let mut facts = Facts {
         wall_ns: inventory::wall_ns(),
-        own_ns: inventory::own_namespace(),
+        own_ns: inventory::own_ipc(),
         own_pid: std::process::id(),
         threads: inventory::threads(),
         open_files: inventory::open_files(),
@@ -65,7 +66,7 @@ pub fn read(parts: Parts, pids: &[u32]) -> Facts {
     };
     facts.hidden = inventory::hides_others(&facts.inventory.processes);
     if parts.open {
-        facts.open = inventory::open_objects(pids, parts.sockets);
+        facts.open = inventory::descriptor_snapshot(pids, parts.sockets);
         if !facts.open.pipes.is_empty()
             && let Err(e) = fill_pipes(&mut facts.open.pipes)
         {

@@ -1,28 +1,26 @@
-//! From the words of the user to processes.
+//! Resolves the options that name processes to a target.
 
 use anyhow::{Result, bail};
 
-use super::args::Whom;
-use super::{Fail, exit};
+use super::args::Targets;
+use super::exit::Fail;
 use tracer_collector::inventory;
 use tracer_collector::stream::Target;
 
-/// Whom the user means.
+/// The target that the options of `subcommand` name.
 ///
 /// # Errors
-/// Nobody is meant, a pid that does not exist, a name that nobody has.
-pub fn resolve(args: &Whom, subcommand: &str) -> Result<Target> {
-    if !args.is_said() {
-        bail!(Fail {
-            code: exit::USAGE,
-            message: format!(
-                "whom to watch? Give -p PID, --comm NAME, --cgroup PATH or --all; see `ipctrace {subcommand} --help`"
-            ),
-        });
+/// The options name no process, a pid that does not exist, or a name that no process has.
+pub fn resolve(args: &Targets, subcommand: &str) -> Result<Target> {
+    if !args.is_given() {
+        return Err(Fail::usage(format!(
+            "no process to watch: give -p PID, --comm NAME, --cgroup PATH or --all; see `ipctrace {subcommand} --help`"
+        )));
     }
     if args.all {
         return Ok(Target::All);
     }
+    // clap rejects it together with pids or a name.
     if let Some(path) = &args.cgroup {
         return Ok(Target::Cgroup(path.clone()));
     }
@@ -46,12 +44,12 @@ pub fn resolve(args: &Whom, subcommand: &str) -> Result<Target> {
 /// The process that a pid or tid belongs to.
 fn leader(pid: u32) -> Result<u32> {
     if pid == std::process::id() {
-        bail!("pid {pid} is ipctrace itself, which it does not watch");
+        bail!("pid {pid} is ipctrace, which does not watch itself");
     }
     match std::fs::read_to_string(format!("/proc/{pid}/status")) {
         Ok(status) => {
             Ok(status.lines().find_map(|l| l.strip_prefix("Tgid:").and_then(|v| v.trim().parse().ok())).unwrap_or(pid))
         }
-        Err(_) => bail!("no process with pid {pid} exists (in this pid namespace); `ps -e` lists them"),
+        Err(_) => bail!("no process has pid {pid} in this pid namespace; `ps -e` lists the pids"),
     }
 }

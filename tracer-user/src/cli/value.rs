@@ -1,15 +1,25 @@
-//! Words of the command line to values, or to what is wrong with them.
+//! Parsers of option values.
 
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tracer_common::site::Mechanism;
 
-use super::args::{Codes, Namespace};
 use tracer_analysis::detectors::DETECTORS;
 use tracer_report::listing;
 
-/// One of a few values, by its name; each is a value, its name and its help.
+/// Finding codes that match a pattern.
+#[derive(Debug, Clone)]
+pub struct Codes(pub Vec<&'static str>);
+
+/// An IPC namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    Own,
+    Inode(u32),
+}
+
+/// Parses the name of one of `all`, each a value, its name and its help.
 pub(super) fn choice<T: Copy + Send + Sync + 'static>(
     all: &'static [(T, &'static str, &'static str)],
 ) -> impl TypedValueParser<Value = T> {
@@ -21,12 +31,12 @@ pub(super) fn choice<T: Copy + Send + Sync + 'static>(
         .try_map(|name| all.iter().find(|c| c.1 == name).map(|c| c.0).ok_or("unknown name"))
 }
 
-/// `250ms`, `10s`, `1.5s`, `5m`, `2h`; a bare number is seconds.
+/// Parses `250ms`, `10s`, `1.5s`, `5m`, `2h`; a bare number is in seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let value: f64 =
-        number.parse().map_err(|_| "a number with a unit is needed, for example 250ms or 10s".to_owned())?;
+        number.parse().map_err(|_| "expected a number with a unit, for example 250ms or 10s".to_owned())?;
     let seconds = match unit {
         "us" => value / 1e6,
         "ms" => value / 1e3,
@@ -41,23 +51,23 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 pub(super) fn listed_kind(text: &str) -> Result<&'static str, String> {
     listing::kind(text).map(|k| k.name).ok_or_else(|| {
         let names: Vec<_> = listing::KINDS.iter().map(|k| k.name).collect();
-        format!("no such kind of object; there are {}", names.join(", "))
+        format!("no such kind of object; the kinds are {}", names.join(", "))
     })
 }
 
 pub(super) fn namespace(text: &str) -> Result<Namespace, String> {
     match text {
         "own" => Ok(Namespace::Own),
-        number => number.parse().map(Namespace::Inode).map_err(|_| "give its inode number, or own".to_owned()),
+        number => number.parse().map(Namespace::Inode).map_err(|_| "expected an inode number, or own".to_owned()),
     }
 }
 
 pub(super) fn mode(text: &str) -> Result<u32, String> {
     let bits = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok().filter(|m| *m <= 0o777);
-    bits.ok_or_else(|| "permission bits are octal, 0 to 0777".to_owned())
+    bits.ok_or_else(|| "expected octal permission bits, 0 to 0777".to_owned())
 }
 
-/// A key may be negative in C; its 32 bits count. 0 is IPC_PRIVATE.
+/// Parses a key by its 32 bits: C prints keys as negative numbers, too. 0 is IPC_PRIVATE.
 pub(super) fn key(text: &str) -> Result<i32, String> {
     let bits = match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok().map(u32::cast_signed),
@@ -66,7 +76,8 @@ pub(super) fn key(text: &str) -> Result<i32, String> {
             .ok()
             .and_then(|n| i32::try_from(n).ok().or_else(|| u32::try_from(n).ok().map(u32::cast_signed))),
     };
-    bits.filter(|k| *k != 0).ok_or_else(|| "a key has 32 bits and is not 0, for example 0x5eed or 24301".to_owned())
+    bits.filter(|k| *k != 0)
+        .ok_or_else(|| "expected a 32-bit number other than 0, for example 0x5eed or 24301".to_owned())
 }
 
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
@@ -80,24 +91,25 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
         other => return Err(format!("unknown unit {other:?}: use K, M or G")),
     };
     let count = number.parse::<usize>().ok().filter(|n| *n > 0).and_then(|n| n.checked_mul(factor));
-    count.ok_or_else(|| "a number of bytes is needed, for example 4096 or 16M".to_owned())
+    count.ok_or_else(|| "expected a number of bytes, for example 4096 or 16M".to_owned())
 }
 
-/// Size of a part: what it begins with must fit several times.
+/// Parses the size of a part of a recording. The minimum leaves room for several times what each part begins with.
 pub(super) fn part_bytes(text: &str) -> Result<u64, String> {
-    at_least(text, 1 << 20, "1M")?.try_into().map_err(|_| "it is too large".to_owned())
+    at_least(text, 1 << 20, "1M")?.try_into().map_err(|_| "too large".to_owned())
 }
 
-pub(super) fn kept_bytes(text: &str) -> Result<usize, String> {
+/// Parses the memory of the flight recorder.
+pub(super) fn memory_bytes(text: &str) -> Result<usize, String> {
     at_least(text, 4 << 20, "4M")
 }
 
 fn at_least(text: &str, least: usize, name: &str) -> Result<usize, String> {
     let n = bytes(text)?;
-    if n < least { Err(format!("at least {name} is needed")) } else { Ok(n) }
+    if n < least { Err(format!("the minimum is {name}")) } else { Ok(n) }
 }
 
-/// A code, or all codes that begin or end as a pattern with one `*` at its end or start says.
+/// Parses a finding code, or a pattern with one `*` at its start or end.
 pub(super) fn codes(text: &str) -> Result<Codes, String> {
     let matches = |code: &str| match (text.strip_prefix('*'), text.strip_suffix('*')) {
         (Some(end), _) => code.ends_with(end),
@@ -111,7 +123,7 @@ pub(super) fn codes(text: &str) -> Result<Codes, String> {
 pub(super) fn mechanism(text: &str) -> Result<Mechanism, String> {
     Mechanism::ALL.iter().copied().find(|m| m.name() == text).ok_or_else(|| {
         let names: Vec<_> = Mechanism::ALL.iter().map(|m| m.name()).collect();
-        format!("no such mechanism; there are {}", names.join(", "))
+        format!("no such mechanism; the mechanisms are {}", names.join(", "))
     })
 }
 
@@ -120,7 +132,7 @@ pub(super) fn code(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let codes: Vec<_> = DETECTORS.iter().map(|d| d.code).collect();
-    Err(format!("no such finding; there are {}", codes.join(", ")))
+    Err(format!("no such finding; the codes are {}", codes.join(", ")))
 }
 
 #[cfg(test)]

@@ -1,31 +1,48 @@
-//! `watch`: attach, wait, report.
+//! `watch`: attach, wait, report; and the parts of a live run that `run`, `record` and `demo` share.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::args::{Probing, Saving, Watch};
-use super::{output, redact, target};
+use super::args::{Probing, Saving, Targets};
+use super::redactor::redactor;
+use super::value::duration;
+use super::{message, output, target};
 use tracer_collector::stream::{Live, Options, Target};
+use tracer_record::Record;
 use tracer_record::redact::Redactor;
 use tracer_report::Reporter;
 use tracer_trace::Writer;
 
+/// Options of `watch`, the default command.
+#[derive(Debug, clap::Args, Clone)]
+pub struct Args {
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Stop after this time
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+    #[command(flatten)]
+    pub probing: Probing,
+    #[command(flatten)]
+    saving: Saving,
+}
+
 /// Runs the command.
 ///
 /// # Errors
-/// Whatever keeps it from attaching, and failures to write the report.
-pub fn main(args: &Watch) -> Result<u8> {
-    let target = target::resolve(&args.whom, "watch")?;
+/// The probes cannot be attached, or the report cannot be written.
+pub fn main(args: &Args) -> Result<u8> {
+    let target = target::resolve(&args.targets, "watch")?;
     runtime()?.block_on(async {
         output::check(&args.saving.output)?;
         let mut live = Live::attach(options(target, &args.probing))?;
-        let mut session = Session::open(&args.saving)?;
-        session.begin(&mut live);
-        live.run(stopped(args.duration)?, &mut |r| session.take(r)).await?;
+        let mut sink = ReportSink::open(&args.saving)?;
+        read_baseline(&mut live, &mut |r| sink.take(r));
+        live.run(stopped(args.duration)?, &mut |r| sink.take(r)).await?;
         drop(live);
-        output::write(&session.finish(), &args.saving.output)?;
+        output::write(&sink.finish(), &args.saving.output)?;
         Ok(0)
     })
 }
@@ -48,7 +65,7 @@ pub fn options(target: Target, args: &Probing) -> Options {
     }
 }
 
-/// Ends with Ctrl-C, SIGTERM, SIGHUP or after `limit`.
+/// Completes on SIGINT, SIGTERM or SIGHUP, or after `limit`.
 ///
 /// # Errors
 /// Signals cannot be caught.
@@ -72,27 +89,27 @@ pub fn stopped(limit: Option<Duration>) -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// Reads the baseline and says `ready`.
-pub fn begin(live: &mut Live, sink: &mut dyn FnMut(tracer_record::Record)) {
+/// Reads the baseline and prints `ready` to stderr.
+pub fn read_baseline(live: &mut Live, sink: &mut dyn FnMut(Record)) {
     let started = Instant::now();
     live.baseline(sink);
     tracing::debug!("baseline_us={}", started.elapsed().as_micros());
     eprintln!("ready");
 }
 
-/// The analyst's end of a run: the trace file and the model.
-pub struct Session {
+/// Takes the records of a live run: reports on them, and saves them if asked to.
+pub struct ReportSink {
     reporter: Reporter,
     writer: Option<Writer>,
-    /// The trace has no names.
+    /// Applies to the trace only, not to the report.
     redactor: Option<Redactor>,
 }
 
-impl Session {
-    /// Opens the trace file before anything is attached for long.
+impl ReportSink {
+    /// Creates the trace file.
     ///
     /// # Errors
-    /// The trace file cannot be made, or the report's could not.
+    /// The trace file cannot be created, or the report file could not be.
     pub fn open(args: &Saving) -> Result<Self> {
         output::check(&args.output)?;
         let writer = match &args.save {
@@ -101,34 +118,29 @@ impl Session {
             }
             None => None,
         };
-        Ok(Self { reporter: output::reporter(&args.output), writer, redactor: redact::redactor(args.redact)? })
+        Ok(Self { reporter: output::reporter(&args.output), writer, redactor: redactor(args.redact)? })
     }
 
-    /// Reads the baseline and says `ready`.
-    pub fn begin(&mut self, live: &mut Live) {
-        begin(live, &mut |r| self.take(r));
-    }
-
-    /// Takes one record. A trace file that cannot be written any more is said once; watching goes on.
-    pub fn take(&mut self, record: tracer_record::Record) {
+    /// Takes one record. The first failure to write the trace ends saving with a message; watching continues.
+    pub fn take(&mut self, record: Record) {
         if let Some(writer) = &mut self.writer
             && let Err(e) = match &self.redactor {
                 Some(redactor) => writer.push(&redactor.record(record.clone())),
                 None => writer.push(&record),
             }
         {
-            eprintln!("ipctrace: saving ended: {e}; what was written is kept");
+            message::print(&format!("stopped saving: {e}; the trace up to here is kept"));
             self.writer = None;
         }
         self.reporter.take(&record);
     }
 
-    /// Ends the trace. What of it could not be saved is said.
+    /// Ends the trace, with a message if its last part cannot be saved.
     pub fn finish(mut self) -> Reporter {
         if let Some(writer) = self.writer.take()
             && let Err(e) = writer.finish()
         {
-            eprintln!("ipctrace: the trace's last part could not be saved: {e}");
+            message::print(&format!("cannot save the last part of the trace: {e}"));
         }
         self.reporter
     }

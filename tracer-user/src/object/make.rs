@@ -1,16 +1,16 @@
-//! Makes one object, which must not exist yet.
+//! Creates one object, which must not exist yet.
 
 use std::ffi::CString;
 use std::io;
 
-/// What was made.
+/// Identifies a created object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Made {
     Id(i32),
     Name(String),
 }
 
-/// A set of `nsems` semaphores, all 0; a private one without a key.
+/// Creates a set of `nsems` semaphores with the value 0; a private one without a key.
 ///
 /// # Errors
 /// The kernel refuses: EEXIST if the key is in use, ENOSPC at a limit.
@@ -19,7 +19,7 @@ pub fn make_sem(key: Option<i32>, nsems: i32, mode: u32) -> io::Result<Made> {
     id(unsafe { libc::semget(key.unwrap_or(libc::IPC_PRIVATE), nsems, flags(mode)) })
 }
 
-/// A segment of `size` bytes.
+/// Creates a segment of `size` bytes.
 ///
 /// # Errors
 /// As [`make_sem`].
@@ -28,7 +28,7 @@ pub fn make_shm(key: Option<i32>, size: usize, mode: u32) -> io::Result<Made> {
     id(unsafe { libc::shmget(key.unwrap_or(libc::IPC_PRIVATE), size, flags(mode)) })
 }
 
-/// A message queue.
+/// Creates a message queue.
 ///
 /// # Errors
 /// As [`make_sem`].
@@ -37,10 +37,10 @@ pub fn make_msg(key: Option<i32>, mode: u32) -> io::Result<Made> {
     id(unsafe { libc::msgget(key.unwrap_or(libc::IPC_PRIVATE), flags(mode)) })
 }
 
-/// A POSIX message queue with the system's default sizes.
+/// Creates a POSIX message queue with the system's default sizes.
 ///
 /// # Errors
-/// EEXIST if there is one of this name; EMFILE or ENOSPC at a limit.
+/// EEXIST if one of this name exists; EMFILE or ENOSPC at a limit.
 pub fn make_mq(name: &str, mode: u32) -> io::Result<Made> {
     let full = slashed(name)?;
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
@@ -54,10 +54,10 @@ pub fn make_mq(name: &str, mode: u32) -> io::Result<Made> {
     Ok(Made::Name(full.to_string_lossy().into_owned()))
 }
 
-/// A POSIX named semaphore.
+/// Creates a POSIX named semaphore.
 ///
 /// # Errors
-/// EEXIST if there is one of this name; EINVAL for a value over `SEM_VALUE_MAX`.
+/// EEXIST if one of this name exists; EINVAL for a value above `SEM_VALUE_MAX`.
 pub fn make_posix_sem(name: &str, value: u32, mode: u32) -> io::Result<Made> {
     let full = slashed(name)?;
     // SAFETY: the name ends with NUL; mode and value are the two variable arguments of O_CREAT.

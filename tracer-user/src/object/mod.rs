@@ -1,7 +1,7 @@
-//! Makes and removes IPC objects: the only place that changes any, for `mk` and `rm`.
+//! Creates and removes IPC objects, for `mk` and `rm`: the only module that changes any.
 //!
-//! It decides nothing: whether an object may go is the caller's question. What it does ensure is that the object is
-//! still the one that was meant.
+//! It must not decide whether an object may be removed, which is the caller's task. It does verify that the object is
+//! still the one that the user chose.
 
 mod make;
 mod remove;

@@ -1,4 +1,4 @@
-//! Removes one object, after a last look whether it is the one that was shown.
+//! Removes one object, after a check that it is still the one that was shown.
 
 use std::ffi::CString;
 use std::io;
@@ -14,40 +14,40 @@ pub enum Sysv {
     Msg,
 }
 
-/// What an object was when it was shown.
+/// Identifies an object as it was shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// An id is the slot and a sequence number, which comes back after a while; so creation and owner count, too.
+    /// An id is a slot and a sequence number, which repeats; so key, creator and times are compared, too.
     Sysv { kind: Sysv, id: i32, state: State },
     /// A name in a file system.
     File { path: PathBuf, dev: u64, ino: u64 },
-    /// A POSIX message queue whose file system is mounted nowhere, by its name with the leading slash.
+    /// A POSIX message queue whose file system is not mounted, by its name with the leading slash.
     Queue { name: String, dev: u64, ino: u64 },
 }
 
-/// What the kernel says of a System V object.
+/// The state of a System V object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub key: i32,
     pub cuid: u32,
     /// Seconds since 1970.
     pub ctime: u64,
-    /// semop and 0; attachment and detachment; send and receive.
+    /// Times of the last semop, and 0; of the last attach and detach; or of the last send and receive.
     pub used: [u64; 2],
-    /// Attachments of a segment.
+    /// Number of attachments of a segment.
     pub nattch: u64,
 }
 
 /// Why an object was not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("it is gone already")]
+    #[error("it no longer exists")]
     Gone,
-    #[error("it was changed since it was looked at, or its id stands for another object now")]
+    #[error("it was changed since it was shown, or its id belongs to another object now")]
     Another,
-    #[error("it was used since it was looked at; look again, or use --force")]
+    #[error("it was used since it was shown; check it again, or use --force")]
     Used,
-    #[error("not permitted: {0}; needs its owner, or CAP_SYS_ADMIN")]
+    #[error("not permitted: {0}; run as its owner, or with CAP_SYS_ADMIN")]
     NotPermitted(io::Error),
     #[error("{0}")]
     Failed(io::Error),
@@ -64,10 +64,10 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Removes the object in the IPC namespace of the calling thread; with `force` also if it was used meanwhile.
+/// Removes an object of the calling thread's IPC namespace; with `force` also if it was used meanwhile.
 ///
 /// # Errors
-/// It is not the same any more, or the kernel refuses.
+/// The object is not the same any more, or the kernel refuses.
 pub fn remove(object: &Identity, force: bool) -> Result<(), Refusal> {
     match object {
         Identity::Sysv { kind, id, state } => {
@@ -98,7 +98,7 @@ pub fn remove(object: &Identity, force: bool) -> Result<(), Refusal> {
             if fd < 0 {
                 return Err(io::Error::last_os_error().into());
             }
-            // SAFETY: just opened, owned by nobody else.
+            // SAFETY: opened above, and owned only here.
             let queue = unsafe { OwnedFd::from_raw_fd(fd) };
             let meta = rustix::fs::fstat(&queue).map_err(io::Error::from)?;
             if (meta.st_dev, meta.st_ino) != (*dev, *ino) {
@@ -114,7 +114,7 @@ fn same(shown: &State, now: &State, force: bool) -> Result<(), Refusal> {
     if (shown.key, shown.cuid) != (now.key, now.cuid) || now.ctime < shown.ctime {
         return Err(Refusal::Another);
     }
-    // A later ctime is IPC_SET, SETVAL, or another object in the slot: nobody can tell which.
+    // A later ctime means IPC_SET, SETVAL, or another object in the slot, which cannot be distinguished.
     if now.ctime > shown.ctime {
         return Err(Refusal::Another);
     }

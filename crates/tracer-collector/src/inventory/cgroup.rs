@@ -1,4 +1,4 @@
-//! Control groups: where the hierarchies are mounted, and which processes live below a group.
+//! Control groups: where the hierarchies are mounted, and which processes are in a group or below it.
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -11,7 +11,7 @@ pub(super) enum Hierarchy {
     V1Pids,
 }
 
-/// Why the processes of a group could not be listed.
+/// Why the processes of a group cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     #[error("no cgroup {path:?} in {tried:?}; give its directory, or its path as /proc/PID/cgroup shows it")]
@@ -26,7 +26,7 @@ pub enum CgroupError {
 /// `path` is a directory of the cgroup file system or a path as /proc/PID/cgroup shows it.
 ///
 /// # Errors
-/// No such group, or it cannot be read. Groups below it that vanish meanwhile are none.
+/// The group does not exist or cannot be read. Groups below it that disappear meanwhile are ignored.
 pub fn cgroup_pids(path: &str) -> Result<Vec<u32>, CgroupError> {
     let mut out = Vec::new();
     collect(&resolve(path)?, &mut out, true)?;
@@ -56,10 +56,10 @@ struct Mount {
 }
 
 impl Mount {
-    /// Where the group is in the file system; `None` if this mount does not show it.
+    /// Directory of the group; `None` if this mount does not show it.
     fn directory(&self, path: &str) -> Option<PathBuf> {
         let below = Path::new(path).strip_prefix(&self.root).ok()?;
-        // "/../x" is a group outside of our cgroup namespace.
+        // "/../x" is a group outside of this cgroup namespace.
         below.components().all(|c| matches!(c, Component::Normal(_))).then(|| self.point.join(below))
     }
 }
@@ -84,7 +84,7 @@ fn resolve(path: &str) -> Result<PathBuf, CgroupError> {
 
 fn collect(dir: &Path, out: &mut Vec<u32>, first: bool) -> Result<(), CgroupError> {
     match std::fs::read_to_string(dir.join("cgroup.procs")) {
-        // 0 stands for a process outside of our pid namespace.
+        // 0: a process outside of this pid namespace.
         Ok(text) => out.extend(text.lines().filter_map(|l| l.parse().ok()).filter(|p: &u32| *p != 0)),
         // A threaded group lists its processes in the group above (EOPNOTSUPP).
         Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_groups_say_where_was_looked() {
+    fn errors_of_unknown_groups_name_the_searched_directories() {
         match cgroup_pids("/no/such/group") {
             Err(CgroupError::NotFound { tried, .. }) => assert!(!tried.is_empty()),
             Err(CgroupError::NotMounted) => {} // a machine without cgroups

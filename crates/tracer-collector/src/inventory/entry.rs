@@ -1,7 +1,7 @@
 //! One directory of /proc/PID, held open so that all its files belong to the same process.
 //!
-//! A path handle to /proc/PID stays with its process: after the process is gone reads fail with ESRCH, even if the
-//! pid is in use again (fs/proc/base.c, `get_proc_task`).
+//! A path handle to /proc/PID stays with its process: after its exit reads fail with ESRCH, even if the pid is in use
+//! again (fs/proc/base.c, `get_proc_task`).
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Statx, StatxFlags};
 /// Longest file of /proc that is read; maps of a huge process are the largest.
 const FILE_MAX: usize = 64 << 20;
 
-/// The host's init may be shielded even from root; what it has open or mapped is then left out.
+/// The host's init may be protected even from root; its descriptors and mappings are left out then.
 pub(super) const INIT: u32 = 1;
 
 /// /proc/PID of one process, or a directory in it.
@@ -41,21 +41,21 @@ impl Entry {
         self.read_until(name, buf, |room, got| got < room)
     }
 
-    /// The contents of a file as text; bytes that are no UTF-8 are replaced.
+    /// The contents of a file as text; invalid UTF-8 is replaced.
     pub(crate) fn text(&self, name: &str) -> io::Result<String> {
         let mut buf = Vec::new();
         self.read(name, &mut buf)?;
         Ok(String::from_utf8_lossy(&buf).into_owned())
     }
 
-    /// The same for a file of many records (maps), which comes in pieces.
+    /// As [`Self::text`], for a file of many records (maps), which the kernel writes in pieces.
     pub(crate) fn long_text(&self, name: &str) -> io::Result<String> {
         let mut buf = Vec::new();
         self.read_until(name, &mut buf, |_, got| got == 0)?;
         Ok(String::from_utf8_lossy(&buf).into_owned())
     }
 
-    /// Reads until `end` says, from the room that a read had and what it got, that nothing more comes.
+    /// Reads until `end`, given the room of a read and the bytes that it returned, is true.
     fn read_until(&self, name: &str, buf: &mut Vec<u8>, end: impl Fn(usize, usize) -> bool) -> io::Result<()> {
         buf.clear();
         let file = rustix::fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
@@ -74,26 +74,26 @@ impl Entry {
         Ok(())
     }
 
-    /// Memory of the process at `addr`; nothing of it stops.
+    /// Reads memory of the process at `addr`, without stopping the process.
     pub(crate) fn memory(&self, addr: u64, buf: &mut [u8]) -> io::Result<()> {
         let file = rustix::fs::openat(&self.dir, "mem", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let got = rustix::io::pread(&file, &mut *buf, addr)?;
         if got < buf.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    /// What a link says; nothing is opened.
+    /// The text of a link; opens nothing.
     pub(crate) fn link(&self, name: &str) -> io::Result<String> {
         let target = rustix::fs::readlinkat(&self.dir, name, Vec::with_capacity(128))?;
         Ok(target.to_string_lossy().into_owned())
     }
 
-    /// The mode of a link itself; what it leads to is not asked.
+    /// The mode of the link itself, not of its target.
     pub(super) fn link_mode(&self, name: &str) -> io::Result<Mode> {
         let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Mode::from_raw_mode(stat.st_mode))
     }
 
-    /// What a link leads to. The caller knows that it answers without a network.
+    /// Status of a link's target. The caller knows that its file system needs no network.
     pub(super) fn stat(&self, name: &str) -> io::Result<Statx> {
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         Ok(rustix::fs::statx(&self.dir, name, flags, StatxFlags::INO | StatxFlags::TYPE)?)
@@ -111,7 +111,7 @@ impl Entry {
         Ok((self.below(name)?, out))
     }
 
-    /// A path handle to what a link leads to (`map_files/...`): no file system is asked anything.
+    /// A path handle to a link's target (`map_files/...`), without a request to its file system.
     pub(crate) fn path_handle(&self, name: &str) -> io::Result<OwnedFd> {
         Ok(rustix::fs::openat(&self.dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
     }
@@ -127,7 +127,7 @@ impl Entry {
         Ok(rustix::fs::openat(&self.dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    /// Whether the process is still there, as a zombie at least.
+    /// Whether the process still exists, at least as a zombie.
     pub(super) fn exists(&self) -> bool {
         rustix::fs::statat(&self.dir, "stat", AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
@@ -141,7 +141,7 @@ pub(super) fn pids() -> Vec<u32> {
     out
 }
 
-/// Whether an error only says that the process is gone.
+/// Whether an error means that the process, or the entry, no longer exists.
 pub(crate) fn vanished(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }

@@ -1,8 +1,7 @@
-//! Descriptor tables: what a process has open, and who has an object open.
+//! Descriptor tables: what a process has open, and which processes hold an object.
 //!
-//! Links are read, never followed. A process's threads share its table and count once; of processes whose main thread
-//! is gone the table of the first living thread is read.
-//! Descriptors in flight in a socket are in nobody's table and not seen here.
+//! It must not follow a link. The threads of a process share a table, which counts once; if the main thread exited, that
+//! of the first living thread is read. Descriptors in flight in a socket are in no table.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -14,12 +13,12 @@ use super::entry::{Entry, bracketed, field, pids, vanished};
 use super::{boot_ns, process};
 use tracer_record::{FdTable, Holder, ObjKey};
 
-/// Descriptors of one process that are listed at most (about 10 MB in a trace).
+/// At most this many descriptors of one process are listed (about 10 MB in a trace).
 const FDS_MAX: usize = 262_144;
 
-/// Who has these objects open, in one scan of all processes: pipes and FIFOs, sockets, eventfds and POSIX message queues.
-/// One row a process, the caller left out; the flag is false if some table or entry could not be read.
-/// For other kinds of objects the answer is empty and not complete.
+/// Finds the holders of pipes and FIFOs, sockets, eventfds and POSIX message queues, in one scan of all processes.
+/// The result has one row per process, without the caller; the flag is false if a table or entry could not be read.
+/// For other kinds of objects it is empty and not complete.
 pub fn holders_of(objs: &[ObjKey]) -> HashMap<ObjKey, (Vec<Holder>, bool)> {
     let mut search = Search::default();
     let known = |k: u32| matches!(k, kind::PIPE | kind::SOCKET | kind::EVENTFD | kind::MQ);
@@ -29,7 +28,7 @@ pub fn holders_of(objs: &[ObjKey]) -> HashMap<ObjKey, (Vec<Holder>, bool)> {
     if !search.wanted.is_empty() {
         search.scan();
     }
-    // A pipe that nobody holds under its own name may be a FIFO: those show their path.
+    // A pipe that no link names may be a FIFO: its links show its path.
     let fifos: HashSet<u64> = search
         .wanted
         .iter()
@@ -47,7 +46,7 @@ pub fn holders_of(objs: &[ObjKey]) -> HashMap<ObjKey, (Vec<Holder>, bool)> {
     out
 }
 
-/// The descriptor table of a process. A process that is gone gives an empty table that is not complete.
+/// The descriptor table of a process; empty and not complete if the process exited.
 pub fn fd_table(pid: u32) -> FdTable {
     let mut table = FdTable { ts_ns: boot_ns(), tgid: pid, ..FdTable::default() };
     let Ok(entry) = Entry::open(pid) else { return table };
@@ -66,7 +65,7 @@ pub fn fd_table(pid: u32) -> FdTable {
     table
 }
 
-/// What a descriptor's link says that it is.
+/// The kind of object in a descriptor's link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     Pipe(u64),
@@ -93,7 +92,7 @@ impl Link {
     }
 }
 
-/// The descriptor table of a process: of its main thread, or of the first living one if that is gone.
+/// The descriptor table of a process: that of its main thread, or of the first living one if that exited.
 pub(super) struct Table {
     /// The thread's directory.
     thread: Entry,
@@ -126,15 +125,15 @@ impl Table {
         self.links.link(&fd.to_string())
     }
 
-    /// Whether the descriptor (reads, writes), by its link's permissions, which cost a third of reading fdinfo.
+    /// Whether the descriptor (reads, writes), by its link's permissions: a third of the cost of reading fdinfo.
     /// Source: fs/proc/fd.c, `tid_fd_update_inode`; a descriptor of O_PATH does neither.
     pub(super) fn access(&self, fd: u32) -> Option<(bool, bool)> {
         let mode = self.links.link_mode(&fd.to_string()).ok()?;
         Some((mode.contains(Mode::RUSR), mode.contains(Mode::WUSR)))
     }
 
-    /// The inode number of a message queue behind a descriptor whose link may be one. Only what has a mount of the kernel's
-    /// own, as descriptors of mq_open have, or the queues' own mount point, is asked: no network is behind those.
+    /// The inode number of a message queue behind a descriptor whose link may be one. It requests only files of a mount of
+    /// the kernel's own, as those of mq_open, or of the queues' mount point: they need no network.
     fn queue(&self, entry: &Entry, fd: u32) -> Option<u64> {
         let info = self.info(fd).ok()?;
         let mounts = entry.long_text("mountinfo").ok()?;
@@ -155,12 +154,12 @@ impl Table {
 #[derive(Default)]
 struct Search {
     wanted: HashSet<(u32, u64)>,
-    /// Whether eventfds are wanted: only their fdinfo tells which one it is.
+    /// Whether eventfds are searched: only their fdinfo identifies them.
     eventfds: bool,
-    /// Whether message queues are wanted.
+    /// Whether message queues are searched.
     queues: bool,
     found: HashMap<(u32, u64), Vec<Holder>>,
-    /// Tables or entries that could not be read though their process lived.
+    /// Number of tables or entries of living processes that could not be read.
     denied: u64,
 }
 
@@ -192,9 +191,9 @@ impl Search {
     }
 
     /// Searches FIFOs by the inode number in fdinfo (5.14 and later).
-    /// False if that cannot be told: an older kernel, or files of several paths with one inode number.
+    /// Returns false if that is ambiguous: on an older kernel, or if files of several paths have one inode number.
     fn scan_fifos(&mut self, inodes: &HashSet<u64>) -> bool {
-        let mut told = true;
+        let mut unambiguous = true;
         let mut paths: HashMap<u64, String> = HashMap::new();
         self.each_fd(|search, entry, pid, table, fd, link| {
             if Link::parse(link) != Link::Path || never_fifo(link) {
@@ -202,20 +201,20 @@ impl Search {
             }
             let Ok(info) = table.info(fd) else { return true };
             let Some(ino) = field(&info, "ino").and_then(|i| i.parse::<u64>().ok()) else {
-                told = false;
+                unambiguous = false;
                 return false;
             };
-            // A stream has no position; what has one is a file with the same inode number elsewhere.
+            // A stream has no position: this is a file of another file system with the same inode number.
             if inodes.contains(&ino) && field(&info, "pos") == Some("0") {
-                told &= paths.entry(ino).or_insert_with(|| link.to_owned()) == link;
+                unambiguous &= paths.entry(ino).or_insert_with(|| link.to_owned()) == link;
                 search.add((kind::PIPE, ino), entry, pid, fd, access(&info));
             }
             true
         });
-        told
+        unambiguous
     }
 
-    /// Calls `see` for each descriptor of each process but ourselves, until it answers false.
+    /// Calls `see` for each descriptor of all other processes, until it returns false.
     fn each_fd(&mut self, mut see: impl FnMut(&mut Self, &Entry, u32, &Table, u32, &str) -> bool) {
         for pid in pids().into_iter().filter(|p| *p != std::process::id()) {
             let Ok(entry) = Entry::open(pid) else { continue };
@@ -232,7 +231,7 @@ impl Search {
                     Ok(_) => {}
                     Err(e) if vanished(&e) => {}
                     Err(_) => {
-                        // Permission is by process: the others would be refused, too.
+                        // Permission is per process: the other descriptors would be refused, too.
                         self.denied += 1;
                         break;
                     }
@@ -269,7 +268,7 @@ fn may_be_queue(link: &str) -> bool {
 }
 
 /// The FIFO or message queue behind a descriptor with a path, in which a thread sleeps; `None` if it is neither.
-/// It is asked without synchronising, so that no network is (statx(2), AT_STATX_DONT_SYNC).
+/// The request does not synchronise, so that it needs no network (statx(2), AT_STATX_DONT_SYNC).
 pub(super) fn named_object(entry: &Entry, fd: u32) -> Option<ObjKey> {
     let link = entry.link(&format!("fd/{fd}")).ok()?;
     let stat = entry.stat(&format!("fd/{fd}")).ok()?;
@@ -281,7 +280,7 @@ pub(super) fn named_object(entry: &Entry, fd: u32) -> Option<ObjKey> {
     Some(ObjKey { kind: kind::MQ, ns: stat.stx_dev_major << 20 | stat.stx_dev_minor, id: ino })
 }
 
-/// Devices that many processes have open and that are no FIFOs.
+/// Devices that many processes hold, and that are no FIFOs.
 fn never_fifo(link: &str) -> bool {
     link == "/dev/null" || link.starts_with("/dev/pts/") || link.starts_with("/memfd:")
 }
@@ -393,7 +392,7 @@ mod tests {
         // SAFETY: eventfd takes numbers only.
         let raw = unsafe { libc::eventfd(0, 0) };
         assert!(raw >= 0);
-        // SAFETY: just created, owned by nobody else.
+        // SAFETY: created above, and owned only here.
         let event = unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) };
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{raw}")).expect("fdinfo");
         let id = field(&info, "eventfd-id").expect("id").parse().expect("number");
@@ -433,7 +432,7 @@ mod tests {
             eprintln!("skipped: {}", std::io::Error::last_os_error());
             return;
         }
-        // SAFETY: just opened, owned by nobody else.
+        // SAFETY: opened above, and owned only here.
         let queue = unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) };
         // SAFETY: a string that ends with a zero byte.
         unsafe { libc::mq_unlink(name.as_ptr()) };

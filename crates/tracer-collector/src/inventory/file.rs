@@ -1,13 +1,13 @@
-//! The files that a process has to do with: open, mapped, its working directory and its program.
+//! The files of a process: open, mapped, its working directory and its program.
 //!
-//! What is open or mapped is told by /proc alone. Working directory and program are asked through their links there,
-//! which nothing else tells, but only on file systems of this machine: another could hang.
+//! Open and mapped files are read from /proc alone. The status of working directory and program is read through their
+//! links, but it must not be read on a file system that needs a network or another process: that could hang.
 
 use super::entry::{Entry, field};
 use super::fd::Table;
 use tracer_record::listed::FileRef;
 
-/// File systems that answer without a network or another process.
+/// File systems that need no network and no other process.
 const LOCAL: [&str; 15] = [
     "bcachefs", "btrfs", "devtmpfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "squashfs", "tmpfs",
     "vfat", "xfs", "zfs",
@@ -27,7 +27,7 @@ pub fn files_of(pid: u32) -> Vec<FileRef> {
     let Ok(table) = Table::of(&entry) else { return out };
     for fd in &table.fds {
         let (Ok(path), Ok(info)) = (table.link(*fd), table.info(*fd)) else { continue };
-        // The inode number is there from 5.14 on.
+        // The inode number exists since Linux 5.14.
         let ino = field(&info, "ino").and_then(|i| i.parse().ok());
         let minor = field(&info, "mnt_id").and_then(|id| minor_of(&mounts, id));
         if let (true, Some(ino), Some(dev_minor)) = (path.starts_with('/'), ino, minor) {
@@ -37,14 +37,14 @@ pub fn files_of(pid: u32) -> Vec<FileRef> {
     out
 }
 
-/// What a link of a process leads to, if that is on a file system of this machine.
+/// The target of a process's link, if its file system is local.
 fn local(entry: &Entry, name: &str, mounts: &str) -> Option<FileRef> {
-    // The paths of mounts begin at the process's root, those of links at that of its mount namespace.
+    // Paths of mounts start at the process's root, those of links at the root of its mount namespace.
     if entry.link("root").ok()? != "/" {
         return None;
     }
     let link = entry.link(name).ok()?;
-    // A file that was removed keeps its inode; the mark may follow its path.
+    // A removed file keeps its inode; a mark may follow its path.
     let path = link.strip_suffix(" (deleted)").unwrap_or(&link);
     if !is_local(file_system(mounts, path)?) {
         return None;
@@ -53,7 +53,7 @@ fn local(entry: &Entry, name: &str, mounts: &str) -> Option<FileRef> {
     Some(FileRef { path: link, dev_minor: found.stx_dev_minor, ino: found.stx_ino })
 }
 
-/// Whether this type of file system answers without a network or another process.
+/// Whether file systems of this type need no network and no other process.
 pub(crate) fn is_local(kind: &str) -> bool {
     LOCAL.contains(&kind)
 }
@@ -77,7 +77,7 @@ pub(crate) fn file_system<'a>(mountinfo: &'a str, path: &str) -> Option<&'a str>
         let point = unescaped(point);
         let below =
             point == "/" || path.strip_prefix(point.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('/'));
-        // Of mounts on one point the last is on top.
+        // Of several mounts at one point the last one is visible.
         if below && best.is_none_or(|(len, _)| len <= point.len()) {
             best = Some((point.len(), kind));
         }
@@ -87,12 +87,12 @@ pub(crate) fn file_system<'a>(mountinfo: &'a str, path: &str) -> Option<&'a str>
 
 /// A mapped file.
 pub(super) struct Map<'a> {
-    /// First address, and the first behind it.
+    /// First address, and the first one after the mapping.
     start: u64,
     end: u64,
-    /// What is written goes to the file, for all that map it.
+    /// Writes go to the file, visible to all processes that map it.
     pub(super) shared: bool,
-    /// Of its first byte in the file.
+    /// Offset of its first byte in the file.
     offset: u64,
     pub(super) minor: u32,
     pub(super) ino: u64,
@@ -104,7 +104,7 @@ impl Map<'_> {
         (self.start..self.end).contains(&address)
     }
 
-    /// Where the byte at this address, which it holds, is in the file.
+    /// Offset in the file of an address in the mapping.
     pub(super) fn offset_of(&self, address: u64) -> u64 {
         self.offset.wrapping_add(address.wrapping_sub(self.start))
     }

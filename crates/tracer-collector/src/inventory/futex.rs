@@ -1,4 +1,5 @@
-//! Where the futexes are that threads wait for: the file behind their memory, who else maps it, and who holds a lock there.
+//! Locates the futexes on which threads block: the file behind their memory, the processes that map it, and the owner of
+//! the lock.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,19 +8,19 @@ use super::file::{Map, parse_map};
 use super::process;
 use tracer_record::{FutexOwner, FutexPlace, FutexRow, FutexUser, ObjKey};
 
-/// Processes in which an owner is looked for.
+/// At most this many processes are searched for an owner.
 const USERS_SEARCHED: usize = 64;
 
-/// What is asked about a futex.
+/// A futex to locate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FutexAsked {
-    /// Start of the waiting process, nanoseconds of the boot clock.
+pub struct FutexRequest {
+    /// Start of the blocked process, in nanoseconds of the boot clock.
     pub start_ns: u64,
-    /// The thread that holds it, as the futex names it; 0: it names none.
+    /// Tid of the owner as the futex word holds it; 0: none.
     pub owner_tid: u32,
 }
 
-/// The futex word of a process at this address, and the four behind it; `None` if they are not readable.
+/// The futex word of a process at this address, and the four words after it; `None` if they cannot be read.
 pub fn futex_words(tgid: u32, address: u64) -> Option<[u32; 5]> {
     let mut bytes = [0; 20];
     Entry::open(tgid).ok()?.memory(address, &mut bytes).ok()?;
@@ -30,8 +31,8 @@ pub fn futex_words(tgid: u32, address: u64) -> Option<[u32; 5]> {
     Some(words)
 }
 
-/// Places these futexes. Those of processes that are gone are left out.
-pub fn futexes(asked: &BTreeMap<ObjKey, FutexAsked>) -> Vec<FutexRow> {
+/// Locates these futexes; leaves out those of processes that exited.
+pub fn futexes(asked: &BTreeMap<ObjKey, FutexRequest>) -> Vec<FutexRow> {
     let mut rows: Vec<FutexRow> = asked.iter().filter_map(|(obj, asked)| place(*obj, asked)).collect();
     let mut by_file: HashMap<(u32, u64), Users> = HashMap::new();
     for p in rows.iter().filter_map(|r| r.place.as_ref()) {
@@ -63,7 +64,7 @@ impl Default for Users {
     }
 }
 
-fn place(obj: ObjKey, asked: &FutexAsked) -> Option<FutexRow> {
+fn place(obj: ObjKey, asked: &FutexRequest) -> Option<FutexRow> {
     let entry = Entry::open(obj.ns).ok()?;
     let stat = process::stat(&entry, &mut Vec::new())?;
     // /proc cuts the start to ticks of 10 ms.
@@ -82,10 +83,10 @@ fn place(obj: ObjKey, asked: &FutexAsked) -> Option<FutexRow> {
     Some(FutexRow { obj, start_ns: asked.start_ns, owner_tid: asked.owner_tid, place, owner: None })
 }
 
-/// Looks among all processes for those that map these files, and share them.
+/// Finds the processes that share mappings of these files.
 fn find_users(by_file: &mut HashMap<(u32, u64), Users>) {
     let all = pids();
-    // With hidepid there may be users that are not even listed.
+    // With hidepid some users may not even be listed.
     let mut complete = all.contains(&INIT);
     for pid in all {
         let Ok(entry) = Entry::open(pid) else { continue };
@@ -119,7 +120,7 @@ fn find_users(by_file: &mut HashMap<(u32, u64), Users>) {
     by_file.values_mut().for_each(|users| users.complete &= complete);
 }
 
-/// The living thread of these processes that has this number in its own pid namespace: that is what it wrote.
+/// The living thread of these processes with this tid in its own pid namespace, where it wrote the futex word.
 fn owner(tid: u32, users: &[FutexUser]) -> Option<FutexOwner> {
     for user in users.iter().take(USERS_SEARCHED) {
         let Ok(entry) = Entry::open(user.tgid) else { continue };
@@ -137,7 +138,7 @@ fn owner(tid: u32, users: &[FutexUser]) -> Option<FutexOwner> {
     None
 }
 
-/// The numbers of a thread, or of a process, from ours to its own pid namespace.
+/// The ids of a thread or process, from this pid namespace to its own.
 /// Source: proc(5), NSpid of /proc/PID/status (4.1).
 fn levels(entry: &Entry) -> Option<Vec<u32>> {
     let status = entry.text("status").ok()?;
@@ -166,18 +167,18 @@ mod tests {
             assert_eq!(futex_words(me, address), Some([7, 0, 0, 0, 0]));
             let obj = ObjKey { kind: kind::FUTEX, ns: me, id: address };
             let tid = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-            let rows = futexes(&BTreeMap::from([(obj, FutexAsked { start_ns, owner_tid: tid })]));
+            let rows = futexes(&BTreeMap::from([(obj, FutexRequest { start_ns, owner_tid: tid })]));
             let [row] = rows.as_slice() else { unreachable!("{rows:?}") };
             assert_eq!(row.place.is_some(), shared);
             if let Some(place) = &row.place {
                 assert_eq!((place.offset, place.path.as_str()), (4120, "/dev/zero (deleted)"));
                 assert!(place.users.iter().any(|u| u.tgid == me && u.threads >= 1), "{place:?}");
                 assert_eq!(row.owner.as_ref().map(|o| (o.tid, o.tgid)), Some((tid, me)));
-                let nobody = futexes(&BTreeMap::from([(obj, FutexAsked { start_ns, owner_tid: u32::MAX >> 2 })]));
-                assert!(nobody.iter().all(|row| row.owner.is_none()));
+                let unowned = futexes(&BTreeMap::from([(obj, FutexRequest { start_ns, owner_tid: u32::MAX >> 2 })]));
+                assert!(unowned.iter().all(|row| row.owner.is_none()));
             }
-            // Another process with the same number is not asked.
-            let other = FutexAsked { start_ns: start_ns + 1_000_000_000, owner_tid: 0 };
+            // Another process with the same pid is left out.
+            let other = FutexRequest { start_ns: start_ns + 1_000_000_000, owner_tid: 0 };
             assert!(futexes(&BTreeMap::from([(obj, other)])).is_empty());
             // SAFETY: mapped above, and not used any more.
             assert_eq!(unsafe { libc::munmap(at, 8192) }, 0);

@@ -1,4 +1,4 @@
-//! The limits that apply to a process, each with its use; among them those that make a fork fail with EAGAIN.
+//! The limits of a process and their use, including those that make fork fail with EAGAIN.
 //!
 //! Source: kernel/fork.c, `copy_process`, and kernel/cgroup/pids.c, `pids_can_fork`.
 
@@ -12,8 +12,8 @@ use tracer_record::LimitRow;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
 
-/// The limits on new processes and threads of `pid`. Limits that do not bind it are left out:
-/// an unlimited one, and RLIMIT_NPROC for user 0 or a holder of CAP_SYS_RESOURCE or CAP_SYS_ADMIN.
+/// The limits on new processes and threads of `pid`. Leaves out limits that do not bind it:
+/// unlimited ones, and RLIMIT_NPROC for user 0 or a holder of CAP_SYS_RESOURCE or CAP_SYS_ADMIN.
 pub fn fork_limits(pid: u32) -> Vec<LimitRow> {
     let mut out = Vec::new();
     if let Ok(entry) = Entry::open(pid) {
@@ -31,7 +31,7 @@ pub fn fork_limits(pid: u32) -> Vec<LimitRow> {
     out
 }
 
-/// The limits on what a process may hold, its user's and its cgroup's among them. Unlimited ones are left out.
+/// The limits on the resources of a process, including those of its user and cgroup, without unlimited ones.
 pub fn process_limits(pid: u32) -> Vec<LimitRow> {
     let Ok(entry) = Entry::open(pid) else { return Vec::new() };
     let mut out = Vec::new();
@@ -73,7 +73,7 @@ fn exempt(status: &str) -> bool {
     caps & (1 << CAP_SYS_ADMIN | 1 << CAP_SYS_RESOURCE) != 0
 }
 
-/// Threads of a process if it belongs to the real user `uid`; a zombie counts as one.
+/// Number of threads of a process of the real user `uid`; a zombie counts as one.
 fn threads_of(pid: u32, uid: u32) -> Option<u64> {
     let entry = Entry::open(pid).ok()?;
     if process::real_uid(&entry.text("status").ok()?)? != uid {
@@ -100,12 +100,12 @@ fn pids_max(entry: &Entry) -> Vec<LimitRow> {
     out
 }
 
-/// All threads of the system; `None` if it could not be read.
+/// Number of threads of the system; `None` if it cannot be read.
 pub fn threads() -> Option<u64> {
     threads_in_use(&std::fs::read_to_string("/proc/loadavg").ok()?)
 }
 
-/// All threads of the system: the second number of `1/234` in /proc/loadavg (`nr_threads`).
+/// Number of threads of the system: the second number of `1/234` in /proc/loadavg (`nr_threads`).
 fn threads_in_use(loadavg: &str) -> Option<u64> {
     loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
 }

@@ -1,13 +1,14 @@
-//! What exists right now, read from /proc and the SysV calls: the baseline and the closing inventory.
+//! Reads what exists now from /proc and the System V calls: the baseline, the closing inventory, and the listings.
 //!
-//! Every reader returns values and, beside them, what could not be read; none of them fails as a whole.
-//! It must not open or stat a file that belongs to somebody else: only entries of /proc are read, links only by
-//! readlink, so that no pipe gets another reader and no network file system is asked.
+//! Every reader returns values, and beside them what it could not read; none fails as a whole.
+//! It must not open or stat a file of another process: it reads only entries of /proc, and links only by readlink, so
+//! that no pipe gets another reader and no network file system a request.
 //! The exceptions are working directories and programs on local file systems, for `show` (`file.rs`), and POSIX message
 //! queues, whose file system is the kernel's own.
-//! A process that vanishes during a scan is normal and no problem.
+//! A process that exits during a scan is normal and no problem.
 
 mod cgroup;
+mod columns;
 mod entry;
 mod fd;
 mod file;
@@ -43,11 +44,12 @@ pub(crate) use entry::{field, vanished};
 pub use fd::{fd_table, holders_of};
 pub use file::files_of;
 pub(crate) use file::{file_system, file_system_of, is_local};
-pub use futex::{FutexAsked, futex_words, futexes};
+pub use futex::{FutexRequest, futex_words, futexes};
 pub use limits::{fork_limits, open_files, process_limits, threads};
 pub use module::{Module, locate, modules, modules_of};
 pub use msg::queues;
-pub use open::open_objects;
+pub use namespace::{own_ipc, within_ipc};
+pub use open::descriptor_snapshot;
 pub use package::packages;
 pub use pipe::pipe_users;
 pub use posix::{posix_names, posix_objects, shm_device};
@@ -55,17 +57,16 @@ pub use process::{pids_by_comm, process};
 pub use received_fds::Files;
 pub use sem::{SemOp, sem_op};
 pub use socket::{socket_address, sockets};
-pub use stack::{reader_look, sleeps_in, stack_asleep};
-pub use sysv::{own_namespace, within};
+pub use stack::{sample_reader, sleeps_in, stack_asleep};
 pub use user::names;
-pub use wait::{BETWEEN_LOOKS, waits};
+pub use wait::{SAMPLE_INTERVAL, waits};
 
-/// Sockets with descriptors in flight that are told.
-/// Processes that are told of one socket.
+/// At most this many holders of one socket with descriptors in flight.
 const IN_FLIGHT_HOLDERS_MAX: usize = 8;
+/// At most this many rows of descriptors in flight.
 const IN_FLIGHT_MAX: usize = 1024;
 
-/// Whose details to read; the process table itself is always whole.
+/// The processes whose details to read; the process table itself is always complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     All,
@@ -74,7 +75,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The processes in it; `None`: all.
+    /// The processes in the scope; `None`: all.
     fn members(&self, processes: &[ProcessRow]) -> Option<BTreeSet<u32>> {
         match self {
             Self::All => None,
@@ -93,12 +94,12 @@ pub fn wall_ns() -> u64 {
     clock_ns(libc::CLOCK_REALTIME)
 }
 
-/// Reads what exists.
+/// Reads a snapshot of what exists.
 ///
-/// The inventory's time is that of its beginning: what ended later is reported by an event of a later time.
-/// Executable, namespaces, cgroup and limit are filled in for the scope and for the parents of zombies, the system call
-/// for the parents of zombies, for whom others wait at a semaphore, and for the processes of a scope that is not all;
-/// in other rows they are `None`.
+/// Its time is that of its start: whatever ends later is reported by a later event.
+/// Executable, namespaces, cgroup and limit are read for the scope and for the parents of zombies; the system call for
+/// the parents of zombies, for the last users of semaphores on which others block, and for a scope other than all
+/// processes. In other rows they are `None`.
 pub fn read(scope: &Scope) -> Inventory {
     let mut inv = Inventory { ts_ns: boot_ns(), system: system_limits(), ..Inventory::default() };
     let mut denied = BTreeSet::new();
@@ -118,23 +119,23 @@ pub fn read(scope: &Scope) -> Inventory {
     }
     if hides_others(&inv.processes) {
         inv.problems.push(
-            "the processes of others are hidden (/proc is mounted with hidepid): needs CAP_SYS_PTRACE, or the group of \
-             its gid option"
+            "processes of other users are hidden (/proc is mounted with hidepid): needs CAP_SYS_PTRACE, or the group of \
+             the gid option"
                 .to_owned(),
         );
     }
     let namespaces = ipc_namespaces(&inv.processes, wanted.as_ref());
     sysv::read(&namespaces, &mut inv);
-    // What they do, for whom others wait: a holder that waits for input is idle, not slow.
-    let holders = waited_for(&inv.sem_sets);
+    // The system call of a holder that others wait for: one that waits for input is idle, not slow.
+    let holders = last_users(&inv.sem_sets);
     for row in inv.processes.iter_mut().filter(|r| r.syscall.is_none() && holders.contains(&r.tgid)) {
         process::detail(row, &mut BTreeSet::new());
     }
     inv
 }
 
-/// Adds to an inventory of this scope what the open files tell: what its processes have that others opened, what is on
-/// its way to them, and who has small pipes.
+/// Adds to an inventory of this scope the facts from open files: descriptors that other processes opened, descriptors in
+/// flight, and users with small pipes.
 pub fn read_files(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     let wanted = scope.members(&inv.processes);
     let me = std::process::id();
@@ -159,14 +160,14 @@ pub fn read_files(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
         inv.problems.push(format!("descriptors received before the start: open files not read to their end: {e}"));
     }
     if gatherer.left_out > 0 {
-        inv.problems.push(format!("{} open descriptors not looked at: too many", gatherer.left_out));
+        inv.problems.push(format!("{} open descriptors not read: too many", gatherer.left_out));
     }
     inv.small_pipes = Some(pipes.rows(is_wanted));
     let mut rows = gatherer.rows(&inv.processes);
     received_fds::read_links(&mut rows);
     inv.passed = Some(rows);
     let in_flight = holders.into_iter().flat_map(|(ino, of)| {
-        // The number is the socket's, whoever is asked.
+        // Any holder's descriptor shows the number of the socket.
         let fds = of.iter().find_map(|((tgid, _), fd)| open::fds_in_flight_at(*tgid, *fd)).unwrap_or(0);
         let rows = of.into_iter().filter(move |_| fds > 0);
         rows.map(move |((tgid, start_ns), fd)| InFlightRow { ino, fds, tgid, start_ns, fd })
@@ -174,12 +175,12 @@ pub fn read_files(inv: &mut Inventory, scope: &Scope, files: Files<'_>) {
     inv.in_flight = Some(in_flight.take(IN_FLIGHT_MAX).collect());
 }
 
-/// Whether /proc leaves out processes (proc(5), hidepid): the first one is always there.
+/// Whether /proc hides processes (proc(5), hidepid): otherwise it shows pid 1.
 pub fn hides_others(rows: &[ProcessRow]) -> bool {
     !rows.iter().any(|r| r.tgid == 1)
 }
 
-/// IPC namespaces of the wanted processes, each with its members.
+/// IPC namespaces of the `wanted` processes, each with its members.
 fn ipc_namespaces(rows: &[ProcessRow], wanted: Option<&BTreeSet<u32>>) -> BTreeMap<u32, Vec<u32>> {
     let mut out: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for row in rows.iter().filter(|r| wanted.is_none_or(|w| w.contains(&r.tgid))) {
@@ -190,7 +191,7 @@ fn ipc_namespaces(rows: &[ProcessRow], wanted: Option<&BTreeSet<u32>>) -> BTreeM
     out
 }
 
-/// `roots` and everything below them.
+/// `roots` and all their descendants.
 fn descendants(rows: &[ProcessRow], roots: &[u32]) -> BTreeSet<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for row in rows {
@@ -206,13 +207,13 @@ fn descendants(rows: &[ProcessRow], roots: &[u32]) -> BTreeSet<u32> {
     out
 }
 
-/// All processes but this one, ascending.
+/// All pids except that of this process, ascending.
 pub fn others() -> Vec<u32> {
     let me = std::process::id();
     entry::pids().into_iter().filter(|pid| *pid != me).collect()
 }
 
-/// These processes and their descendants, ascending.
+/// These pids and those of their descendants, ascending.
 pub fn with_descendants(pids: &[u32]) -> Vec<u32> {
     descendants(&process::table(false, &mut BTreeSet::new()), pids).into_iter().collect()
 }
@@ -221,8 +222,8 @@ fn zombie_parents(rows: &[ProcessRow]) -> BTreeSet<u32> {
     rows.iter().filter(|r| r.state == 'Z').map(|r| r.ppid).collect()
 }
 
-/// Those who operated last on a semaphore that others wait for.
-fn waited_for(sets: &[SemSetRow]) -> BTreeSet<u32> {
+/// The last users of semaphores on which others block.
+fn last_users(sets: &[SemSetRow]) -> BTreeSet<u32> {
     sets.iter().flat_map(|set| &set.values).filter(|value| value.ncnt > 0).map(|value| value.pid).collect()
 }
 
@@ -235,7 +236,7 @@ fn system_limits() -> SystemLimits {
     }
 }
 
-/// The number in a file of /proc/sys; 0 if it could not be read.
+/// The number in a file of /proc/sys; 0 if it cannot be read.
 fn number(path: &str) -> u64 {
     std::fs::read_to_string(path).ok().and_then(|s| s.trim().parse().ok()).unwrap_or(0)
 }
@@ -286,10 +287,10 @@ mod tests {
     }
 
     #[test]
-    fn whom_others_wait_for_at_a_semaphore() {
+    fn last_users_of_semaphores_on_which_others_block() {
         let value = |pid, ncnt| SemValue { value: 0, pid, ncnt, zcnt: 0 };
         let set = SemSetRow { values: vec![value(7, 0), value(8, 2)], ..SemSetRow::default() };
-        assert_eq!(waited_for(&[set]), BTreeSet::from([8]));
+        assert_eq!(last_users(&[set]), BTreeSet::from([8]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The files mapped into a process: from an address of a stack to a file and an offset in it.
+//! The executable mappings of a process, which map an address of a stack to a file and an offset in it.
 
 use super::entry::Entry;
 
@@ -6,7 +6,7 @@ use super::entry::Entry;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
     pub start: u64,
-    /// First address behind it.
+    /// First address after the mapping.
     pub end: u64,
     /// Offset of `start` in the file.
     pub offset: u64,
@@ -17,12 +17,12 @@ pub struct Module {
     pub path: String,
 }
 
-/// The executable mappings of a process, by address; empty if it is gone.
+/// The executable mappings of a process, by address; empty if it exited.
 pub fn modules(pid: u32) -> Vec<Module> {
     Entry::open(pid).as_ref().map(modules_of).unwrap_or_default()
 }
 
-/// The same of a process that is held.
+/// As [`modules`], for an opened process.
 pub fn modules_of(entry: &Entry) -> Vec<Module> {
     entry.long_text("maps").unwrap_or_default().lines().filter_map(parse).collect()
 }

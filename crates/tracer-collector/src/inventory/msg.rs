@@ -1,64 +1,53 @@
-//! SysV message queues, who waits at them, and the limits, of each IPC namespace.
+//! SysV message queues, the processes that block on them, and the limits, of each IPC namespace.
 //!
-//! No message is sent, taken or copied: msgctl is called with MSG_INFO and MSG_STAT_ANY only.
+//! It must not send, receive or copy a message: it calls msgctl with MSG_INFO and MSG_STAT_ANY only.
 
 use std::collections::BTreeMap;
 use std::io;
 
-use super::entry::{Entry, vanished};
-use super::sysv::{namespace_of, within};
+use super::columns::Columns;
+use super::entry::{Entry, INIT, vanished};
+use super::namespace::{ipc_of, within_ipc};
 use tracer_record::{Inventory, MsgLimitRow, MsgQueue};
 
-/// Threads that are asked what they wait for, at most.
+/// At most this many threads are examined for the queue that they block on.
 const THREADS_MAX: usize = 65_536;
-/// The host's init may be shielded even from root; it is no server of queues.
-const INIT: u32 = 1;
-/// `MSG_STAT_ANY` of include/uapi/linux/msg.h, 4.17 and later: needs no read permission.
+/// `MSG_STAT_ANY` of include/uapi/linux/msg.h, 4.17 and later: it needs no read permission.
 const MSG_STAT_ANY: libc::c_int = 13;
-/// Bits of an id that are its index, plain and with `ipcmni_extend` (ipc/util.h).
+/// Number of bits of an id that are its index, by default and with the boot option `ipcmni_extend` (ipc/util.h).
 const INDEX_BITS: [u32; 2] = [15, 24];
 
-/// Reads the namespace of the calling thread.
-pub(super) fn read_here(ns: u32, inv: &mut Inventory) {
-    match limits(ns) {
-        Ok(row) => inv.msg_limits.push(row),
-        Err(e) => inv.problems.push(format!("limits of message queues in IPC namespace {ns} not read: {e}")),
-    }
-    // The file shows the namespace of the thread that opens it (ipc/util.c, `sysvipc_proc_open`).
-    let text = match std::fs::read_to_string("/proc/sysvipc/msg") {
-        Ok(text) => text,
-        Err(e) => {
-            inv.problems.push(format!("/proc/sysvipc/msg not read: {e}"));
-            return;
-        }
-    };
+/// Reads the capacities of the queues, of a namespace that the calling thread is in: the table lacks them. Leaves out
+/// queues removed meanwhile.
+pub(super) fn with_capacities(queues: Vec<MsgQueue>, ns: u32, problems: &mut Vec<String>) -> Vec<MsgQueue> {
+    let mut out = Vec::with_capacity(queues.len());
     let mut denied = 0_u64;
-    for mut queue in text.lines().skip(1).filter_map(|l| parse_queue(l, ns)) {
-        match capacity(queue.id) {
-            Ok(Some(bytes)) => queue.qbytes = bytes,
-            Ok(None) => continue, // removed since the file was read
+    for mut queue in queues {
+        match stat(queue.id) {
+            Ok(Some(stat)) => queue.qbytes = stat.msg_qbytes,
+            Ok(None) => continue, // removed since the table was read
             Err(_) => denied += 1,
         }
-        inv.msg_queues.push(queue);
+        out.push(queue);
     }
     if denied > 0 {
-        inv.problems.push(format!("capacity of {denied} message queues in IPC namespace {ns} not read"));
+        problems.push(format!("capacity of {denied} message queues in IPC namespace {ns} not read"));
     }
+    out
 }
 
 /// key msqid perms cbytes qnum lspid lrpid uid gid cuid cgid stime rtime ctime; perms is octal
 /// (ipc/msg.c, `sysvipc_msg_proc_show`).
-fn parse_queue(line: &str, ns: u32) -> Option<MsgQueue> {
-    let mut words = line.split_ascii_whitespace();
-    let mut next = || words.next();
-    let key = next()?.parse().ok()?;
-    let id = next()?.parse().ok()?;
-    let mode = u32::from_str_radix(next()?, 8).ok()? & 0o777;
-    let (bytes, messages) = (next()?.parse().ok()?, next()?.parse().ok()?);
-    let (lspid, lrpid) = (next()?.parse().ok()?, next()?.parse().ok()?);
-    let (uid, gid) = (next()?.parse().ok()?, next()?.parse().ok()?);
-    let (cuid, cgid) = (next()?.parse().ok()?, next()?.parse().ok()?);
-    let (stime, rtime, ctime) = (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
+pub(super) fn parse_queue(line: &str, ns: u32) -> Option<MsgQueue> {
+    let mut columns = Columns::of(line);
+    let key = columns.next()?;
+    let id = columns.next()?;
+    let mode = columns.next_octal()? & 0o777;
+    let (bytes, messages) = (columns.next()?, columns.next()?);
+    let (lspid, lrpid) = (columns.next()?, columns.next()?);
+    let (uid, gid) = (columns.next()?, columns.next()?);
+    let (cuid, cgid) = (columns.next()?, columns.next()?);
+    let (stime, rtime, ctime) = (columns.next()?, columns.next()?, columns.next()?);
     Some(MsgQueue {
         ns,
         id,
@@ -81,8 +70,8 @@ fn parse_queue(line: &str, ns: u32) -> Option<MsgQueue> {
     })
 }
 
-/// Reads these queues, each given as (namespace, id) with a process in that namespace; who waits at them is not looked
-/// for. Queues that are gone, or in namespaces that may not be entered, are left out.
+/// Reads these queues, each given as (namespace, id) with a process in that namespace, without the processes that block
+/// on them. Leaves out queues that no longer exist, or whose namespace may not be entered.
 pub fn queues(wanted: &BTreeMap<(u32, i32), u32>) -> Vec<MsgQueue> {
     let mut by_ns: BTreeMap<u32, (Vec<u32>, Vec<i32>)> = BTreeMap::new();
     for ((ns, id), member) in wanted {
@@ -93,7 +82,7 @@ pub fn queues(wanted: &BTreeMap<(u32, i32), u32>) -> Vec<MsgQueue> {
     let mut out = Vec::new();
     for (ns, (members, ids)) in by_ns {
         let read = move || ids.iter().filter_map(|id| Some(row(ns, *id, &stat(*id).ok()??))).collect();
-        let rows: Vec<MsgQueue> = within(ns, &members, read).ok().flatten().unwrap_or_default();
+        let rows: Vec<MsgQueue> = within_ipc(ns, &members, read).ok().flatten().unwrap_or_default();
         out.extend(rows);
     }
     out
@@ -124,12 +113,7 @@ fn row(ns: u32, id: i32, queue: &libc::msqid_ds) -> MsgQueue {
     }
 }
 
-/// The bytes that a queue takes; `None` if it is gone. The file of queues does not tell them.
-fn capacity(id: i32) -> io::Result<Option<u64>> {
-    Ok(stat(id)?.map(|queue| queue.msg_qbytes))
-}
-
-/// MSG_STAT_ANY of one queue of the calling thread's namespace; `None` if it is gone.
+/// MSG_STAT_ANY of one queue of the calling thread's namespace; `None` if it does not exist.
 fn stat(id: i32) -> io::Result<Option<libc::msqid_ds>> {
     let mut refused = None;
     for bits in INDEX_BITS {
@@ -143,7 +127,7 @@ fn stat(id: i32) -> io::Result<Option<libc::msqid_ds>> {
         }
         if r < 0 {
             let e = io::Error::last_os_error();
-            // An index without a queue is EINVAL, a queue that is going is EIDRM.
+            // EINVAL: an index without a queue; EIDRM: a queue that is being removed.
             if !matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EIDRM)) {
                 refused = Some(e);
             }
@@ -152,8 +136,8 @@ fn stat(id: i32) -> io::Result<Option<libc::msqid_ds>> {
     refused.map_or(Ok(None), Err)
 }
 
-/// MSG_INFO: the limits of the namespace and how much of them is in use.
-fn limits(ns: u32) -> io::Result<MsgLimitRow> {
+/// The limits of the namespace and their use, by MSG_INFO.
+pub(super) fn limits(ns: u32) -> io::Result<MsgLimitRow> {
     // SAFETY: an all-zero `msginfo` is valid: it holds integers only.
     let mut info: libc::msginfo = unsafe { std::mem::zeroed() };
     // SAFETY: MSG_INFO writes one `msginfo` to the given address.
@@ -167,30 +151,30 @@ fn limits(ns: u32) -> io::Result<MsgLimitRow> {
         msgmni: n(info.msgmni),
         msgmax: n(info.msgmax),
         msgmnb: n(info.msgmnb),
-        // With MSG_INFO these three carry the use (ipc/msg.c, `msgctl_info`).
+        // With MSG_INFO these three are the use (ipc/msg.c, `msgctl_info`).
         used_queues: n(info.msgpool),
         used_messages: n(info.msgmap),
         used_bytes: n(info.msgtql),
     })
 }
 
-/// Finds the threads that sleep at the queues. A server that waits for its first message leaves no other trace: the
-/// kernel keeps no creator of a queue, and who last received is 0.
-pub(super) fn waiting(inv: &mut Inventory) {
+/// Finds the processes with threads that block on the queues. The kernel has no other trace of a server that waits for
+/// its first message: it stores no creator of a queue, and its last receiver is 0.
+pub(super) fn find_waiting(inv: &mut Inventory) {
     if inv.msg_queues.is_empty() {
         return;
     }
     let rows: BTreeMap<(u32, i32), usize> =
         inv.msg_queues.iter().enumerate().map(|(at, q)| ((q.ns, q.id), at)).collect();
-    // Kernels without CONFIG_HAVE_ARCH_TRACEHOOK have no such file.
+    // The file is missing on kernels without CONFIG_HAVE_ARCH_TRACEHOOK.
     let mut complete = std::fs::exists("/proc/thread-self/syscall").unwrap_or(false);
-    let (mut denied, mut asked) = (0_u64, 0);
+    let (mut denied, mut examined) = (0_u64, 0);
     let mut found = Vec::new();
     let mut buf = Vec::new();
     for pid in inv.processes.iter().map(|p| p.tgid) {
         let Ok((tasks, tids)) = Entry::open(pid).and_then(|e| e.numbers("task")) else { continue };
-        asked += tids.len();
-        if asked > THREADS_MAX {
+        examined += tids.len();
+        if examined > THREADS_MAX {
             complete = false;
             break;
         }
@@ -203,8 +187,8 @@ pub(super) fn waiting(inv: &mut Inventory) {
                     continue;
                 }
             }
-            if let Some(id) = waits_at(&buf)
-                && let Some(ns) = namespace_of(&tasks, &format!("{tid}/ns/ipc"))
+            if let Some(id) = blocks_on(&buf)
+                && let Some(ns) = ipc_of(&tasks, &format!("{tid}/ns/ipc"))
                 && let Some(at) = rows.get(&(ns, id))
             {
                 found.push((*at, pid));
@@ -224,16 +208,16 @@ pub(super) fn waiting(inv: &mut Inventory) {
     }
     if denied > 0 {
         inv.problems.push(format!(
-            "whether {denied} processes wait at message queues is not known: needs CAP_SYS_PTRACE over them"
+            "threads of {denied} processes not read, for waits on message queues: needs CAP_SYS_PTRACE over them"
         ));
     } else if !complete {
-        inv.problems.push("who waits at message queues is not known of all threads".to_owned());
+        inv.problems.push("not all threads read, for waits on message queues".to_owned());
     }
 }
 
-/// The queue at which the thread of this `/proc/PID/task/TID/syscall` sleeps: "NUMBER ARG0 ...", arguments in
+/// The queue on which the thread of this `/proc/PID/task/TID/syscall` sleeps: "NUMBER ARG0 ...", arguments in
 /// hexadecimal (fs/proc/base.c, `proc_pid_syscall`).
-fn waits_at(text: &[u8]) -> Option<i32> {
+fn blocks_on(text: &[u8]) -> Option<i32> {
     let text = std::str::from_utf8(text).ok()?;
     let mut words = text.split_ascii_whitespace();
     let call: i64 = words.next()?.parse().ok()?;
@@ -241,7 +225,7 @@ fn waits_at(text: &[u8]) -> Option<i32> {
         return None;
     }
     let argument = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
-    // The id is an int; what lies above it in the register is not defined.
+    // The id is an int; the upper half of the register is undefined.
     i32::try_from(argument & u64::from(u32::MAX)).ok()
 }
 
@@ -272,7 +256,7 @@ mod tests {
     /// A message as msgsnd takes it: a type and 8 bytes.
     type Message = [libc::c_long; 2];
 
-    fn told(id: i32) -> MsgQueue {
+    fn own_row(id: i32) -> MsgQueue {
         let inv = read(&Scope::Pids(vec![std::process::id()]));
         let limits = inv.msg_limits.first().expect("limits");
         assert!(limits.msgmni > 0 && limits.msgmax > 0 && limits.msgmnb > 0 && limits.used_queues >= 1);
@@ -308,46 +292,46 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_wait_at_a_queue() {
+    fn calls_that_block_on_a_queue() {
         let call = |nr: i64, id: &str| format!("{nr} {id} 0x7ff0 0x8 0x0 0x0 0x0 0x7ff1 0x7ff2\n");
-        assert_eq!(waits_at(call(libc::SYS_msgrcv, "0x8000").as_bytes()), Some(32_768));
-        assert_eq!(waits_at(call(libc::SYS_msgsnd, "0xffffffff00000000").as_bytes()), Some(0));
+        assert_eq!(blocks_on(call(libc::SYS_msgrcv, "0x8000").as_bytes()), Some(32_768));
+        assert_eq!(blocks_on(call(libc::SYS_msgsnd, "0xffffffff00000000").as_bytes()), Some(0));
         for other in [call(libc::SYS_read, "0x8000"), "running\n".into(), "-1 0x7ff1 0x7ff2".into(), String::new()] {
-            assert_eq!(waits_at(other.as_bytes()), None, "{other}");
+            assert_eq!(blocks_on(other.as_bytes()), None, "{other}");
         }
-        assert_eq!(waits_at(b"\xff\xfe"), None);
+        assert_eq!(blocks_on(b"\xff\xfe"), None);
     }
 
     #[test]
     fn a_queue_with_a_message() {
         let me = std::process::id();
         let queue = Queue::new();
-        let new = told(queue.0);
+        let new = own_row(queue.0);
         assert_eq!((new.lspid, new.lrpid, new.stime, new.rtime, new.messages), (0, 0, 0, 0, 0));
         assert!(new.qbytes > 0 && new.mode == 0o600 && new.ctime > 0);
         let message: Message = [1, 0];
         // SAFETY: a type and 8 bytes lie at the address.
         assert_eq!(unsafe { libc::msgsnd(queue.0, (&raw const message).cast(), 8, libc::IPC_NOWAIT) }, 0);
-        let sent = told(queue.0);
+        let sent = own_row(queue.0);
         assert_eq!((sent.lspid, sent.lrpid, sent.messages, sent.bytes, sent.rtime), (me, 0, 1, 8, 0));
         assert!(sent.stime >= new.ctime);
-        assert_eq!(told(queue.0), sent, "reading must not change a queue");
+        assert_eq!(own_row(queue.0), sent, "reading must not change a queue");
     }
 
     #[test]
-    fn single_queues_are_read_as_the_table_tells_them() {
+    fn single_queues_are_read_as_in_the_table() {
         let (queue, gone) = (Queue::new(), Queue::new().0);
         let message: Message = [1, 0];
         // SAFETY: a type and 8 bytes lie at the address.
         assert_eq!(unsafe { libc::msgsnd(queue.0, (&raw const message).cast(), 8, libc::IPC_NOWAIT) }, 0);
-        let table = told(queue.0);
+        let table = own_row(queue.0);
         let me = std::process::id();
         let got = queues(&BTreeMap::from([((table.ns, queue.0), me), ((table.ns, gone), me), ((1, 5), u32::MAX)]));
         assert_eq!(got, [MsgQueue { waiting_complete: false, ..table }]);
     }
 
     #[test]
-    fn who_waits_is_seen() {
+    fn a_blocked_receiver_is_found() {
         let queue = Queue::new();
         let id = queue.0;
         let server = std::thread::spawn(move || {
@@ -358,7 +342,7 @@ mod tests {
         let me = std::process::id();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         loop {
-            let seen = told(id);
+            let seen = own_row(id);
             if seen.waiting == [me] {
                 break;
             }
@@ -371,6 +355,6 @@ mod tests {
     #[test]
     fn a_removed_queue_has_no_capacity() {
         let id = Queue::new().0;
-        assert!(matches!(capacity(id), Ok(None)));
+        assert!(matches!(stat(id), Ok(None)));
     }
 }

@@ -1,6 +1,6 @@
-//! Namespaces of processes: which one, and how to act in one.
+//! Namespaces of processes: identifies them, and runs code in them.
 //!
-//! The calling thread stays where it is: another namespace is entered by a thread of its own that ends afterwards.
+//! The calling thread must not change its own namespaces: a thread of its own enters another one and ends afterwards.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,11 +44,32 @@ pub(super) fn own(kind: Kind) -> Option<u32> {
     kind.parse(link.to_str()?)
 }
 
-/// Calls `act` in a namespace, which is entered through the first of these members of it that still lives;
-/// `None` if none of them does.
+/// The IPC namespace of the calling thread.
+pub fn own_ipc() -> Option<u32> {
+    own(Kind::Ipc)
+}
+
+/// The IPC namespace of a process or thread; `name`: its link below `entry`.
+pub(super) fn ipc_of(entry: &Entry, name: &str) -> Option<u32> {
+    entry.link(name).ok().and_then(|l| Kind::Ipc.parse(&l))
+}
+
+/// As [`within`], for an IPC namespace.
 ///
 /// # Errors
-/// The namespace may not be entered.
+/// As [`within`].
+pub fn within_ipc<T: Send + 'static>(
+    ns: u32,
+    members: &[u32],
+    act: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    within(Kind::Ipc, ns, members, act)
+}
+
+/// Calls `act` in a namespace, entered through the first of its `members` that is alive; `None` if none is.
+///
+/// # Errors
+/// The namespace may not be entered (setns(2): needs CAP_SYS_ADMIN in its user namespace).
 pub(super) fn within<T: Send + 'static>(
     kind: Kind,
     ns: u32,
@@ -74,7 +95,7 @@ fn open(kind: Kind, ns: u32, members: &[u32]) -> io::Result<Option<OwnedFd>> {
     for pid in members {
         let opened = Entry::open(*pid).and_then(|e| e.namespace(&format!("ns/{}", kind.name())));
         match opened {
-            // The pid may be another process by now: the handle itself says which namespace it is.
+            // The pid may belong to another process by now: the handle's inode identifies the namespace.
             Ok(fd) if rustix::fs::fstat(&fd)?.st_ino == u64::from(ns) => return Ok(Some(fd)),
             Ok(_) => {}
             Err(e) if vanished(&e) => {}
@@ -97,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_left_to_enter_through() {
+    fn a_namespace_without_living_members_is_not_entered() {
         assert!(matches!(within(Kind::Net, 1, &[u32::MAX], || ()), Ok(None)));
     }
 }

@@ -1,17 +1,17 @@
-//! The Debian package that a process's program is of, from the lists of dpkg.
+//! The Debian package of a process's program, from the lists of dpkg.
 //!
-//! Nothing is run. Other package managers keep their lists in databases, which are not read.
+//! It must not run a program. Other package managers have databases, which it does not read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::entry::Entry;
 
-/// One file a package, `name.list` or `name:architecture.list`, with a path a line.
+/// Directory with one file per package, `name.list` or `name:architecture.list`, with one path per line.
 const LISTS: &str = "/var/lib/dpkg/info";
 
 /// The packages of these processes' programs, by pid: `None` if no package has the program.
-/// A process is left out if that cannot be told: without dpkg, without permission, or if it sees other files than we.
+/// A process is left out without dpkg, without permission, and if it has another mount namespace or root.
 pub fn packages(pids: &[u32]) -> BTreeMap<u32, Option<String>> {
     let own = Entry::open(std::process::id()).ok().and_then(|e| view(&e));
     let programs: BTreeMap<u32, String> = pids
@@ -19,25 +19,25 @@ pub fn packages(pids: &[u32]) -> BTreeMap<u32, Option<String>> {
         .filter_map(|pid| {
             let entry = Entry::open(*pid).ok()?;
             let program = entry.link("exe").ok()?;
-            // After an upgrade the old program runs on; its path is still the package's.
+            // After an upgrade the old program keeps running; its path still belongs to the package.
             let program = program.strip_suffix(" (deleted)").unwrap_or(&program).to_owned();
             (own.is_some() && view(&entry) == own).then_some((*pid, program))
         })
         .collect();
-    // Where /bin leads to /usr/bin, lists name files by either path.
+    // Where /bin is a link to /usr/bin, lists have either path.
     let merged = std::fs::symlink_metadata("/bin").is_ok_and(|m| m.is_symlink());
     let Some(found) = owners(Path::new(LISTS), programs.values(), merged) else { return BTreeMap::new() };
     programs.iter().map(|(pid, program)| (*pid, found.get(program.as_str()).cloned())).collect()
 }
 
-/// What decides which file a path means: mount namespace and root.
+/// Mount namespace and root, which decide to which file a path leads.
 fn view(entry: &Entry) -> Option<(String, String)> {
     Some((entry.link("ns/mnt").ok()?, entry.link("root").ok()?))
 }
 
-/// The packages that have these paths; `None` if there are no lists.
+/// The packages with these paths; `None` if there are no lists.
 fn owners<'a>(lists: &Path, paths: impl Iterator<Item = &'a String>, merged: bool) -> Option<HashMap<&'a str, String>> {
-    // By the path in a list: the path asked for, and whether it is the very same.
+    // By the path in a list: the requested path, and whether both are equal.
     let mut wanted: HashMap<Vec<u8>, (&str, bool)> = HashMap::new();
     for path in paths {
         if merged {

@@ -1,7 +1,7 @@
-//! Pipes by user: who holds how many, beside the soft limit of pages that shrinks new pipes, and which are small.
+//! Pipes by user: how many each process holds, the soft limit of pages beyond which new pipes are small, and small pipes.
 //!
-//! The kernel charges a pipe to the real user that created it (fs/pipe.c, `alloc_pipe_info`); who created it is
-//! kept nowhere, so the pipes are counted at the user's processes that hold them now.
+//! The kernel charges a pipe to the real user that created it (fs/pipe.c, `alloc_pipe_info`), but does not expose the
+//! creator: pipes are counted for the user's processes that hold them now.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -16,7 +16,7 @@ use tracer_record::{PipeOwner, SmallPipes};
 
 /// Slots of a new pipe beyond the soft limit: `PIPE_MIN_DEF_BUFFERS` of fs/pipe.c, 1 before 5.14 and its backports.
 const SMALL_SLOTS: u64 = 2;
-/// Small pipes of one user that are told one by one, and processes.
+/// At most this many small pipes of one user, and processes that hold them.
 const INOS_MAX: usize = 64;
 const HOLDERS_MAX: usize = 8;
 
@@ -28,7 +28,7 @@ pub fn pipe_users(uid: u32) -> (Vec<PipeOwner>, u64) {
     (out, number("/proc/sys/fs/pipe-user-pages-soft"))
 }
 
-/// Gathers the pipes among all open files, and makes of them what a baseline has.
+/// Collects the pipes among all open files, for the baseline.
 #[derive(Debug, Default)]
 pub(super) struct Gatherer {
     slots: HashMap<u64, u64>,
@@ -44,8 +44,8 @@ impl Gatherer {
         }
     }
 
-    /// Users who are beyond the limit now and have small pipes, if one of their processes with such a pipe is wanted.
-    /// The user of a pipe is taken for that of its holder.
+    /// Users that exceed the limit now and have small pipes, if one of their holders is wanted.
+    /// It takes the holder's user for the user of a pipe.
     pub(super) fn rows(self, is_wanted: impl Fn(u32) -> bool) -> Vec<SmallPipes> {
         let small = |ino: &u64| self.slots.get(ino).is_some_and(|slots| (1..=SMALL_SLOTS).contains(slots));
         let soft_pages = number("/proc/sys/fs/pipe-user-pages-soft");

@@ -1,9 +1,10 @@
-//! POSIX message queues, semaphores and shared memory objects, and who has them open or mapped.
+//! POSIX message queues, semaphores and shared memory objects, and the processes that have them open or mapped.
 //!
-//! They are files of mqueue and of the tmpfs at /dev/shm, both of the kernel itself: no other file system is asked.
+//! They are files of mqueue and of the tmpfs at /dev/shm. It must not read from any other file system.
 //! Holders are found by device and inode number in maps, and by name in descriptors.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,14 +15,14 @@ use super::file::{minor_of, parse_map, unescaped};
 use super::{number, process};
 use tracer_record::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue};
 
-/// Where the C library keeps semaphores and shared memory.
+/// Where the C library creates semaphores and shared memory.
 const SHM_DIR: &str = "/dev/shm";
-/// Names that are listed at most in one folder.
+/// At most this many names of one directory are listed.
 const NAMES_MAX: usize = 16_384;
 /// A status line of a queue: `QSIZE:129 NOTIFY:2 SIGNO:0 NOTIFY_PID:8260`.
 const STATUS_MAX: usize = 256;
 
-/// All objects of our mount namespace, who has them open or mapped, and what could not be read.
+/// All objects of this mount namespace with the processes that have them open or mapped; and what could not be read.
 pub fn posix_objects() -> (PosixInventory, Vec<String>) {
     let (mut found, mut problems) = posix_names();
     find_holders(&mut found.objects, &mut problems);
@@ -31,13 +32,13 @@ pub fn posix_objects() -> (PosixInventory, Vec<String>) {
     (found, problems)
 }
 
-/// Leaves out what nobody holds and what is gone: its last holder may have removed it while the others were asked.
+/// Leaves out objects without holders that no longer exist: the last holder may have removed one during the search.
 fn still_there(objects: &mut Vec<PosixObject>, now: &[PosixObject]) {
     let names: HashSet<(u32, u64, &str)> = now.iter().map(|o| (o.device, o.ino, o.name.as_str())).collect();
     objects.retain(|o| !o.holders.is_empty() || names.contains(&(o.device, o.ino, o.name.as_str())));
 }
 
-/// As [`posix_objects`], without their users: to look for those takes long where there are many processes.
+/// As [`posix_objects`], without the users, whose search takes long if there are many processes.
 pub fn posix_names() -> (PosixInventory, Vec<String>) {
     let mut problems = Vec::new();
     let mut out = PosixInventory { queues_max: number("/proc/sys/fs/mqueue/queues_max"), ..PosixInventory::default() };
@@ -72,27 +73,27 @@ pub fn posix_names() -> (PosixInventory, Vec<String>) {
     (out, problems)
 }
 
-/// Device of the file system with semaphores and shared memory, as the kernel counts (`MKDEV` of include/linux/kdev_t.h);
-/// 0 if there is none.
+/// Device of the file system with semaphores and shared memory, in the kernel's encoding (`MKDEV` of
+/// include/linux/kdev_t.h); 0 if there is none.
 pub fn shm_device() -> u32 {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let there = shm_mount(&mounts).and_then(|_| std::fs::metadata(SHM_DIR).ok());
     there.map_or(0, |meta| kernel_device(meta.dev()))
 }
 
-/// A device number of stat(2) as the kernel counts.
+/// A device number of stat(2) in the kernel's encoding.
 fn kernel_device(dev: u64) -> u32 {
     rustix::fs::major(dev) << 20 | rustix::fs::minor(dev)
 }
 
-/// What statvfs(3) says of the tmpfs at /dev/shm, if there is one.
+/// The result of statvfs(3) for the tmpfs at /dev/shm, if there is one.
 fn shm_mount(mounts: &str) -> Option<rustix::fs::StatVfs> {
     mount_point(mounts, |kind, point| matches!(kind, "tmpfs" | "ramfs") && point == SHM_DIR)?;
     rustix::fs::statvfs(SHM_DIR).ok()
 }
 
-/// The root of the queues' file system of our IPC namespace, in a mount that only we see and that ends with its handle.
-/// 5.2 and later; needs `CAP_SYS_ADMIN`.
+/// The root of the queues' file system of this IPC namespace, in a detached mount that ends with its handle.
+/// Linux 5.2 and later; needs `CAP_SYS_ADMIN`.
 fn unmounted_queues() -> rustix::io::Result<OwnedFd> {
     use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
     let system = fsopen("mqueue", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -120,7 +121,7 @@ fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queu
             continue;
         }
         let path = entry.path();
-        // Of the entry itself, not of what a link leads to.
+        // The status of the entry itself, not of a link's target.
         let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
         if !meta.is_file() {
             continue;
@@ -150,11 +151,11 @@ fn list(dir: &Path, out: &mut Vec<PosixObject>, problems: &mut Vec<String>, queu
         });
     }
     if left_out > 0 {
-        problems.push(format!("{left_out} names of {} not looked at: too many", dir.display()));
+        problems.push(format!("{left_out} names of {} not read: too many", dir.display()));
     }
 }
 
-/// What is in a queue. Reading its file takes no message out of it (ipc/mqueue.c, `mqueue_read_file`).
+/// The contents of a queue. Reading its file removes no message (ipc/mqueue.c, `mqueue_read_file`).
 fn queue(path: &Path) -> Option<PosixQueue> {
     use rustix::fs::{CWD, Mode, OFlags, openat};
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -165,7 +166,7 @@ fn queue(path: &Path) -> Option<PosixQueue> {
     Some(PosixQueue { attributes: attributes(file.as_fd()), ..parse_queue(status)? })
 }
 
-/// Messages now and at most, and the bytes of one at most.
+/// Number of messages, its maximum, and the largest message in bytes.
 fn attributes(queue: BorrowedFd<'_>) -> Option<[u64; 3]> {
     let mut found = std::mem::MaybeUninit::<libc::mq_attr>::zeroed();
     // SAFETY: a descriptor that lives as long as the call, and room for one mq_attr.
@@ -184,7 +185,7 @@ fn parse_queue(status: &str) -> Option<PosixQueue> {
     Some(PosixQueue { bytes: word("QSIZE:")?.parse().ok()?, notify_pid, attributes: None })
 }
 
-/// Looks for their users among all processes, if there are any objects.
+/// Searches all processes for the users of the objects, if there are any.
 fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
     if objects.is_empty() {
         return;
@@ -193,7 +194,7 @@ fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
     let minor = |dev: u64| rustix::fs::minor(dev);
     let by_file: HashMap<(u32, u64), usize> =
         objects.iter().enumerate().map(|(at, o)| ((minor(o.dev), o.ino), at)).collect();
-    // A descriptor of mq_open shows the queue's name, all others the path, in the holder's own mount namespace.
+    // The link of mq_open's descriptors is the queue's name, others are the path in the holder's mount namespace.
     let mut by_link: HashMap<String, usize> = HashMap::new();
     for (at, o) in objects.iter().enumerate() {
         by_link.insert(o.path.clone(), at);
@@ -204,42 +205,23 @@ fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
     let mut denied = Vec::new();
     let all = pids();
     if !all.contains(&INIT) {
-        // With hidepid there may be users that are not even listed; the inventory tells that.
+        // With hidepid some users may not even be listed; the inventory reports that.
         objects.iter_mut().for_each(|o| o.complete = false);
     }
     for pid in all {
         let Ok(entry) = Entry::open(pid) else { continue };
-        let mut seen: HashMap<usize, (bool, bool)> = HashMap::new();
-        match entry.long_text("maps") {
-            Ok(maps) => {
-                for m in maps.lines().filter_map(parse_map) {
-                    if let Some(at) = by_file.get(&(m.minor, m.ino)) {
-                        seen.entry(*at).or_default().1 = true;
-                    }
-                }
-            }
-            Err(e) if vanished(&e) => continue,
-            Err(_) => {
-                if pid != INIT {
+        let uses = match uses_of(&entry, objects, &by_file, &by_link) {
+            Ok(uses) if uses.is_empty() => continue,
+            Ok(uses) => uses,
+            Err(e) => {
+                if !vanished(&e) && pid != INIT {
                     denied.push(pid);
                 }
                 continue;
             }
-        }
-        if let Ok(table) = Table::of(&entry) {
-            for fd in &table.fds {
-                if let Some(at) = table.link(*fd).ok().and_then(|l| by_link.get(&l).copied())
-                    && objects.get(at).is_some_and(|o| is_it(o, &entry, &table, *fd))
-                {
-                    seen.entry(at).or_default().0 = true;
-                }
-            }
-        }
-        if seen.is_empty() {
-            continue;
-        }
+        };
         let Some(stat) = process::stat(&entry, &mut Vec::new()) else { continue };
-        for (at, (open, mapped)) in seen {
+        for (at, (open, mapped)) in uses {
             if let Some(object) = objects.get_mut(at) {
                 object.holders.push(PosixHolder { tgid: pid, start_ns: stat.start_ns, open, mapped });
             }
@@ -254,13 +236,37 @@ fn find_holders(objects: &mut [PosixObject], problems: &mut Vec<String>) {
     }
 }
 
+/// Which of the objects, by index, a process has (open, mapped).
+fn uses_of(
+    entry: &Entry,
+    objects: &[PosixObject],
+    by_file: &HashMap<(u32, u64), usize>,
+    by_link: &HashMap<String, usize>,
+) -> io::Result<HashMap<usize, (bool, bool)>> {
+    let mut uses: HashMap<usize, (bool, bool)> = HashMap::new();
+    for m in entry.long_text("maps")?.lines().filter_map(parse_map) {
+        if let Some(at) = by_file.get(&(m.minor, m.ino)) {
+            uses.entry(*at).or_default().1 = true;
+        }
+    }
+    let Ok(table) = Table::of(entry) else { return Ok(uses) };
+    for fd in &table.fds {
+        if let Some(at) = table.link(*fd).ok().and_then(|l| by_link.get(&l).copied())
+            && objects.get(at).is_some_and(|o| is_it(o, entry, &table, *fd))
+        {
+            uses.entry(at).or_default().0 = true;
+        }
+    }
+    Ok(uses)
+}
+
 /// Whether a descriptor whose link is the object's name may be the object itself, and not one of the same name in
 /// another namespace, or a file at the root.
 fn is_it(object: &PosixObject, entry: &Entry, table: &Table, fd: u32) -> bool {
     let Ok(info) = table.info(fd) else { return true };
-    // 5.14 and later.
+    // Linux 5.14 and later.
     let same_inode = field(&info, "ino").and_then(|i| i.parse::<u64>().ok()).is_none_or(|ino| ino == object.ino);
-    // Descriptors of queues have a mount of the kernel's own, which is in no table.
+    // Descriptors of queues have an internal mount of the kernel, which is in no mount table.
     let minor = || {
         let mounts = entry.long_text("mountinfo").ok()?;
         minor_of(&mounts, field(&info, "mnt_id")?)
@@ -297,8 +303,8 @@ mod tests {
 
     #[test]
     fn status_of_a_queue() {
-        let told = parse_queue("QSIZE:129        NOTIFY:2     SIGNO:0     NOTIFY_PID:8260  \n").expect("queue");
-        assert_eq!(told, PosixQueue { bytes: 129, notify_pid: 8260, attributes: None });
+        let queue = parse_queue("QSIZE:129        NOTIFY:2     SIGNO:0     NOTIFY_PID:8260  \n").expect("queue");
+        assert_eq!(queue, PosixQueue { bytes: 129, notify_pid: 8260, attributes: None });
         assert_eq!(parse_queue("QSIZE:x"), None);
         assert_eq!(parse_queue(""), None);
     }

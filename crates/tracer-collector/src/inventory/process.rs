@@ -1,6 +1,6 @@
-//! The process table: one row a process, from stat and status; details from the other files of /proc/PID.
+//! The process table: one row per process, from stat and status, with details from the other files of /proc/PID.
 //!
-//! The command name is the process's own choice and may hold anything but NUL: spaces, newlines, `) R 1 (`.
+//! A process chooses its own command name, which may contain anything except NUL: spaces, newlines, `) R 1 (`.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ use tracer_record::ProcessRow;
 /// Position of SIGCHLD (17) in the masks of /proc/PID/status.
 const SIGCHLD_BIT: u64 = 1 << (libc::SIGCHLD - 1);
 
-/// What `/proc/PID/stat` says.
+/// Fields of `/proc/PID/stat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     pub(super) comm: String,
@@ -19,7 +19,7 @@ pub(super) struct Stat {
     pub(super) ppid: u32,
     pub(super) pgrp: u32,
     pub(super) threads: u64,
-    /// Nanoseconds of the boot clock, cut to clock ticks.
+    /// Nanoseconds of the boot clock, rounded down to clock ticks.
     pub(super) start_ns: u64,
 }
 
@@ -44,7 +44,7 @@ pub fn pids_by_comm(name: &str) -> Vec<u32> {
     pids().into_iter().filter(|p| *p != std::process::id()).filter(is_it).collect()
 }
 
-/// Rows of all processes; with `details` everything but the system call, else what stat and status say.
+/// Rows of all processes: with `details` everything except the system call, otherwise the fields of stat and status.
 /// `denied` collects the processes whose details are not readable.
 pub(super) fn table(details: bool, denied: &mut BTreeSet<u32>) -> Vec<ProcessRow> {
     let mut buf = Vec::with_capacity(4096);
@@ -60,7 +60,7 @@ pub(super) fn table(details: bool, denied: &mut BTreeSet<u32>) -> Vec<ProcessRow
     out
 }
 
-/// Fills the details of a row, with the system call, unless its process is gone.
+/// Fills the details of a row, including the system call, unless the process exited.
 pub(super) fn detail(row: &mut ProcessRow, denied: &mut BTreeSet<u32>) {
     let Ok(entry) = Entry::open(row.tgid) else { return };
     if stat(&entry, &mut Vec::new()).is_some_and(|s| s.start_ns == row.start_ns) {
@@ -132,7 +132,7 @@ fn fill(entry: &Entry, row: &mut ProcessRow, denied: &mut BTreeSet<u32>) {
     row.cgroup = entry.text("cgroup").ok().and_then(|c| cgroup_of(&c));
 }
 
-/// Asked only where it is needed: the kernel waits until the thread is off its CPU (lib/syscall.c).
+/// Reads the system call, only where it is needed: the kernel waits until the thread is off its CPU (lib/syscall.c).
 fn syscall(entry: &Entry) -> Option<i64> {
     entry.text("syscall").ok().and_then(|s| parse_syscall(&s))
 }
@@ -141,7 +141,7 @@ fn namespace(entry: &Entry, name: &str, kind: &str) -> Option<u32> {
     entry.link(name).ok().and_then(|l| bracketed(&l, kind)).and_then(|n| u32::try_from(n).ok())
 }
 
-/// The path that says most: on hybrid systems the v2 tree is often left empty.
+/// The more specific path: on hybrid systems processes are often in no v2 group.
 fn cgroup_of(text: &str) -> Option<String> {
     let (v2, v1) = cgroup_paths(text);
     v2.filter(|p| *p != "/").or(v1).or(v2).map(str::to_owned)
@@ -160,7 +160,7 @@ fn apply_status(row: &mut ProcessRow, status: &str) {
     row.sigchld_caught = has_sigchld("SigCgt");
     row.signals_blocked = field(status, "SigBlk").and_then(|m| u64::from_str_radix(m, 16).ok());
     row.signals_queued = field(status, "SigQ").and_then(queued_signals);
-    // One number a pid namespace, ours first, its own last.
+    // One pid per pid namespace, from this one to the process's own.
     row.ns_pid =
         field(status, "NSpid").unwrap_or_default().split_whitespace().skip(1).last().and_then(|p| p.parse().ok());
 }
@@ -185,7 +185,7 @@ fn parse_stat(bytes: &[u8], ticks_per_second: u64) -> Option<Stat> {
         comm,
         state: at(3)?.chars().next()?,
         ppid: at(4)?.parse().ok()?,
-        // 0 for kernel threads, -1 for a process whose group leader is in no namespace of ours.
+        // 0 for kernel threads, -1 for a process whose group leader is not in this pid namespace.
         pgrp: at(5)?.parse().unwrap_or(0),
         threads: at(20)?.parse().ok()?,
         start_ns: u64::try_from(u128::from(ticks) * 1_000_000_000 / u128::from(ticks_per_second)).ok()?,

@@ -1,11 +1,11 @@
-//! Descriptors that another process opened.
+//! Finds descriptors of files that another process opened.
 //!
-//! A file keeps the credentials that it was opened with (`file.f_cred`), and no two processes share theirs: each fork and
-//! exec makes new ones (`copy_creds`, `prepare_exec_creds`, kernel/cred.c). So a file whose credentials are those of
-//! another living process was opened there, and came here by fork, SCM_RIGHTS or pidfd_getfd. What fork hands on has the
-//! same number in both; that is left out.
-//! If the opener has ended or executed another program since, its file cannot be told from one that the process opened
-//! itself before an exec or a setuid.
+//! A file keeps the credentials of its opener (`file.f_cred`), and no two processes share credentials: each fork and exec
+//! creates new ones (`copy_creds`, `prepare_exec_creds`, kernel/cred.c). A file with the credentials of another living
+//! process was therefore opened there, and arrived by fork, SCM_RIGHTS or pidfd_getfd. A file inherited by fork has the
+//! same number in both processes, and is left out.
+//! If the opener exited or called exec since, its file looks like one that the process opened itself before an exec or a
+//! setuid.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -16,20 +16,20 @@ use super::entry::Entry;
 use super::fd::Table;
 use tracer_record::{ObjKey, ProcessRow, ReceivedFdsRow};
 
-/// Descriptors that are looked at.
+/// At most this many descriptors are read.
 const FILES_MAX: usize = 4_000_000;
-/// A process with fewer descriptors from elsewhere has no rows.
+/// A process with fewer received descriptors has no rows.
 const LEAST: usize = 8;
-/// Rows of one process, those with the most descriptors first, and how many of them get a link.
+/// At most this many rows of one process, those with the most descriptors first; and the number of them with a link.
 const ROWS_MAX: usize = 64;
 const LINKS_MAX: usize = 8;
-/// Generations that are followed from child to parent.
+/// At most this many generations are followed from child to parent.
 const GENERATIONS_MAX: usize = 64;
 
-/// Gathers the rows of all open files, and makes of them what a baseline has.
+/// Collects the rows of all open files, for the baseline.
 #[derive(Debug, Default)]
 pub(super) struct Gatherer {
-    /// Who has which file at which number.
+    /// Which process holds which file at which number.
     open: Vec<(u64, u32, u32)>,
     foreign: Vec<Foreign>,
     /// Processes by their present credentials.
@@ -48,7 +48,7 @@ struct Foreign {
 }
 
 impl Gatherer {
-    /// Takes one row; `wanted`: its process is one that is looked at.
+    /// Takes one row; `wanted`: its process is in the scope.
     pub(super) fn add(&mut self, row: &FileRow, wanted: bool) {
         if self.open.len() >= FILES_MAX {
             self.left_out += 1;
@@ -100,7 +100,7 @@ impl Gatherer {
         out
     }
 
-    /// Whether a relative has the same file at the same number: one that forked the process, or was forked as it was.
+    /// Whether a parent or sibling holds the same file at the same number: then fork passed it on.
     fn inherited(&self, parents: &HashMap<u32, u32>, f: &Foreign, opener: (u32, u64), from_ancestor: bool) -> bool {
         let from = self.open.partition_point(|o| (o.0, o.1) < (f.file, f.fd));
         let same = self.open.get(from..).unwrap_or_default().iter();
@@ -108,21 +108,21 @@ impl Gatherer {
         let parent = parents.get(&f.tgid).copied().filter(|p| *p > 1);
         holders.any(|pid| {
             let sibling = parent.is_some() && parents.get(&pid).copied() == parent;
-            // Of a process whose parent has ended, nobody knows whose child it was: an older opener's, perhaps.
+            // A process whose parent exited may have been a child of any older opener.
             let maybe_parent = pid == opener.0 && (from_ancestor || parent.is_none() && opener.1 <= f.start_ns);
             sibling || maybe_parent || is_ancestor(parents, pid, f.tgid)
         })
     }
 }
 
-/// Whether `pid` is a parent, or a parent's parent, of `of`; pid 1 adopts, and is not counted.
+/// Whether `pid` is a parent, or a parent's parent, of `of`; pid 1 adopts orphans, and does not count.
 fn is_ancestor(parents: &HashMap<u32, u32>, pid: u32, of: u32) -> bool {
     let up = |at: &u32| parents.get(at).copied().filter(|p| *p > 1);
     std::iter::successors(up(&of), up).take(GENERATIONS_MAX).any(|p| p == pid)
 }
 
-/// Reads what the first rows of each process are.
-pub(super) fn read_links(rows: &mut [ReceivedFdsRow]) {
+/// Reads the links of the first rows of each process.
+pub(super) fn read_links(rows: &mut [PassedRow]) {
     for rows in rows.chunk_by_mut(|a, b| a.tgid == b.tgid) {
         let Some(first) = rows.first() else { continue };
         let Ok(table) = Entry::open(first.tgid).and_then(|entry| Table::of(&entry)) else { continue };
@@ -132,7 +132,7 @@ pub(super) fn read_links(rows: &mut [ReceivedFdsRow]) {
     }
 }
 
-/// A reading of all open files: calls its argument with each row.
+/// A function that iterates over all open files and calls its argument with each row.
 pub type Files<'a> = &'a mut dyn FnMut(&mut dyn FnMut(FileRow)) -> io::Result<()>;
 
 #[cfg(test)]

@@ -1,57 +1,49 @@
 //! SysV semaphore sets with their values, and the limits, of each IPC namespace.
 //!
-//! Only reading commands of semctl are used (SEM_INFO, GETALL, GETPID, GETNCNT, GETZCNT): they change neither values
-//! nor times (ipc/sem.c, `semctl_info`, `semctl_main`).
+//! It must not change a set: the commands of semctl that it uses (SEM_INFO, GETVAL, GETPID, GETNCNT, GETZCNT) change
+//! neither values nor times (ipc/sem.c, `semctl_info`, `semctl_main`).
 
 use std::io;
 
+use super::columns::Columns;
 use super::entry::Entry;
-use tracer_record::{Inventory, SemLimitRow, SemSetRow, SemValue};
+use super::namespace::within_ipc;
+use tracer_record::{SemLimitRow, SemSetRow, SemValue};
 
-/// Sets with more semaphores get no values.
+/// The values of sets with more semaphores are not read.
 const VALUES_PER_SET: u32 = 64;
-/// Semaphores whose values are read in one namespace, at most.
+/// At most this many semaphores of one namespace have their values read.
 const VALUES_PER_NAMESPACE: usize = 65_536;
 
-/// Reads the namespace of the calling thread.
-pub(super) fn read_here(ns: u32, out: &mut Inventory) {
-    match limits(ns) {
-        Ok(row) => out.sem_limits.push(row),
-        Err(e) => out.problems.push(format!("limits of semaphores in IPC namespace {ns} not read: {e}")),
-    }
-    // The file shows the namespace of the thread that opens it (ipc/util.c, `sysvipc_proc_open`).
-    let text = match std::fs::read_to_string("/proc/sysvipc/sem") {
-        Ok(text) => text,
-        Err(e) => {
-            out.problems.push(format!("/proc/sysvipc/sem not read: {e}"));
-            return;
-        }
-    };
+/// Reads the values of the sets, of a namespace that the calling thread is in; leaves out sets removed meanwhile.
+pub(super) fn with_values(sets: Vec<SemSetRow>, ns: u32, problems: &mut Vec<String>) -> Vec<SemSetRow> {
+    let mut out = Vec::with_capacity(sets.len());
     let (mut read, mut skipped, mut denied) = (0, 0_u64, 0_u64);
-    for mut set in text.lines().skip(1).filter_map(|l| parse_set(l, ns)) {
+    for mut set in sets {
         if set.nsems <= VALUES_PER_SET && read + set.nsems as usize <= VALUES_PER_NAMESPACE {
             read += set.nsems as usize;
             match values(set.id, set.nsems) {
                 Ok(values) => set.values = values,
                 Err(e) if e.raw_os_error() == Some(libc::EACCES) => denied += 1,
-                Err(_) => continue, // removed since the file was read
+                Err(_) => continue, // removed since the table was read
             }
         } else {
             skipped += u64::from(set.nsems <= VALUES_PER_SET);
         }
-        out.sem_sets.push(set);
+        out.push(set);
     }
     if denied > 0 {
-        out.problems.push(format!("values of {denied} semaphore sets not read: needs CAP_IPC_OWNER"));
+        problems.push(format!("values of {denied} semaphore sets not read: needs CAP_IPC_OWNER"));
     }
     if skipped > 0 {
-        out.problems.push(format!(
+        problems.push(format!(
             "values of {skipped} semaphore sets not read: more than {VALUES_PER_NAMESPACE} semaphores in IPC namespace {ns}"
         ));
     }
+    out
 }
 
-/// What a thread waits for at a semaphore: the first operation of its semop.
+/// The first operation of the semop in which a thread sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SemOp {
     pub num: u16,
@@ -61,12 +53,12 @@ pub struct SemOp {
 /// Reads the operation (`struct sembuf`, include/uapi/linux/sem.h) from the memory of a thread that sleeps in semop.
 ///
 /// # Errors
-/// The thread is gone, or its memory may not be read.
+/// The thread has exited, or its memory may not be read.
 pub fn sem_op(tid: u32, addr: u64) -> io::Result<SemOp> {
     op_at(&Entry::open(tid)?, addr)
 }
 
-/// The same, of a thread or process that is open already.
+/// As [`sem_op`], for an opened thread or process.
 pub(super) fn op_at(thread: &Entry, addr: u64) -> io::Result<SemOp> {
     let mut bytes = [0; 4];
     thread.memory(addr, &mut bytes)?;
@@ -74,31 +66,31 @@ pub(super) fn op_at(thread: &Entry, addr: u64) -> io::Result<SemOp> {
     Ok(SemOp { num: u16::from_ne_bytes([a, b]), op: i16::from_ne_bytes([c, d]) })
 }
 
-/// Who operated last on a semaphore of the namespace that `member` is in; `None` if nobody did, or it cannot be asked.
+/// The process that operated last on a semaphore, read in the namespace of `member`; `None` if there is none, or it
+/// cannot be read.
 pub(super) fn last_operator(ns: u32, member: u32, id: i32, num: u16) -> Option<u32> {
-    let last = super::sysv::within(ns, &[member], move || get(id, num.into(), libc::GETPID));
+    let last = within_ipc(ns, &[member], move || get(id, num.into(), libc::GETPID));
     last.ok()??.ok().filter(|pid| *pid != 0)
 }
 
 /// key semid perms nsems uid gid cuid cgid otime ctime; perms is octal (ipc/sem.c, `sysvipc_sem_proc_show`).
-fn parse_set(line: &str, ns: u32) -> Option<SemSetRow> {
-    let mut words = line.split_ascii_whitespace();
-    let mut next = || words.next();
-    let key = next()?.parse().ok()?;
-    let id = next()?.parse().ok()?;
-    let perms = u32::from_str_radix(next()?, 8).ok()?;
-    let nsems = next()?.parse().ok()?;
-    let uid = next()?.parse().ok()?;
-    let gid = next()?.parse().ok()?;
-    let cuid = next()?.parse().ok()?;
-    let cgid = next()?.parse().ok()?;
-    let otime = next()?.parse().ok()?;
-    let ctime = next()?.parse().ok()?;
+pub(super) fn parse_set(line: &str, ns: u32) -> Option<SemSetRow> {
+    let mut columns = Columns::of(line);
+    let key = columns.next()?;
+    let id = columns.next()?;
+    let perms = columns.next_octal()?;
+    let nsems = columns.next()?;
+    let uid = columns.next()?;
+    let gid = columns.next()?;
+    let cuid = columns.next()?;
+    let cgid = columns.next()?;
+    let otime = columns.next()?;
+    let ctime = columns.next()?;
     Some(SemSetRow { ns, id, key, perms, nsems, uid, gid, cuid, cgid, otime, ctime, values: Vec::new() })
 }
 
-/// SEM_INFO: the limits of the namespace and how much of them is in use.
-fn limits(ns: u32) -> io::Result<SemLimitRow> {
+/// The limits of the namespace and their use, by SEM_INFO.
+pub(super) fn limits(ns: u32) -> io::Result<SemLimitRow> {
     // SAFETY: an all-zero `seminfo` is valid: it holds integers only.
     let mut info: libc::seminfo = unsafe { std::mem::zeroed() };
     // SAFETY: SEM_INFO writes one `seminfo` to the given address.
@@ -113,7 +105,7 @@ fn limits(ns: u32) -> io::Result<SemLimitRow> {
         semmns: n(info.semmns),
         semopm: n(info.semopm),
         semmni: n(info.semmni),
-        // With SEM_INFO these two carry the use (ipc/sem.c, `semctl_info`).
+        // With SEM_INFO these two are the use (ipc/sem.c, `semctl_info`).
         used_sets: n(info.semusz),
         used_sems: n(info.semaem),
     })
@@ -134,7 +126,7 @@ fn values(id: i32, nsems: u32) -> io::Result<Vec<SemValue>> {
 
 fn get(id: i32, num: u32, command: libc::c_int) -> io::Result<u32> {
     let num = libc::c_int::try_from(num).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the GET commands take no fourth argument and touch no memory of ours.
+    // SAFETY: the GET commands take no fourth argument and write no memory.
     let r = unsafe { libc::semctl(id, num, command) };
     u32::try_from(r).map_err(|_| io::Error::last_os_error())
 }

@@ -1,15 +1,16 @@
-//! SysV shared memory segments, who has them mapped, and the limits, of each IPC namespace.
+//! SysV shared memory segments, the processes that have them mapped, and the limits, of each IPC namespace.
 //!
-//! Nothing is attached: shmctl is called with SHM_INFO and IPC_INFO only, which take no id.
+//! It must not attach a segment: it calls shmctl with SHM_INFO and IPC_INFO only, which take no id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::columns::Columns;
 use super::entry::{Entry, vanished};
-use super::sysv::namespace_of;
+use super::namespace::ipc_of;
 use tracer_record::{Inventory, ShmLimitRow, ShmSegment};
 
-/// Processes whose mappings are read, at most.
+/// At most this many processes have their mappings read.
 const PROCESSES_MAX: usize = 4096;
 /// `SHM_INFO` of include/uapi/linux/shm.h.
 const SHM_INFO: libc::c_int = 14;
@@ -42,34 +43,20 @@ struct Use {
     swap_successes: libc::c_ulong,
 }
 
-/// Reads the namespace of the calling thread.
-pub(super) fn read_here(ns: u32, inv: &mut Inventory) {
-    match limits(ns) {
-        Ok(row) => inv.shm_limits.push(row),
-        Err(e) => inv.problems.push(format!("limits of shared memory in IPC namespace {ns} not read: {e}")),
-    }
-    // The file shows the namespace of the thread that opens it (ipc/util.c, `sysvipc_proc_open`).
-    match std::fs::read_to_string("/proc/sysvipc/shm") {
-        Ok(text) => inv.shm_segments.extend(text.lines().skip(1).filter_map(|l| parse_segment(l, ns))),
-        Err(e) => inv.problems.push(format!("/proc/sysvipc/shm not read: {e}")),
-    }
-}
-
 /// key shmid perms size cpid lpid nattch uid gid cuid cgid atime dtime ctime ...; perms is octal
 /// (ipc/shm.c, `sysvipc_shm_proc_show`).
-fn parse_segment(line: &str, ns: u32) -> Option<ShmSegment> {
-    let mut words = line.split_ascii_whitespace();
-    let mut next = || words.next();
-    let key = next()?.parse().ok()?;
-    let id = next()?.parse().ok()?;
-    let perms = u32::from_str_radix(next()?, 8).ok()?;
-    let size_bytes = next()?.parse().ok()?;
-    // A process that is not visible here may be shown as 0.
-    let (cpid, lpid) = (next()?.parse().ok()?, next()?.parse().ok()?);
-    let nattch = next()?.parse().ok()?;
-    let (uid, gid) = (next()?.parse().ok()?, next()?.parse().ok()?);
-    let (cuid, cgid) = (next()?.parse().ok()?, next()?.parse().ok()?);
-    let (atime, dtime, ctime) = (next()?.parse().ok()?, next()?.parse().ok()?, next()?.parse().ok()?);
+pub(super) fn parse_segment(line: &str, ns: u32) -> Option<ShmSegment> {
+    let mut columns = Columns::of(line);
+    let key = columns.next()?;
+    let id = columns.next()?;
+    let perms = columns.next_octal()?;
+    let size_bytes = columns.next()?;
+    // A process that is not visible here may appear as 0.
+    let (cpid, lpid) = (columns.next()?, columns.next()?);
+    let nattch = columns.next()?;
+    let (uid, gid) = (columns.next()?, columns.next()?);
+    let (cuid, cgid) = (columns.next()?, columns.next()?);
+    let (atime, dtime, ctime) = (columns.next()?, columns.next()?, columns.next()?);
     Some(ShmSegment {
         ns,
         id,
@@ -92,7 +79,8 @@ fn parse_segment(line: &str, ns: u32) -> Option<ShmSegment> {
     })
 }
 
-fn limits(ns: u32) -> io::Result<ShmLimitRow> {
+/// The limits of the namespace and their use, by IPC_INFO and SHM_INFO.
+pub(super) fn limits(ns: u32) -> io::Result<ShmLimitRow> {
     let (mut limits, mut used) = (Limits::default(), Use::default());
     // SAFETY: IPC_INFO writes one `struct shminfo64` to the given address.
     let r = unsafe { libc::shmctl(0, libc::IPC_INFO, (&raw mut limits).cast()) };
@@ -116,17 +104,17 @@ fn limits(ns: u32) -> io::Result<ShmLimitRow> {
     })
 }
 
-/// A segment's name in a process's mappings.
+/// A segment as the mappings of a process show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Mapped {
     id: i32,
-    /// The key that it was created with; the segment's own becomes 0 when it is removed.
+    /// The key at its creation; the segment's own key becomes 0 when it is removed.
     key: i32,
 }
 
-/// Finds the processes that have the segments mapped; the search ends when all attachments are found.
-pub(super) fn attached(inv: &mut Inventory) {
-    // Of each namespace: segment ids to rows. All namespaces share one device, so ids alone tell nothing.
+/// Finds the processes that have the segments mapped, until all attachments are found.
+pub(super) fn find_attached(inv: &mut Inventory) {
+    // By namespace, then by id, the index of the row. All namespaces share one device, so ids alone are ambiguous.
     let mut wanted: BTreeMap<u32, BTreeMap<i32, usize>> = BTreeMap::new();
     let mut last_users = BTreeSet::new();
     let mut missing = 0_u64;
@@ -152,7 +140,7 @@ pub(super) fn attached(inv: &mut Inventory) {
             continue;
         }
         let Ok(entry) = Entry::open(pid) else { continue };
-        let Some(ids) = namespace_of(&entry, "ns/ipc").and_then(|ns| wanted.get(&ns)) else { continue };
+        let Some(ids) = ipc_of(&entry, "ns/ipc").and_then(|ns| wanted.get(&ns)) else { continue };
         let text = match entry.long_text("maps") {
             Ok(text) => text,
             Err(e) => {
@@ -168,21 +156,27 @@ pub(super) fn attached(inv: &mut Inventory) {
             }
         }
     }
-    for (at, pid) in found {
-        if let Some(row) = inv.shm_segments.get_mut(at)
-            && row.attached.last() != Some(&pid)
-            && !row.attached.contains(&pid)
-        {
-            row.attached.push(pid);
-        }
-    }
+    add_attached(&mut inv.shm_segments, &found);
     if denied > 0 {
         inv.problems.push(format!(
-            "mappings of {denied} processes not read, for shared memory: needs CAP_SYS_PTRACE over them"
+            "users of shared memory: mappings of {denied} processes not read: needs CAP_SYS_PTRACE over them"
         ));
     }
     if left_out > 0 {
-        inv.problems.push(format!("mappings of {left_out} processes not read, for shared memory: too many processes"));
+        inv.problems
+            .push(format!("users of shared memory: mappings of {left_out} processes not read: too many processes"));
+    }
+}
+
+/// Adds processes to the rows of the segments, each given as (index of the row, pid), once.
+fn add_attached(segments: &mut [ShmSegment], found: &[(usize, u32)]) {
+    for (at, pid) in found {
+        if let Some(row) = segments.get_mut(*at)
+            && row.attached.last() != Some(pid)
+            && !row.attached.contains(pid)
+        {
+            row.attached.push(*pid);
+        }
     }
 }
 
@@ -294,7 +288,7 @@ pub(super) mod tests {
         assert_ne!(address.addr(), usize::MAX, "shmat: {}", io::Error::last_os_error());
         segment.remove();
         let during = row(segment.0);
-        // SAFETY: what shmat gave; nobody uses it.
+        // SAFETY: the address that shmat returned; nothing uses it.
         unsafe { libc::shmdt(address) };
         assert_eq!((during.nattch, during.lpid, during.dest, during.attached), (1, me, true, vec![me]));
         assert!(during.atime >= before.ctime && before.ctime > 0);

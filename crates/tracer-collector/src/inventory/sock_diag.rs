@@ -1,6 +1,6 @@
-//! The kernel's table of unix sockets, by netlink (sock_diag): one request, and its answers as rows.
+//! Reads the kernel's table of unix sockets by netlink (sock_diag): one request, and its answers as rows.
 //!
-//! What comes back is not trusted: a length that does not fit is an error or one answer less, never a panic.
+//! It must not trust an answer: an invalid length is an error or drops that answer, and never panics.
 
 use std::io;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use tracer_record::text;
 /// `SOCK_DIAG_BY_FAMILY` of include/uapi/linux/sock_diag.h.
 const BY_FAMILY: u16 = 20;
 const FAMILY: u8 = 1;
-/// What to tell of each socket: `UDIAG_SHOW_*` of include/uapi/linux/unix_diag.h.
+/// Attributes to request for each socket: `UDIAG_SHOW_*` of include/uapi/linux/unix_diag.h.
 /// Name, peer, lengths of queues, memory, owner (5.3 and later; older kernels ignore it).
 pub(super) const ALL_BUT_CLIENTS: u32 = 1 | 4 | 0x10 | 0x20 | 0x40;
-/// Of listeners the sockets that wait to be accepted.
+/// For listeners, the sockets that wait to be accepted.
 pub(super) const CLIENTS: u32 = 8;
 /// Bits of states.
 pub(super) const ANY_STATE: u32 = !0;
@@ -33,18 +33,18 @@ const CLOSE: u8 = 7;
 const LISTEN: u8 = 10;
 /// The kernel fills at most 32 KiB at once (net/netlink/af_netlink.c, `netlink_recvmsg`).
 const CHUNK: usize = 64 << 10;
-/// The kernel answers at once; a broken one must not hang us.
+/// The kernel answers at once; the timeout guards against a broken one.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The answers to one request.
 #[derive(Debug, Default)]
 pub(super) struct Dump {
     pub(super) sockets: Vec<UnixSocket>,
-    /// Answers that could not be understood.
+    /// Number of answers that could not be decoded.
     pub(super) unreadable: u64,
 }
 
 impl Dump {
-    /// Asks for all sockets in these states (a bit for each).
+    /// Requests all sockets in these states (one bit per state).
     ///
     /// # Errors
     /// The kernel has no sock_diag for unix sockets (ENOENT), or refuses it.
@@ -52,7 +52,7 @@ impl Dump {
         let socket =
             rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(SOCK_DIAG))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-        // Connected to the kernel nobody else can answer.
+        // On a socket connected to the kernel no other process can answer.
         rustix::net::connect(&socket, &SocketAddrNetlink::new(0, 0))?;
         let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(Request { states, show }));
         message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -76,7 +76,7 @@ impl Dump {
         }
     }
 
-    /// Takes the messages of one chunk; true if the last of them was the end.
+    /// Takes the messages of one chunk; returns true if the last one ends the answer.
     fn take(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
         let broken = |e: DecodeError| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
         while !bytes.is_empty() {
@@ -121,7 +121,7 @@ impl NetlinkSerializable for Request {
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
-        // Family, protocol and padding; then states, inode (0: all), show, and a cookie that is not looked at.
+        // Family, protocol and padding; then states, inode (0: all), show, and a cookie that the kernel ignores.
         let words = [u32::from_ne_bytes([FAMILY, 0, 0, 0]), self.states, 0, self.show, !0, !0];
         for (to, word) in buffer.chunks_exact_mut(4).zip(words) {
             to.copy_from_slice(&word.to_ne_bytes());
@@ -136,7 +136,7 @@ struct Answer(Box<UnixSocket>);
 impl NetlinkDeserializable for Answer {
     type Error = DecodeError;
 
-    /// An attribute that is too short is not known; bytes that are no list of attributes are refused.
+    /// Decodes an answer. A short attribute counts as missing; bytes that are no list of attributes are an error.
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         let (Some([FAMILY, kind, state, _]), Some(ino)) = (payload.first_chunk(), word(payload, 1)) else {
             return Err("no unix_diag_msg".into());
@@ -183,7 +183,7 @@ fn add(socket: &mut UnixSocket, attribute: u16, value: &[u8]) {
         }
         3 => {
             let inodes = value.chunks_exact(4).filter_map(|c| word(c, 0)).map(u64::from);
-            // A client that closed has none any more.
+            // A client that closed has no inode any more.
             socket.pending = Some(inodes.filter(|i| *i != 0).collect());
         }
         4 => (socket.recv_queue, socket.send_queue) = (number(0), number(1)),

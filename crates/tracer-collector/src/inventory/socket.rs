@@ -1,7 +1,7 @@
-//! Unix sockets, from the kernel's own tables: sock_diag by netlink, else /proc/net/unix.
+//! Unix sockets, from the kernel's tables: sock_diag by netlink, otherwise /proc/net/unix.
 //!
-//! A socket belongs to a network namespace: those of all living processes are asked, each by a thread inside.
-//! Nothing is connected or opened. Connections not accepted yet have no inode, and the kernel leaves them out.
+//! A socket belongs to a network namespace: the tables of all processes' namespaces are read, each by a thread inside.
+//! It must not connect or open a socket. Connections that are not accepted yet have no inode, and are not listed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,10 +15,10 @@ use tracer_record::listed::{Peer, SocketName, SocketState, UnixSocket};
 /// `__SO_ACCEPTCON` of include/linux/net.h, in the flags of /proc/net/unix.
 const ACCEPTING: u32 = 1 << 16;
 
-/// Network namespaces, each with processes that live there.
+/// Network namespaces, each with the processes in it.
 pub(super) type Namespaces = BTreeMap<u32, Vec<u32>>;
 
-/// The network namespaces of all processes, our own among them.
+/// The network namespaces of all processes, including the own one.
 pub(super) fn namespaces(problems: &mut Vec<String>) -> Namespaces {
     let mut out = Namespaces::new();
     let mut denied = Vec::new();
@@ -37,11 +37,11 @@ pub(super) fn namespaces(problems: &mut Vec<String>) -> Namespaces {
         }
     }
     if out.is_empty() {
-        problems.push("unix sockets not read: /proc shows no network namespace, not even our own".into());
+        problems.push("unix sockets not read: /proc shows no network namespace".into());
     }
     if let Some(first) = denied.first() {
         problems.push(format!(
-            "network namespaces of {} processes not known (first: pid {first}), so sockets may be missing: needs CAP_SYS_PTRACE over them",
+            "network namespaces of {} processes not read (first: pid {first}), so sockets may be missing: needs CAP_SYS_PTRACE over them",
             denied.len()
         ));
     }
@@ -49,7 +49,7 @@ pub(super) fn namespaces(problems: &mut Vec<String>) -> Namespaces {
 }
 
 /// The unix sockets of these namespaces by inode; `None` if none of them could be read.
-/// Their holders and descriptors in flight are not known here.
+/// They lack their holders and descriptors in flight.
 pub(super) fn read(namespaces: &Namespaces, problems: &mut Vec<String>) -> Option<BTreeMap<u64, UnixSocket>> {
     let mut out = None;
     for (ns, members) in namespaces {
@@ -61,7 +61,7 @@ pub(super) fn read(namespaces: &Namespaces, problems: &mut Vec<String>) -> Optio
                     out.get_or_insert_with(BTreeMap::new).extend(sockets.into_iter().map(|s| (s.ino, s)));
                 }
             }
-            Ok(None) => {} // its last member is gone, and the sockets with it
+            Ok(None) => {} // its last member exited, and the sockets ended with it
             Err(e) => problems.push(format!(
                 "unix sockets of network namespace {ns} not read: setns: {e}; needs CAP_SYS_ADMIN there"
             )),
@@ -70,7 +70,7 @@ pub(super) fn read(namespaces: &Namespaces, problems: &mut Vec<String>) -> Optio
     out
 }
 
-/// What one namespace told.
+/// The sockets of one namespace.
 struct Here {
     sockets: Option<Vec<UnixSocket>>,
     problems: Vec<String>,
@@ -85,7 +85,7 @@ fn read_here(ns: u32) -> Here {
         Err(refused) => match std::fs::read("/proc/thread-self/net/unix") {
             Ok(bytes) => {
                 problems.push(format!(
-                    "unix sockets of network namespace {ns} are those of /proc/net/unix, for sock_diag is not to be had ({refused}): it shows neither peers nor queues, memory or owners, and a name with a newline in it can feign other sockets"
+                    "sock_diag failed in network namespace {ns} ({refused}): /proc/net/unix shows neither peers nor queues, memory or owners of unix sockets, and a name with a newline can feign other sockets"
                 ));
                 Some(String::from_utf8_lossy(&bytes).lines().filter_map(|l| parse_line(l, ns)).collect())
             }
@@ -102,7 +102,7 @@ fn read_here(ns: u32) -> Here {
 
 fn by_netlink(ns: u32, problems: &mut Vec<String>) -> io::Result<Vec<UnixSocket>> {
     let mut found = Dump::of(ANY_STATE, ALL_BUT_CLIENTS)?;
-    // Asked for apart: a list of clients that fits no message ends a dump as if it were complete.
+    // A request of its own: a list of clients that exceeds a message ends the answer as if it were complete.
     let queued = |s: &UnixSocket| s.state == SocketState::Listen && s.recv_queue != Some(0);
     if found.sockets.iter().any(queued) {
         let pending = Dump::of(LISTENING, CLIENTS).map(|d| d.sockets).unwrap_or_default();
@@ -112,7 +112,10 @@ fn by_netlink(ns: u32, problems: &mut Vec<String>) -> io::Result<Vec<UnixSocket>
         }
     }
     if found.unreadable > 0 {
-        problems.push(format!("{} answers on unix sockets of network namespace {ns} make no sense", found.unreadable));
+        problems.push(format!(
+            "{} answers on unix sockets of network namespace {ns} could not be decoded",
+            found.unreadable
+        ));
     }
     for socket in &mut found.sockets {
         socket.net_ns = ns;
@@ -130,7 +133,7 @@ fn parse_line(line: &str, ns: u32) -> Option<UnixSocket> {
     let mut words = rest.splitn(6, ' ');
     let flags = u32::from_str_radix(words.nth(2)?, 16).ok()?;
     let kind = u8::from_str_radix(words.next()?, 16).ok()?;
-    // A state of the file's (SS_CONNECTED of include/uapi/linux/net.h), not of the socket's.
+    // The state of the file (SS_CONNECTED of include/uapi/linux/net.h), not of the socket.
     let connected = u8::from_str_radix(words.next()?, 16).ok()? == 3;
     // The inode is padded on the left.
     let rest = words.next()?.trim_start();
@@ -144,21 +147,21 @@ fn parse_line(line: &str, ns: u32) -> Option<UnixSocket> {
         Some(rest) => SocketName::Abstract(rest.to_owned()),
         None => SocketName::Path(n.to_owned()),
     });
-    // Without an inode it is a connection that is not accepted yet.
+    // Without an inode: a connection that is not accepted yet.
     let ino = ino.parse().ok().filter(|i| *i != 0)?;
     Some(UnixSocket { ino, net_ns: ns, kind, state, name, ..UnixSocket::default() })
 }
 
-/// The namespaces among these in which some of these sockets are.
+/// Those of the namespaces that have some of these sockets.
 pub(super) fn of_sockets<'a>(namespaces: &Namespaces, sockets: impl Iterator<Item = &'a UnixSocket>) -> Namespaces {
     let wanted: BTreeSet<u32> = sockets.map(|s| s.net_ns).collect();
     namespaces.iter().filter(|(ns, _)| wanted.contains(ns)).map(|(ns, m)| (*ns, m.clone())).collect()
 }
 
-/// What the kernel tells of these sockets and of their other ends. With each goes the name that a call on it gave, if
-/// that is known: it leads to the other end of a socket that is not connected.
+/// Rows of these sockets and of their other ends. `asked` has for each the address that a call on it named, if known:
+/// it leads to the other end of a socket that is not connected.
 pub fn sockets(wanted: &BTreeMap<u64, Option<String>>) -> Vec<SocketRow> {
-    // What cannot be read is a row less; `doctor` and `ls` say why.
+    // Unreadable sockets have no row; `doctor` and `ls` report why.
     let mut problems = Vec::new();
     let found = read(&namespaces(&mut problems), &mut problems).unwrap_or_default();
     for problem in problems {
@@ -207,7 +210,7 @@ fn shown(name: &SocketName) -> String {
     }
 }
 
-/// Sockets that have something in their queues: where descriptors may be in flight.
+/// Sockets with data in their queues: they may have descriptors in flight.
 pub(super) fn with_queue() -> BTreeSet<u64> {
     let mut problems = Vec::new();
     let found = read(&namespaces(&mut problems), &mut problems).unwrap_or_default();
@@ -218,13 +221,13 @@ pub(super) fn with_queue() -> BTreeSet<u64> {
         .collect()
 }
 
-/// The listener that has not accepted the connection of this socket yet.
+/// The listener with the connection of this socket in its backlog.
 fn queued_at(found: &BTreeMap<u64, UnixSocket>, ino: u64) -> Option<u64> {
     found.values().find(|s| s.pending.as_ref().is_some_and(|p| p.contains(&ino))).map(|s| s.ino)
 }
 
-/// The one socket that is bound to this name; in this network namespace, if several are.
-/// A name that is a link is followed below /dev and /run only: those are never on a network.
+/// The socket bound to this name; if there are several, that in this network namespace.
+/// A link is followed only below /dev and /run, which are never on a network.
 fn bound_to(found: &BTreeMap<u64, UnixSocket>, name: &str, net_ns: Option<u32>) -> Option<u64> {
     let bound = |name: &str| {
         let all: Vec<_> = found
@@ -246,7 +249,7 @@ fn bound_to(found: &BTreeMap<u64, UnixSocket>, name: &str, net_ns: Option<u32>) 
     })
 }
 
-/// The name that the call gives in which a thread sleeps: connect, sendto, sendmsg or sendmmsg.
+/// The address in the call in which a thread sleeps: connect, sendto, sendmsg or sendmmsg.
 ///
 /// # Errors
 /// The thread is in another call, or its memory cannot be read.
@@ -331,22 +334,22 @@ mod tests {
         let (a, b) = UnixStream::pair().expect("pair");
         let ns = namespace::own(Kind::Net).expect("namespace");
         let mut problems = Vec::new();
-        let told = by_netlink(ns, &mut problems).expect("sock_diag");
+        let sockets = by_netlink(ns, &mut problems).expect("sock_diag");
         let text = std::fs::read("/proc/thread-self/net/unix").expect("file");
         let text = String::from_utf8_lossy(&text).into_owned();
         assert_eq!(problems, Vec::<String>::new());
         for (one, other) in [(&a, &b), (&b, &a)] {
-            let socket = told.iter().find(|s| s.ino == ino(one)).expect("socket");
+            let socket = sockets.iter().find(|s| s.ino == ino(one)).expect("socket");
             assert_eq!((socket.peer, socket.net_ns), (Peer::Socket(ino(other)), ns));
             let line = text.lines().filter_map(|l| parse_line(l, ns)).find(|s| s.ino == ino(one)).expect("line");
             assert_eq!((line.kind, line.state, line.name), (socket.kind, socket.state, socket.name.clone()));
         }
     }
 
-    /// Without CAP_SYS_ADMIN no namespace can be made, and our own is read.
+    /// Without CAP_SYS_ADMIN no namespace can be created, and the own one is read.
     #[test]
     fn sockets_of_another_network_namespace() {
-        let (told, tell) = std::sync::mpsc::channel();
+        let (send, receive) = std::sync::mpsc::channel();
         let (done, wait) = std::sync::mpsc::channel::<()>();
         let own = namespace::own(Kind::Net).expect("namespace");
         let member = std::thread::spawn(move || {
@@ -357,10 +360,10 @@ mod tests {
             let client: OwnedFd = UnixStream::connect_addr(&address).expect("connect").into();
             let ns = namespace::own(Kind::Net).expect("namespace");
             let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-            told.send((entered.is_ok(), ns, tid, ino(&listener), ino(&client))).ok();
+            send.send((entered.is_ok(), ns, tid, ino(&listener), ino(&client))).ok();
             wait.recv().ok();
         });
-        let (entered, ns, tid, listener, client) = tell.recv().expect("member");
+        let (entered, ns, tid, listener, client) = receive.recv().expect("member");
         let mut problems = Vec::new();
         let found = read(&Namespaces::from([(ns, vec![u32::MAX, tid])]), &mut problems).expect("sockets");
         done.send(()).ok();

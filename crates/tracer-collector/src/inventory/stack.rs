@@ -1,4 +1,4 @@
-//! The user stack of a thread that sleeps in a system call, as /proc shows it.
+//! Reads the state of a thread that sleeps in a system call from /proc: user stack, kernel functions, call.
 
 use std::io;
 
@@ -9,11 +9,11 @@ use super::process;
 use tracer_record::TICK_NS;
 use tracer_record::{ObjKey, ReaderSampleRow};
 
-/// Functions of a kernel stack that are told.
+/// At most this many functions of a kernel stack.
 const KERNEL_MAX: usize = 16;
 
-/// The top of the stack, with the registers that are told: the frame pointer is not, nor arm64's link register. `None` if
-/// the thread does not sleep in a call, or woke up meanwhile.
+/// A copy of the top of the user stack, with stack and instruction pointer; /proc shows neither the frame pointer nor
+/// arm64's link register. `None` if the thread does not sleep in a call, or woke up meanwhile.
 pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
     let process = Entry::open(tgid).ok()?;
     let asleep = || process.text(&format!("task/{tid}/syscall")).ok();
@@ -31,8 +31,8 @@ pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
     (asleep()? == call && copy.unread != (1 << COPY_PAGES) - 1).then_some(copy)
 }
 
-/// What a thread does at this moment; `None` if it is gone, or another process has its number now.
-pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderSampleRow> {
+/// A sample of a reader's state; `None` if the thread exited, or its pid belongs to another process now.
+pub fn sample_reader(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderLook> {
     let process = Entry::open(tgid).ok()?;
     let start = process::stat(&process, &mut Vec::new())?.start_ns;
     if start / TICK_NS != start_ns / TICK_NS {
@@ -47,8 +47,7 @@ pub fn reader_look(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<Re
     Some(ReaderSampleRow { obj, tgid, start_ns: start, tid, state, syscall, stack: None, kernel })
 }
 
-/// Functions of the kernel that a thread sleeps in, innermost first; none without CAP_SYS_ADMIN, and where the kernel
-/// keeps no stacks.
+/// Kernel functions in which a thread sleeps, innermost first; empty without CAP_SYS_ADMIN or CONFIG_STACKTRACE.
 pub(super) fn kernel_stack(task: &Entry) -> Vec<String> {
     task.text("stack").map(|text| functions(&text)).unwrap_or_default()
 }
@@ -62,7 +61,7 @@ fn functions(stack: &str) -> Vec<String> {
 /// Number of the system call in which a thread sleeps: -1 if it sleeps elsewhere, `None` if it is awake.
 ///
 /// # Errors
-/// It is gone, or cannot be read.
+/// The thread exited, or cannot be read.
 pub fn sleeps_in(tgid: u32, tid: u32) -> io::Result<Option<i64>> {
     let call = Entry::open(tgid)?.text(&format!("task/{tid}/syscall"))?;
     Ok(number(&call))
@@ -73,8 +72,8 @@ fn number(call: &str) -> Option<i64> {
     call.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Stack and instruction pointer: the last words of `nr arg0 ... arg5 sp pc` (fs/proc/base.c, `proc_pid_syscall`; -1 as
-/// `nr` is a thread that is blocked elsewhere, and has no arguments).
+/// Stack and instruction pointer: the last words of `nr arg0 ... arg5 sp pc` (fs/proc/base.c, `proc_pid_syscall`; `nr`
+/// is -1, without arguments, for a thread that sleeps elsewhere).
 fn pointers(call: &str) -> Option<(u64, u64)> {
     let mut words = call.split_ascii_whitespace();
     words.next()?.parse::<u32>().ok()?;
@@ -88,7 +87,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn where_a_thread_sleeps() {
+    fn a_sleeping_thread_has_a_stack() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("spawn");
         let copy = loop {
             if let Some(copy) = stack_asleep(child.id(), child.id()) {
@@ -113,22 +112,27 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reader_does() {
+    fn a_reader_is_sampled() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("spawn");
         let id = child.id();
         let start_ns = crate::inventory::process(id).expect("a row").start_ns;
-        let look = loop {
-            let look = reader_look(ObjKey::default(), id, id, start_ns).expect("alive");
-            if look.syscall == Some(libc::SYS_clock_nanosleep) {
-                break look;
+        let sample = loop {
+            let sample = sample_reader(ObjKey::default(), id, id, start_ns).expect("alive");
+            // State and call are read one after the other: it may have slept in a page fault before.
+            if (sample.state, sample.syscall) == ('S', Some(libc::SYS_clock_nanosleep)) {
+                break sample;
             }
         };
-        assert_eq!((look.tgid, look.tid, look.state, look.start_ns), (id, id, 'S', start_ns));
-        assert!(look.kernel.is_empty() || look.kernel.iter().any(|f| f.contains("nanosleep")), "{:?}", look.kernel);
-        assert_eq!(reader_look(ObjKey::default(), id, id, start_ns + 2 * TICK_NS), None, "somebody else");
+        assert_eq!((sample.tgid, sample.tid, sample.start_ns), (id, id, start_ns));
+        assert!(
+            sample.kernel.is_empty() || sample.kernel.iter().any(|f| f.contains("nanosleep")),
+            "{:?}",
+            sample.kernel
+        );
+        assert_eq!(sample_reader(ObjKey::default(), id, id, start_ns + 2 * TICK_NS), None, "another process");
         child.kill().expect("kill");
         child.wait().expect("wait");
-        assert_eq!(reader_look(ObjKey::default(), id, id, start_ns), None);
+        assert_eq!(sample_reader(ObjKey::default(), id, id, start_ns), None);
     }
 
     #[test]

@@ -1,17 +1,16 @@
-//! The SysV objects of each IPC namespace: enters it, and has sets, segments and queues read there.
+//! Reads the SysV objects of each IPC namespace: enters it, and reads limits and tables of all kinds there.
 
 use std::collections::BTreeMap;
 use std::io;
 
-use super::entry::Entry;
-use super::namespace::{self, Kind};
+use super::namespace::{own_ipc, within_ipc};
 use super::{msg, sem, shm};
 use tracer_record::Inventory;
 
-/// Reads the objects of these namespaces (with the processes that live there) into `inv`.
-/// Without any namespace the caller's own is read.
+/// Reads the objects of these namespaces, each with the processes in it, into `inv`.
+/// Without any namespace, reads that of the caller.
 pub(super) fn read(namespaces: &BTreeMap<u32, Vec<u32>>, inv: &mut Inventory) {
-    let own = own_namespace();
+    let own = own_ipc();
     if namespaces.is_empty() {
         read_here(own.unwrap_or(0), inv);
     }
@@ -21,22 +20,48 @@ pub(super) fn read(namespaces: &BTreeMap<u32, Vec<u32>>, inv: &mut Inventory) {
         } else {
             match foreign(*ns, members) {
                 Ok(Some(found)) => merge(inv, found),
-                Ok(None) => {} // its last member is gone, and the namespace with it
+                Ok(None) => {} // its last member exited, and the namespace ended with it
                 Err(e) => inv.problems.push(format!(
                     "semaphores, shared memory and message queues of IPC namespace {ns} not read: setns: {e}; needs CAP_SYS_ADMIN there"
                 )),
             }
         }
     }
-    shm::attached(inv);
-    msg::waiting(inv);
+    shm::find_attached(inv);
+    msg::find_waiting(inv);
 }
 
-/// Reads the namespace of the calling thread.
+/// Reads the namespace of the calling thread: of each kind the limits, the table, and what the table lacks.
 fn read_here(ns: u32, inv: &mut Inventory) {
-    sem::read_here(ns, inv);
-    shm::read_here(ns, inv);
-    msg::read_here(ns, inv);
+    let problems = &mut inv.problems;
+    inv.sem_limits.extend(limits("semaphores", ns, sem::limits(ns), problems));
+    let sets = table("/proc/sysvipc/sem", ns, sem::parse_set, problems);
+    inv.sem_sets.extend(sem::with_values(sets, ns, problems));
+    inv.shm_limits.extend(limits("shared memory", ns, shm::limits(ns), problems));
+    inv.shm_segments.extend(table("/proc/sysvipc/shm", ns, shm::parse_segment, problems));
+    inv.msg_limits.extend(limits("message queues", ns, msg::limits(ns), problems));
+    let queues = table("/proc/sysvipc/msg", ns, msg::parse_queue, problems);
+    inv.msg_queues.extend(msg::with_capacities(queues, ns, problems));
+}
+
+/// The limits of a kind; adds a problem if they could not be read.
+fn limits<T>(what: &str, ns: u32, read: io::Result<T>, problems: &mut Vec<String>) -> Option<T> {
+    if let Err(e) = &read {
+        problems.push(format!("limits of {what} in IPC namespace {ns} not read: {e}"));
+    }
+    read.ok()
+}
+
+/// The rows of a file of /proc/sysvipc, without the heading; lines that do not parse are left out.
+fn table<T>(path: &str, ns: u32, parse: fn(&str, u32) -> Option<T>, problems: &mut Vec<String>) -> Vec<T> {
+    // The file shows the namespace of the thread that opens it (ipc/util.c, `sysvipc_proc_open`).
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.lines().skip(1).filter_map(|line| parse(line, ns)).collect(),
+        Err(e) => {
+            problems.push(format!("{path} not read: {e}"));
+            Vec::new()
+        }
+    }
 }
 
 fn merge(inv: &mut Inventory, found: Inventory) {
@@ -49,58 +74,34 @@ fn merge(inv: &mut Inventory, found: Inventory) {
     inv.problems.extend(found.problems);
 }
 
-/// The IPC namespace of the calling thread.
-pub fn own_namespace() -> Option<u32> {
-    namespace::own(Kind::Ipc)
-}
-
-/// The IPC namespace of a process or thread.
-pub(super) fn namespace_of(entry: &Entry, name: &str) -> Option<u32> {
-    entry.link(name).ok().and_then(|l| Kind::Ipc.parse(&l))
-}
-
-/// Reads a namespace through the first of its members that still lives.
+/// Reads a namespace through the first of its members that is alive; `None` if none is.
 fn foreign(ns: u32, members: &[u32]) -> io::Result<Option<Inventory>> {
-    within(ns, members, move || {
+    within_ipc(ns, members, move || {
         let mut found = Inventory::default();
         read_here(ns, &mut found);
         found
     })
 }
 
-/// Calls `act` in an IPC namespace, which is entered through the first of these members of it that still lives;
-/// `None` if none of them does.
-///
-/// # Errors
-/// The namespace may not be entered.
-pub fn within<T: Send + 'static>(
-    ns: u32,
-    members: &[u32],
-    act: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<Option<T>> {
-    namespace::within(Kind::Ipc, ns, members, act)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Without CAP_SYS_ADMIN no namespace can be made, and our own is read.
+    /// Without CAP_SYS_ADMIN no namespace can be created, and the own one is read.
     #[test]
     fn another_namespace_is_read_by_a_thread_of_its_own() {
-        let (told, tell) = std::sync::mpsc::channel();
+        let (send, receive) = std::sync::mpsc::channel();
         let (done, wait) = std::sync::mpsc::channel::<()>();
-        let own = own_namespace();
+        let own = own_ipc();
         let member = std::thread::spawn(move || {
             // SAFETY: only the IPC namespace of this thread changes.
             let entered = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) };
             let made = entered.is_ok().then(|| (sem::tests::Set::new(1), shm::tests::Segment::new(4096)));
             let id = made.as_ref().map(|(set, segment)| (set.0, segment.0));
-            told.send((entered.is_ok(), own_namespace(), id, rustix::thread::gettid().as_raw_nonzero().get() as u32))
-                .ok();
+            send.send((entered.is_ok(), own_ipc(), id, rustix::thread::gettid().as_raw_nonzero().get() as u32)).ok();
             wait.recv().ok();
         });
-        let (entered, ns, id, tid) = tell.recv().expect("member");
+        let (entered, ns, id, tid) = receive.recv().expect("member");
         let mut inv = Inventory::default();
         let ns = ns.expect("namespace");
         read(&BTreeMap::from([(ns, vec![u32::MAX, tid])]), &mut inv);
@@ -117,6 +118,6 @@ mod tests {
             assert_eq!(inv.msg_limits.first().map(|l| (l.ns, l.used_queues)), Some((ns, 0)));
             assert_eq!(inv.sem_limits.first().map(|l| (l.ns, l.used_sets)), Some((ns, 1)));
         }
-        assert_eq!(own_namespace(), own, "the caller stays where it was");
+        assert_eq!(own_ipc(), own, "the caller stays where it was");
     }
 }

@@ -1,14 +1,14 @@
-//! Names of users and groups, from the system's own files; no name service is asked.
+//! Names of users and groups, from the system's files. It must not ask a name service, which could hang.
 
 use std::collections::BTreeMap;
 
-/// (users, groups) of /etc/passwd and /etc/group. Files that cannot be read name nobody.
+/// (users, groups) of /etc/passwd and /etc/group; empty if a file cannot be read.
 pub fn names() -> (BTreeMap<u32, String>, BTreeMap<u32, String>) {
     let read = |path| parse(&String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()));
     (read("/etc/passwd"), read("/etc/group"))
 }
 
-/// `name:password:id:...`; the first of several names of an id counts, as in the C library.
+/// `name:password:id:...`; of several names of an id the first counts, as in the C library.
 fn parse(text: &str) -> BTreeMap<u32, String> {
     let mut out = BTreeMap::new();
     for line in text.lines() {

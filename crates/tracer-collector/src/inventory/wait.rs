@@ -1,6 +1,6 @@
-//! What threads sleep for, and which processes could end that: from /proc alone, without probes.
+//! Samples what threads are blocked on, and which processes could end that: from /proc alone, without probes.
 //!
-//! Begins with some processes and goes on with those that could end their waits, until nobody new is found.
+//! It starts with some processes and continues with those that could end their waits, until it finds no new one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -10,21 +10,21 @@ use tracer_common::state::FutexState;
 
 use super::entry::{Entry, field};
 use super::fd::{Link, eventfd_id};
-use super::futex::{FutexAsked, futex_words, futexes};
+use super::futex::{FutexRequest, futex_words, futexes};
+use super::namespace::ipc_of;
 use super::stack::kernel_stack;
-use super::sysv::namespace_of;
 use super::{fd, msg, open, process, sem};
 use tracer_record::decode::futex;
-use tracer_record::listed::{OpenObject, OpenObjects, Peer, SocketState, UnixSocket};
+use tracer_record::listed::{DescriptorSnapshot, OpenObject, Peer, SocketState, UnixSocket};
 use tracer_record::{FutexRow, Holder, ObjKey, Releaser, State, ThreadRow, WaitRow, Way};
 
-/// Processes that are followed.
+/// At most this many processes are followed.
 const PROCESSES_MAX: usize = 512;
-/// Threads of one process that are read.
+/// At most this many threads of one process are read.
 const THREADS_MAX: usize = 256;
-/// Descriptors of one poll that are looked at.
+/// At most this many descriptors of one poll are read.
 const POLLED_MAX: usize = 64;
-/// Releasers of one wait that are told.
+/// At most this many releasers of one wait.
 const RELEASERS_MAX: usize = 64;
 
 /// include/uapi/linux/futex.h
@@ -36,10 +36,10 @@ const P_PID: u64 = 1;
 const POLLIN: u16 = 1;
 const POLLOUT: u16 = 4;
 
-/// Between two looks of which the second shows what has slept since the first.
-pub const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// Time between two samples, the second of which shows the threads that have slept since the first.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The threads of these processes, and of those that they wait for, directly or through others.
+/// The threads of these processes, and of the processes that they wait for, directly or through others.
 pub fn waits(pids: &[u32]) -> Vec<ThreadRow> {
     let mut search = Search::default();
     let mut todo: VecDeque<u32> = pids.iter().copied().collect();
@@ -58,8 +58,8 @@ pub fn waits(pids: &[u32]) -> Vec<ThreadRow> {
     out
 }
 
-/// What a call sleeps for, by its arguments.
-enum Asked {
+/// What a system call blocks on, by its arguments.
+enum Awaited {
     Fd(u32, Way),
     Sem {
         id: i32,
@@ -78,7 +78,7 @@ enum Asked {
     Child(u32),
 }
 
-/// Tables that are read when something in them is asked for.
+/// Tables, each read when it is first needed.
 #[derive(Default)]
 struct Search {
     open: Option<Open>,
@@ -94,7 +94,7 @@ struct Open {
 
 impl Open {
     fn read() -> Self {
-        let OpenObjects { pipes, eventfds, sockets, complete, .. } = open::open_objects(&[], true);
+        let DescriptorSnapshot { pipes, eventfds, sockets, complete, .. } = open::descriptor_snapshot(&[], true);
         let by_id = |objects: Vec<OpenObject>| objects.into_iter().map(|o| (o.id, o)).collect();
         let sockets = sockets.unwrap_or_default().into_iter().map(|s| (s.ino, s)).collect();
         Self { pipes: by_id(pipes), eventfds: by_id(eventfds), sockets, complete }
@@ -122,39 +122,45 @@ impl Search {
                 kernel: if own.state == 'D' { kernel_stack(&task) } else { Vec::new() },
                 ..ThreadRow::default()
             };
-            let mut asked = Vec::new();
+            let mut awaited = Vec::new();
             if let Some(call) = call.filter(|_| own.state == 'S') {
                 row.timeout = call.has_timeout();
-                (asked, row.more) = call.asks_for(&task, &entry);
+                (awaited, row.more) = call.awaited(&task, &entry);
             }
-            threads.push((row, asked));
+            threads.push((row, awaited));
         }
-        let futexes = placed(pid, stat.start_ns, threads.iter().flat_map(|(_, asked)| asked));
-        let told = |(mut row, asked): (ThreadRow, Vec<Asked>)| {
-            row.waits = asked.iter().filter_map(|asked| self.wait(&entry, pid, asked, &futexes)).collect();
+        let futexes = locate(pid, stat.start_ns, threads.iter().flat_map(|(_, awaited)| awaited));
+        let with_waits = |(mut row, awaited): (ThreadRow, Vec<Awaited>)| {
+            row.waits = awaited.iter().filter_map(|awaited| self.wait(&entry, pid, awaited, &futexes)).collect();
             row
         };
-        Some(threads.into_iter().map(told).collect())
+        Some(threads.into_iter().map(with_waits).collect())
     }
 
-    fn wait(&mut self, entry: &Entry, pid: u32, asked: &Asked, futexes: &HashMap<u64, FutexRow>) -> Option<WaitRow> {
-        match *asked {
-            Asked::Fd(fd, way) => self.at_descriptor(entry, fd, way),
-            Asked::Sem { id, num } => {
-                let ns = namespace_of(entry, "ns/ipc")?;
+    fn wait(
+        &mut self,
+        entry: &Entry,
+        pid: u32,
+        awaited: &Awaited,
+        futexes: &HashMap<u64, FutexRow>,
+    ) -> Option<WaitRow> {
+        match *awaited {
+            Awaited::Fd(fd, way) => self.at_descriptor(entry, fd, way),
+            Awaited::Sem { id, num } => {
+                let ns = ipc_of(entry, "ns/ipc")?;
                 let last = sem::last_operator(ns, pid, id, num);
                 Some(WaitRow {
                     obj: ObjKey { kind: kind::SEM, ns, id: u64::from(id.cast_unsigned()) },
                     way: Way::Lock,
                     fd: -1,
                     part: num.into(),
-                    // Whoever has the id may operate on it.
+                    // Any process with the id may operate on it, so the list is never complete.
                     releasers: last.and_then(living).into_iter().collect(),
                     ..WaitRow::default()
                 })
             }
-            Asked::Msg { id, way } => {
-                let ns = namespace_of(entry, "ns/ipc")?;
+            Awaited::Msg { id, way } => {
+                let ns = ipc_of(entry, "ns/ipc")?;
                 let queue = msg::queues(&BTreeMap::from([((ns, id), pid)])).pop();
                 let last = queue.map(|q| if way == Way::Give { q.lrpid } else { q.lspid });
                 Some(WaitRow {
@@ -165,7 +171,7 @@ impl Search {
                     ..WaitRow::default()
                 })
             }
-            Asked::Futex { address, .. } => {
+            Awaited::Futex { address, .. } => {
                 let row = futexes.get(&address)?;
                 let place = row.place.as_ref()?;
                 let releasers = match (row.owner_tid, &row.owner) {
@@ -179,12 +185,12 @@ impl Search {
                     fd: -1,
                     name: place.path.clone(),
                     releasers,
-                    // A lock is its owner's; what has no owner, whoever may map it later may release.
+                    // Only its owner releases a lock; without an owner, a process that maps it later may.
                     complete: place.complete && row.owner_tid != 0,
                     ..WaitRow::default()
                 })
             }
-            Asked::Child(child) => {
+            Awaited::Child(child) => {
                 let children = children(entry);
                 let complete = children.is_some();
                 let wanted = |p: &u32| child == 0 || *p == child;
@@ -208,7 +214,7 @@ impl Search {
         let open = self.open.get_or_insert_with(Open::read);
         let gives = |h: &&Holder| h.writes != Some(false);
         let takes = |h: &&Holder| h.reads != Some(false);
-        let told = |holders: &[Holder], fits: &dyn Fn(&&Holder) -> bool| -> Vec<Releaser> {
+        let releasers = |holders: &[Holder], fits: &dyn Fn(&&Holder) -> bool| -> Vec<Releaser> {
             let fitting = holders.iter().filter(|h| fits(h));
             fitting.map(|h| Releaser { tgid: h.tgid, start_ns: h.start_ns }).collect()
         };
@@ -217,14 +223,14 @@ impl Search {
             Link::Pipe(ino) => {
                 row.obj = ObjKey { kind: kind::PIPE, ns: 0, id: ino };
                 let found = open.pipes.get(&ino);
-                row.releasers = found.map(|p| told(&p.holders, fits)).unwrap_or_default();
+                row.releasers = found.map(|p| releasers(&p.holders, fits)).unwrap_or_default();
                 row.complete = open.complete && found.is_some();
             }
             Link::Eventfd => {
                 let id = entry.text(&format!("fdinfo/{fd}")).ok().and_then(|info| eventfd_id(&info))?;
                 row.obj = ObjKey { kind: kind::EVENTFD, ns: 0, id };
-                row.releasers = open.eventfds.get(&id).map(|e| told(&e.holders, &|_| true)).unwrap_or_default();
-                // The kernel itself may add to it, but takes nothing.
+                row.releasers = open.eventfds.get(&id).map(|e| releasers(&e.holders, &|_| true)).unwrap_or_default();
+                // The kernel itself may add to an eventfd, but never reads it.
                 row.complete = open.complete && way == Way::Give;
             }
             Link::Socket(ino) => {
@@ -234,8 +240,8 @@ impl Search {
                     Peer::Socket(peer) => open.sockets.get(&peer),
                     Peer::Unknown | Peer::None | Peer::Fileless => None,
                 });
-                row.releasers = peer.map(|p| told(&p.holders, &|_| true)).unwrap_or_default();
-                // Datagrams come from anybody.
+                row.releasers = peer.map(|p| releasers(&p.holders, &|_| true)).unwrap_or_default();
+                // Any socket may send datagrams.
                 row.complete = open.complete && peer.is_some_and(|p| p.state == SocketState::Established);
             }
             Link::Path => {
@@ -243,28 +249,28 @@ impl Search {
                 row.obj = obj;
                 let found =
                     self.holders.entry(obj).or_insert_with(|| fd::holders_of(&[obj]).remove(&obj).unwrap_or_default());
-                // Whoever has the name may open it.
-                row.releasers = told(&found.0, fits);
+                // Any process with the name may open it, so the list is never complete.
+                row.releasers = releasers(&found.0, fits);
             }
             Link::Other => {}
         }
-        // The kernel lets nobody wait at a pipe or a connection without another end: if none is seen, it is where /proc does
-        // not show it, in flight in a socket or open in a process that cannot be read.
+        // No thread blocks on a pipe or a connection without another end. If none was found, it is in flight in a socket,
+        // or open in a process that cannot be read.
         row.complete &= (1..=RELEASERS_MAX).contains(&row.releasers.len());
         row.releasers.truncate(RELEASERS_MAX);
         Some(row)
     }
 }
 
-/// The futexes at which threads of a process sleep, by their addresses: all with one search for who maps them.
-fn placed<'a>(pid: u32, start_ns: u64, asked: impl Iterator<Item = &'a Asked>) -> HashMap<u64, FutexRow> {
+/// The futexes on which threads of a process block, by address, with one search for the processes that map them.
+fn locate<'a>(pid: u32, start_ns: u64, awaited: impl Iterator<Item = &'a Awaited>) -> HashMap<u64, FutexRow> {
     let mut places = BTreeMap::new();
-    for asked in asked {
-        let Asked::Futex { address, expected, command } = *asked else { continue };
+    for awaited in awaited {
+        let Awaited::Futex { address, expected, command } = *awaited else { continue };
         let words = futex_words(pid, address).unwrap_or_default();
         let state: State = FutexState { words, expected, command }.into();
         let owner_tid = futex::owner(state).unwrap_or(0);
-        places.insert(ObjKey { kind: kind::FUTEX, ns: pid, id: address }, FutexAsked { start_ns, owner_tid });
+        places.insert(ObjKey { kind: kind::FUTEX, ns: pid, id: address }, FutexRequest { start_ns, owner_tid });
     }
     if places.is_empty() {
         return HashMap::new();
@@ -272,7 +278,7 @@ fn placed<'a>(pid: u32, start_ns: u64, asked: impl Iterator<Item = &'a Asked>) -
     futexes(&places).into_iter().map(|row| (row.obj.id, row)).collect()
 }
 
-/// A system call in which a thread sleeps.
+/// The system call in which a thread sleeps.
 struct Call {
     nr: i64,
     args: [u64; 6],
@@ -298,7 +304,7 @@ impl Call {
         self.args.get(n).copied().unwrap_or(0)
     }
 
-    /// Whether it ends by itself.
+    /// Whether the call has a timeout.
     fn has_timeout(&self) -> bool {
         let milliseconds = |n| (self.arg(n) as i32) >= 0;
         let pointer = |n| self.arg(n) != 0;
@@ -319,10 +325,10 @@ impl Call {
         }
     }
 
-    /// What it sleeps for, and whether that is not all.
-    fn asks_for(&self, task: &Entry, process: &Entry) -> (Vec<Asked>, bool) {
+    /// What the call blocks on, and whether it may block on more than that.
+    fn awaited(&self, task: &Entry, process: &Entry) -> (Vec<Awaited>, bool) {
         let [a, b, c, ..] = self.args;
-        let one = |asked| (vec![asked], false);
+        let one = |awaited| (vec![awaited], false);
         #[cfg(target_arch = "x86_64")]
         match self.nr {
             libc::SYS_poll => return polled(task, a, b),
@@ -340,7 +346,7 @@ impl Call {
             | libc::SYS_connect
             | libc::SYS_vmsplice
             | libc::SYS_sendfile
-            | libc::SYS_mq_timedsend => one(Asked::Fd(self.fd(0), Way::Give)),
+            | libc::SYS_mq_timedsend => one(Awaited::Fd(self.fd(0), Way::Give)),
             libc::SYS_read
             | libc::SYS_readv
             | libc::SYS_preadv2
@@ -349,23 +355,23 @@ impl Call {
             | libc::SYS_recvmmsg
             | libc::SYS_accept
             | libc::SYS_accept4
-            | libc::SYS_mq_timedreceive => one(Asked::Fd(self.fd(0), Way::Take)),
-            // Whether it waits for input or for room is not told.
-            libc::SYS_splice => (vec![Asked::Fd(self.fd(0), Way::Take), Asked::Fd(self.fd(2), Way::Give)], true),
-            libc::SYS_tee => (vec![Asked::Fd(self.fd(0), Way::Take), Asked::Fd(self.fd(1), Way::Give)], true),
+            | libc::SYS_mq_timedreceive => one(Awaited::Fd(self.fd(0), Way::Take)),
+            // /proc does not show whether it waits for input or for space.
+            libc::SYS_splice => (vec![Awaited::Fd(self.fd(0), Way::Take), Awaited::Fd(self.fd(2), Way::Give)], true),
+            libc::SYS_tee => (vec![Awaited::Fd(self.fd(0), Way::Take), Awaited::Fd(self.fd(1), Way::Give)], true),
             libc::SYS_semop | libc::SYS_semtimedop => match sem::op_at(task, b) {
-                Ok(op) => one(Asked::Sem { id: a as i32, num: op.num }),
+                Ok(op) => one(Awaited::Sem { id: a as i32, num: op.num }),
                 Err(_) => (Vec::new(), true),
             },
-            libc::SYS_msgsnd => one(Asked::Msg { id: a as i32, way: Way::Give }),
-            libc::SYS_msgrcv => one(Asked::Msg { id: a as i32, way: Way::Take }),
+            libc::SYS_msgsnd => one(Awaited::Msg { id: a as i32, way: Way::Give }),
+            libc::SYS_msgrcv => one(Awaited::Msg { id: a as i32, way: Way::Take }),
             libc::SYS_futex if b & FUTEX_PRIVATE_FLAG == 0 => {
                 let command = (b & !FUTEX_CLOCK_REALTIME) as u32;
-                one(Asked::Futex { address: a, expected: c as u32, command })
+                one(Awaited::Futex { address: a, expected: c as u32, command })
             }
-            libc::SYS_wait4 if (a as i32) > 0 => one(Asked::Child(child_of_host(process, a as u32))),
-            libc::SYS_waitid if a == P_PID => one(Asked::Child(child_of_host(process, b as u32))),
-            libc::SYS_wait4 | libc::SYS_waitid => one(Asked::Child(0)),
+            libc::SYS_wait4 if (a as i32) > 0 => one(Awaited::Child(child_of_host(process, a as u32))),
+            libc::SYS_waitid if a == P_PID => one(Awaited::Child(child_of_host(process, b as u32))),
+            libc::SYS_wait4 | libc::SYS_waitid => one(Awaited::Child(0)),
             libc::SYS_ppoll => polled(task, a, b),
             libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 => watched(process, a as u32),
             _ => (Vec::new(), true),
@@ -374,7 +380,7 @@ impl Call {
 }
 
 /// The descriptors of `struct pollfd` at `address`.
-fn polled(task: &Entry, address: u64, count: u64) -> (Vec<Asked>, bool) {
+fn polled(task: &Entry, address: u64, count: u64) -> (Vec<Awaited>, bool) {
     let mut bytes = vec![0; 8 * usize::try_from(count).unwrap_or(usize::MAX).min(POLLED_MAX)];
     if task.memory(address, &mut bytes).is_err() {
         return (Vec::new(), true);
@@ -383,16 +389,16 @@ fn polled(task: &Entry, address: u64, count: u64) -> (Vec<Asked>, bool) {
     for [a, b, c, d, e, f, _, _] in bytes.as_chunks::<8>().0 {
         let (fd, events) = (i32::from_ne_bytes([*a, *b, *c, *d]), u16::from_ne_bytes([*e, *f]));
         let Ok(fd) = u32::try_from(fd) else { continue };
-        out.extend((events & POLLIN != 0).then_some(Asked::Fd(fd, Way::Take)));
-        out.extend((events & POLLOUT != 0).then_some(Asked::Fd(fd, Way::Give)));
+        out.extend((events & POLLIN != 0).then_some(Awaited::Fd(fd, Way::Take)));
+        out.extend((events & POLLOUT != 0).then_some(Awaited::Fd(fd, Way::Give)));
     }
-    // A signal wakes it as well, and event loops have handlers.
+    // A signal wakes it, too, and event loops have handlers.
     (out, true)
 }
 
 /// The descriptors that an epoll instance watches: `tfd: 5 events: 19 ...` (fs/eventpoll.c, `ep_show_fdinfo`).
-/// They are numbers of the time when they were added, so more may be behind it than is told.
-fn watched(process: &Entry, epoll: u32) -> (Vec<Asked>, bool) {
+/// They are the numbers at the time of EPOLL_CTL_ADD, so the instance may watch other files by now.
+fn watched(process: &Entry, epoll: u32) -> (Vec<Awaited>, bool) {
     let info = process.text(&format!("fdinfo/{epoll}")).unwrap_or_default();
     let mut out = Vec::new();
     for line in info.lines().filter_map(|l| l.strip_prefix("tfd:")).take(POLLED_MAX) {
@@ -400,14 +406,14 @@ fn watched(process: &Entry, epoll: u32) -> (Vec<Asked>, bool) {
         let fd = words.next().and_then(|w| w.parse().ok());
         let events = words.nth(1).and_then(|w| u16::from_str_radix(w.get(w.len().saturating_sub(4)..)?, 16).ok());
         if let (Some(fd), Some(events)) = (fd, events) {
-            out.extend((events & POLLIN != 0).then_some(Asked::Fd(fd, Way::Take)));
-            out.extend((events & POLLOUT != 0).then_some(Asked::Fd(fd, Way::Give)));
+            out.extend((events & POLLIN != 0).then_some(Awaited::Fd(fd, Way::Take)));
+            out.extend((events & POLLOUT != 0).then_some(Awaited::Fd(fd, Way::Give)));
         }
     }
     (out, true)
 }
 
-/// A child that a process knows by this number, as the host numbers it; 0 if none has it.
+/// The host's pid of the child that a process knows by this pid; 0 if there is none.
 fn child_of_host(process: &Entry, number: u32) -> u32 {
     let is_it = |pid: &u32| {
         let status = Entry::open(*pid).and_then(|entry| entry.text("status")).unwrap_or_default();
@@ -417,7 +423,7 @@ fn child_of_host(process: &Entry, number: u32) -> u32 {
     children(process).unwrap_or_default().into_iter().find(is_it).unwrap_or(0)
 }
 
-/// Children of all threads of a process; `None` where the kernel does not list them (CONFIG_PROC_CHILDREN).
+/// Children of all threads of a process; `None` if the kernel does not list them (CONFIG_PROC_CHILDREN).
 fn children(process: &Entry) -> Option<Vec<u32>> {
     let (tasks, tids) = process.numbers("task").ok()?;
     let mut out = Vec::new();
@@ -428,7 +434,7 @@ fn children(process: &Entry) -> Option<Vec<u32>> {
     Some(out)
 }
 
-/// A process that lives and is no zombie.
+/// A process that is alive and no zombie.
 fn living(pid: u32) -> Option<Releaser> {
     let stat = process::stat(&Entry::open(pid).ok()?, &mut Vec::new())?;
     (!matches!(stat.state, 'Z' | 'X')).then_some(Releaser { tgid: pid, start_ns: stat.start_ns })

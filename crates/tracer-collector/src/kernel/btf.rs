@@ -32,7 +32,7 @@ const KIND_ENUM64: u32 = 19;
 /// Kinds that only name or qualify another type: typedef, volatile, const, restrict, type tag.
 const QUALIFIERS: [u32; 5] = [8, 9, 10, 11, 18];
 
-/// One type: where it lies, and the common part.
+/// One type: its common part, and where the rest is.
 #[derive(Clone, Copy)]
 struct Type {
     kind: u32,
@@ -126,7 +126,7 @@ impl<'a> Btf<'a> {
         rest.split(|b| *b == 0).next().unwrap_or_default()
     }
 
-    /// Byte offset of `struct.member.member…`; anonymous structures and unions are looked through.
+    /// Byte offset of `struct.member.member…`; members of anonymous structures and unions count as members of the outer one.
     pub fn offset(&self, path: &str) -> Option<u32> {
         let mut parts = path.split('.');
         let mut id = *self.structs.get(parts.next()?.as_bytes())?;

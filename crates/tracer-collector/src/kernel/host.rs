@@ -1,11 +1,11 @@
-//! What this kernel and these privileges allow.
+//! What this kernel and the privileges of this process allow.
 
 use std::fs;
 use std::path::Path;
 
 use thiserror::Error;
 
-/// Why tracing cannot start. `exit` of the command line follows from the kind.
+/// Why tracing cannot start. The kind decides the exit code of the command line.
 #[derive(Debug, Error)]
 pub enum HostError {
     /// Exit 4.
@@ -16,8 +16,9 @@ pub enum HostError {
     Unsupported(String),
 }
 
-/// Oldest kernel: the ring buffer and bpf_ktime_get_boot_ns are of 5.8, the field names and hooks were verified from 5.10 on.
-const OLDEST: (u32, u32) = (5, 8);
+/// Oldest kernel. The ring buffer, BPF iterators and bpf_ktime_get_boot_ns exist since 5.8, but 5.10 is the oldest kernel
+/// on which the hooks, the structure fields and the verifier were tested.
+const OLDEST: (u32, u32) = (5, 10);
 /// Inode number of the host's pid namespace (PROC_PID_INIT_INO, include/linux/proc_ns.h).
 const HOST_PID_NS: &str = "pid:[4026531836]";
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
@@ -37,15 +38,15 @@ pub struct Host {
     pub hostname: String,
     /// Contents of the kernel's BTF.
     pub btf: Option<Vec<u8>>,
-    /// `none`, `integrity` or `confidentiality`; `None`: cannot be told.
+    /// `none`, `integrity` or `confidentiality`; `None`: unknown.
     pub lockdown: Option<String>,
     capabilities: u64,
-    /// This process sees the pids that the kernel's events carry.
+    /// This process is in the host's pid namespace, whose pids the kernel's events carry.
     host_pids: bool,
 }
 
 impl Host {
-    /// Reads the facts; nothing here needs privileges.
+    /// Reads the facts; needs no privileges.
     pub fn read() -> Self {
         let uts = rustix::system::uname();
         let release = uts.release().to_string_lossy().into_owned();
@@ -81,7 +82,7 @@ impl Host {
         missing
     }
 
-    /// Refuses what cannot work, in one sentence.
+    /// Checks that tracing can work here.
     ///
     /// # Errors
     /// [`HostError::NotPermitted`] names the missing capabilities, [`HostError::Unsupported`] the missing kernel feature.
@@ -143,7 +144,7 @@ fn effective_capabilities() -> u64 {
         .unwrap_or(0)
 }
 
-/// True if this kernel was built with kprobes (its perf event source is there).
+/// Whether this kernel was built with kprobes: then their perf event source exists.
 pub fn has_kprobes() -> bool {
     Path::new("/sys/bus/event_source/devices/kprobe/type").exists()
 }

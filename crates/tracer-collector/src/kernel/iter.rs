@@ -1,6 +1,6 @@
-//! What the kernel tells by iterators: threads that were asleep before they were watched, and what is open.
+//! Reads kernel tables with BPF iterators: threads that were asleep before the probes were attached, and open files.
 //!
-//! Nothing of the target is touched: the programs read kernel memory while we read a file.
+//! It must not touch the traced processes: the programs read kernel memory while this process reads the iterator.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,8 +12,8 @@ use tracer_common::config::Config;
 use tracer_common::event::read;
 use tracer_common::row::{FILE_ROW_LEN, FileRow};
 
-use super::attach::{self, reason, timed};
 use super::host::Host;
+use super::load::{self, reason, timed};
 
 /// Bytes of rows read at once.
 const CHUNK: usize = 256 * 1024;
@@ -22,7 +22,7 @@ const CHUNK: usize = 256 * 1024;
 const ASLEEP: &str = "iter_asleep";
 const FILES: &str = "iter_files";
 
-/// Loads the iterator programs; while the object's maps are open, because programs name them by their descriptors.
+/// Loads the iterator programs. The object's maps must still be open, because programs name them by descriptor.
 ///
 /// # Errors
 /// The kernel's answer, if it refuses iterators.
@@ -31,17 +31,17 @@ pub(super) fn load(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<()> {
     load_one(ebpf, FILES, "task_file", btf)
 }
 
-/// Puts threads of the filter that are asleep in a watched call into the map `BLOCKED`, unless they are there.
+/// Adds the threads of the filter that sleep in a watched call to the map `BLOCKED`, unless they are there.
 ///
 /// # Errors
 /// The kernel's answer, if it refuses iterators.
 pub fn find_asleep(ebpf: &mut Ebpf) -> Result<()> {
     let mut iteration = open(ebpf, ASLEEP)?;
-    io::copy(&mut iteration, &mut io::sink()).context("cannot go through all threads")?;
+    io::copy(&mut iteration, &mut io::sink()).context("cannot iterate over all threads")?;
     Ok(())
 }
 
-/// An iteration over all open files of all processes; it begins with the first read.
+/// An iterator over all open files of all processes; it starts at the first read.
 ///
 /// # Errors
 /// The kernel's answer, if it refuses iterators.
@@ -49,12 +49,12 @@ pub fn files(ebpf: &mut Ebpf) -> Result<Files> {
     open(ebpf, FILES).map(Files)
 }
 
-/// The same without anything attached. The programs must be kept until the rows are read.
+/// As [`files`], without attached probes. The returned object must live until the rows are read.
 ///
 /// # Errors
 /// [`super::host::HostError`] (inside) where privileges or kernel features are missing.
 pub fn files_alone(host: &Host) -> Result<(Ebpf, Files)> {
-    let (mut ebpf, _) = attach::load(host, &Config::default(), &[])?;
+    let (mut ebpf, _) = load::load(host, &Config::default(), &[])?;
     load_one(&mut ebpf, FILES, "task_file", &aya::Btf::from_sys_fs()?)?;
     let files = files(&mut ebpf)?;
     Ok((ebpf, files))
@@ -69,22 +69,22 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Iter> {
     Ok(ebpf.program_mut(name).ok_or_else(|| anyhow!("the BPF object lacks the program {name}"))?.try_into()?)
 }
 
-/// Begins an iteration.
+/// Opens an iterator.
 fn open(ebpf: &mut Ebpf, name: &str) -> Result<File> {
     let program = program(ebpf, name)?;
     let link = program.attach().and_then(|id| program.take_link(id)).map_err(|e| anyhow!("{}", reason(&e)))?;
     Ok(link.into_file()?)
 }
 
-/// Rows of open files, read in pieces.
+/// Rows of open files.
 #[derive(Debug)]
 pub struct Files(File);
 
 impl Files {
-    /// Reads all rows.
+    /// Calls `see` with each row.
     ///
     /// # Errors
-    /// The file ended with an error; the rows before it were given out.
+    /// The iterator ended with an error, after the rows before it.
     pub fn each(&mut self, see: &mut dyn FnMut(FileRow)) -> io::Result<()> {
         let mut buf = vec![0; CHUNK];
         let mut have = 0;
@@ -92,7 +92,7 @@ impl Files {
             let n = match self.0.read(buf.get_mut(have..).unwrap_or_default()) {
                 Ok(0) => return Ok(()),
                 Ok(n) => n,
-                // A program asks for another try after a while of work without a row.
+                // The kernel asks for another read after a long time without a row.
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => continue,
                 Err(e) => return Err(e),
             };

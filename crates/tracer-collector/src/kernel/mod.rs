@@ -1,8 +1,11 @@
-//! The privileged half that talks to the kernel's BPF: what it can do, what is attached, what comes out.
+//! The part that talks to the kernel's BPF: what the host allows, what is attached, and what the probes wrote.
 
 pub mod attach;
 pub mod btf;
+mod calibrate;
 pub mod host;
 pub mod iter;
+mod load;
 pub mod plan;
 pub mod probes;
+mod site;

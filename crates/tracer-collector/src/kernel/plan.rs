@@ -1,4 +1,4 @@
-//! Which hooks to try for a site, in which order, and why others are left out. Pure.
+//! Decides which hooks to try for a site, in which order, and why others are left out. Pure.
 
 use tracer_common::site::{At, Fallback, Hook, Mechanism, SiteInfo};
 use tracer_common::syscall::SYSCALLS;
@@ -26,8 +26,8 @@ impl Backend {
     }
 }
 
-/// Whether sites of mechanism `of` watch objects of `wanted`: the files of POSIX semaphores are created as those of shared
-/// memory are.
+/// Whether sites of mechanism `of` watch objects of `wanted`: the files of POSIX semaphores are created in the same way as
+/// those of shared memory.
 pub fn watches(of: Mechanism, wanted: Mechanism) -> bool {
     of == wanted || (of == Mechanism::PosixShm && wanted == Mechanism::PosixSem)
 }
@@ -48,7 +48,7 @@ pub struct Facts<'a> {
 const KRETPROBE_SAFE: (u32, u32) = (6, 1);
 
 impl Facts<'_> {
-    /// Backends of a site, best first: each to be tried, or left out with a reason.
+    /// Backends of a site, best first: each either to try, or left out for a reason.
     pub fn backends(&self, site: &SiteInfo) -> Vec<(Backend, Result<(), String>)> {
         if let Fallback::Tracepoint(..) = site.fallback {
             return vec![(Backend::Tracepoint, Ok(()))];
@@ -84,7 +84,7 @@ impl Facts<'_> {
             .collect()
     }
 
-    /// False for groups of system calls that the architecture lacks, and for those that only fentry needs.
+    /// Whether a backend needs the group: false if the architecture lacks its system calls, or if only fentry needs it.
     pub fn applies(&self, group: &[Hook], backend: Backend) -> bool {
         group.iter().filter(|h| backend == Backend::Fentry || !h.fentry_only).any(|h| {
             match h.function.strip_prefix("sys_") {
@@ -94,7 +94,7 @@ impl Facts<'_> {
         })
     }
 
-    /// `sys_x` is the architecture's wrapper of the call x.
+    /// The kernel function of a hook; `sys_x` stands for the architecture's wrapper of the call x.
     fn function(&self, hook: &Hook) -> String {
         match (hook.function.strip_prefix("sys_"), self.arch) {
             (Some(call), "aarch64") => format!("__arm64_sys_{call}"),

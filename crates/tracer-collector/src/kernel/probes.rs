@@ -1,4 +1,4 @@
-//! Reads what the probes wrote: the ring buffer, and the maps of counters and sleepers.
+//! Reads what the probes wrote: the ring buffer, and the maps of counters and blocked threads.
 
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
@@ -13,10 +13,10 @@ use tracer_common::state::SemState;
 use crate::inventory::SemOp;
 use tracer_record::{BlockedThread, ChildRow, ObjKey, ReaderRow, RefusedRow, text};
 
-/// Waits that one look for their readers goes through: there may be thousands.
-const GLANCED_MAX: usize = 256;
+/// At most this many waits are searched for their readers at once: there may be thousands.
+const WAITS_MAX: usize = 256;
 
-/// The thread that read an object last, at which somebody waits.
+/// The thread that last read an object on which another thread is blocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AwaitedReader {
     pub obj: ObjKey,
@@ -27,9 +27,9 @@ pub struct AwaitedReader {
 
 /// include/uapi/linux/bpf.h: update an entry that exists.
 const BPF_EXIST: u64 = 2;
-/// A target of the user.
+/// Flag in the filter: a target of the user.
 pub const TARGET: u32 = 1;
-/// The other end of a target's object.
+/// Flag in the filter: the other end of a target's object.
 pub const PEER: u32 = 2;
 
 /// The maps that userspace reads.
@@ -53,7 +53,7 @@ impl Probes {
     /// Takes the maps out of a loaded object.
     ///
     /// # Errors
-    /// If the object lacks one of them.
+    /// The object lacks one of them.
     pub fn new(ebpf: &mut Ebpf) -> Result<Self> {
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the BPF object lacks the map {name}"));
         Ok(Self {
@@ -73,27 +73,27 @@ impl Probes {
         })
     }
 
-    /// Calls `each` with every record that is there.
+    /// Calls `each` with every record in the ring buffer.
     pub fn drain(&mut self, mut each: impl FnMut(&[u8])) {
         while let Some(item) = self.events.next() {
             each(&item);
         }
     }
 
-    /// Calls `each` with every copy of a user stack that is there. That of an event drained before may not be: the
-    /// buffer ends at the first copy that is still being made.
+    /// Calls `each` with every copy of a user stack in its ring buffer. The copy of an event drained before may be missing:
+    /// the kernel returns no record behind the first that is still being written.
     pub fn drain_copies(&mut self, mut each: impl FnMut(&[u8])) {
         while let Some(item) = self.copies.next() {
             each(&item);
         }
     }
 
-    /// How many stacks were not copied since the start, at all sites.
+    /// Number of stacks that were not copied since the start, at all sites.
     pub fn copies_shed(&self) -> u64 {
         SITES.iter().map(|s| sum(&self.copies_shed, s.site as u32)).fold(0, u64::saturating_add)
     }
 
-    /// Makes a process a target or a peer.
+    /// Created a process a target or a peer.
     ///
     /// # Errors
     /// The map is full.
@@ -103,7 +103,7 @@ impl Probes {
         Ok(self.targets.insert(tgid, flag, 0)?)
     }
 
-    /// The targets that live, those that were forked by targets among them, if these are followed.
+    /// The living targets, including children that the kernel half followed.
     pub fn targets(&self) -> Vec<u32> {
         self.targets.iter().filter_map(Result::ok).filter(|(_, flag)| *flag == TARGET).map(|(tgid, _)| tgid).collect()
     }
@@ -151,11 +151,11 @@ impl Probes {
             .collect()
     }
 
-    /// The last readers of objects at which somebody has been waiting for such a time; each once, and at most `max` of at
-    /// most [`GLANCED_MAX`] waits.
+    /// The last readers of objects on which a thread has been blocked for a time within `waited_ns`: each once, at most
+    /// `max`, among at most [`WAITS_MAX`] waits.
     pub fn readers(&self, now_ns: u64, waited_ns: Range<u64>, max: usize) -> Vec<AwaitedReader> {
         let mut out: Vec<AwaitedReader> = Vec::new();
-        for (_, b) in self.blocked.iter().take(GLANCED_MAX).filter_map(Result::ok) {
+        for (_, b) in self.blocked.iter().take(WAITS_MAX).filter_map(Result::ok) {
             if b.restart_ns != 0 || !waited_ns.contains(&now_ns.saturating_sub(b.sleep.since_ns)) {
                 continue;
             }
@@ -171,15 +171,15 @@ impl Probes {
         out
     }
 
-    /// Forgets a thread's sleep, whose end was missed; not a later one.
+    /// Removes a sleep whose end was missed, but not a later one of the same thread.
     pub fn forget_sleep(&mut self, tid: u32, since_ns: u64) {
         if self.blocked.get(&tid, 0).is_ok_and(|b| b.sleep.since_ns == since_ns) {
-            // Gone already is as good. Its slot stays counted: that costs a search now and then.
+            // An error means that it is gone already. Its slot stays counted, which costs a search now and then.
             let _ = self.blocked.remove(&tid);
         }
     }
 
-    /// Threads found asleep at a semaphore of which only the set is known: (tid, address of their first `struct sembuf`).
+    /// Threads found asleep in semop, for which only the set is known: (tid, address of their first `struct sembuf`).
     pub fn at_unknown_semaphores(&self) -> Vec<(u32, u64)> {
         let unknown = |b: &Blocked| b.sleep.obj.kind == kind::SEM && SemState::from(b.sleep.state).num.is_none();
         self.blocked
@@ -190,11 +190,11 @@ impl Probes {
             .collect()
     }
 
-    /// Fills in what such a thread waits for, unless its wait has ended meanwhile; with `None` it is forgotten.
+    /// Completes the entry of such a thread with its operation, unless the wait has ended; `None` removes the entry.
     ///
     /// # Errors
-    /// The map's, other than that the thread is not there any more.
-    pub fn at_semaphore(&mut self, tid: u32, op: Option<SemOp>) -> Result<()> {
+    /// The map could not be updated, although the entry still exists.
+    pub fn set_semaphore(&mut self, tid: u32, op: Option<SemOp>) -> Result<()> {
         let Ok(mut entry) = self.blocked.get(&tid, 0) else { return Ok(()) };
         let done = match op {
             Some(op) => {
@@ -202,7 +202,7 @@ impl Probes {
                 entry.sleep.ptr = 0;
                 self.blocked.insert(tid, entry, BPF_EXIST)
             }
-            // Its slot stays counted: that costs a search now and then.
+            // Its slot stays counted, which costs a search now and then.
             None => self.blocked.remove(&tid),
         };
         match done {
@@ -211,7 +211,7 @@ impl Probes {
         }
     }
 
-    /// Non-blocking calls that were refused.
+    /// Totals of non-blocking calls that were refused.
     pub fn refused(&self) -> Vec<RefusedRow> {
         self.refused
             .iter()
@@ -233,12 +233,12 @@ impl Probes {
             .collect()
     }
 
-    /// Counters by parent.
+    /// Counters of children, by parent.
     pub fn children(&self) -> Vec<ChildRow> {
         self.children.iter().filter_map(Result::ok).map(|(tgid, s)| ChildRow::new(tgid, &s)).collect()
     }
 
-    /// Who read the object at a kernel address last; `None` also if the address is another object's by now.
+    /// The last reader of the object at a kernel address; `None` also if the address belongs to another object by now.
     fn last_read(&self, ptr: u64, id: u64) -> Option<LastRead> {
         self.last_read.get(&ptr, 0).ok().filter(|l| l.id == id)
     }

@@ -1,29 +1,30 @@
-//! Which futexes are worth placing, and how often: that takes a look at the mappings of all processes.
+//! Decides which futexes to locate, and how often: locating one reads the mappings of all processes.
 
 use std::collections::{BTreeMap, HashMap};
 
 use tracer_common::map::kind;
 
-use crate::inventory::{self, FutexAsked};
+use crate::inventory::{self, FutexRequest};
 use tracer_record::decode::futex;
 use tracer_record::{BlockedThread, ObjKey, State};
 
-/// What was found stays true for so long, unless another thread holds it.
+/// A futex is not located again within this time, unless its owner changes.
 const FRESH_NS: u64 = 5_000_000_000;
-/// Futexes placed in one scan.
-const ASKED_MAX: usize = 64;
-/// Futexes of which it is remembered when they were placed.
+/// At most this many futexes are located in one scan.
+const REQUESTS_MAX: usize = 64;
+/// At most this many futexes are remembered with the time at which they were located.
 const KNOWN_MAX: usize = 4096;
 
-/// What is to be asked, and what has been.
+/// Futexes to locate, and those located lately.
 #[derive(Default)]
 pub(super) struct Futexes {
-    wanted: BTreeMap<ObjKey, FutexAsked>,
-    known: HashMap<ObjKey, (FutexAsked, u64)>,
+    requests: BTreeMap<ObjKey, FutexRequest>,
+    known: HashMap<ObjKey, (FutexRequest, u64)>,
 }
 
 impl Futexes {
-    /// Reads the words at which threads wait that were asleep before they were watched, and notes all futexes among these.
+    /// Requests the futexes that threads block on. For threads that slept before the probes were attached, reads the
+    /// words of the futex first.
     pub(super) fn blocked(&mut self, now_ns: u64, threads: &mut [BlockedThread]) {
         for t in threads.iter_mut().filter(|t| t.obj.kind == kind::FUTEX) {
             if let Some(words) = t.estimated.then(|| inventory::futex_words(t.tgid, t.obj.id)).flatten() {
@@ -33,26 +34,26 @@ impl Futexes {
         }
     }
 
-    /// Notes a futex that a process waits for or waited for.
+    /// Requests a futex on which a process blocks or blocked.
     pub(super) fn waited(&mut self, now_ns: u64, obj: ObjKey, start_ns: u64, state: State) {
-        let asked = FutexAsked { start_ns, owner_tid: futex::owner(state).unwrap_or(0) };
-        let fresh = |(before, at): &(FutexAsked, u64)| *before == asked && now_ns.saturating_sub(*at) < FRESH_NS;
-        if self.known.get(&obj).is_some_and(fresh) || self.wanted.len() >= ASKED_MAX {
+        let request = FutexRequest { start_ns, owner_tid: futex::owner(state).unwrap_or(0) };
+        let fresh = |(before, at): &(FutexRequest, u64)| *before == request && now_ns.saturating_sub(*at) < FRESH_NS;
+        if self.known.get(&obj).is_some_and(fresh) || self.requests.len() >= REQUESTS_MAX {
             return;
         }
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        self.known.insert(obj, (asked, now_ns));
-        self.wanted.insert(obj, asked);
+        self.known.insert(obj, (request, now_ns));
+        self.requests.insert(obj, request);
     }
 
-    /// What is to be asked now.
-    pub(super) fn take(&mut self) -> BTreeMap<ObjKey, FutexAsked> {
-        std::mem::take(&mut self.wanted)
+    /// Takes the requests since the last call.
+    pub(super) fn take(&mut self) -> BTreeMap<ObjKey, FutexRequest> {
+        std::mem::take(&mut self.requests)
     }
 
-    /// Asks anew about each that is waited for next.
+    /// Locates each futex again at its next wait.
     pub(super) fn forget(&mut self) {
         self.known.clear();
     }

@@ -1,9 +1,9 @@
-//! The live collector: attaches, reads the baseline, follows the ring buffer, and once a second the counters.
+//! The live collector: attaches the probes, reads the baseline, then the ring buffer, and once a second the counters.
 //!
-//! All of it runs on one thread, and nothing in the loop may take long: what does is a [`Scan`].
+//! All of it runs on one thread, and nothing in the loop may take long: slow reads are a [`Scan`].
 
 mod counters;
-mod look;
+mod scan;
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -31,47 +31,53 @@ use crate::kernel::probes::{Probes, TARGET};
 use crate::symbol::{Symbolizer, Unwinding};
 use tracer_record::{ObjKey, Record, Session};
 
-/// Shortest wait that is a stall, if nothing else is said.
+/// Default of [`Options::min_stall`].
 pub const MIN_STALL: Duration = Duration::from_millis(100);
-/// Size of the ring buffer, if nothing else is said.
+/// Default size of the ring buffer in KiB.
 pub const RING_KIB: u32 = 4096;
-/// Records younger than this wait for older ones of other CPUs.
+/// Records younger than this are held back: an older one of another CPU may follow.
 const REORDER_NS: u64 = 5_000_000;
-/// Pause after a wake-up, so that a storm is read in batches.
+/// Pause after a wake-up, so that bursts are read in batches.
 const BATCH: Duration = Duration::from_millis(5);
-/// How long the end of a run waits for stacks while none is unwound, and in all.
-const STUCK: Duration = Duration::from_secs(3);
-const SETTLED: Duration = Duration::from_secs(15);
+/// The end of a run waits this long for stacks while none is unwound, ...
+const STACKS_PROGRESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// ... and this long in total.
+const STACKS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Between two looks at the readers for whom somebody waits: min-stall, within these.
-const GLANCES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
-/// From then on a look a second is enough.
-const AGED_NS: u64 = 2_000_000_000;
+/// Bounds of the interval at which the readers of blocked writers are sampled; within them it is min-stall.
+const READER_SAMPLE_INTERVAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+/// After a wait of this length one sample per second is enough.
+const OFTEN_SAMPLED_NS: u64 = 2_000_000_000;
 
-/// Whom to watch.
+/// The processes to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     All,
     Pids(Vec<u32>),
-    /// A cgroup v2 path; its processes are listed anew every second.
+    /// A cgroup v2 path below the mount point; its processes are listed again every second.
     Cgroup(String),
 }
 
-/// How to watch.
+/// What to watch, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub target: Target,
+    /// Watch the descendants of the target, too.
     pub follow: bool,
+    /// Shorter waits are not reported.
     pub min_stall: Duration,
+    /// Mechanisms to watch; empty: all.
     pub only: Vec<Mechanism>,
+    /// Preferred backend; `None`: the best of each site.
     pub backend: Option<Backend>,
+    /// Size of the ring buffer; a power of two, at least a page.
     pub ring_bytes: u32,
-    /// Where separate debug files are looked for first; `None`: no functions and lines are looked up.
+    /// Directories searched first for separate debug files; `None`: resolve no functions and lines.
     pub debug_dirs: Option<Vec<PathBuf>>,
 }
 
 impl Options {
-    /// What the command line takes if nothing else is said.
+    /// The defaults of the command line.
     pub fn new(target: Target) -> Self {
         Self {
             target,
@@ -94,25 +100,25 @@ pub struct Live {
     session: Session,
     order: Reorder,
     pending: Pending,
-    /// The reading of /proc under way; there is one at most.
+    /// The running scan of /proc, at most one.
     scan: Option<Scan>,
     stacks: Stacks,
     symbols: Symbolizer,
     unwinding: Unwinding,
-    /// Objects that somebody waits for at the last tick.
+    /// Objects on which threads blocked at the last tick.
     waited_for: BTreeSet<ObjKey>,
-    /// Runs that the kernel skipped, at the last tick.
+    /// Total of runs that the kernel skipped, at the last tick.
     skipped: HashMap<Site, u64>,
-    /// Before that no baseline is read again.
+    /// No new baseline is read before this time.
     rested_ns: u64,
-    /// Records were lost, or runs skipped: the ends of waits may have been missed.
+    /// Records were lost or runs skipped: the ends of waits may have been missed.
     lossy: bool,
     renewal: Renewal,
-    /// The next baseline begins anew.
+    /// The next baseline starts a new session.
     renewing: bool,
 }
 
-/// The ring buffer's descriptor, for the reactor only.
+/// The ring buffer's descriptor, for tokio's reactor only.
 struct Fd(RawFd);
 
 impl AsRawFd for Fd {
@@ -124,29 +130,16 @@ impl AsRawFd for Fd {
 type Sink<'a> = dyn FnMut(Record) + 'a;
 
 impl Live {
-    /// Attaches the probes and puts the targets into the filter.
+    /// Attaches the probes and adds the targets to the filter.
     ///
     /// # Errors
     /// [`crate::kernel::host::HostError`] inside where privileges or kernel features are missing.
     pub fn attach(options: Options) -> Result<Self> {
         let host = Host::read();
-        let enabled = SITES
-            .iter()
-            .filter(|s| options.only.is_empty() || serves(s.mechanism, &options.only))
-            .fold(0, |bits, s| bits | s.site.bit());
-        let all = options.target == Target::All;
-        let config = Config {
-            min_stall_ns: u64::try_from(options.min_stall.as_nanos()).unwrap_or(u64::MAX),
-            enabled_sites: enabled,
-            all: u32::from(all),
-            self_tgid: std::process::id(),
-            follow: u32::from(options.follow),
-            _pad: 0,
-        };
         let mut attached = attach::attach(
             &host,
             &attach::Options {
-                config,
+                config: config(&options),
                 backend: options.backend,
                 ring_bytes: options.ring_bytes,
                 shm_device: inventory::shm_device(),
@@ -160,28 +153,7 @@ impl Live {
         for pid in &pids {
             maps.add(*pid, TARGET).with_context(|| format!("cannot add pid {pid} to the filter"))?;
         }
-        let session = Session {
-            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-            host: host.hostname.clone(),
-            kernel: host.release.clone(),
-            arch: host.arch.clone(),
-            page_bytes: rustix::param::page_size() as u64,
-            start_ns: inventory::boot_ns(),
-            wall_ns: inventory::wall_ns(),
-            min_stall_ns: config.min_stall_ns,
-            plan: attached.plan.clone(),
-            not_collected: attached.unseen.iter().cloned().chain(unseen(&options.only)).collect(),
-            target: match &options.target {
-                Target::All => "all".to_owned(),
-                Target::Pids(p) => p.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
-                Target::Cgroup(path) => path.clone(),
-            },
-            target_pids: pids,
-            follow: options.follow,
-            only: options.only.iter().map(|m| m.name().to_owned()).collect(),
-            self_pid: std::process::id(),
-            redacted: false,
-        };
+        let session = session(host, &attached, &options, pids);
         // SAFETY: the descriptor is that of `maps`, which lives as long and, declared later, is dropped later.
         let probes = unsafe { AsyncFd::register_with_interest(Fd(maps.as_raw_fd()), Interest::READABLE) }
             .map_err(|e| e.into_parts().1)
@@ -211,56 +183,57 @@ impl Live {
         })
     }
 
-    /// What asks for a new beginning while it runs.
+    /// A handle that asks this collector to start the stream anew.
     pub fn renewal(&self) -> Renewal {
         self.renewal.clone()
     }
 
-    /// How each site is watched.
+    /// The session record: host, attach plan, targets and start time.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Adds a process to the filter (a child that `run` has just made).
+    /// Adds a process to the filter: the child that `run` has just forked.
     ///
     /// # Errors
     /// The filter is full.
     pub fn add_target(&mut self, pid: u32) -> Result<()> {
-        // It is younger than the probes, and a pid counts as the target only if its bearer is older than the session.
+        // The child is younger than the probes, and a pid is a target only if its process is older than the session.
         (self.session.start_ns, self.session.wall_ns) = (inventory::boot_ns(), inventory::wall_ns());
         self.session.target_pids.push(pid);
         self.session.target = self.session.target_pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         self.maps.add(pid, TARGET).with_context(|| format!("cannot add pid {pid} to the filter"))
     }
 
-    /// Gives out the session and what exists now. Probes are on already, so nothing falls in between.
+    /// Sends the session and the baseline. The probes are attached already, so that no event falls in between.
     pub fn baseline(&mut self, sink: &mut Sink<'_>) {
         self.find_asleep();
-        let look = self.look(inventory::boot_ns());
+        let snapshot = self.snapshot_request(inventory::boot_ns());
         sink(Record::Session(self.session.clone()));
-        sink(Record::Baseline(look.read()));
+        sink(Record::Baseline(snapshot.read()));
         for pid in self.session.target_pids.iter().take(KNOWN_MAX) {
             self.stacks.expect(*pid, self.symbols.is_on());
         }
     }
 
-    /// Runs until `stop` is done, then gives out the closing records.
+    /// Runs until `stop` completes, then sends the closing records.
     ///
     /// # Errors
-    /// The ring buffer cannot be waited for any more, or a scan of /proc has failed.
+    /// Polling the ring buffer or a scan of /proc failed.
     pub async fn run<T>(&mut self, stop: impl Future<Output = T>, sink: &mut Sink<'_>) -> Result<T> {
         let mut ticks = interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        let mut glances = interval(self.options.min_stall.clamp(GLANCES.0, GLANCES.1));
-        glances.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reader_samples =
+            interval(self.options.min_stall.clamp(READER_SAMPLE_INTERVAL.0, READER_SAMPLE_INTERVAL.1));
+        reader_samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         let out = loop {
             tokio::select! {
                 out = &mut stop => break out,
-                // Counters of now must not come before kernel records that are held back.
+                // Counters of now must not precede kernel records that are held back.
                 _ = ticks.tick(), if self.held_back_ns().is_none() => self.tick(sink),
-                _ = glances.tick(), if self.held_back_ns().is_none() => self.look_at_readers(0..AGED_NS, sink),
+                _ = reader_samples.tick(), if self.held_back_ns().is_none() => self.sample_readers(0..OFTEN_SAMPLED_NS, sink),
                 done = self.step(sink) => done?,
             }
         };
@@ -268,7 +241,7 @@ impl Live {
         Ok(out)
     }
 
-    /// Takes what comes next, kernel records or the findings of the scan. May be cancelled at any time.
+    /// Takes what is ready next: kernel records, the scan, stacks or symbols. May be cancelled at any time.
     async fn step(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         tokio::select! {
             ready = self.probes.readable() => {
@@ -277,7 +250,7 @@ impl Live {
                 self.release(inventory::boot_ns().saturating_sub(REORDER_NS), sink);
                 sleep(BATCH).await;
             }
-            found = Scan::done(&mut self.scan) => self.found(found?, sink),
+            found = Scan::done(&mut self.scan) => self.send_found(found?, sink),
             symbols = self.symbols.next() => sink(symbols),
             unwound = self.unwinding.next() => {
                 self.stacks.unwound(unwound, &mut self.symbols);
@@ -290,7 +263,7 @@ impl Live {
         Ok(())
     }
 
-    /// Waits for the scan under way; the ring buffer is drained meanwhile.
+    /// Waits for the running scan, and drains the ring buffer meanwhile.
     async fn finish_scan(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         while self.scan.is_some() {
             self.step(sink).await?;
@@ -298,6 +271,7 @@ impl Live {
         Ok(())
     }
 
+    /// Drains the ring buffers.
     fn collect(&mut self, sink: &mut Sink<'_>) {
         let (order, stacks) = (&mut self.order, &mut self.stacks);
         self.maps.drain(|bytes| {
@@ -305,60 +279,64 @@ impl Live {
             stacks.note(&mut bytes);
             order.push(bytes);
         });
-        self.look_at_stacks(sink);
+        self.read_stacks(sink);
     }
 
-    /// At once, not when the records are given out: a process may be gone by then.
-    fn look_at_stacks(&mut self, sink: &mut Sink<'_>) {
+    /// Reads the stacks of drained records at once, not when the records are sent: the process may be gone by then.
+    fn read_stacks(&mut self, sink: &mut Sink<'_>) {
         self.maps.drain_copies(|bytes| self.stacks.copied(bytes));
-        self.stacks.look(&self.maps, &mut self.symbols, &self.unwinding);
+        self.stacks.read_new(&self.maps, &mut self.symbols, &self.unwinding);
         self.stacks.take().into_iter().for_each(sink);
     }
 
-    /// Waits for stacks that are being unwound, as long as there is progress; what is left is told by frame pointers.
-    async fn settle(&mut self, sink: &mut Sink<'_>) {
+    /// Waits for stacks that are being unwound, while there is progress. The others keep their frame pointers' frames.
+    async fn finish_stacks(&mut self, sink: &mut Sink<'_>) {
         let start = Instant::now();
         let mut progress = start;
-        while self.stacks.are_awaited() && progress.elapsed() < STUCK && start.elapsed() < SETTLED {
+        while self.stacks.are_pending()
+            && progress.elapsed() < STACKS_PROGRESS_TIMEOUT
+            && start.elapsed() < STACKS_TIMEOUT
+        {
             tokio::select! {
                 unwound = self.unwinding.next() => {
                     progress = Instant::now();
                     self.stacks.unwound(unwound, &mut self.symbols);
                 }
-                () = sleep(BATCH) => self.look_at_stacks(sink),
+                () = sleep(BATCH) => self.read_stacks(sink),
             }
         }
         self.stacks.give_up(&mut self.symbols);
         self.stacks.take().into_iter().for_each(sink);
     }
 
-    /// The time after which kernel records have to wait for a baseline that is being read.
+    /// The time from which kernel records are held back, while a baseline is being read.
     fn held_back_ns(&self) -> Option<u64> {
         self.scan.as_ref().and_then(Scan::baseline_since_ns)
     }
 
+    /// Sends the kernel records up to `until_ns`, each after what it made worth reading at once.
     fn release(&mut self, until_ns: u64, sink: &mut Sink<'_>) {
         let until_ns = self.held_back_ns().map_or(until_ns, |held_ns| until_ns.min(held_ns));
         let mut ready = Vec::new();
         self.order.release(until_ns, |bytes| ready.push(bytes));
         for bytes in ready {
-            for extra in self.look_at(&bytes) {
+            for extra in self.read_for(&bytes) {
                 sink(extra);
             }
             sink(Record::Kernel(bytes));
         }
     }
 
-    /// Notes what a kernel record makes worth reading; what must be read at once is returned.
-    fn look_at(&mut self, bytes: &[u8]) -> Vec<Record> {
+    /// As [`Pending::take`], for the bytes of a kernel record.
+    fn read_for(&mut self, bytes: &[u8]) -> Vec<Record> {
         let Ok(header) = tracer_common::event::read::<Header>(bytes) else { return Vec::new() };
         let Ok(body) = Body::decode(header.kind, bytes.get(HEADER_LEN..).unwrap_or_default()) else {
             return Vec::new();
         };
-        self.pending.look_at(&header, &body)
+        self.pending.take(&header, &body)
     }
 
-    /// Once a second: losses, sleepers, counters, and the start of a scan if there is something to read.
+    /// Once a second: sends losses, blocked threads and counters, and starts a scan if there is something to read.
     fn tick(&mut self, sink: &mut Sink<'_>) {
         self.collect(sink);
         let now = inventory::boot_ns();
@@ -377,11 +355,11 @@ impl Live {
         self.pending.baseline_due |= !lost.is_empty();
         self.lossy |= !lost.is_empty();
         self.counters(now, sink);
-        self.look_at_readers(AGED_NS..u64::MAX, sink);
+        self.sample_readers(OFTEN_SAMPLED_NS..u64::MAX, sink);
         sink(Record::Tick { ts_ns: now });
         if self.scan.is_none() {
-            let wanted = self.wanted();
-            self.scan = (!wanted.is_empty()).then(|| Scan::start(wanted));
+            let request = self.scan_request();
+            self.scan = (!request.is_empty()).then(|| Scan::start(request));
         }
     }
 
@@ -400,10 +378,10 @@ impl Live {
         }
     }
 
-    /// The last records: what is open, asleep and there at the end.
+    /// Sends the closing records: what is open, asleep and left at the end.
     async fn close(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         self.finish_scan(sink).await?;
-        // Nothing begins at the end.
+        // No new session at the end.
         self.renewal.take();
         self.pending.futexes.forget();
         self.pending.ending = true;
@@ -417,11 +395,11 @@ impl Live {
         }
         self.collect(sink);
         self.release(u64::MAX, sink);
-        self.look_at_threads(sink).await?;
-        let mut look = self.look(inventory::boot_ns());
-        look.with_users();
-        let mut closing = look.read();
-        // Who used a semaphore last may hold it: what does that process do?
+        self.sample_threads(sink).await?;
+        let mut snapshot = self.snapshot_request(inventory::boot_ns());
+        snapshot.add_users();
+        let mut closing = snapshot.read();
+        // The last user of a semaphore may hold it: its state matters while others wait.
         let users: BTreeSet<u32> = closing
             .sem_sets
             .iter()
@@ -432,8 +410,8 @@ impl Live {
         for row in users.into_iter().filter_map(inventory::process) {
             sink(Record::Process { ts_ns: closing.ts_ns, row });
         }
-        // Kernel records that come from here on are no part of the run, and stay where they are.
-        self.settle(sink).await;
+        // Later kernel records are no part of the run, and stay in the ring buffer.
+        self.finish_stacks(sink).await;
         self.symbols.finish(sink).await;
         closing.problems.extend(self.symbols.problem());
         closing.problems.extend(self.stacks.problem(self.maps.copies_shed()));
@@ -443,17 +421,63 @@ impl Live {
     }
 }
 
-/// Whether a mechanism's sites are needed for these: processes carry all (identities, ends, parents).
+/// The configuration of the kernel half.
+fn config(options: &Options) -> Config {
+    let enabled = SITES
+        .iter()
+        .filter(|s| options.only.is_empty() || serves(s.mechanism, &options.only))
+        .fold(0, |bits, s| bits | s.site.bit());
+    Config {
+        min_stall_ns: min_stall_ns(options),
+        enabled_sites: enabled,
+        all: u32::from(options.target == Target::All),
+        self_tgid: std::process::id(),
+        follow: u32::from(options.follow),
+        _pad: 0,
+    }
+}
+
+fn min_stall_ns(options: &Options) -> u64 {
+    u64::try_from(options.min_stall.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn session(host: Host, attached: &Attached, options: &Options, target_pids: Vec<u32>) -> Session {
+    Session {
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: host.hostname,
+        kernel: host.release,
+        arch: host.arch,
+        page_bytes: rustix::param::page_size() as u64,
+        start_ns: inventory::boot_ns(),
+        wall_ns: inventory::wall_ns(),
+        min_stall_ns: min_stall_ns(options),
+        plan: attached.plan.clone(),
+        not_collected: attached.unseen.iter().cloned().chain(unseen(&options.only)).collect(),
+        target: match &options.target {
+            Target::All => "all".to_owned(),
+            Target::Pids(p) => p.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            Target::Cgroup(path) => path.clone(),
+        },
+        target_pids,
+        follow: options.follow,
+        only: options.only.iter().map(|m| m.name().to_owned()).collect(),
+        self_pid: std::process::id(),
+        redacted: false,
+    }
+}
+
+/// Whether the sites of a mechanism serve one of `only`. Those of processes serve all: identities, ends, parents.
 fn serves(mechanism: Mechanism, only: &[Mechanism]) -> bool {
     mechanism == Mechanism::Child || only.iter().any(|wanted| watches(mechanism, *wanted))
 }
 
-/// What no backend sees of the mechanisms that are watched.
+/// What no backend sees of the watched mechanisms, one sentence each.
 fn unseen(only: &[Mechanism]) -> impl Iterator<Item = String> {
     let watched = Mechanism::ALL.iter().filter(move |m| only.is_empty() || only.contains(m));
     watched.filter(|m| !m.unseen().is_empty()).map(|m| format!("{}: {}", m.name(), m.unseen()))
 }
 
+/// The processes of a target now; empty for all processes.
 fn targets(target: &Target) -> Result<Vec<u32>> {
     match target {
         Target::All => Ok(Vec::new()),

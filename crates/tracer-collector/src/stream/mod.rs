@@ -1,9 +1,10 @@
 //! Live input: probes and inventories become one ordered stream of records.
 //!
-//! It decides when to read, never what it means.
+//! It decides when to read, never what the facts mean.
 
 mod futex;
 mod live;
+mod object;
 mod order;
 mod pending;
 mod scan;

@@ -1,9 +1,9 @@
-//! The ring buffer is nearly sorted; a small window makes it sorted. Pure.
+//! Sorts the ring buffer's records by time, which are nearly sorted already. Pure.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Records held back until nothing older can come.
+/// Records held back until no older one can arrive.
 #[derive(Default)]
 pub struct Reorder {
     heap: BinaryHeap<Reverse<(u64, u64, Vec<u8>)>>,
@@ -11,14 +11,14 @@ pub struct Reorder {
 }
 
 impl Reorder {
-    /// Takes one record; its first eight bytes are the time stamp. Shorter ones are kept and sort first.
+    /// Takes one record; its first eight bytes are its time. A shorter record sorts first.
     pub fn push(&mut self, bytes: Vec<u8>) {
         let ts = bytes.first_chunk::<8>().map_or(0, |b| u64::from_ne_bytes(*b));
         self.arrivals += 1;
         self.heap.push(Reverse((ts, self.arrivals, bytes)));
     }
 
-    /// Gives out everything stamped up to `until_ns`, oldest first.
+    /// Calls `each` with every record up to `until_ns` of the boot clock, the oldest first.
     pub fn release(&mut self, until_ns: u64, mut each: impl FnMut(Vec<u8>)) {
         while self.heap.peek().is_some_and(|Reverse((ts, ..))| *ts <= until_ns) {
             if let Some(Reverse((.., bytes))) = self.heap.pop() {

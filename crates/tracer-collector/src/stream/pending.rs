@@ -1,4 +1,4 @@
-//! What the records seen so far make worth reading: noted as they come, read by the next scan.
+//! Collects from the records what the next scan of `/proc` reads.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -8,30 +8,30 @@ use tracer_common::event::{Body, Header};
 use tracer_common::map::kind;
 
 use super::futex::Futexes;
-use super::scan::socket;
+use super::object::ends;
 use crate::inventory;
 use tracer_record::{ChildRow, ObjKey, Record, RefusedRow, SocketRow, State};
 
 /// Default slots of a pipe (PIPE_DEF_BUFFERS, include/linux/pipe_fs_i.h).
 const DEFAULT_SLOTS: u32 = 16;
-/// Processes whose descriptor tables are read at the end.
+/// At most this many processes have their descriptor tables read at the end.
 const RECEIVERS_MAX: usize = 4096;
-/// Who has made fewer pipes and eventfds cannot be said to leak them.
-pub(super) const MAKES_MIN: u64 = 32;
-/// How long what a maker has open is not read again: it is in no hurry, and other readings wait meanwhile.
-const MAKES_REST_NS: u64 = 60_000_000_000;
-/// Objects whose holders are looked up in one scan.
-pub(super) const LOOKUPS_MAX: usize = 64;
-/// Sockets of which it is remembered whom a call named.
+/// A process that created fewer pipes and eventfds is no suspect of a leak.
+pub(super) const CREATED_MIN: u64 = 32;
+/// Shortest time between two reads of a creator's descriptor table: nothing depends on it before the end.
+const CREATORS_INTERVAL_NS: u64 = 60_000_000_000;
+/// At most this many objects have their holders looked up in one scan.
+pub(super) const REQUESTS_MAX: usize = 64;
+/// At most this many sockets are remembered with the address that a call named.
 const ADDRESSES_MAX: usize = 4096;
 
-/// Asks a running collector for a new beginning: a session and a baseline, from which on the stream can be read alone.
-/// It comes when the baseline was read; records of before may have numbers of stacks that were told before.
+/// Asks a running collector to start the stream anew: with a session and a baseline, from which it can be read alone.
+/// They follow when the baseline was read. Records after them may refer to stacks from before.
 #[derive(Clone, Default)]
 pub struct Renewal(Rc<Cell<bool>>);
 
 impl Renewal {
-    /// Asks; twice before it is answered is as once.
+    /// Asks; further calls before the new session have no effect.
     pub fn ask(&self) {
         self.0.set(true);
     }
@@ -41,47 +41,47 @@ impl Renewal {
     }
 }
 
-/// What a process has made.
-struct Makes {
+/// Number of pipes and eventfds that a process created.
+struct Created {
     all: u64,
-    /// Since its table was read, or it was first seen to make one.
+    /// Since `since_ns`: the last read of its table, or its first creation.
     new: u64,
     since_ns: u64,
 }
 
-/// What the records seen so far make worth reading.
+/// What to read next, and what was sent already.
 #[derive(Default)]
 pub(super) struct Pending {
-    /// Processes told about already: (tgid, start tick).
+    /// Processes whose row was sent: (tgid, start tick).
     pub(super) described: HashSet<(u32, u64)>,
-    /// Processes that have received descriptors.
+    /// Processes that received descriptors.
     pub(super) receivers: BTreeSet<u32>,
-    /// Processes that make pipes and eventfds.
-    makers: HashMap<u32, Makes>,
-    /// The next look is the last one.
+    /// Processes that create pipes and eventfds.
+    creators: HashMap<u32, Created>,
+    /// The next scan is the last one.
     pub(super) ending: bool,
-    /// Objects whose holders matter, and whether that was asked.
+    /// Objects whose holders are to be looked up.
     pub(super) lookups: BTreeSet<ObjKey>,
-    /// Message queues that matter, by namespace and id, each with a process in that namespace.
+    /// Message queues to read, by namespace and id, each with a process in that namespace.
     pub(super) queues: BTreeMap<(u32, i32), u32>,
     pub(super) shrunk_users: BTreeSet<u32>,
     pub(super) shrunk_pipes: BTreeSet<ObjKey>,
-    /// Records were lost since the last baseline began.
+    /// A new baseline is needed: records were lost since the last one began, or a new session was asked for.
     pub(super) baseline_due: bool,
     pub(super) fork_failed: BTreeSet<u32>,
     pub(super) children: HashMap<u32, ChildRow>,
     pub(super) refused: HashMap<(ObjKey, u32), RefusedRow>,
     pub(super) peers: HashSet<u32>,
-    /// Names that calls on sockets gave, by inode number of the socket.
+    /// Addresses that calls on sockets named, by inode number of the socket.
     pub(super) addresses: HashMap<u64, String>,
     pub(super) futexes: Futexes,
-    /// Processes with threads that wait.
+    /// Processes with blocked threads.
     pub(super) waiting: BTreeSet<u32>,
 }
 
 impl Pending {
-    /// What is told once, or when it changes, is told again with a new baseline. Refusals are not: those of before are
-    /// no part of what comes.
+    /// Sends again, with a new baseline, what is otherwise sent once or when it changes. Refusals are excluded: earlier
+    /// ones are no part of the new session.
     pub(super) fn renew(&mut self) {
         self.described.clear();
         self.children.clear();
@@ -89,50 +89,51 @@ impl Pending {
         self.baseline_due = true;
     }
 
-    fn makes(&mut self, tgid: u32, ts_ns: u64) {
-        if self.makers.len() < RECEIVERS_MAX || self.makers.contains_key(&tgid) {
-            let makes = self.makers.entry(tgid).or_insert(Makes { all: 0, new: 0, since_ns: ts_ns });
-            (makes.all, makes.new) = (makes.all + 1, makes.new + 1);
+    fn count_created(&mut self, tgid: u32, ts_ns: u64) {
+        if self.creators.len() < RECEIVERS_MAX || self.creators.contains_key(&tgid) {
+            let created = self.creators.entry(tgid).or_insert(Created { all: 0, new: 0, since_ns: ts_ns });
+            (created.all, created.new) = (created.all + 1, created.new + 1);
         }
     }
 
-    /// Processes whose pipes and eventfds are worth a look now.
-    pub(super) fn makers(&mut self, now_ns: u64) -> BTreeSet<u32> {
+    /// Processes whose pipes and eventfds are to be read now.
+    pub(super) fn creators(&mut self, now_ns: u64) -> BTreeSet<u32> {
         let ending = self.ending;
-        let due = |m: &Makes| ending || (m.new > 0 && now_ns >= m.since_ns.saturating_add(MAKES_REST_NS));
-        let due = self.makers.iter_mut().filter(|(_, m)| m.all >= MAKES_MIN && due(m));
-        due.map(|(tgid, m)| {
-            (m.new, m.since_ns) = (0, now_ns);
+        let due = |c: &Created| ending || (c.new > 0 && now_ns >= c.since_ns.saturating_add(CREATORS_INTERVAL_NS));
+        let due = self.creators.iter_mut().filter(|(_, c)| c.all >= CREATED_MIN && due(c));
+        due.map(|(tgid, c)| {
+            (c.new, c.since_ns) = (0, now_ns);
             *tgid
         })
         .collect()
     }
 
-    /// Notes that somebody waits for an object, or was refused by it.
-    pub(super) fn look_up(&mut self, obj: ObjKey, state: State) {
+    /// Requests the holders of an object on which a thread blocks or was refused.
+    pub(super) fn request_holders(&mut self, obj: ObjKey, state: State) {
         self.lookups.extend(ends(obj, state));
     }
 
-    pub(super) fn addressed(&mut self, sock: u64, name: Option<String>) {
+    /// Notes the address that a call on a socket named.
+    pub(super) fn note_address(&mut self, sock: u64, name: Option<String>) {
         if self.addresses.len() >= ADDRESSES_MAX {
             self.addresses.clear();
         }
         self.addresses.extend(name.map(|name| (sock, name)));
     }
 
-    /// Notes a message queue to be read; `tgid` is in its namespace. Other objects are left alone.
-    pub(super) fn look_at_queue(&mut self, obj: ObjKey, tgid: u32) {
-        if obj.kind == kind::MSG && self.queues.len() < LOOKUPS_MAX {
+    /// Requests a message queue; `tgid` is in its namespace. Ignores other objects.
+    pub(super) fn request_queue(&mut self, obj: ObjKey, tgid: u32) {
+        if obj.kind == kind::MSG && self.queues.len() < REQUESTS_MAX {
             self.queues.insert((obj.ns, i32::try_from(obj.id).unwrap_or(-1)), tgid);
         }
     }
 
-    /// Notes what a kernel record makes worth reading; what must be read at once is returned.
-    pub(super) fn look_at(&mut self, header: &Header, body: &Body) -> Vec<Record> {
+    /// Requests what a kernel record makes worth reading, and returns what had to be read at once.
+    pub(super) fn take(&mut self, header: &Header, body: &Body) -> Vec<Record> {
         let mut out = Vec::new();
         match *body {
             Body::Fork(f) => {
-                // The child has the received descriptors too, and may carry them through an exec.
+                // The child inherits the received descriptors, and may keep them across an exec.
                 if self.receivers.contains(&header.tgid) && self.receivers.len() < RECEIVERS_MAX {
                     self.receivers.insert(f.child);
                 }
@@ -140,7 +141,7 @@ impl Pending {
             }
             Body::Exit(_) => {
                 self.receivers.remove(&header.tgid);
-                self.makers.remove(&header.tgid);
+                self.creators.remove(&header.tgid);
                 return out;
             }
             Body::Free(_) | Body::SemRemove(_) | Body::SysvRemove(_) => return out,
@@ -154,26 +155,26 @@ impl Pending {
             Body::FdReceive(_) | Body::FdTruncated(_) | Body::FdFail(_) | Body::MqFail(_) => {
                 self.receivers.insert(header.tgid);
             }
-            Body::Stall(s) if s.obj.kind == kind::MSG => self.look_at_queue(s.obj.into(), header.tgid),
+            Body::Stall(s) if s.obj.kind == kind::MSG => self.request_queue(s.obj.into(), header.tgid),
             Body::Stall(s) if s.obj.kind == kind::FUTEX => {
                 self.futexes.waited(header.ts_ns, s.obj.into(), header.start_ns, s.state.into());
             }
             Body::Stall(s) if s.obj.kind != kind::SEM && s.obj.id != 0 => {
-                self.look_up(s.obj.into(), s.state.into());
+                self.request_holders(s.obj.into(), s.state.into());
             }
             Body::SocketAddress(a) => {
                 let bytes = a.name.as_flattened();
-                self.addressed(a.sock, SocketRow::name(bytes.get(..a.len as usize).unwrap_or(bytes)));
+                self.note_address(a.sock, SocketRow::name(bytes.get(..a.len as usize).unwrap_or(bytes)));
             }
             Body::PipeCreate(c) => {
                 if c.slots < DEFAULT_SLOTS {
                     self.shrunk_users.insert(header.uid);
                     self.shrunk_pipes.insert(ObjKey { kind: kind::PIPE, ns: 0, id: c.ino });
                 }
-                self.makes(header.tgid, header.ts_ns);
+                self.count_created(header.tgid, header.ts_ns);
                 return out;
             }
-            Body::EventfdCreate(_) => self.makes(header.tgid, header.ts_ns),
+            Body::EventfdCreate(_) => self.count_created(header.tgid, header.ts_ns),
             Body::ForkFail(_) => {
                 self.fork_failed.insert(header.tgid);
             }
@@ -201,28 +202,6 @@ impl Pending {
         }
         out
     }
-}
-
-/// The object; of a socket the other end too, as far as the kernel half told it.
-pub(super) fn ends(obj: ObjKey, state: State) -> impl Iterator<Item = ObjKey> {
-    let is_socket = obj.kind == kind::SOCKET;
-    let other = Some(state.socket().peer_ino).filter(|ino| is_socket && *ino != 0).map(socket);
-    std::iter::once(if is_socket { socket(obj.id) } else { obj }).chain(other)
-}
-
-/// Whether processes have such an object open.
-pub(super) fn has_holders(obj: ObjKey) -> bool {
-    !is_sysv(obj) && !is_signal(obj.kind) && obj.kind != kind::FUTEX
-}
-
-/// Whether it stands for a signal.
-pub(super) fn is_signal(kind: u32) -> bool {
-    matches!(kind, kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED)
-}
-
-/// SysV objects are known by their ids, which may be 0, and have no descriptors.
-pub(super) fn is_sysv(obj: ObjKey) -> bool {
-    matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG)
 }
 
 /// Start of a process in clock ticks, as `/proc` has it.

@@ -1,6 +1,6 @@
-//! Readings of `/proc` that take long: made in a thread of their own, while the ring buffer goes on being drained.
+//! Scans of `/proc` that take long: made on a thread of their own, while the event loop drains the ring buffer.
 //!
-//! It must not touch the probes' maps, nor decide what is worth reading.
+//! It must not touch the probes' maps, nor decide what to read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,50 +8,51 @@ use anyhow::{Context, Result};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracer_common::map::kind;
 
-use super::pending::MAKES_MIN;
-use crate::inventory::{self, FutexAsked, Scope};
+use super::object::socket;
+use super::pending::CREATED_MIN;
+use crate::inventory::{self, FutexRequest, Scope};
 use crate::kernel::iter::Files;
 use tracer_record::{FdTable, Inventory, ObjKey, Record, SocketRow};
 
-/// Holders of one object whose state is read.
-const HOLDERS_TOLD: usize = 8;
-/// Pipes of one maker of which it is asked who else has them.
-const PIPES_ASKED: usize = 16;
+/// At most this many holders of one object have their state read.
+const HOLDERS_READ: usize = 8;
+/// At most this many pipes of one creator have their other holders looked up.
+const PIPES_SAMPLED: usize = 16;
 
 /// What to read.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct ScanRequest {
     /// Processes whose descriptor tables are read before the baseline.
     pub(super) tables: BTreeSet<u32>,
-    /// Processes that make pipes and eventfds: what they have open, and at the end, for it takes long, who else has some
-    /// of the pipes.
-    pub(super) makers: BTreeSet<u32>,
+    /// Processes whose pipes and eventfds are read. At the end also the other holders of some of the pipes, which takes
+    /// long.
+    pub(super) creators: BTreeSet<u32>,
     pub(super) ending: bool,
-    /// The whole baseline, of this scope.
-    pub(super) inventory: Option<Look>,
+    /// A whole baseline.
+    pub(super) snapshot: Option<SnapshotRequest>,
     /// Users whose pipes are counted.
     pub(super) users: BTreeSet<u32>,
     /// Objects whose holders are looked up.
     pub(super) objects: Vec<ObjKey>,
-    /// Of these objects it is read too what their holders do: somebody waits for them.
+    /// Objects on which threads block: the state of their holders is read, too.
     pub(super) waited_for: BTreeSet<ObjKey>,
-    /// Message queues that are read, by namespace and id, each with a process in that namespace.
+    /// Message queues to read, by namespace and id, each with a process in that namespace.
     pub(super) queues: BTreeMap<(u32, i32), u32>,
-    /// Names that calls on sockets gave, by inode number of the socket.
+    /// Addresses that calls on sockets named, by inode number of the socket.
     pub(super) addresses: HashMap<u64, String>,
-    /// Futexes that are placed.
-    pub(super) futexes: BTreeMap<ObjKey, FutexAsked>,
-    /// Processes that wait: whom they wait for is read, and so on.
+    /// Futexes to locate.
+    pub(super) futexes: BTreeMap<ObjKey, FutexRequest>,
+    /// Processes whose threads are read, and then those of the processes that they wait for, and so on.
     pub(super) waiting: BTreeSet<u32>,
 }
 
-/// A look at what exists.
+/// A snapshot of what exists, to be read.
 #[derive(Debug)]
-pub(super) struct Look {
-    /// When it began. Later kernel records come after what it finds.
+pub(super) struct SnapshotRequest {
+    /// Its time. The stream holds back later kernel records until the snapshot was sent.
     pub(super) since_ns: u64,
     pub(super) scope: Scope,
-    /// All open files, where the kernel tells.
+    /// Iterator over all open files, if the kernel has one.
     pub(super) files: Option<Files>,
     pub(super) posix: Names,
 }
@@ -61,15 +62,15 @@ pub(super) struct Look {
 pub(super) enum Names {
     #[default]
     None,
-    /// What exists.
+    /// The objects.
     Listed,
-    /// And who uses it: that needs all processes' descriptors and mappings.
+    /// The objects and the processes that use them, which needs the descriptors and mappings of all processes.
     WithUsers,
 }
 
-impl Look {
-    /// Who uses POSIX objects is read, too, if these are.
-    pub(super) fn with_users(&mut self) {
+impl SnapshotRequest {
+    /// Adds the users of POSIX objects, if these are read.
+    pub(super) fn add_users(&mut self) {
         if self.posix == Names::Listed {
             self.posix = Names::WithUsers;
         }
@@ -94,11 +95,11 @@ impl Look {
     }
 }
 
-impl Wanted {
+impl ScanRequest {
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
-            && self.makers.is_empty()
-            && self.inventory.is_none()
+            && self.creators.is_empty()
+            && self.snapshot.is_none()
             && self.users.is_empty()
             && self.objects.is_empty()
             && self.queues.is_empty()
@@ -106,48 +107,62 @@ impl Wanted {
             && self.waiting.is_empty()
     }
 
-    /// Reads it; each record has the time at which its reading began.
+    /// Reads everything. Each record has the time at which its reading began.
     fn read(mut self) -> Vec<Record> {
         let mut out = Vec::new();
         out.extend(self.tables.iter().map(|tgid| Record::FdTable(inventory::fd_table(*tgid))));
-        for table in self.makers.iter().map(|tgid| inventory::fd_table(*tgid)) {
+        for table in self.creators.iter().map(|tgid| inventory::fd_table(*tgid)) {
             if self.ending {
                 self.objects.extend(sample(&table));
             }
             out.push(Record::FdTable(table));
         }
-        out.extend(self.inventory.map(|look| Record::Baseline(look.read())));
-        for uid in self.users {
+        out.extend(self.snapshot.take().map(|snapshot| Record::Baseline(snapshot.read())));
+        for uid in std::mem::take(&mut self.users) {
             let ts_ns = inventory::boot_ns();
             let (processes, soft_pages) = inventory::pipe_users(uid);
             out.push(Record::PipeUser { ts_ns, uid, processes, soft_pages });
         }
-        if !self.queues.is_empty() {
-            let ts_ns = inventory::boot_ns();
-            let rows = inventory::queues(&self.queues);
-            // What the last receivers do while somebody waits.
-            let receivers: BTreeSet<u32> = rows.iter().map(|q| q.lrpid).filter(|pid| *pid != 0).collect();
-            let told = receivers.into_iter().filter_map(inventory::process);
-            out.extend(told.map(|row| Record::Process { ts_ns: inventory::boot_ns(), row }));
-            out.push(Record::Queues { ts_ns, rows });
-        }
-        if !self.futexes.is_empty() {
-            let ts_ns = inventory::boot_ns();
-            let rows = inventory::futexes(&self.futexes);
-            // What the owners do while somebody waits.
-            let owners: BTreeSet<u32> = rows.iter().filter_map(|row| Some(row.owner.as_ref()?.tgid)).collect();
-            let told = owners.into_iter().filter_map(inventory::process);
-            out.extend(told.map(|row| Record::Process { ts_ns: inventory::boot_ns(), row }));
-            out.push(Record::Futexes { ts_ns, rows });
-        }
+        self.read_queues(&mut out);
+        self.read_futexes(&mut out);
         if !self.waiting.is_empty() {
             let ts_ns = inventory::boot_ns();
             let pids: Vec<u32> = self.waiting.iter().copied().collect();
             out.push(Record::Threads { ts_ns, rows: inventory::waits(&pids) });
         }
-        if self.objects.is_empty() {
-            return out;
+        if !self.objects.is_empty() {
+            self.read_objects(&mut out);
         }
+        out
+    }
+
+    /// The message queues, after the processes that received from them last.
+    fn read_queues(&self, out: &mut Vec<Record>) {
+        if self.queues.is_empty() {
+            return;
+        }
+        let ts_ns = inventory::boot_ns();
+        let rows = inventory::queues(&self.queues);
+        let receivers: BTreeSet<u32> = rows.iter().map(|q| q.lrpid).filter(|pid| *pid != 0).collect();
+        out.extend(processes(receivers));
+        out.push(Record::Queues { ts_ns, rows });
+    }
+
+    /// The futexes, after the processes that own them.
+    fn read_futexes(&self, out: &mut Vec<Record>) {
+        if self.futexes.is_empty() {
+            return;
+        }
+        let ts_ns = inventory::boot_ns();
+        let rows = inventory::futexes(&self.futexes);
+        let owners: BTreeSet<u32> = rows.iter().filter_map(|row| Some(row.owner.as_ref()?.tgid)).collect();
+        out.extend(processes(owners));
+        out.push(Record::Futexes { ts_ns, rows });
+    }
+
+    /// The holders of the objects, each after the processes that hold one on which a thread blocks; of sockets also
+    /// their tables and other ends.
+    fn read_objects(&mut self, out: &mut Vec<Record>) {
         let ts_ns = inventory::boot_ns();
         let sockets: BTreeMap<u64, Option<String>> = self
             .objects
@@ -173,60 +188,61 @@ impl Wanted {
             out.push(Record::Sockets { ts_ns, rows });
         }
         for (obj, (holders, complete)) in inventory::holders_of(&self.objects) {
-            // What the other side does while somebody waits: asleep in which call, stopped, running.
+            // The state of the other side while a thread blocks: asleep in which call, stopped, running.
             if self.waited_for.contains(&obj) {
                 let ts_ns = inventory::boot_ns();
-                let rows = holders.iter().take(HOLDERS_TOLD).filter_map(|h| inventory::process(h.tgid));
+                let rows = holders.iter().take(HOLDERS_READ).filter_map(|h| inventory::process(h.tgid));
                 out.extend(rows.map(|row| Record::Process { ts_ns, row }));
             }
             out.push(Record::Holders { ts_ns, obj, holders, complete });
         }
-        out
     }
 }
 
-/// Some of the pipes in a table, from all over it; none if there are too few for a leak.
+/// The rows of those of the processes that still exist.
+fn processes(tgids: BTreeSet<u32>) -> impl Iterator<Item = Record> {
+    let rows = tgids.into_iter().filter_map(inventory::process);
+    rows.map(|row| Record::Process { ts_ns: inventory::boot_ns(), row })
+}
+
+/// A sample of the pipes in a table, spread over all of it; empty if they are too few for a leak.
 fn sample(table: &FdTable) -> impl Iterator<Item = ObjKey> {
     let number = |link: &str| link.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok();
     let standard = |fd: u32| fd <= 2;
     let open = table.fds.iter().filter(|(fd, _)| !standard(*fd));
     let pipes: BTreeSet<u64> = open.filter_map(|(_, link)| number(link)).collect();
-    let many = u64::try_from(pipes.len()).is_ok_and(|n| n >= MAKES_MIN);
-    let (step, asked) = (pipes.len().div_ceil(PIPES_ASKED).max(1), if many { PIPES_ASKED } else { 0 });
+    let many = u64::try_from(pipes.len()).is_ok_and(|n| n >= CREATED_MIN);
+    let (step, asked) = (pipes.len().div_ceil(PIPES_SAMPLED).max(1), if many { PIPES_SAMPLED } else { 0 });
     pipes.into_iter().step_by(step).take(asked).map(|id| ObjKey { kind: kind::PIPE, ns: 0, id })
 }
 
-/// The socket with this inode number.
-pub(super) fn socket(id: u64) -> ObjKey {
-    ObjKey { kind: kind::SOCKET, ns: 0, id }
-}
-
-/// A reading under way.
+/// A running scan.
 pub(super) struct Scan {
     found: JoinHandle<Vec<Record>>,
-    /// Whether a baseline is among what is read, and since when.
+    /// The time of the baseline, if the scan reads one.
     baseline_since_ns: Option<u64>,
 }
 
 impl Scan {
-    pub(super) fn start(wanted: Wanted) -> Self {
-        let baseline_since_ns = wanted.inventory.as_ref().map(|look| look.since_ns);
-        Self { found: spawn_blocking(|| wanted.read()), baseline_since_ns }
+    pub(super) fn start(request: ScanRequest) -> Self {
+        let baseline_since_ns = request.snapshot.as_ref().map(|snapshot| snapshot.since_ns);
+        Self { found: spawn_blocking(|| request.read()), baseline_since_ns }
     }
 
-    /// Since when a baseline is being read; later kernel records must come after it, or it would bring back what they end.
+    /// The time of the baseline that is being read. Later kernel records must follow it, or it would bring back what
+    /// they end.
     pub(super) fn baseline_since_ns(&self) -> Option<u64> {
         self.baseline_since_ns
     }
 
-    /// What was found, once, when all is read; with no scan under way it waits for ever.
+    /// Waits for the end of the running scan, and returns its records once; without a scan it never completes.
     ///
     /// # Errors
     /// The reading thread panicked.
-    pub(super) async fn done(under_way: &mut Option<Self>) -> Result<Vec<Record>> {
-        let Some(scan) = under_way else { return std::future::pending().await };
+    pub(super) async fn done(running: &mut Option<Self>) -> Result<Vec<Record>> {
+        let Some(scan) = running else { return std::future::pending().await };
         let found = (&mut scan.found).await;
-        *under_way = None;
+        *running = None;
         found.context("the thread that reads /proc has failed")
     }
 }
@@ -239,15 +255,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_is_wanted_is_found_the_baseline_first_and_a_holder_before_its_object() -> Result<()> {
+    fn a_scan_reads_all_requests_the_baseline_first_and_a_holder_before_its_object() -> Result<()> {
         let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let out = child.stdout.as_ref().map(AsRawFd::as_raw_fd).context("no stdout")?;
         let link = std::fs::read_link(format!("/proc/self/fd/{out}"))?.to_string_lossy().into_owned();
         let ino = link.trim_matches(|c: char| !c.is_ascii_digit()).parse()?;
         let obj = ObjKey { kind: kind::PIPE, ns: 0, id: ino };
         let before_ns = inventory::boot_ns();
-        let wanted = Wanted {
-            inventory: Some(Look {
+        let request = ScanRequest {
+            snapshot: Some(SnapshotRequest {
                 since_ns: before_ns,
                 scope: Scope::Pids(vec![child.id()]),
                 files: None,
@@ -256,11 +272,11 @@ mod tests {
             users: BTreeSet::from([rustix::process::getuid().as_raw()]),
             objects: vec![obj],
             waited_for: BTreeSet::from([obj]),
-            ..Wanted::default()
+            ..ScanRequest::default()
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let found = runtime.block_on(async {
-            let mut scan = Some(Scan::start(wanted));
+            let mut scan = Some(Scan::start(request));
             assert!(scan.as_ref().and_then(Scan::baseline_since_ns).is_some_and(|at| at == before_ns));
             let found = Scan::done(&mut scan).await;
             assert!(scan.is_none());
@@ -278,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_wanted_is_nothing_read() {
-        assert!(Wanted::default().is_empty() && Wanted::default().read().is_empty());
+    fn an_empty_request_reads_nothing() {
+        assert!(ScanRequest::default().is_empty() && ScanRequest::default().read().is_empty());
     }
 }

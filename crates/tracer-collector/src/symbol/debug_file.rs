@@ -1,7 +1,8 @@
-//! Finds the separate debug file of a stripped program; never another's: build-id or checksum must agree.
+//! Finds the separate debug file of a stripped program. It must not return another program's: build-id or checksum must
+//! match.
 //!
-//! The places are those of GDB ("Debugging Information in Separate Files"): `.build-id/ab/cdef.debug` below each debug
-//! folder, and for `.gnu_debuglink` beside the program, in `.debug` there, and below each debug folder.
+//! It searches where GDB does ("Debugging Information in Separate Files"): `.build-id/ab/cdef.debug` below each debug
+//! directory, and for `.gnu_debuglink` beside the program, in `.debug` there, and below each debug directory.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub(super) fn find(elf: &Elf, path: &str, process: &Process, dirs: &[PathBuf]) -
     by_id.or_else(|| by_link(elf, path, process, dirs))
 }
 
-/// What several debug files share (dwz), named by `.gnu_debugaltlink`: a path, then a build-id.
+/// The file that several debug files share (dwz), named by `.gnu_debugaltlink`: a path, then a build-id.
 pub(super) fn shared(elf: &Elf, dirs: &[PathBuf]) -> Option<Elf> {
     let link = elf.contents(elf.section(".gnu_debugaltlink")?, LINK_MAX).ok()?;
     let path = bytes_at(&link, 0);
@@ -30,7 +31,7 @@ pub(super) fn shared(elf: &Elf, dirs: &[PathBuf]) -> Option<Elf> {
     let path = std::str::from_utf8(path).ok()?;
     let same = |e: &Elf| e.build_id.as_deref() == Some(id);
     by_build_id(id, dirs).or_else(|| {
-        // Relative to the debug file, which is in a folder of `dirs`; `.dwz` is at its top.
+        // Relative to the debug file, which is in a directory of `dirs`; `.dwz` is at its top.
         let below = path.find(".dwz/").and_then(|at| path.get(at..))?;
         dirs.iter().find_map(|dir| open(&dir.join(below)).filter(same))
     })
@@ -45,7 +46,7 @@ fn by_build_id(id: &[u8], dirs: &[PathBuf]) -> Option<Elf> {
 fn by_link(elf: &Elf, path: &str, process: &Process, dirs: &[PathBuf]) -> Option<Elf> {
     let link = elf.contents(elf.section(".gnu_debuglink")?, LINK_MAX).ok()?;
     let name = std::str::from_utf8(bytes_at(&link, 0)).ok()?;
-    // A name only: a path would lead anywhere.
+    // Only a plain name: a path could lead anywhere.
     if name.is_empty() || name.contains('/') || name == ".." {
         return None;
     }
@@ -67,7 +68,7 @@ fn by_link(elf: &Elf, path: &str, process: &Process, dirs: &[PathBuf]) -> Option
     })
 }
 
-/// Opens an ELF file of one of the user's or the system's debug folders.
+/// Opens an ELF file of one of the user's or the system's debug directories.
 fn open(path: &Path) -> Option<Elf> {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
     let handle = rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty()).ok()?;

@@ -1,13 +1,13 @@
-//! Headers and sections of an ELF file, read piece by piece, each with a bound.
+//! Reads headers and sections of an ELF file piece by piece, each with a bound.
 //!
-//! Nothing is mapped: a file that its owner cuts short while it is read gives an error, a mapping would give SIGBUS.
-//! Only 64-bit little-endian files of this machine are read; those are all that a traced process can run.
+//! It must not map a file: if the owner truncates it meanwhile, a read fails, but a mapping raises SIGBUS.
+//! It reads only 64-bit little-endian files of this machine, which are all that a traced process can run.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-/// Most program headers, and sections, that are looked at.
+/// At most this many program headers, and sections, are read.
 const HEADERS_MAX: u64 = 65_536;
 /// Longest table of section names.
 const NAMES_MAX: u64 = 4 << 20;
@@ -32,23 +32,23 @@ const ELFCOMPRESS_ZSTD: u32 = 2;
 /// `sizeof(Elf64_Chdr)`.
 const COMPRESSION_HEADER: usize = 24;
 
-/// Why a file or a part of it is not read.
+/// Why a file or a part of it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ElfError {
-    #[error("no ELF file of this machine")]
+    #[error("not an ELF file of this machine")]
     Other,
-    #[error("a part of {0} bytes is larger than what is read")]
+    #[error("a part of {0} bytes exceeds the limit")]
     TooLarge(u64),
     #[error("a part lies outside the file")]
     Outside,
     #[error("compressed in an unknown or broken way")]
     Compression,
-    #[error("cannot be read: {0}")]
+    #[error("cannot read it: {0}")]
     Io(#[from] io::Error),
 }
 
 impl ElfError {
-    /// A file without a header is no ELF file; one that cannot be read may be.
+    /// Whether the file is certainly no ELF file; one that cannot be read may be one.
     fn or_other(self) -> Self {
         if matches!(self, Self::Io(_)) { self } else { Self::Other }
     }
@@ -135,7 +135,7 @@ impl Elf {
             return Err(ElfError::Other);
         }
         let (segments, notes) = segments(&source, &head)?;
-        // A running program needs no section headers: without them the segments still are of use.
+        // A program runs without section headers; its segments are still useful.
         let sections = match sections(&source, &head) {
             Err(e @ ElfError::Io(_)) => return Err(e),
             found => found.unwrap_or_default(),
@@ -147,7 +147,7 @@ impl Elf {
 
     fn find_build_id(&self, notes: &[(u64, u64)]) -> Option<Vec<u8>> {
         let of_sections = self.sections.iter().filter(|s| s.kind == SHT_NOTE).map(|s| (s.offset, s.size));
-        // In a separate debug file only the sections count: its segments describe the stripped one.
+        // In a separate debug file only the sections are valid: its segments describe the stripped file.
         of_sections.chain(notes.iter().copied()).find_map(|(offset, len)| {
             let bytes = self.source.read(offset, len, NOTES_MAX).ok()?;
             build_id(&bytes)
@@ -184,7 +184,7 @@ impl Elf {
         let room = usize::try_from(len).map_err(|_| ElfError::TooLarge(len))?;
         let out = match kind {
             ELFCOMPRESS_ZLIB => {
-                // Grows with what is there: a header may promise more than follows.
+                // Grows with the bytes read: a header may declare more than follows.
                 let mut out = Vec::new();
                 flate2::read::ZlibDecoder::new(packed).take(len).read_to_end(&mut out)?;
                 out
@@ -254,7 +254,7 @@ fn sections(source: &Source, head: &[u8]) -> Result<Vec<Section>, ElfError> {
     if at == 0 || size < 64 {
         return Ok(Vec::new());
     }
-    // Where the numbers do not fit they are in the first section (SHN_XINDEX).
+    // Numbers that do not fit are in the first section (SHN_XINDEX).
     let first = source.read(at, size, size)?;
     if n == 0 {
         n = u64_at(&first, 32);

@@ -1,4 +1,4 @@
-//! What is known of one mapped file: its functions, and its lines where debug information is found.
+//! The functions of one mapped file, and its lines where debug information exists.
 
 use addr2line::Context;
 use gimli::LittleEndian;
@@ -8,11 +8,11 @@ use super::elf::{Elf, ElfError, Section, Segment, address, bytes_at, u32_at, u64
 use super::name::{bounded, function};
 use tracer_record::Place;
 
-/// Longest symbol table, and longest table of its names; larger ones are left out.
+/// Longest symbol table, and longest table of its names; larger ones are not read.
 const SYMBOLS_MAX: u64 = 128 << 20;
-/// Debug information of one file that is read, decompressed; of more only the functions are told.
+/// Most bytes of debug information of one file, decompressed; beyond that only its functions are used.
 const DEBUG_MAX: u64 = 384 << 20;
-/// Inlined functions told of one address.
+/// Most inlined functions of one address.
 const INLINED_MAX: usize = 16;
 
 /// elf.h: `sizeof(Elf64_Sym)`; types and section indices of symbols.
@@ -29,7 +29,7 @@ type Slice = gimli::EndianArcSlice<LittleEndian>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Symbol {
     addr: u64,
-    /// 0: it reaches to the next one.
+    /// 0: up to the next one.
     len: u64,
     name: u32,
     global: bool,
@@ -42,7 +42,7 @@ struct Symbols {
     names: Vec<u8>,
 }
 
-/// One file, ready to be asked.
+/// The symbols of one file.
 pub(super) struct Image {
     segments: Vec<Segment>,
     symbols: Symbols,
@@ -61,18 +61,18 @@ impl Image {
         let debug = debug.filter(|d| has_lines(d)).unwrap_or(elf);
         let mut debug_bytes = 0;
         let lines = lines(debug, shared, &mut debug_bytes)
-            .inspect_err(|e| tracing::debug!("debug information is not used: {e}"))
+            .inspect_err(|e| tracing::debug!("cannot use debug information: {e}"))
             .ok()
             .flatten();
         if lines.is_none() {
             debug_bytes = 0;
         }
-        // What the lookup keeps of parsed units is of the same order as what it parses.
+        // Parsed units take about as much memory as their encoded form.
         let bytes = symbols.names.capacity() + symbols.all.capacity() * size_of::<Symbol>() + 2 * debug_bytes;
         Self { segments: elf.segments.clone(), symbols, lines, bytes }
     }
 
-    /// Bytes that it takes, roughly.
+    /// Approximate size in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -84,7 +84,7 @@ impl Image {
         let mut out = self.lines.as_ref().map(|l| of_lines(l, addr)).unwrap_or_default();
         match out.last_mut() {
             None => out.extend(symbol().map(|name| Place { function: Some(name), ..Place::default() })),
-            // Assembler code has lines without functions.
+            // Assembly code has lines without functions.
             Some(outer) if outer.function.is_none() => outer.function = symbol(),
             Some(_) => {}
         }
@@ -131,7 +131,7 @@ fn read_symbols(elf: &Elf, section: &Section) -> Result<Symbols, ElfError> {
     let table = elf.contents(section, SYMBOLS_MAX)?;
     let names = elf.contents(names, SYMBOLS_MAX)?;
     let mut all: Vec<Symbol> = table.chunks_exact(SYMBOL_LEN).filter_map(parse_symbol).collect();
-    // Of several names of one place: a global one, a shorter one (`read` of `__libc_read`), always the same.
+    // Of several names at one address prefer a global one, then a shorter one (`read`, not `__libc_read`), then by order.
     all.sort_by_key(|s| (s.addr, s.len == 0, !s.global, bytes_at(&names, s.name).len(), s.name));
     all.dedup_by_key(|s| s.addr);
     all.shrink_to_fit();

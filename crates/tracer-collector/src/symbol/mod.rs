@@ -1,9 +1,9 @@
-//! Names for addresses: functions, files and lines of the code that user stacks lead through.
+//! Resolves the addresses of user stacks to functions, files and lines.
 //!
-//! Part of the collector: what is found becomes a record, so that a trace reads the same on another machine.
-//! It reads files that strangers own, as root: so nothing is mapped or trusted, everything is bounded, and all of it
-//! happens on a thread of its own that nobody waits for longer than [`PATIENCE`].
-//! It must not guess: a file that is not certainly the mapped one, or not its debug file, is not read.
+//! The results become records, so that a trace reads the same on another machine.
+//! It reads untrusted files as root: it maps none, bounds every read, and works on a thread of its own, for which the run
+//! waits no longer than [`FINISH_TIMEOUT`].
+//! It must not guess: it reads a file only if it is certainly the mapped one, or its debug file.
 
 mod debug_file;
 mod elf;
@@ -27,18 +27,18 @@ pub use resolver::Resolver;
 use tracer_record::{Place, Record};
 pub use unwind::{CopyKey, CopyRequest, Cut, Tables, Unwinding, Unwound};
 
-/// How long the end of a run waits for names that are still looked up.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How much less than others the threads of this room want of a processor.
+/// The end of a run waits this long for stacks that are still being resolved.
+pub const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Nice value of the threads of this module.
 const NICE: i32 = 10;
-/// Stacks that wait for their names at once.
+/// At most this many stacks wait to be resolved.
 const QUEUE_MAX: usize = 4096;
 
-/// A stack whose names are wanted.
+/// A stack to resolve.
 pub struct Request {
     pub id: i32,
     pub process: Arc<Process>,
-    /// Innermost first, as they came: return addresses, and the instruction behind the system call.
+    /// Innermost first: the instruction after the system call, then return addresses.
     pub addrs: Vec<u64>,
 }
 
@@ -47,7 +47,7 @@ struct Answer {
     places: Vec<Vec<Place>>,
 }
 
-/// The thread that looks names up, and the way to it. Dropped, it leaves the thread to end by itself.
+/// A handle to the thread that resolves stacks. When it is dropped, the thread ends by itself.
 pub struct Symbolizer {
     requests: Option<SyncSender<Request>>,
     answers: UnboundedReceiver<Answer>,
@@ -56,28 +56,28 @@ pub struct Symbolizer {
 }
 
 impl Symbolizer {
-    /// Starts the thread; debug files are looked for in `dirs`, then where the system has them.
+    /// Starts the thread. It searches `dirs` for debug files, then the system's directories.
     pub fn start(dirs: Vec<PathBuf>) -> Self {
         let (requests, todo) = sync_channel(QUEUE_MAX);
         let (done, answers) = unbounded_channel();
         let started = std::thread::Builder::new().name("symbols".into()).spawn(move || work(&todo, &done, dirs));
         if let Err(e) = &started {
-            tracing::warn!("functions and lines are not looked up: {e}");
+            tracing::warn!("cannot resolve functions and lines: {e}");
         }
         Self { requests: started.ok().map(|_| requests), answers, waiting: HashSet::new(), left_out: 0 }
     }
 
-    /// Nobody looks anything up.
+    /// A handle without a thread: resolves nothing.
     pub fn off() -> Self {
         Self { requests: None, answers: unbounded_channel().1, waiting: HashSet::new(), left_out: 0 }
     }
 
-    /// True if names are looked up at all.
+    /// Whether stacks are resolved at all.
     pub fn is_on(&self) -> bool {
         self.requests.is_some()
     }
 
-    /// Asks for the names of a stack; never blocks, and leaves out what does not fit into the queue.
+    /// Requests a stack. Never blocks: a stack that does not fit into the queue is left out.
     pub fn ask(&mut self, request: Request) {
         let Some(requests) = &self.requests else { return };
         let id = request.id;
@@ -89,7 +89,7 @@ impl Symbolizer {
         }
     }
 
-    /// The names of a stack, when there are some; waits for ever while nothing is asked. May be cancelled at any time.
+    /// The next resolved stack; never completes while none is requested. May be cancelled at any time.
     pub async fn next(&mut self) -> Record {
         loop {
             let Some(answer) = self.answers.recv().await else { return std::future::pending().await };
@@ -100,9 +100,9 @@ impl Symbolizer {
         }
     }
 
-    /// Gives out what is still to come, and waits for it no longer than [`PATIENCE`].
+    /// Sends the remaining results, and waits for them no longer than [`FINISH_TIMEOUT`].
     pub async fn finish(&mut self, sink: &mut dyn FnMut(Record)) {
-        // A thread that has failed drops its end, and nothing comes any more.
+        // A thread that failed drops its end of the channel: no more results follow.
         let rest = async {
             while !self.waiting.is_empty() {
                 let Some(answer) = self.answers.recv().await else { return };
@@ -112,24 +112,24 @@ impl Symbolizer {
                 }
             }
         };
-        // What times out stays in `waiting`, and is told.
-        let _ = tokio::time::timeout(PATIENCE, rest).await;
+        // Stacks that time out stay in `waiting`, and are counted as a problem.
+        let _ = tokio::time::timeout(FINISH_TIMEOUT, rest).await;
     }
 
-    /// What was not looked up, as a sentence.
+    /// How many stacks were not resolved, as a sentence.
     pub fn problem(&self) -> Option<String> {
         let n = self.left_out + u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
-        (n > 0).then(|| format!("functions and lines of {n} user stacks: there were too many, or a file took too long"))
+        (n > 0).then(|| format!("functions and lines of {n} user stacks: too many, or a file took too long"))
     }
 }
 
-/// Lets everybody else go first: what is watched, and the thread that drains the ring buffers.
+/// Lowers the priority of the calling thread below the traced processes and the thread that drains the ring buffers.
 ///
-/// A task that was preempted in a program of ours keeps the kernel from running that program for others on its processor.
+/// While a task is preempted in a BPF program, the kernel skips that program for other tasks on the same CPU.
 fn go_behind() {
-    // On Linux this is the calling thread alone.
+    // On Linux this affects only the calling thread.
     if let Err(e) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!("a thread keeps its priority: {e}");
+        tracing::debug!("cannot lower the priority of a thread: {e}");
     }
 }
 

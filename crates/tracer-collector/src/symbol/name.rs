@@ -1,18 +1,18 @@
-//! Names of functions and files as people write them: demangled, and not longer than can be read.
+//! Names of functions and files for people: demangled, and of readable length.
 //!
-//! Control characters stay, as in all records; the report escapes them.
+//! Control characters stay, as in all records; reports escape them.
 
 use std::fmt::{self, Write};
 
 /// Longest name of a function or path of a file, in bytes.
 pub(super) const NAME_MAX: usize = 512;
-/// Longer mangled names are shown as they are, cut: demangling them could take long.
+/// Longer mangled names are cut but not demangled, which could take long.
 const MANGLED_MAX: usize = 4096;
 
 /// A function's name: Rust and C++ demangled, others as they are.
 pub(super) fn function(raw: &[u8]) -> String {
     let text = String::from_utf8_lossy(raw);
-    // Symbol versions and what compilers put behind copies of a function stay out of Rust's and C++'s way.
+    // Demanglers reject symbol versions and the suffixes that compilers add to copies of a function.
     let plain = text.split('@').next().unwrap_or_default();
     if plain.len() <= MANGLED_MAX {
         if let Ok(name) = rustc_demangle::try_demangle(plain) {
@@ -21,7 +21,7 @@ pub(super) fn function(raw: &[u8]) -> String {
         if plain.starts_with("_Z")
             && let Ok(name) = cpp_demangle::Symbol::new(plain)
         {
-            // One that it cannot write to its end (too deep, too long) is told as it is.
+            // A name that cannot be demangled to its end (too deep, too long) stays mangled.
             let mut out = Bounded::default();
             let options = cpp_demangle::DemangleOptions::default();
             if name.structured_demangle(&mut Words(&mut out), &options).is_ok() {
@@ -39,12 +39,12 @@ pub(super) fn bounded(text: &str) -> String {
 
 fn written(write: impl FnOnce(&mut Bounded) -> fmt::Result) -> String {
     let mut out = Bounded::default();
-    // A full buffer ends the writing; what fits stays.
+    // A full buffer ends the writing; the part that fits stays.
     let _ = write(&mut out);
     out.text
 }
 
-/// A string that takes no more than [`NAME_MAX`] bytes, and then says so.
+/// A string of at most [`NAME_MAX`] bytes; further writes fail.
 #[derive(Default)]
 struct Bounded {
     text: String,

@@ -1,8 +1,8 @@
-//! The functions of compiled-at-run-time code, as the process itself tells them in `/tmp/perf-PID.map`.
+//! The functions of code compiled at run time, which the process itself lists in `/tmp/perf-PID.map`.
 //!
 //! Each line is `START SIZE name`, both hexadecimal (tools/perf/Documentation/jit-interface.txt).
 //! CPython with perf trampolines writes `py::FUNCTION:FILE`.
-//! Anybody may write into /tmp: the file must be a regular one, no symbolic link, of the process's own user, and bounded.
+//! Every user may write to /tmp: the file must be a regular one of the process's own user, no link, and not too large.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,12 +12,12 @@ use std::os::unix::fs::MetadataExt;
 use super::name::bounded;
 use tracer_record::Place;
 
-/// A longer map is not read.
+/// Longest map that is read, in bytes.
 pub(super) const MAP_MAX: u64 = 32 << 20;
-/// Most functions of a map; a line has at least six bytes, so that a hostile one cannot take much more than its size.
+/// Most functions of a map. A line has at least six bytes, so that a hostile map takes little more memory than its size.
 const ENTRIES_MAX: usize = 1 << 20;
 
-/// A map that was read, sorted by address.
+/// A map, sorted by address.
 #[derive(Debug, Default)]
 pub(super) struct PerfMap {
     /// Start, end, and where the name is in `text`.
@@ -25,7 +25,7 @@ pub(super) struct PerfMap {
     text: String,
 }
 
-/// What tells two states of a map apart.
+/// Distinguishes two states of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Version {
     pub(super) dev: u64,
@@ -34,22 +34,20 @@ pub(super) struct Version {
     pub(super) mtime_ns: i64,
 }
 
-/// Why a map is left alone.
+/// Why a map is not used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("it is no regular file")]
+    #[error("it is not a regular file")]
     NotRegular,
     #[error("it belongs to user {found}, not to the process's user {wanted}")]
     Owner { found: u32, wanted: u32 },
     #[error("it is larger than {MAP_MAX} bytes")]
     TooLarge,
-    #[error("it cannot be read")]
+    #[error("cannot read it")]
     Unreadable,
 }
 
-/// Whether an opened map may be believed, for a process of user `uid`.
-///
-/// The descriptor may be one with O_PATH.
+/// Checks whether an opened map may be used for a process of user `uid`. An O_PATH descriptor suffices.
 pub(super) fn checked(fd: &OwnedFd, uid: u32) -> Result<Version, Refusal> {
     let stat = rustix::fs::fstat(fd).map_err(|_| Refusal::Unreadable)?;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
@@ -66,7 +64,7 @@ pub(super) fn checked(fd: &OwnedFd, uid: u32) -> Result<Version, Refusal> {
     Ok(Version { dev: stat.st_dev, ino: stat.st_ino, len, mtime_ns })
 }
 
-/// Reads a map that was [`checked`]; what its writer adds meanwhile is left out beyond the bound.
+/// Reads a [`checked`] map, up to the bound if it grows meanwhile.
 pub(super) fn read(file: &File) -> Option<PerfMap> {
     let mut bytes = Vec::new();
     file.take(MAP_MAX).read_to_end(&mut bytes).ok()?;
@@ -90,7 +88,7 @@ impl PerfMap {
             let (Some(end), Ok(name_at)) = (start.checked_add(len), u32::try_from(name_at)) else { continue };
             entries.push((start, end, name_at, u32::try_from(name.len()).unwrap_or(0)));
         }
-        // Of two functions at one address the later one is there now: the sort keeps the order of equals.
+        // Of two functions at one address the later line is valid; the sort is stable.
         entries.sort_by_key(|e| e.0);
         Self { entries, text }
     }
@@ -103,7 +101,7 @@ impl PerfMap {
         (addr < *end).then(|| named(name))
     }
 
-    /// Bytes that it takes.
+    /// Size in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.text.capacity() + self.entries.capacity() * size_of::<(u64, u64, u32, u32)>()
     }

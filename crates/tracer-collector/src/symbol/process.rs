@@ -1,12 +1,12 @@
-//! What a process has mapped, held from the moment at which a stack of it was seen, and files opened on its behalf.
+//! The mappings of a process, with handles on the mapped files from the moment at which a stack of it arrived.
 //!
-//! A mapped file is opened through /proc/PID/map_files, which leads to the very file that is mapped, whatever its path
-//! names now and in whichever mount namespace; without the right to that (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE) by
-//! its path below /proc/PID/root, if the device and inode there are the mapped ones, or the build-id is.
-//! Files are first held by a path handle (O_PATH), which asks no file system anything; they are opened for reading only
-//! if they are regular files of a file system that the kernel itself serves, or that only root can mount.
-//! FUSE is a program of whoever mounted it: it can answer never, and a thread that waits for it cannot be killed
-//! (fs/fuse/dev.c, `request_wait_answer`). A dead server's NFS costs the names, for its waits can be killed.
+//! A mapped file is opened through /proc/PID/map_files, which leads to the mapped file itself, whatever its path names
+//! now, in any mount namespace. Without the capability for that (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE) it is opened by
+//! its path below /proc/PID/root, if device and inode there, or the build-id, are those of the mapping.
+//! A path handle (O_PATH) holds the file first, without a request to its file system. It is opened for reading only if
+//! it is a regular file of a file system that the kernel itself serves, or that only root can mount.
+//! It must not read from FUSE: the server may never answer, and a thread that waits for it cannot be killed
+//! (fs/fuse/dev.c, `request_wait_answer`). A dead NFS server costs only the names: waits for it can be killed.
 
 use std::fs::File;
 use std::io;
@@ -21,9 +21,9 @@ use super::elf::{Elf, Source, build_id};
 use crate::inventory::{self, Entry, Module};
 use tracer_record::Frame;
 
-/// Path handles held at once for stacks that wait for their names; beyond that files are opened when their turn comes.
+/// At most this many path handles are held for waiting stacks; further files are opened when they are read.
 const HELD_MAX: usize = 400;
-/// Files of one process that are held for unwinding.
+/// At most this many files of one process are held for unwinding.
 const HELD_EACH: usize = 24;
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
@@ -34,7 +34,7 @@ struct Held {
     _room: Room,
 }
 
-/// Room for one descriptor of those that all processes may take: looked at are more processes than there are descriptors.
+/// One descriptor of the budget of all processes: there may be more processes than descriptors.
 struct Room;
 
 impl Room {
@@ -50,7 +50,7 @@ impl Drop for Room {
     }
 }
 
-/// A process as it was when a stack of it was seen.
+/// A process as it was when a stack of it arrived.
 pub struct Process {
     pub(super) tgid: u32,
     entry: Option<Entry>,
@@ -59,13 +59,13 @@ pub struct Process {
     held: Vec<Held>,
     mounts: OnceLock<Mounts>,
     root: Option<OwnedFd>,
-    /// Of its entry, and of its root.
+    /// Of the process's entry and its root.
     rooms: Vec<Room>,
-    /// It ended while its files were taken hold of.
+    /// The process exited while its files were being held.
     ended: bool,
 }
 
-/// What tells two states of a file apart.
+/// Distinguishes two states of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FileKey {
     dev: u64,
@@ -75,8 +75,8 @@ pub(super) struct FileKey {
 }
 
 impl Process {
-    /// Looks at a process; without modules if it is gone.
-    pub fn look(tgid: u32) -> Self {
+    /// Reads the mappings of a process; without modules if it does not exist.
+    pub fn read(tgid: u32) -> Self {
         let entry = Entry::open(tgid).ok();
         let modules = entry.as_ref().map(inventory::modules_of).unwrap_or_default();
         let rooms = Vec::from_iter(Room::take());
@@ -84,17 +84,17 @@ impl Process {
         Self { tgid, entry, modules, held: Vec::new(), mounts: OnceLock::new(), root: None, rooms, ended: false }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn tgid(&self) -> u32 {
         self.tgid
     }
 
-    /// True if nothing of it could be read, or if it ended before all was held that should be.
+    /// Whether nothing could be read, or the process exited before all files were held.
     pub fn is_gone(&self) -> bool {
         self.modules.is_empty() || self.ended
     }
 
-    /// Holds the file of a module, so that it can be read after the process has ended.
+    /// Holds the file of a module, so that it can be read after the process exited.
     pub fn hold(&mut self, module: usize) {
         if self.held.iter().any(|h| h.module == module) {
             return;
@@ -111,7 +111,7 @@ impl Process {
         }
     }
 
-    /// Holds its root, and what is mounted there; both are gone with the process.
+    /// Holds the root and the mount table, which disappear with the process.
     fn hold_root(&mut self) {
         let (None, Some(entry)) = (&self.root, &self.entry) else { return };
         let Some(room) = Room::take() else { return };
@@ -121,27 +121,27 @@ impl Process {
         self.ended |= link.as_ref().is_err_and(inventory::vanished);
         let same = link.is_ok_and(|it| own.is_some_and(|own| own.as_os_str() == it.as_str()));
         self.root = entry.directory("root").ok();
-        // Most processes see what this one does: that can be read later.
+        // Most processes share this process's mounts, which can be read later.
         if !same {
             self.mounts();
         }
     }
 
-    /// Holds the files of the first modules: the program itself and libraries, which unwinding may lead to.
+    /// Holds the files of the first modules, the program and its libraries, which unwinding may need.
     pub fn hold_all(&mut self) {
         for module in 0..self.modules.len().min(HELD_EACH) {
             self.hold(module);
         }
     }
 
-    /// An address with the file that is mapped there.
+    /// The frame at an address, with the file mapped there.
     pub fn frame(&self, addr: u64) -> Frame {
         let place = self.locate(addr).and_then(|(at, offset)| Some((self.modules.get(at)?.path.clone(), offset)));
         let (module, offset) = place.unzip();
         Frame { addr, module, offset }
     }
 
-    /// Which module an address is in, by index, and the address's offset in its file.
+    /// The index of the module that contains an address, and the address's offset in its file.
     pub fn locate(&self, addr: u64) -> Option<(usize, u64)> {
         let after = self.modules.partition_point(|m| m.start <= addr);
         let at = after.checked_sub(1)?;
@@ -152,7 +152,7 @@ impl Process {
     /// Opens the file of a module for reading.
     ///
     /// # Errors
-    /// `Unsupported` if files of its file system are not read; else what kept it from being opened.
+    /// `Unsupported` if files of this file system are not read; otherwise why it cannot be opened.
     pub(super) fn open(&self, module: usize) -> io::Result<(File, FileKey)> {
         let m = self.modules.get(module).ok_or(io::ErrorKind::NotFound)?;
         if !m.path.starts_with('/') || !self.mounts().are_read(m.device) {
@@ -172,7 +172,7 @@ impl Process {
         Ok((file, FileKey { dev: stat.dev(), ino: stat.ino(), len: stat.len(), mtime_ns }))
     }
 
-    /// The file that a module's path names now, if it is the mapped one.
+    /// The file at a module's path, if it is the mapped one.
     fn by_path(&self, m: &Module) -> Option<File> {
         let file = self.below_root(m.path.strip_prefix('/')?).ok()?;
         let stat = file.metadata().ok()?;
@@ -180,7 +180,7 @@ impl Process {
         if device == m.device && stat.ino() == m.inode {
             return Some(file);
         }
-        // Some file systems show other numbers for a mapping; then the build-ids tell.
+        // Some file systems show other numbers for a mapping; compare the build-ids then.
         let found = Elf::open(Source::file(file.try_clone().ok()?).ok()?).ok()?.build_id?;
         (self.build_id_in_memory(m)? == found).then_some(file)
     }
@@ -197,17 +197,17 @@ impl Process {
         })?;
         let mut page = vec![0; 4096];
         entry.memory(start, &mut page).ok()?;
-        // The note is in the first page of what linkers make; its name is searched, as it stands before the value.
+        // Linkers put the note into the first page: search its name, which precedes the value.
         let at = page.windows(4).position(|w| w == b"GNU\0")?.checked_sub(12)?;
         (at..page.len()).step_by(4).find_map(|at| build_id(page.get(at..)?))
     }
 
-    /// Opens a regular file by a path of the process's mount namespace; links lead nowhere outside its root.
+    /// Opens a regular file by a path of the process's mount namespace; links cannot lead outside its root.
     pub(super) fn below_root(&self, path: &str) -> io::Result<File> {
         readable(&self.handle_below_root(path, OFlags::empty())?)
     }
 
-    /// As [`Self::below_root`], only a path handle; `flags` is nothing or O_NOFOLLOW.
+    /// As [`Self::below_root`], but a path handle; `flags` is empty or O_NOFOLLOW.
     pub(super) fn handle_below_root(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
         let own;
         let root = match (&self.root, &self.entry) {
@@ -223,7 +223,7 @@ impl Process {
         Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)?)
     }
 
-    /// Its effective user, and its number in its own pid namespace.
+    /// The effective user, and the pid in the process's own pid namespace.
     pub(super) fn user(&self) -> Option<(u32, u32)> {
         let status = self.entry.as_ref()?.text("status").ok()?;
         let field = |key| inventory::field(&status, key);
@@ -232,7 +232,7 @@ impl Process {
         Some((uid, pid))
     }
 
-    /// The file systems that it sees, and this process.
+    /// The mounts of the process and of this one.
     pub(super) fn mounts(&self) -> &Mounts {
         self.mounts.get_or_init(|| {
             let own = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -247,7 +247,7 @@ fn mapped(entry: &Entry, m: &Module) -> io::Result<OwnedFd> {
     entry.path_handle(&format!("map_files/{:x}-{:x}", m.start, m.end))
 }
 
-/// Opens what a path handle leads to for reading, if it is a regular file.
+/// Opens the file behind a path handle for reading, if it is a regular file.
 pub(super) fn readable(fd: &OwnedFd) -> io::Result<File> {
     let stat = rustix::fs::fstat(fd)?;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
@@ -258,15 +258,15 @@ pub(super) fn readable(fd: &OwnedFd) -> io::Result<File> {
     Ok(file.into())
 }
 
-/// Network file systems, and those of a hypervisor: only root mounts them.
+/// File systems of a network or a hypervisor, which only root can mount.
 const REMOTE: [&str; 9] = ["9p", "afs", "ceph", "cifs", "lustre", "nfs", "nfs4", "smb3", "virtiofs"];
 
-/// Whether files of such a file system are read.
+/// Whether files of a file system of this type are read.
 fn is_read(kind: &str) -> bool {
     inventory::is_local(kind) || REMOTE.contains(&kind)
 }
 
-/// Which devices have file systems that are read, as far as two processes see them.
+/// The mounts of two processes, which decide whether a device is read.
 pub(super) struct Mounts {
     of_it: String,
     own: String,
@@ -279,7 +279,7 @@ impl Mounts {
         kind.is_some_and(is_read)
     }
 
-    /// The same of a path of the process's mount namespace.
+    /// As [`Self::is_read`], for a path of the process's mount namespace.
     pub(super) fn is_read_path(&self, path: &str) -> bool {
         inventory::file_system(&self.of_it, path).is_some_and(is_read)
     }
@@ -302,7 +302,7 @@ mod tests {
         std::fs::write(&path, "another")?;
         // spawn waits until exec closes its descriptors, and that maps the program a moment later.
         let (mut process, at) = loop {
-            let process = Process::look(child.id());
+            let process = Process::read(child.id());
             if let Some(at) = process.modules.iter().position(|m| m.path.contains("sleeper")) {
                 break (process, at);
             }
@@ -335,7 +335,7 @@ mod tests {
     fn what_ends_before_its_files_are_held_is_gone() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("spawn");
         let mut process = loop {
-            let process = Process::look(child.id());
+            let process = Process::read(child.id());
             if !process.is_gone() {
                 break process;
             }
@@ -350,14 +350,14 @@ mod tests {
     fn what_is_gone_has_nothing() {
         let mut child = Command::new("true").spawn().expect("spawn");
         child.wait().expect("wait");
-        let mut process = Process::look(child.id());
+        let mut process = Process::read(child.id());
         process.hold(0);
         assert!(process.is_gone() && process.locate(1).is_none() && process.below_root("etc/passwd").is_err());
     }
 
     #[test]
     fn links_lead_nowhere_outside_the_root() -> io::Result<()> {
-        let process = Process::look(std::process::id());
+        let process = Process::read(std::process::id());
         assert!(process.below_root("proc/self/exe").is_err(), "a magic link");
         assert!(process.below_root("dev/null").is_err(), "a device");
         assert!(process.handle_below_root("proc/self", OFlags::NOFOLLOW).is_ok());

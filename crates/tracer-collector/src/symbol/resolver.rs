@@ -1,4 +1,4 @@
-//! Looks addresses up: which file, which function, which line; with a bounded memory of files and answers.
+//! Resolves addresses to files, functions and lines, with a bounded cache of files and answers.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,16 +14,16 @@ use super::perf_map::{self, PerfMap, Version};
 use super::process::{FileKey, Process, readable};
 use tracer_record::Place;
 
-/// Frames of one stack that are looked up; the report shows no more.
+/// At most this many frames of one stack are resolved; the report shows no more.
 const FRAMES_MAX: usize = 64;
-/// Bytes that files and perf maps may take together; the least recently used ones go first.
+/// At most this many bytes of cached files and perf maps; the least recently used ones are dropped.
 const CACHE_MAX: usize = 512 << 20;
-/// Files and perf maps kept, whatever they take.
+/// At most this many cached files and perf maps.
 const FILES_MAX: usize = 1024;
-/// Answers kept; then all are forgotten at once.
+/// At most this many cached answers; beyond that all are dropped at once.
 const ANSWERS_MAX: usize = 65_536;
 
-/// What tells two states of a file apart.
+/// Distinguishes two states of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Vdso,
@@ -31,7 +31,7 @@ enum Key {
     PerfMap(Version),
 }
 
-/// What is kept of a file; `None` of one that is of no use.
+/// The cached contents of a file; `None` if it is of no use.
 enum Kept {
     Image(Option<Rc<Image>>),
     PerfMap(Option<Rc<PerfMap>>),
@@ -46,7 +46,7 @@ impl Kept {
     }
 }
 
-/// Files that were read, and what they said.
+/// Resolves addresses, and caches files and answers.
 pub struct Resolver {
     dirs: Vec<PathBuf>,
     files: HashMap<Key, (u64, Kept)>,
@@ -56,20 +56,20 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Debug files are looked for in `dirs`, then where the system has them.
+    /// A resolver that searches `dirs` for debug files, then the system's directories.
     pub fn new(mut dirs: Vec<PathBuf>) -> Self {
         dirs.push(SYSTEM_DIR.into());
         Self { dirs, files: HashMap::new(), answers: HashMap::new(), bytes: 0, clock: 0 }
     }
 
-    /// The functions at each address of a stack, the innermost inlined one first; empty where nothing is known.
+    /// The functions at each address of a stack, the innermost inlined one first; empty where none was found.
     pub fn places(&mut self, process: &Process, addrs: &[u64]) -> Vec<Vec<Place>> {
         let mut request = Asked { process, keys: HashMap::new(), perf: None };
-        // An address is that behind a call: the call itself is the line that matters.
+        // A return address is behind the call; the line of the call itself is the one to report.
         addrs.iter().take(FRAMES_MAX).map(|addr| self.place(&mut request, addr.saturating_sub(1)).to_vec()).collect()
     }
 
-    /// Bytes that are kept, roughly.
+    /// Approximate bytes of the cache.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -93,7 +93,7 @@ impl Resolver {
             Kept::PerfMap(_) => None,
         });
         let places: Rc<[Place]> = match image {
-            // Debug information is a program of strangers: a panic of its reader costs its file, not the run.
+            // Debug information is untrusted input: a panic of its reader costs the file, not the run.
             Some(image) => match catch_unwind(AssertUnwindSafe(|| image.places(offset))) {
                 Ok(places) => places.into(),
                 Err(_) => {
@@ -110,7 +110,7 @@ impl Resolver {
         places
     }
 
-    /// Makes sure that the file of a module was read, and says under which key; `None` if it cannot be opened.
+    /// Reads the file of a module unless it is cached, and returns its key; `None` if it cannot be opened.
     fn read(&mut self, process: &Process, module: usize) -> Option<Key> {
         let path = process.modules.get(module)?.path.as_str();
         if path == "[vdso]" {
@@ -136,7 +136,7 @@ impl Resolver {
         Some(key)
     }
 
-    /// A function of code that was compiled at run time.
+    /// The function of code that was compiled at run time.
     fn compiled(&mut self, asked: &mut Asked<'_>, addr: u64) -> Rc<[Place]> {
         let key = *asked.perf.get_or_insert_with(|| self.read_map(asked.process));
         let Some(Kept::PerfMap(Some(map))) = key.and_then(|key| self.used(&key)) else { return Rc::default() };
@@ -151,7 +151,7 @@ impl Resolver {
         // In /tmp a link may lead anywhere; O_NOFOLLOW gives a handle to the link itself, which is no regular file.
         let handle = process.handle_below_root(&format!("tmp/perf-{pid}.map"), OFlags::NOFOLLOW).ok()?;
         let version = perf_map::checked(&handle, uid)
-            .inspect_err(|e| tracing::debug!(pid = process.tgid, "its perf map is not read: {e}"))
+            .inspect_err(|e| tracing::debug!(pid = process.tgid, "cannot use its perf map: {e}"))
             .ok()?;
         let key = Key::PerfMap(version);
         if !self.files.contains_key(&key) {
@@ -182,15 +182,15 @@ impl Resolver {
     }
 }
 
-/// One stack's question.
+/// The state of resolving one stack.
 struct Asked<'a> {
     process: &'a Process,
     keys: HashMap<usize, Option<Key>>,
-    /// The perf map, once it was looked for.
+    /// The perf map, once it was searched for.
     perf: Option<Option<Key>>,
 }
 
-/// The kernel's own library: the same in all 64-bit processes of a boot, so this process's will do.
+/// The vDSO: the same in all 64-bit processes of a boot, so that of this process serves.
 fn vdso() -> Option<Vec<u8>> {
     let me = std::process::id();
     let module = crate::inventory::modules(me).into_iter().find(|m| m.path == "[vdso]")?;

@@ -1,4 +1,4 @@
-//! What tests of this room share, and the whole way from an address to a line.
+//! Shared parts of this module's tests, and the whole way from an address to a line.
 
 use std::process::{Command, Stdio};
 
@@ -17,11 +17,11 @@ pub(super) fn here() -> (u64, [u32; 2]) {
 #[test]
 fn own_stack() {
     let (addr, expected) = here();
-    let mut process = Process::look(std::process::id());
+    let mut process = Process::read(std::process::id());
     let (module, _) = process.locate(addr).expect("own code");
     process.hold(module);
     let mut resolver = Resolver::new(Vec::new());
-    // As a return address: behind it.
+    // Like a return address, behind the call.
     let places = resolver.places(&process, &[addr + 1, 0, u64::MAX]);
     let lines: Vec<_> = places.iter().map(|p| p.last().and_then(|p| p.line)).collect();
     // map_files needs a right that a test run may lack; the path leads to the same file then.
@@ -31,7 +31,7 @@ fn own_stack() {
 
 #[test]
 fn the_vdso_has_functions() {
-    let process = Process::look(std::process::id());
+    let process = Process::read(std::process::id());
     let vdso = process.modules.iter().find(|m| m.path == "[vdso]").expect("vdso");
     let elf = vdso.start;
     let mut resolver = Resolver::new(Vec::new());
@@ -46,11 +46,11 @@ fn the_vdso_has_functions() {
 async fn the_thread_answers_and_the_end_waits() {
     let (addr, _) = here();
     let mut symbols = Symbolizer::start(Vec::new());
-    let process = Arc::new(Process::look(std::process::id()));
+    let process = Arc::new(Process::read(std::process::id()));
     for id in 0..3 {
         symbols.ask(Request { id, process: process.clone(), addrs: vec![addr + 1] });
     }
-    // Nothing is known of this one, and nothing is said.
+    // An unknown address stays without a place.
     symbols.ask(Request { id: 3, process, addrs: vec![1] });
     let first = symbols.next().await;
     let mut all = vec![first];
@@ -62,21 +62,21 @@ async fn the_thread_answers_and_the_end_waits() {
 }
 
 #[test]
-fn what_does_not_fit_is_told() {
+fn stacks_that_do_not_fit_are_counted() {
     let mut symbols = Symbolizer::off();
     assert!(!symbols.is_on() && symbols.problem().is_none());
     symbols.left_out = 2;
     assert!(symbols.problem().is_some_and(|p| p.contains("2 user stacks")));
 }
 
-/// A perf map of a living process: named where it is its own user's, and not otherwise.
+/// A perf map of a living process is used only if it belongs to the process's user.
 #[test]
 fn code_compiled_at_run_time() {
     let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().expect("spawn");
     let path = std::path::PathBuf::from(format!("/tmp/perf-{}.map", child.id()));
     std::fs::write(&path, "10000 100 py::work:/srv/app.py\n").expect("map");
     let name = || {
-        let process = Process::look(child.id());
+        let process = Process::read(child.id());
         let places = Resolver::new(Vec::new()).places(&process, &[0x10011]);
         places.first().and_then(|p| p.first()).cloned()
     };

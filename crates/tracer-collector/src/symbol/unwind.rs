@@ -1,7 +1,7 @@
-//! Copies of user stacks to return addresses, by the unwind tables of the mapped programs (`.eh_frame`).
+//! Unwinds copies of user stacks to return addresses, with the unwind tables of the mapped programs (`.eh_frame`).
 //!
-//! It works on a thread of its own: tables are read from files. What it is given is memory of strangers; it is dropped
-//! as soon as the addresses are known, and never stored.
+//! It works on a thread of its own, because it reads tables from files. It must not store a copy, which is memory of
+//! other processes: it drops the copy as soon as the addresses are known.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,44 +21,44 @@ use super::process::{FileKey, Process};
 
 /// Most frames of a stack.
 const FRAMES_MAX: usize = 127;
-/// Largest table of one file that is read.
+/// Largest table that is read, in bytes.
 const TABLE_MAX: u64 = 64 << 20;
-/// Bytes of tables kept; then all are forgotten at once.
+/// At most this many bytes of cached tables; beyond that all are dropped at once.
 const CACHE_MAX: usize = 128 << 20;
-/// Copies that wait at once: each has 16 KiB.
+/// At most this many copies of 16 KiB wait at once.
 const QUEUE_MAX: usize = 1024;
 
-/// Which copy: its number and the thread.
+/// Identifies a copy: its number and the tid.
 pub type CopyKey = (u32, u32);
 
-/// A copy to be unwound.
+/// A copy to unwind.
 pub struct CopyRequest {
     pub key: CopyKey,
     pub process: Arc<Process>,
     pub copy: Box<StackCopy>,
 }
 
-/// Its addresses, innermost first. At least the first is right: it is the instruction pointer.
+/// An unwound stack. At least the first address is right: it is the instruction pointer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unwound {
     pub key: CopyKey,
     pub addrs: Vec<u64>,
-    /// How many of them the tables gave; behind them are frame pointers.
+    /// Number of addresses found by tables; the others were found by frame pointers.
     pub by_tables: usize,
-    /// Why callers may be missing that the tables would have given.
+    /// Why callers may be missing that tables would have found.
     pub cut: Option<Cut>,
 }
 
-/// What kept a stack from being followed to its end.
+/// Why unwinding stopped before the end of the stack.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Pages of it were not in memory when it was copied.
+    /// Pages of the stack were not in memory when it was copied.
     Memory,
     /// A file of the process could not be read.
     File { path: String, why: String },
 }
 
-/// The thread that unwinds, and the way to it.
+/// A handle to the thread that unwinds stacks.
 pub struct Unwinding {
     requests: Option<SyncSender<CopyRequest>>,
     answers: UnboundedReceiver<Unwound>,
@@ -70,27 +70,27 @@ impl Unwinding {
         let (done, answers) = unbounded_channel();
         let started = std::thread::Builder::new().name("unwind".into()).spawn(move || work(&todo, &done));
         if let Err(e) = &started {
-            tracing::warn!("stacks are followed by frame pointers only: {e}");
+            tracing::warn!("cannot unwind stacks, only frame pointers are followed: {e}");
         }
         Self { requests: started.ok().map(|_| requests), answers }
     }
 
-    /// Nobody unwinds anything.
+    /// A handle without a thread: unwinds nothing.
     pub fn off() -> Self {
         Self { requests: None, answers: unbounded_channel().1 }
     }
 
-    /// True if stacks are unwound at all.
+    /// Whether stacks are unwound at all.
     pub fn is_on(&self) -> bool {
         self.requests.is_some()
     }
 
-    /// Asks for a stack; false if the queue is full, or nobody answers.
+    /// Requests a stack. Returns false if the queue is full or the thread has ended.
     pub fn ask(&self, request: CopyRequest) -> bool {
         self.requests.as_ref().is_some_and(|r| r.try_send(request).is_ok())
     }
 
-    /// The next answer; waits for ever if there is none. May be cancelled at any time.
+    /// The next unwound stack; never completes without a thread. May be cancelled at any time.
     pub async fn next(&mut self) -> Unwound {
         match self.answers.recv().await {
             Some(answer) => answer,
@@ -98,7 +98,7 @@ impl Unwinding {
         }
     }
 
-    /// An answer that is there already.
+    /// The next unwound stack, if one is ready.
     pub fn ready(&mut self) -> Option<Unwound> {
         self.answers.try_recv().ok()
     }
@@ -108,7 +108,7 @@ fn work(todo: &Receiver<CopyRequest>, done: &UnboundedSender<Unwound>) {
     super::go_behind();
     let mut tables = Tables::default();
     while let Ok(CopyRequest { key, process, copy }) = todo.recv() {
-        // Tables are input of strangers, too: a panic costs this stack and the tables, not the run.
+        // Tables are untrusted input, too: a panic costs this stack and the cached tables, not the run.
         let found = catch_unwind(AssertUnwindSafe(|| tables.unwind(&process, &copy)));
         let (addrs, by_tables, cut) = found.unwrap_or_else(|_| {
             tables = Tables::default();
@@ -129,11 +129,11 @@ type Frames = UnwinderNative<Bytes, MayAllocateDuringUnwind>;
 #[derive(Clone)]
 struct Table {
     info: ExplicitModuleSectionInfo<Bytes>,
-    /// (offset in the file, length, linked address) of its segments.
+    /// Segments: (offset in the file, length, linked address).
     segments: Vec<super::elf::Segment>,
 }
 
-/// Tables that were read, by file.
+/// Cached tables, by file.
 #[derive(Default)]
 pub struct Tables {
     files: HashMap<FileKey, Option<Table>>,
@@ -142,7 +142,7 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// The return addresses of a copied stack, how many of them the tables gave, and what kept it from giving more.
+    /// The return addresses of a copied stack, how many of them tables found, and why unwinding stopped.
     pub fn unwind(&mut self, process: &Process, copy: &StackCopy) -> (Vec<u64>, usize, Option<Cut>) {
         let mut unwinder = Frames::new();
         let mut regs = registers(copy);
@@ -168,7 +168,7 @@ impl Tables {
             }
             match unwinder.unwind_frame(at, &mut regs, &mut self.cache, &mut read) {
                 Ok(Some(next)) if addrs.len() < FRAMES_MAX => {
-                    // Frame pointers that lead nowhere: what is no code is no caller.
+                    // A frame pointer led to an address outside of code, which is no caller.
                     if !covered && process.locate(next).is_none() && module.is_some() {
                         break;
                     }
@@ -183,13 +183,13 @@ impl Tables {
         (addrs, by_tables, cut.or(absent.then_some(Cut::Memory)))
     }
 
-    /// Bytes of tables that are kept.
+    /// Bytes of the cached tables.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Gives an unwinder the tables of a module, of which one address and its offset in the file are known; false if there
-    /// are none.
+    /// Adds the tables of a module to an unwinder, given one address and its offset in the file; returns false if it has
+    /// none.
     ///
     /// # Errors
     /// The file cannot be opened or read.
@@ -203,14 +203,14 @@ impl Tables {
         let Some(m) = process.modules.get(module) else { return Ok(false) };
         let (file, key) = match process.open(module) {
             Ok(opened) => opened,
-            // The vDSO, and files that are not read on purpose.
+            // The vDSO, and files that are never read.
             Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(false),
             Err(e) => return Err(e.into()),
         };
         if !self.files.contains_key(&key) {
             let table = match Elf::open(Source::file(file)?).and_then(|elf| read(&elf)) {
                 Ok(table) => table,
-                // The next time it may be read.
+                // Not cached: the next attempt may succeed.
                 Err(e @ ElfError::Io(_)) => return Err(e),
                 Err(_) => None,
             };
@@ -223,7 +223,7 @@ impl Tables {
         }
         let Some(Some(table)) = self.files.get(&key) else { return Ok(false) };
         let base = table.info.base_svma;
-        // Not from the mapping's start: that is rounded down to a page, and may lie in the segment before.
+        // Not the mapping's start, which is rounded down to a page and may lie in the segment before.
         let Some(linked) = address(&table.segments, known.1).and_then(|a| a.checked_sub(base)) else {
             return Ok(false);
         };
@@ -273,10 +273,10 @@ fn registers(copy: &StackCopy) -> UnwindRegsNative {
     UnwindRegsNative::new(copy.lr, copy.sp, copy.fp)
 }
 
-/// Why a word of a stack is not known.
+/// Why a word of a stack is missing.
 #[derive(Debug, PartialEq, Eq)]
 enum Unread {
-    /// It lies outside what is copied.
+    /// It lies outside of the copy.
     Outside,
     /// Its page could not be copied.
     Absent,
@@ -333,7 +333,7 @@ mod tests {
     /// Whatever the registers and the memory are, it ends, and the first address is the instruction pointer.
     #[test]
     fn garbage_ends() {
-        let process = Process::look(std::process::id());
+        let process = Process::read(std::process::id());
         let mut tables = Tables::default();
         let text = process.modules.first().map_or(0, |m| m.start);
         let mut seed = 1_u64;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::cell::Cell;
 use super::subject::Subject;
 use tracer_record::cgroup;
-use tracer_record::listed::OpenObjects;
+use tracer_record::listed::DescriptorSnapshot;
 use tracer_record::{Inventory, LimitRow, PosixKind, PosixObject, ProcessRow};
 
 /// An object whose users are dead but that others could use is an orphan only after this time without use: a server may
@@ -23,7 +23,7 @@ pub struct Names {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub inventory: Inventory,
-    pub open: OpenObjects,
+    pub open: DescriptorSnapshot,
     pub posix: Vec<PosixObject>,
     /// Kinds of POSIX objects that could not be listed.
     pub posix_unlisted: Vec<PosixKind>,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::*;
-use tracer_record::listed::{OpenObject, OpenObjects, Peer, SocketState, UnixSocket};
+use tracer_record::listed::{DescriptorSnapshot, OpenObject, Peer, SocketState, UnixSocket};
 use tracer_record::{
     Holder, Inventory, MsgQueue, PosixHolder, PosixKind, PosixObject, ProcessRow, SemLimitRow, SemSetRow, SemValue,
     ShmSegment,
@@ -378,7 +378,8 @@ fn json_types_are_the_contract() {
         writes: None,
     };
     let object = OpenObject { id: 8812, counter: Some(u64::MAX - 1), fill: None, holders: vec![holder] };
-    facts.open = OpenObjects { pipes: vec![object.clone()], eventfds: vec![object], ..OpenObjects::default() };
+    facts.open =
+        DescriptorSnapshot { pipes: vec![object.clone()], eventfds: vec![object], ..DescriptorSnapshot::default() };
     let model = Model::new(&facts);
     let all = Query { everything: true, ..Query::default() };
     let tables: Vec<Table> = ["sem", "pipe", "eventfd"].iter().map(|k| list(&facts, k, &all)).collect();

@@ -1,5 +1,5 @@
-//! What the kernel half keeps in maps, read once a second: who sleeps, who was refused, children; and, more often, what
-//! the readers do for whom somebody waits.
+//! Reads the kernel half's maps once a second: blocked threads, refusals, children; and samples more often the readers
+//! that blocked writers wait for.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -7,16 +7,18 @@ use std::ops::Range;
 use tracer_common::map::kind;
 use tracer_common::syscall::Syscall;
 
-use super::super::pending::{ends, has_holders, is_signal, is_sysv, tick_of};
+use super::super::object::{ends, has_holders, is_signal, is_sysv};
+use super::super::pending::tick_of;
 use super::{Live, Sink};
 use crate::inventory;
 use crate::kernel::plan::syscall_number;
 use tracer_record::{BlockedThread, Record};
 
-/// Readers in one look.
+/// At most this many readers are sampled at once.
 const READERS_MAX: usize = 16;
 
 impl Live {
+    /// Sends the blocked threads, and the refusals and children that changed.
     pub(super) fn counters(&mut self, now: u64, sink: &mut Sink<'_>) {
         let threads = self.maps.blocked(now, self.session.min_stall_ns);
         let mut threads: Vec<_> = threads.into_iter().filter(|t| t.obj.id != 0 || is_sysv(t.obj)).collect();
@@ -29,9 +31,9 @@ impl Live {
         self.waited_for = threads.iter().filter(|t| has_holders(t.obj)).flat_map(|t| ends(t.obj, t.state)).collect();
         p.lookups.extend(self.waited_for.iter().copied());
         for t in &threads {
-            p.look_at_queue(t.obj, t.tgid);
-            if t.obj.kind == kind::SOCKET && t.state.socket().peer_ino == 0 && !p.addresses.contains_key(&t.obj.id) {
-                p.addressed(t.obj.id, inventory::socket_address(t.tid).ok().flatten());
+            p.request_queue(t.obj, t.tgid);
+            if t.obj.kind == kind::SOCKET && t.state.c == 0 && !p.addresses.contains_key(&t.obj.id) {
+                p.note_address(t.obj.id, inventory::socket_address(t.tid).ok().flatten());
             }
             if p.described.insert((t.tgid, tick_of(t.start_ns)))
                 && let Some(row) = inventory::process(t.tgid)
@@ -39,18 +41,18 @@ impl Live {
                 sink(Record::Process { ts_ns: now, row });
             }
         }
-        self.stacks.blocked(&mut threads);
+        self.stacks.number_blocked(&mut threads);
         sink(Record::Blocked { ts_ns: now, threads });
 
         let refused: Vec<_> =
             self.maps.refused().into_iter().filter(|r| p.refused.get(&(r.obj, r.tgid)) != Some(r)).collect();
         for r in &refused {
             if has_holders(r.obj) {
-                p.look_up(r.obj, r.state);
+                p.request_holders(r.obj, r.state);
             }
-            p.look_at_queue(r.obj, r.tgid);
+            p.request_queue(r.obj, r.tgid);
         }
-        // How many signals are queued now, and whether they are blocked.
+        // The rows have the number of queued signals, and which are blocked.
         let targets: BTreeSet<u64> = refused.iter().filter(|r| is_signal(r.obj.kind)).map(|r| r.obj.id).collect();
         let rows = targets.into_iter().filter_map(|pid| inventory::process(u32::try_from(pid).ok()?));
         rows.for_each(|row| sink(Record::Process { ts_ns: now, row }));
@@ -70,11 +72,11 @@ impl Live {
         }
     }
 
-    /// Whether a thread still sleeps in the call that the kernel half saw it go to sleep in.
+    /// Whether a thread still sleeps in the call in which the kernel half saw it fall asleep.
     fn sleeps_still(&mut self, t: &BlockedThread) -> bool {
         let expected = syscall_number(Syscall::from_raw(t.call).name(), &self.session.arch).map(i64::from);
         let over = match inventory::sleeps_in(t.tgid, t.tid) {
-            // Awake: perhaps for a moment only.
+            // Awake, perhaps only for a moment.
             Ok(None) => return false,
             Ok(Some(nr)) => Some(nr) != expected && nr != libc::SYS_restart_syscall,
             Err(e) => e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH),
@@ -85,19 +87,20 @@ impl Live {
         !over
     }
 
-    /// What the readers do for whom somebody has been waiting for so long, if that may become a stall.
-    pub(super) fn look_at_readers(&mut self, waited_ns: Range<u64>, sink: &mut Sink<'_>) {
+    /// Samples the readers of objects on which a thread has been blocked for a time within `waited_ns`, if that may
+    /// become a stall.
+    pub(super) fn sample_readers(&mut self, waited_ns: Range<u64>, sink: &mut Sink<'_>) {
         let now = inventory::boot_ns();
         let waited_ns = waited_ns.start.max(self.session.min_stall_ns / 2)..waited_ns.end;
         let mut rows = Vec::new();
         for r in self.maps.readers(now, waited_ns, READERS_MAX) {
-            let Some(mut look) = inventory::reader_look(r.obj, r.tgid, r.tid, r.start_ns) else { continue };
-            self.stacks.of_reader(&mut look);
-            rows.push(look);
+            let Some(mut sample) = inventory::sample_reader(r.obj, r.tgid, r.tid, r.start_ns) else { continue };
+            self.stacks.number_reader(&mut sample);
+            rows.push(sample);
         }
         if !rows.is_empty() {
             sink(Record::Readers { ts_ns: now, rows });
-            self.look_at_stacks(sink);
+            self.read_stacks(sink);
         }
     }
 }
