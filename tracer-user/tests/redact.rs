@@ -198,7 +198,8 @@ fn no_text_is_in_a_redacted_trace_nor_in_what_is_made_of_it() {
         assert!(marks(&unpacked(&plain)) > 60, "{shape}: not all is marked");
         for trace in [&saved, &again] {
             assert_eq!(marks(&unpacked(trace)), 0, "{shape} in {}", trace.display());
-            let redacted = Reader::open(trace).expect("open").filter(|r| matches!(r, Ok(Record::Session(s)) if s.redacted));
+            let redacted =
+                Reader::open(trace).expect("open").filter(|r| matches!(r, Ok(Record::Session(s)) if s.redacted));
             assert_eq!(redacted.count(), 1, "{shape}: it does not say so");
         }
         for format in FORMATS {

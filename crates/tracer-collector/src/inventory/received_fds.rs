@@ -122,7 +122,7 @@ fn is_ancestor(parents: &HashMap<u32, u32>, pid: u32, of: u32) -> bool {
 }
 
 /// Reads the links of the first rows of each process.
-pub(super) fn read_links(rows: &mut [PassedRow]) {
+pub(super) fn read_links(rows: &mut [ReceivedFdsRow]) {
     for rows in rows.chunk_by_mut(|a, b| a.tgid == b.tgid) {
         let Some(first) = rows.first() else { continue };
         let Ok(table) = Entry::open(first.tgid).and_then(|entry| Table::of(&entry)) else { continue };

@@ -32,7 +32,7 @@ pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
 }
 
 /// A sample of a reader's state; `None` if the thread exited, or its pid belongs to another process now.
-pub fn sample_reader(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderLook> {
+pub fn sample_reader(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderSampleRow> {
     let process = Entry::open(tgid).ok()?;
     let start = process::stat(&process, &mut Vec::new())?.start_ns;
     if start / TICK_NS != start_ns / TICK_NS {

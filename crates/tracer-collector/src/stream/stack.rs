@@ -161,7 +161,7 @@ impl Stacks {
     }
 
     /// As [`Self::number_blocked`], for the reader that a blocked thread waits for.
-    pub(super) fn number_reader(&mut self, sample: &mut ReaderLook) {
+    pub(super) fn number_reader(&mut self, sample: &mut ReaderSampleRow) {
         if sample.syscall.is_some() {
             sample.stack = self.read(sample.tgid, sample.tid);
         }
