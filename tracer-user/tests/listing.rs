@@ -98,7 +98,7 @@ fn random_objects(dice: &mut Dice) {
         }
         if words[1] == "msg" && dice.roll(2) == 0 {
             let message = [1_i64, 2];
-            // SAFETY: a message is its type and so many bytes.
+            // SAFETY: a message is its type and its bytes.
             unsafe { libc::msgsnd(id, message.as_ptr().cast(), 8, libc::IPC_NOWAIT) };
         }
         if words[1] == "shm" && dice.roll(2) == 0 {

@@ -61,7 +61,7 @@ fn how_full_they_are_and_whose() {
         };
         assert!(queue >= 0, "{}", std::io::Error::last_os_error());
         for text in [c"one", c"three"] {
-            // SAFETY: so many bytes are there.
+            // SAFETY: the buffer has this length.
             assert_eq!(unsafe { libc::mq_send(queue, text.as_ptr(), text.count_bytes(), 1) }, 0);
         }
         let all = listed(&["mq"]);

@@ -1,4 +1,4 @@
-//! Reads the snapshot of what exists now that `ls`, `show` and `rm` work on.
+//! Reads the snapshot of existing objects that `ls`, `show` and `rm` work on.
 
 use std::collections::HashMap;
 
