@@ -1,11 +1,12 @@
 //! `cargo xtask tidy`: the repository's rules that no compiler checks.
 //!
-//! `rule` has the rules for single files, `purity` the one for the crates without effects, `deny` that for dependencies;
-//! here files are found and read.
+//! `rule` has the rules for single files, `words` the words that one of them rejects, `purity` the rule for the crates
+//! without effects, `deny` that for dependencies; here files are found and read.
 
 mod deny;
 mod purity;
 mod rule;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,7 @@
 //! The rules for single files, one function each. Pure: a path and a file's bytes in, the broken places out.
 
+use super::words;
+
 /// A rule and its name in the report.
 pub(super) struct Rule {
     pub(super) name: &'static str,
@@ -14,7 +16,7 @@ pub(super) struct Place {
 }
 
 /// All rules for single files.
-pub(super) const RULES: [Rule; 7] = [
+pub(super) const RULES: [Rule; 8] = [
     Rule { name: "file header", check: file_header },
     Rule { name: "no ignored test", check: no_ignored_test },
     Rule { name: "no machine path", check: no_machine_path },
@@ -22,6 +24,7 @@ pub(super) const RULES: [Rule; 7] = [
     Rule { name: "module names", check: module_names },
     Rule { name: "no compiled file", check: no_compiled_file },
     Rule { name: "workspace lints", check: workspace_lints },
+    Rule { name: "plain words", check: plain_words },
 ];
 
 fn file_header(path: &str, bytes: &[u8]) -> Vec<Place> {
@@ -116,6 +119,11 @@ fn workspace_lints(path: &str, bytes: &[u8]) -> Vec<Place> {
     vec![place(0, "the crate does not use the workspace's lints (`lints.workspace = true`)".to_owned())]
 }
 
+fn plain_words(path: &str, bytes: &[u8]) -> Vec<Place> {
+    let why = |word: &str| format!("`{word}`: write as a manual page does, see English in CONTRIBUTING.md");
+    words::find(path, &text(bytes)).into_iter().map(|(line, word)| place(line, why(word))).collect()
+}
+
 fn place(line: usize, why: String) -> Place {
     Place { line, why }
 }
@@ -145,7 +153,7 @@ mod tests {
     #[test]
     fn every_rule_can_fail() {
         let elf = "\u{7f}ELF";
-        let broken: [(&str, &str, &str); 7] = [
+        let broken: [(&str, &str, &str); 8] = [
             ("file header", "a/src/b.rs", "fn main() {}\n"),
             ("no ignored test", "a/src/b.rs", "//! x\n#[ignore]\nfn f() {}\n"),
             ("no machine path", "README.md", "cd /ho\u{6d}e/me/x\n"),
@@ -153,6 +161,7 @@ mod tests {
             ("module names", "a/src/utils.rs", "//! x\n"),
             ("no compiled file", "a.bin", elf),
             ("workspace lints", "a/Cargo.toml", "[package]\nname = \"a\"\n"),
+            ("plain words", "README.md", "It is to\u{6c}d.\n"),
         ];
         for rule in &RULES {
             let own = broken.iter().filter(|(name, _, _)| *name == rule.name);
