@@ -154,7 +154,7 @@ fn every_diff_is_as_the_schema_says() {
 }
 
 #[test]
-fn files_are_told_apart_by_what_they_hold() {
+fn files_are_recognized_by_their_contents() {
     let dir = tempfile::tempdir().expect("folder");
     let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let (bug, fixed) = (fixture("pipe-stall-bug.trace"), fixture("pipe-stall-fixed.trace"));
@@ -218,7 +218,7 @@ fn what_is_neither_is_an_error() {
 }
 
 #[test]
-fn strict_does_not_let_pass_what_cannot_be_told() {
+fn strict_rejects_unknown_findings() {
     let dir = tempfile::tempdir().expect("folder");
     let short = dir.path().join("short.json").to_string_lossy().into_owned();
     let mut report = reports().iter().find(|(n, _)| n == "pipe-stall-fixed").expect("fixture").1.clone();

@@ -31,7 +31,7 @@ fn table(s: &mut Stream, at: u64, row: MsgQueue) {
 }
 
 #[test]
-fn what_is_told_and_what_is_not() {
+fn reported_and_ignored_refusals() {
     let old = MsgQueue { lrpid: RECEIVER.0, rtime: START_S - 60, ..row(16_384) };
     let fresh = MsgQueue { lrpid: RECEIVER.0, rtime: START_S + 2, ..row(1_024) };
     for (what, span, reader, seen, eagain, age_ms) in [

@@ -343,7 +343,7 @@ mod tests {
         let name = format!("/ipctrace-test-{}", std::process::id());
         let path = format!("{SHM_DIR}{name}");
         let Ok(file) = std::fs::File::create_new(&path) else {
-            return tracer_skip::skip!("cannot create {}", path.display());
+            return tracer_skip::skip!("cannot create {path}");
         };
         let found = posix_objects().0.objects;
         std::fs::remove_file(&path).expect("remove");

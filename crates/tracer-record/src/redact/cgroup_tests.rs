@@ -4,7 +4,7 @@ use super::*;
 use crate::cgroup::{container, pod, unit};
 
 #[test]
-fn containers_pods_and_units_are_told_as_before() {
+fn containers_pods_and_units_stay_recognizable() {
     let names = Names::new(b"sixteen bytes...");
     let id = "0123456789abcdef".repeat(4);
     let uid = "2c48913c-b29f-11e7-9350-020968147796";
