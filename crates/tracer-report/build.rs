@@ -1,4 +1,4 @@
-//! Joins and hashes the style and the scripts of the report's page.
+//! Joins and hashes the style and the scripts of the report's HTML page.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use sha2::{Digest, Sha256};
 
-/// Programs of the page, in the order in which they run.
+/// Scripts of the page, in the order in which they run.
 const SCRIPTS: [&str; 3] = ["page.js", "timeline.js", "flame.js"];
 
 fn main() {
@@ -15,7 +15,7 @@ fn main() {
     }
 }
 
-/// One style and one program, with the hashes by which the page's policy allows them.
+/// Writes one style and one script, with the hashes by which the page's policy allows them.
 fn page() -> std::io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/report");
     println!("cargo:rerun-if-changed={}", folder.display());

@@ -1,6 +1,8 @@
-/* Leaks semaphore sets from two lines and waits at a third for a reader who rests at a fourth, when told to, and says
-   which lines these are.
-   No incident: see lines.rs in the suite. */
+/* Leaks semaphore sets at two lines, blocks at a third line until its reader, which rests at a fourth, reads, and prints
+   these line numbers. With an argument it then blocks at the third line for ever.
+
+   Prints READY, waits for a line on standard input, and prints DONE and the numbers. The test e2e/fault/lines.rs
+   compiles and runs it. */
 #include <errno.h>
 #include <stdio.h>
 #include <sys/ipc.h>
@@ -12,7 +14,7 @@
 #define FEW 12
 #define WAITS 6
 
-/* More than a pipe takes: each write waits for the reader, who pauses before. */
+/* More than a pipe holds: each write blocks until the reader, which pauses first, reads. */
 static char piece[1 << 17];
 
 __attribute__((noinline)) static int many(int *line) {
@@ -31,7 +33,7 @@ static inline int inner(int *line) {
     return id;
 }
 
-/* Has the other one inlined. */
+/* The compiler inlines inner() here. */
 __attribute__((noinline)) static int few(int *line) {
     int id = inner(line);
     fflush(stdout);
@@ -66,7 +68,7 @@ static int drain(int from) {
     return 0;
 }
 
-/* Returns the line at which this waited for its child, or 0. */
+/* Returns the line of the write that blocked until the child read, or 0. */
 static int wait_for_a_reader(void) {
     int ends[2], line = 0;
     if (pipe(ends) < 0)
@@ -84,8 +86,8 @@ static int wait_for_a_reader(void) {
     return waitpid(child, NULL, 0) == child ? line : 0;
 }
 
-/* Waits at that line for good. */
-static int wait_for_nobody(void) {
+/* Blocks at the same line for ever: no process reads. */
+static int wait_for_ever(void) {
     int ends[2], line;
     return pipe(ends) == 0 && feed(ends[1], &line);
 }
@@ -106,7 +108,7 @@ int main(int count, char **words) {
     printf("DONE %d %d %d %d\n", line_of_many, line_of_few, wait_for_a_reader(), LINE_OF_REST);
     fflush(stdout);
     if (count > 1)
-        return wait_for_nobody();
-    /* The suite looks at what is left when this has ended. */
+        return wait_for_ever();
+    /* The suite reads the leaks after the end of this program. */
     return fgets(go, sizeof go, stdin) ? 0 : 1;
 }

@@ -1,6 +1,8 @@
-//! Leaks semaphore sets from two lines and waits at a third for a reader who rests at a fourth, when told to, and says
-//! which lines these are.
-//! No incident: see lines.rs in the suite.
+//! Leaks semaphore sets at two lines, blocks at a third line until its reader, which rests at a fourth, reads, and prints
+//! these line numbers.
+//!
+//! Prints `READY`, waits for a line on standard input, and prints `DONE` and the numbers. The test e2e/fault/lines.rs
+//! compiles and runs it.
 
 use std::io::{BufRead, PipeWriter, Read, Write};
 
@@ -11,7 +13,7 @@ unsafe extern "C" {
 const MANY: usize = 128;
 const FEW: usize = 12;
 const WAITS: usize = 6;
-/// More than a pipe takes: each write waits for the reader, who pauses before.
+/// More than a pipe holds: each write blocks until the reader, which pauses first, reads.
 const PIECE: usize = 1 << 17;
 
 #[inline(never)]
@@ -28,7 +30,7 @@ fn inner() -> (i32, u32) {
     (std::hint::black_box(id), line)
 }
 
-/// Has the other one inlined.
+/// The compiler inlines `inner` here.
 #[inline(never)]
 fn few() -> (i32, u32) {
     inner()
@@ -46,7 +48,7 @@ fn rest() -> u32 {
     std::hint::black_box(line)
 }
 
-/// The lines at which this waited for another thread, and that one for a time.
+/// Returns the line of the blocked write and the line where the reader rests.
 fn wait_for_a_reader() -> (u32, u32) {
     let (mut from, mut to) = std::io::pipe().expect("a pipe");
     let reader = std::thread::spawn(move || {

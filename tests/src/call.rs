@@ -1,7 +1,7 @@
-//! Safe wrappers of the kernel calls that rustix does not have: fork, signals, SysV objects and `recvmsg`.
+//! Safe wrappers of system calls and library calls that rustix lacks: fork, signals, SysV and POSIX objects, `recvmsg`.
 //!
 //! `recvmsg` is here because the tests need control buffers of an exact size and must survive `MSG_CTRUNC`.
-//! Nothing here decides anything.
+//! A wrapper returns the error of its call and makes no decisions.
 
 use std::ffi::CStr;
 use std::io::{Error, Result};
@@ -11,14 +11,12 @@ use std::ptr::null_mut;
 
 use libc::{c_int, c_void};
 
-use crate::incident::LockKind;
-
-/// A SysV semaphore set; dropping the value does not remove the set.
+/// The id of a SysV semaphore set; dropping the value does not remove the set.
 #[derive(Clone, Copy, Debug)]
 pub struct SemSet(pub i32);
 
 impl SemSet {
-    /// Creates a new set; with a key other than `IPC_PRIVATE` it must not exist yet.
+    /// Creates a new set; a set with a key other than `IPC_PRIVATE` must not exist yet.
     pub fn create(key: i32, nsems: i32) -> Result<Self> {
         let flags = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
         // SAFETY: semget takes no pointers.
@@ -35,21 +33,21 @@ impl SemSet {
         check(unsafe { libc::semctl(self.0, 0, libc::SETVAL, value) }).map(drop)
     }
 
-    /// How many tasks wait for the value to grow (GETNCNT).
+    /// The number of tasks that wait for the first semaphore to grow (GETNCNT).
     pub fn waiting(self) -> Result<i32> {
         // SAFETY: GETNCNT takes no fourth argument.
         check(unsafe { libc::semctl(self.0, 0, libc::GETNCNT) })
     }
 
-    /// One operation on the first semaphore; `flags` are those of `struct sembuf`.
+    /// Performs one operation on the first semaphore; `flags` are those of `struct sembuf`.
     pub fn op(self, delta: i16, flags: c_int) -> Result<()> {
         let mut op = libc::sembuf { sem_num: 0, sem_op: delta, sem_flg: flags as i16 };
-        // SAFETY: `op` is one valid sembuf and the count says one.
+        // SAFETY: `op` is one valid sembuf and the count is one.
         check(unsafe { libc::semop(self.0, &raw mut op, 1) }).map(drop)
     }
 }
 
-/// A SysV shared memory segment; dropping the value neither detaches nor removes it.
+/// The id of a SysV shared memory segment; dropping the value neither detaches nor removes the segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment(pub i32);
 
@@ -60,28 +58,28 @@ impl Segment {
         check(unsafe { libc::shmget(libc::IPC_PRIVATE, bytes, libc::IPC_CREAT | 0o600) }).map(Self)
     }
 
-    /// Attaches it until the process ends.
+    /// Attaches the segment until the process ends.
     pub fn attach(self) -> Result<()> {
-        // SAFETY: the kernel picks the address, and nobody uses what lies there.
+        // SAFETY: the kernel picks the address, and no code reads or writes the memory.
         let address = unsafe { libc::shmat(self.0, std::ptr::null(), 0) };
         if address.addr() == usize::MAX { Err(Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Removes it, or marks it to go with its last attachment.
+    /// Removes the segment, at once or with its last attachment.
     pub fn remove(self) -> Result<()> {
         // SAFETY: IPC_RMID ignores the address.
         check(unsafe { libc::shmctl(self.0, libc::IPC_RMID, null_mut()) }).map(drop)
     }
 }
 
-/// A SysV message queue; dropping the value does not remove the queue.
+/// The id of a SysV message queue; dropping the value does not remove the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Queue(pub i32);
 
-/// Bytes of each message.
+/// Size of each SysV message, in bytes.
 pub const MESSAGE_BYTES: usize = 1024;
 
-/// A type and the text of a message, as msgsnd takes it.
+/// The type and the text of a message, as msgsnd takes them.
 #[repr(C)]
 struct Message {
     kind: libc::c_long,
@@ -95,26 +93,26 @@ impl Queue {
         check(unsafe { libc::msgget(libc::IPC_PRIVATE, libc::IPC_CREAT | 0o600) }).map(Self)
     }
 
-    /// Sends 1024 bytes; `flags` are those of msgsnd(2).
+    /// Sends a message of [`MESSAGE_BYTES`]; `flags` are those of msgsnd(2).
     pub fn send(self, flags: c_int) -> Result<()> {
         let message = Message { kind: 1, text: [0; MESSAGE_BYTES] };
-        // SAFETY: a type and as many bytes as the size says lie at the address.
+        // SAFETY: the address points to a type and `len` bytes of text.
         check(unsafe { libc::msgsnd(self.0, (&raw const message).cast(), message.text.len(), flags) }).map(drop)
     }
 
-    /// How many such messages it takes.
+    /// The number of messages of [`MESSAGE_BYTES`] that fit into the queue.
     pub fn capacity(self) -> Result<u64> {
-        // SAFETY: an all-zero msqid_ds is valid: it holds integers only.
+        // SAFETY: an all-zero msqid_ds is valid, because it consists of integers.
         let mut queue: libc::msqid_ds = unsafe { zeroed() };
         // SAFETY: IPC_STAT writes one msqid_ds to the given address.
         check(unsafe { libc::msgctl(self.0, libc::IPC_STAT, &raw mut queue) })?;
         Ok(queue.msg_qbytes / MESSAGE_BYTES as u64)
     }
 
-    /// Takes one message; waits for one if there is none.
+    /// Receives one message; blocks while the queue is empty.
     pub fn receive(self) -> Result<()> {
         let mut message = Message { kind: 0, text: [0; MESSAGE_BYTES] };
-        // SAFETY: a type and as many bytes as the size says fit at the address.
+        // SAFETY: the address has room for a type and `len` bytes of text.
         let got = unsafe { libc::msgrcv(self.0, (&raw mut message).cast(), message.text.len(), 0, 0) };
         if got < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
@@ -125,12 +123,12 @@ impl Queue {
     }
 }
 
-/// A POSIX message queue that this process has open, until it ends.
+/// The descriptor of a POSIX message queue; dropping the value does not close it.
 #[derive(Clone, Copy, Debug)]
 pub struct Mq(pub RawFd);
 
 impl Mq {
-    /// Opens or creates one; `flags` are those of mq_open(3), the attributes for a new one (messages, bytes of each).
+    /// Opens or creates a queue; `flags` are those of mq_open(3). A new queue holds `messages` of up to `bytes` bytes.
     pub fn open(name: &CStr, flags: c_int, (messages, bytes): (i64, i64)) -> Result<Self> {
         // SAFETY: an all-zero mq_attr is valid.
         let mut attributes: libc::mq_attr = unsafe { zeroed() };
@@ -139,65 +137,66 @@ impl Mq {
         check(unsafe { libc::mq_open(name.as_ptr(), flags | libc::O_CLOEXEC, 0o600, &raw mut attributes) }).map(Self)
     }
 
-    /// Sends an empty message; waits at most so long for room, or without end.
+    /// Sends an empty message; blocks while the queue is full, for `wait` at most or without a timeout.
     pub fn send(self, wait: Option<std::time::Duration>) -> Result<()> {
         let Some(wait) = wait else {
-            // SAFETY: nothing is read of a message without bytes.
+            // SAFETY: the kernel reads no bytes of an empty message.
             return check(unsafe { libc::mq_send(self.0, std::ptr::null(), 0, 0) }).map(drop);
         };
         let mut until: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: room for one timespec.
+        // SAFETY: the address has room for one timespec.
         check(unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut until) })?;
         let ns = until.tv_nsec + i64::from(wait.subsec_nanos());
         until.tv_sec += wait.as_secs() as i64 + ns / 1_000_000_000;
         until.tv_nsec = ns % 1_000_000_000;
-        // SAFETY: nothing is read of a message without bytes, and the time is valid.
+        // SAFETY: the kernel reads no bytes of an empty message, and the time is valid.
         check(unsafe { libc::mq_timedsend(self.0, std::ptr::null(), 0, 0, &raw const until) }).map(drop)
     }
 
-    /// Takes one message; waits for one if there is none.
+    /// Receives one message of up to 8192 bytes; blocks while the queue is empty.
     pub fn receive(self) -> Result<()> {
         let mut message = [0_u8; 8192];
-        // SAFETY: so many bytes fit at the address, and the priority is not asked for.
+        // SAFETY: the address has room for `len` bytes, and a null priority is allowed.
         let got = unsafe { libc::mq_receive(self.0, message.as_mut_ptr().cast(), message.len(), null_mut()) };
         if got < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Closes the descriptor.
     pub fn close(self) {
-        // SAFETY: takes no pointers; a bad descriptor is an error only.
+        // SAFETY: mq_close takes no pointers; a bad descriptor is only an error.
         unsafe { libc::mq_close(self.0) };
     }
 }
 
-/// Makes a named semaphore and leaves it open.
+/// Creates a named semaphore of value 1 and leaves it open.
 pub fn create_semaphore(name: &CStr) -> Result<()> {
     // SAFETY: a string that ends with a zero byte, a mode and a value.
     let semaphore = unsafe { libc::sem_open(name.as_ptr(), libc::O_CREAT | libc::O_EXCL, 0o600, 1) };
     if semaphore == libc::SEM_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Opens a named semaphore that exists and leaves it open.
+/// Opens an existing named semaphore and leaves it open.
 pub fn open_semaphore(name: &CStr) -> Result<()> {
     // SAFETY: a string that ends with a zero byte; without O_CREAT nothing else is read.
     let semaphore = unsafe { libc::sem_open(name.as_ptr(), 0) };
     if semaphore == libc::SEM_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Opens or creates a shared memory object of so many bytes and maps it until the process ends; nothing stays open.
+/// Opens or creates a shared memory object, sets its size, and maps it until the process ends; closes its descriptor.
 pub fn map_shared(name: &CStr, flags: c_int, bytes: usize) -> Result<()> {
     // SAFETY: a string that ends with a zero byte, flags and a mode.
     let fd = check(unsafe { libc::shm_open(name.as_ptr(), flags | libc::O_RDWR, 0o600) })?;
-    // SAFETY: just opened, owned by nobody else.
+    // SAFETY: the descriptor is new, so this is its only owner.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: takes no pointers.
+    // SAFETY: ftruncate takes no pointers.
     check(unsafe { libc::ftruncate(fd.as_raw_fd(), bytes as libc::off_t) })?;
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: the kernel picks the address, and nobody uses what lies there.
+    // SAFETY: the kernel picks the address, and no code reads or writes the memory.
     let address = unsafe { libc::mmap(null_mut(), bytes, prot, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
     if address == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Memory that child processes share.
+/// Maps memory that child processes share.
 fn map_anonymous(bytes: usize) -> Result<*mut c_void> {
     let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     // SAFETY: the kernel picks the address.
@@ -209,23 +208,35 @@ fn done(errno: c_int) -> Result<()> {
     if errno == 0 { Ok(()) } else { Err(Error::from_raw_os_error(errno)) }
 }
 
+/// What the kernel does for the waiters of a mutex whose holder dies or runs at a low priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MutexKind {
+    /// Nothing.
+    Plain,
+    /// `PTHREAD_MUTEX_ROBUST`: the next waiter gets the mutex of a dead holder.
+    Robust,
+    /// `PTHREAD_PRIO_INHERIT`: the holder runs at the priority of its waiters.
+    Inherit,
+}
+
 /// A mutex in memory that child processes share.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedLock(*mut libc::pthread_mutex_t);
 
 impl SharedLock {
-    pub fn create(kind: LockKind) -> Result<Self> {
+    /// Creates an unlocked mutex.
+    pub fn create(kind: MutexKind) -> Result<Self> {
         let mutex = map_anonymous(size_of::<libc::pthread_mutex_t>())?.cast();
         let mut attributes = MaybeUninit::uninit();
         let attributes = attributes.as_mut_ptr();
-        // SAFETY: the attributes are initialised first; the mutex is new memory, large enough, that nobody uses yet.
+        // SAFETY: the attributes are initialised first; the mutex is new memory, large enough and not in use.
         unsafe {
             done(libc::pthread_mutexattr_init(attributes))?;
             done(libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED))?;
-            if kind == LockKind::Robust {
+            if kind == MutexKind::Robust {
                 done(libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST))?;
             }
-            if kind == LockKind::Inherit {
+            if kind == MutexKind::Inherit {
                 done(libc::pthread_mutexattr_setprotocol(attributes, libc::PTHREAD_PRIO_INHERIT))?;
             }
             done(libc::pthread_mutex_init(mutex, attributes))?;
@@ -233,7 +244,7 @@ impl SharedLock {
         Ok(Self(mutex))
     }
 
-    /// Locks it; one that a dead process held is repaired.
+    /// Locks the mutex; repairs a robust one whose holder died.
     pub fn lock(self) -> Result<()> {
         // SAFETY: an initialised mutex in memory that is never unmapped.
         match unsafe { libc::pthread_mutex_lock(self.0) } {
@@ -256,31 +267,31 @@ pub struct SharedSemaphore(*mut libc::sem_t);
 impl SharedSemaphore {
     pub fn create() -> Result<Self> {
         let semaphore = map_anonymous(size_of::<libc::sem_t>())?.cast();
-        // SAFETY: new memory, large enough, that nobody uses yet.
+        // SAFETY: new memory, large enough and not in use.
         check(unsafe { libc::sem_init(semaphore, 1, 0) })?;
         Ok(Self(semaphore))
     }
 
     pub fn wait(self) -> Result<()> {
-        // SAFETY: an initialised semaphore; who unmaps it does not wait any more.
+        // SAFETY: an initialised semaphore; a process that unmaps it does not wait for it again.
         check(unsafe { libc::sem_wait(self.0) }).map(drop)
     }
 
-    /// Takes it out of this process, which does not use it after.
+    /// Unmaps the semaphore from this process, which must not use it afterwards.
     pub fn unmap(self) -> Result<()> {
         // SAFETY: mapped by `create`.
         check(unsafe { libc::munmap(self.0.cast(), size_of::<libc::sem_t>()) }).map(drop)
     }
 }
 
-/// Gives a pipe the memory of these bytes, which outlive it (vmsplice).
-pub fn lend(pipe: BorrowedFd<'_>, bytes: &'static [u8]) -> Result<usize> {
+/// Maps these bytes into a pipe (vmsplice); returns how many the pipe took.
+pub fn vmsplice(pipe: BorrowedFd<'_>, bytes: &'static [u8]) -> Result<usize> {
     let memory = [rustix::pipe::IoSliceRaw::from_slice(bytes)];
-    // SAFETY: nobody writes there, and it lasts as long as the process.
+    // SAFETY: no code writes to the static bytes, which outlive the pipe.
     Ok(unsafe { rustix::pipe::vmsplice(pipe, &memory, rustix::pipe::SpliceFlags::empty()) }?)
 }
 
-/// What one `recvmsg` gave.
+/// The result of one `recvmsg`.
 #[derive(Debug)]
 pub struct Received {
     pub bytes: usize,
@@ -289,10 +300,10 @@ pub struct Received {
     pub truncated: bool,
 }
 
-/// Room for the largest control buffer here: 64 fds, aligned as cmsghdr wants it.
+/// Words of the largest control buffer here: 64 fds, aligned for cmsghdr.
 const CONTROL_WORDS: usize = 40;
 
-/// The control buffer that `CMSG_SPACE` asks for `fds` descriptors, in bytes.
+/// The size of a control buffer for `fds` descriptors (`CMSG_SPACE`), in bytes.
 pub fn control_bytes(fds: usize) -> usize {
     let len = u32::try_from(fds * size_of::<RawFd>()).unwrap_or(u32::MAX);
     // SAFETY: CMSG_SPACE only computes.
@@ -348,7 +359,7 @@ fn fds_of(msg: &libc::msghdr) -> Vec<OwnedFd> {
     // SAFETY: the kernel filled the control buffer and set its length.
     let mut cmsg = unsafe { libc::CMSG_FIRSTHDR(msg) };
     while !cmsg.is_null() {
-        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give headers inside the buffer, which is aligned for them.
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return headers inside the buffer, which is aligned for them.
         let header = unsafe { cmsg.read() };
         if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
             // SAFETY: CMSG_LEN only computes.
@@ -357,9 +368,9 @@ fn fds_of(msg: &libc::msghdr) -> Vec<OwnedFd> {
             // SAFETY: the data of the header at `cmsg` begins inside the buffer.
             let first = unsafe { libc::CMSG_DATA(cmsg) }.cast::<RawFd>();
             for i in 0..count {
-                // SAFETY: `cmsg_len` says that `count` ints follow; they may be unaligned.
+                // SAFETY: `cmsg_len` covers `count` ints, which may be unaligned.
                 let fd = unsafe { first.add(i).read_unaligned() };
-                // SAFETY: the kernel has just installed this fd for us, nobody else owns it.
+                // SAFETY: the kernel has just installed this descriptor, so this is its only owner.
                 fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
@@ -369,22 +380,22 @@ fn fds_of(msg: &libc::msghdr) -> Vec<OwnedFd> {
     fds
 }
 
-/// Closes all fds from `first` to `last` with one `close_range`; the caller gives up their ownership first.
+/// Closes all descriptors from `first` to `last` with one `close_range`; the caller releases their ownership before.
 pub fn close_range(first: RawFd, last: RawFd) -> Result<()> {
-    // SAFETY: no pointers; the caller has released the fds with `into_raw_fd`.
+    // SAFETY: no pointers; the caller has released the descriptors with `into_raw_fd`.
     let ret = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if ret < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Closes an fd that this process inherited by fork and does not own as a value.
+/// Closes a descriptor that this process inherited by fork and does not own as a value.
 pub fn close(fd: RawFd) {
-    // SAFETY: no pointers; the fd belongs to the parent's value, of which this process has only the copy.
+    // SAFETY: no pointers; this process has only a copy of the parent's descriptor.
     unsafe { libc::close(fd) };
 }
 
-/// Forks; `None` in the child.
+/// Forks; returns the pid of the child, or `None` in the child.
 pub fn fork() -> Result<Option<i32>> {
-    // SAFETY: workloads have one thread when they fork, so the child may go on as a normal process.
+    // SAFETY: workloads have one thread when they fork, so the child may continue as a normal process.
     let pid = check(unsafe { libc::fork() })?;
     Ok((pid != 0).then_some(pid))
 }
@@ -401,7 +412,7 @@ pub fn reap_one() -> bool {
     unsafe { libc::waitpid(-1, null_mut(), libc::WNOHANG) > 0 }
 }
 
-/// Waits for one child; gives the raw status, or `None` if there is no such child.
+/// Waits for one child (any, if `pid` is -1); returns its raw wait status, or `None` if there is no such child.
 pub fn wait_for_pid(pid: i32) -> Result<Option<i32>> {
     let mut status = 0;
     loop {
@@ -418,15 +429,16 @@ pub fn wait_for_pid(pid: i32) -> Result<Option<i32>> {
     }
 }
 
+/// Sends a signal.
 pub fn kill(pid: i32, signal: c_int) -> Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// Queues a signal with a value.
+/// Queues a signal with a value (sigqueue).
 pub fn queue(pid: i32, signal: c_int, value: usize) -> Result<()> {
     let value = libc::sigval { sival_ptr: value as *mut libc::c_void };
-    // SAFETY: the value is a number for the receiver, nobody follows it.
+    // SAFETY: the value is a number for the receiver, not an address.
     check(unsafe { libc::sigqueue(pid, signal, value) }).map(drop)
 }
 
@@ -445,14 +457,14 @@ pub fn set_action(signal: c_int, action: libc::sighandler_t, flags: c_int) -> Re
     check(unsafe { libc::sigaction(signal, &raw const act, null_mut()) }).map(drop)
 }
 
-/// `SIG_BLOCK`, `SIG_UNBLOCK` or `SIG_SETMASK` with these signals.
+/// Changes the signal mask; `how` is `SIG_BLOCK`, `SIG_UNBLOCK` or `SIG_SETMASK`.
 pub fn mask(how: c_int, signals: &[c_int]) -> Result<()> {
     let set = signal_set(signals);
     // SAFETY: `set` is an initialised set.
     check(unsafe { libc::sigprocmask(how, &raw const set, null_mut()) }).map(drop)
 }
 
-/// Waits for one of these (blocked) signals.
+/// Waits for one of these signals, which must be blocked; returns the one that came.
 pub fn wait_signal(signals: &[c_int]) -> Result<c_int> {
     let set = signal_set(signals);
     let mut signal = 0;
@@ -475,7 +487,7 @@ fn signal_set(signals: &[c_int]) -> libc::sigset_t {
     set
 }
 
-/// Becomes an unprivileged user for good; the death signal must be set again afterwards.
+/// Switches to an unprivileged user for good. The kernel clears the death signal; the caller must set it again.
 pub fn become_user(uid: u32) -> Result<()> {
     // SAFETY: no pointers; zero groups.
     check(unsafe { libc::setgroups(0, std::ptr::null()) })?;
@@ -485,7 +497,7 @@ pub fn become_user(uid: u32) -> Result<()> {
     check(unsafe { libc::setresuid(uid, uid, uid) }).map(drop)
 }
 
-/// Takes the lowest of the priorities that go before all usual programs.
+/// Switches to SCHED_FIFO with priority 1, which preempts all normal programs.
 pub fn become_realtime() -> Result<()> {
     let param = libc::sched_param { sched_priority: 1 };
     // SAFETY: `param` is valid.
@@ -498,6 +510,7 @@ pub fn unshare(flags: c_int) -> Result<()> {
     check(unsafe { libc::unshare(flags) }).map(drop)
 }
 
+/// Sets a resource limit of this process.
 pub fn set_limit(resource: libc::__rlimit_resource_t, soft: u64, hard: u64) -> Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` is valid.

@@ -1,7 +1,8 @@
-//! Incident workloads with their ground truth, and the runner that compares `ipctrace` with it.
+//! Incident workloads that print their ground truth, and the end-to-end suite that compares `ipctrace` with it.
 //!
-//! The two halves share only [`truth`]: a workload never looks at a report, and the runner never looks into a workload.
+//! A workload never reads a report, and the suite knows only the names, the cases and the [`truth`] of a workload.
 
+pub mod skip;
 pub mod truth;
 
 pub mod call;

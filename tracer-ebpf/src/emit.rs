@@ -1,17 +1,18 @@
-//! Records into the ring buffer; what does not fit is counted by site.
+//! Sends records to the ring buffer, and counts by site those that do not fit.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_F_USER_STACK;
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_uid_gid, bpf_get_stackid, bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_uid_gid, bpf_get_stackid};
 use core::ffi::c_void;
 use tracer_common::event::{Header, Payload};
 use tracer_common::site::Site;
 
+use crate::clock;
 use crate::maps::{self, EVENTS, FAULTS, LOST, STACKS};
 use crate::stack;
 use crate::task;
 
-/// One call of a handler: where it happened, and what the call returned.
+/// What a stub passes to its handler: the program's context, the site, and the result of the hooked function.
 #[derive(Clone, Copy)]
 pub struct Call {
     ctx: *mut c_void,
@@ -38,44 +39,29 @@ impl Call {
         Self { ret, ..self }
     }
 
-    /// The same call of a function that returns int: the upper half of the register means nothing.
+    /// The same call of a function that returns int: the upper half of its result is cut off, which means nothing.
     #[inline(always)]
     pub fn of_int(self) -> Self {
         self.returning(i64::from(self.ret as i32))
     }
 
-    /// True if the tracepoint backend watches this site.
+    /// Whether the tracepoint backend watches this site.
     #[inline(always)]
     pub fn by_tracepoint(self) -> bool {
         maps::by_tracepoint(self.site)
     }
 }
 
-/// Boot clock, nanoseconds.
-#[inline(always)]
-pub fn now_ns() -> u64 {
-    // SAFETY: no arguments, no effects.
-    unsafe { bpf_ktime_get_boot_ns() }
-}
-
-/// A fact that could not be read or stored.
+/// Counts a fact that could not be read or stored.
 #[inline(always)]
 pub fn fault(site: Site) {
-    count(&FAULTS, site);
+    maps::count_at_site(&FAULTS, site);
 }
 
-#[inline(always)]
-pub fn count(map: &aya_ebpf::maps::PerCpuArray<u64>, site: Site) {
-    if let Some(n) = map.get_ptr_mut(site as u32) {
-        // SAFETY: a pointer into this CPU's slot.
-        unsafe { *n += 1 };
-    }
-}
-
-/// The user stack that goes with an event.
+/// The user stack of an event.
 #[derive(Clone, Copy)]
 pub struct UserStack {
-    /// Key in `STACKS`; negative: none.
+    /// Key in `STACKS`; negative: no stack.
     key: i32,
     /// Number of the copy; 0: none.
     copy: u32,
@@ -84,7 +70,7 @@ pub struct UserStack {
 impl UserStack {
     pub const NONE: Self = Self { key: -1, copy: 0 };
 
-    /// That of the current thread, followed by frame pointers.
+    /// The stack of the current thread, followed by frame pointers.
     #[inline(always)]
     pub fn frames(call: &Call) -> Self {
         let flags = u64::from(BPF_F_USER_STACK);
@@ -93,7 +79,7 @@ impl UserStack {
         Self { key: key as i32, copy: 0 }
     }
 
-    /// The same, and a copy of its top to be unwound.
+    /// The same, with a copy of its top for userspace to unwind.
     #[inline(always)]
     pub fn copied(call: &Call) -> Self {
         Self { copy: stack::copy(call.site), ..Self::frames(call) }
@@ -112,13 +98,14 @@ pub fn event<P: Payload + 'static>(call: &Call, payload: P) {
     send(call, payload, UserStack::NONE);
 }
 
-/// Sends an event with the user stack of the current thread, and a copy of its top to be unwound.
+/// Sends an event with the user stack of the current thread, and a copy of its top for userspace to unwind.
 #[inline(always)]
 pub fn event_with_stack<P: Payload + 'static>(call: &Call, payload: P) {
     send(call, payload, UserStack::copied(call));
 }
 
-/// Sends an event that `fill` completes in place, because it is too large for the BPF stack; none if that fails.
+/// Sends an event that `fill` completes in place, because it is too large for the BPF stack. If `fill` returns false,
+/// nothing is sent.
 #[inline(always)]
 pub fn event_in_place<P: Payload + Default + 'static>(
     call: &Call,
@@ -126,11 +113,11 @@ pub fn event_in_place<P: Payload + Default + 'static>(
     fill: impl FnOnce(&mut P) -> bool,
 ) {
     let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
-        count(&LOST, call.site);
+        maps::count_at_site(&LOST, call.site);
         return;
     };
     let entry = slot.as_mut_ptr();
-    // SAFETY: the reserved slot, zeroed before it is looked at; payloads are plain integers.
+    // SAFETY: the reserved slot, whose payload is zeroed before it is read; payloads are plain integers.
     let filled = unsafe {
         header(&raw mut (*entry).header, call, P::KIND as u16, stack);
         let payload = &raw mut (*entry).payload;
@@ -143,7 +130,7 @@ pub fn event_in_place<P: Payload + Default + 'static>(
 #[inline(always)]
 fn send<P: Payload + 'static>(call: &Call, payload: P, stack: UserStack) {
     let Some(mut slot) = EVENTS.reserve::<Entry<P>>(0) else {
-        count(&LOST, call.site);
+        maps::count_at_site(&LOST, call.site);
         return;
     };
     let entry = slot.as_mut_ptr();
@@ -164,7 +151,7 @@ unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: UserStack) {
     let (tgid, tid) = task::ids();
     // SAFETY: the caller's promise.
     unsafe {
-        (*h).ts_ns = now_ns();
+        (*h).ts_ns = clock::now_ns();
         (*h).start_ns = task::start_ns(task::current());
         (*h).kind = kind;
         (*h).site = call.site as u16;
@@ -177,7 +164,7 @@ unsafe fn header(h: *mut Header, call: &Call, kind: u16, stack: UserStack) {
     }
 }
 
-/// Name of the current thread.
+/// Name of the current thread; all zero if it cannot be read.
 #[inline(always)]
 pub fn comm() -> [u8; 16] {
     bpf_get_current_comm().unwrap_or([0; 16])

@@ -1,6 +1,6 @@
 //! The only place that reads kernel and user memory.
 //!
-//! Offsets come from the running kernel's BTF; a field that it lacks reads as `None`, nothing is guessed.
+//! Offsets come from the running kernel's BTF. A field that it lacks reads as `None` or 0; nothing is guessed.
 
 use core::ffi::c_void;
 
@@ -10,39 +10,39 @@ use aya_ebpf::helpers::{
 };
 use tracer_common::field::{ABSENT, COUNT, Field};
 
-/// Byte offsets by [`Field`]; written by userspace before load.
+/// Byte offsets by [`Field`]. Userspace writes them before load.
 #[unsafe(no_mangle)]
 static OFFSETS: [u32; COUNT] = [ABSENT; COUNT];
 
-/// Offset of the field in its structure.
+/// Offset of the field in its structure; `None`: the kernel lacks it.
 #[inline(always)]
 fn offset(field: Field) -> Option<u64> {
-    // SAFETY: a static; volatile, because userspace replaces the initial values before load.
+    // SAFETY: a static. The read is volatile, because userspace replaces the initial values before load.
     let off = unsafe { core::ptr::read_volatile(&raw const OFFSETS[field as usize]) };
     if off == ABSENT { None } else { Some(off as u64) }
 }
 
-/// Address of a field inside the structure at `base`.
+/// Address of a field of the structure at `base`; `None`: `base` is 0, or the kernel lacks the field.
 #[inline(always)]
 pub fn address(base: u64, field: Field) -> Option<u64> {
     if base == 0 { None } else { Some(base + offset(field)?) }
 }
 
-/// Value of a field of the structure at `base`.
+/// Value of a field of the structure at `base`; `None`: it cannot be read.
 #[inline(always)]
 pub fn field<T>(base: u64, field: Field) -> Option<T> {
     kernel(address(base, field)?)
 }
 
-/// Value at a kernel address.
+/// Value at a kernel address; `None`: it cannot be read.
 #[inline(always)]
 pub fn kernel<T>(addr: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails on a fault.
     unsafe { bpf_probe_read_kernel(addr as *const T).ok() }
 }
 
-/// Value of a field of the structure at `base`; 0 where it cannot be read. Without a branch: the verifier follows both
-/// ways of each [`Option`], and a chain of them in a loop is what it spends its time on.
+/// Value of a field of the structure at `base`; 0 if it cannot be read. There is no branch: the verifier follows both
+/// sides of each [`Option`], and takes long for a chain of them in a loop.
 #[inline(always)]
 pub fn field_or_zero<T: Number>(base: u64, field: Field) -> T {
     match offset(field) {
@@ -51,18 +51,18 @@ pub fn field_or_zero<T: Number>(base: u64, field: Field) -> T {
     }
 }
 
-/// Value at a kernel address; 0 where it cannot be read, without a branch.
+/// Value at a kernel address; 0 if it cannot be read. There is no branch.
 #[inline(always)]
 pub fn kernel_or_zero<T: Number>(addr: u64) -> T {
     let mut value = T::default();
-    // SAFETY: the helper checks the address, writes size_of::<T>() bytes, zeroes on a fault.
+    // SAFETY: the helper checks the address and writes size_of::<T>() bytes, zeros on a fault.
     unsafe {
         bpf_probe_read_kernel_raw((&raw mut value).cast(), size_of::<T>() as u32, addr as *const c_void);
     }
     value
 }
 
-/// Address of the structure that has `member` inside as this field; 0 if the kernel lacks it.
+/// Address of the structure that contains `member` as this field; 0: the kernel lacks the field.
 #[inline(always)]
 pub fn around(member: u64, field: Field) -> u64 {
     match offset(field) {
@@ -71,8 +71,8 @@ pub fn around(member: u64, field: Field) -> u64 {
     }
 }
 
-/// Value of a field of the structure that lies inside another one; 0 where it cannot be read. Without a branch, as
-/// [`field_or_zero`].
+/// Value of a field of a structure that is the field `inside` of the structure at `base`; 0 if it cannot be read. There
+/// is no branch, as in [`field_or_zero`].
 #[inline(always)]
 pub fn inner_or_zero<T: Number>(base: u64, inside: Field, field: Field) -> T {
     match offset(inside) {
@@ -88,7 +88,7 @@ pub fn user_bytes(addr: u64, to: &mut [u8]) -> bool {
     unsafe { bpf_probe_read_user_buf(addr as *const u8, to).is_ok() }
 }
 
-/// Copies a value that is too large for the stack; false on a fault.
+/// Copies a kernel value that is too large for the stack; false on a fault.
 #[inline(always)]
 pub fn into<T>(addr: u64, to: &mut T) -> bool {
     let len = size_of::<T>() as u32;
@@ -102,14 +102,14 @@ impl Number for u16 {}
 impl Number for u32 {}
 impl Number for u64 {}
 
-/// Value at a user address of the current process.
+/// Value at a user address of the current process; `None`: it cannot be read.
 #[inline(always)]
 pub fn user<T>(addr: u64) -> Option<T> {
     // SAFETY: the helper checks the address and fails on a fault.
     unsafe { bpf_probe_read_user(addr as *const T).ok() }
 }
 
-/// Copies a kernel string, cut to `dst`, NUL-terminated.
+/// Copies a kernel string, cut to `dst` and NUL-terminated.
 #[inline(always)]
 pub fn string(addr: u64, dst: &mut [u8]) {
     // SAFETY: the helper checks the address; on a fault `dst` stays as it was.

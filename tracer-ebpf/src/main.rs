@@ -1,14 +1,15 @@
-//! ipctrace's kernel half: hooks on IPC calls become events in a ring buffer.
+//! ipctrace's kernel half: programs at IPC calls send events to a ring buffer.
 //!
-//! `backend` holds thin stubs by attach kind, `mech` the handlers, written once.
-//! `kread` is the only place that reads memory, `emit` the only one that writes records.
+//! `backend` has a thin stub for each kind of attachment, `mech` the handlers, which all backends share.
+//! Only `kread` reads memory, and only `emit` sends records.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
-#![allow(clippy::wildcard_enum_match_arm)] // of some forty calls a handler knows a few; the others are nothing to it
-#![allow(internal_features)] // atomic_xadd: the one atomic that every supported kernel's BPF has
+#![allow(clippy::wildcard_enum_match_arm)] // a handler knows a few of some forty calls, and ignores the others
+#![allow(internal_features)] // atomic_xadd: the only atomic that BPF has on every supported kernel
 
 mod backend;
+mod clock;
 mod emit;
 mod filter;
 mod kread;
@@ -18,13 +19,13 @@ mod resolve;
 mod stack;
 mod task;
 
-/// BPF programs cannot panic; the linker drops this.
+/// BPF programs cannot panic, so the linker drops this.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The GPL-only helpers need it.
+/// Helpers that are restricted to the GPL need it.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

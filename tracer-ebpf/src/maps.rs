@@ -1,4 +1,4 @@
-//! The maps and read-only globals shared by all programs.
+//! The maps and read-only globals that all programs share.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, StackTrace};
@@ -9,13 +9,11 @@ use tracer_common::map::{
 use tracer_common::site::Site;
 use tracer_common::syscall::MAX_NR;
 
-use crate::resolve::PipeSlots;
-
-/// Written by userspace before load.
+/// Userspace writes it before load.
 #[unsafe(no_mangle)]
 static CONFIG: Config = Config { min_stall_ns: 0, enabled_sites: 0, all: 0, self_tgid: 0, follow: 0, _pad: 0 };
 
-/// The run's configuration. Volatile, so that the compiler does not fold the initial value.
+/// The run's configuration. The black box keeps the compiler from using the initial values.
 #[inline(always)]
 pub fn config() -> &'static Config {
     // SAFETY: a static that only userspace writes, before load.
@@ -34,7 +32,7 @@ pub unsafe fn add(number: *mut u64, by: i64) {
     };
 }
 
-/// Adds to a counter of an array.
+/// Adds to a counter that several CPUs share.
 #[inline(always)]
 pub fn count(counters: &Array<u64>, at: u32, by: i64) {
     if let Some(counter) = counters.get_ptr_mut(at) {
@@ -43,13 +41,22 @@ pub fn count(counters: &Array<u64>, at: u32, by: i64) {
     }
 }
 
-/// True if a counter of an array is not 0.
+/// Adds 1 to a site's counter of this CPU.
+#[inline(always)]
+pub fn count_at_site(counters: &PerCpuArray<u64>, site: Site) {
+    if let Some(counter) = counters.get_ptr_mut(site as u32) {
+        // SAFETY: a pointer into this CPU's slot.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Whether a counter is not 0.
 #[inline(always)]
 pub fn any(counters: &Array<u64>, at: u32) -> bool {
     counters.get(at).is_some_and(|n| *n != 0)
 }
 
-/// True if the tracepoint backend watches this site.
+/// Whether the tracepoint backend watches this site.
 #[inline(always)]
 pub fn by_tracepoint(site: Site) -> bool {
     CALIBRATION.get(calibration::TRACEPOINT_SITES).is_some_and(|sites| sites & site.bit() != 0)
@@ -67,26 +74,27 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
 #[map]
 pub static FAULTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
 
-/// Processes to report: tgid -> 1 target, 2 peer, 4 exited child of a target.
+/// Processes to report, by tgid: 1 target, 2 peer, 4 exited child of a target.
 #[map]
 pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(65_536, 0);
 
-/// How many targets have these low bits of a tgid: most processes are none, and need no search in [`TARGETS`].
+/// Targets by the low bits of their tgid. Most other processes share their slot with none, and need no search in
+/// [`TARGETS`].
 #[map]
 pub static TARGET_SLOTS: Array<u64> = Array::with_max_entries(SLOTS, 0);
 
-/// Slot of [`GAUGES`]: not 0 once calls of others than targets matter.
-pub const OTHERS_MATTER: u32 = 0;
-/// Slot of [`GAUGES`]: receives under way whose message was not there when they began.
+/// Slot of [`GAUGES`]: not 0 once calls of other processes than targets are watched.
+pub const OTHERS_WATCHED: u32 = 0;
+/// Slot of [`GAUGES`]: calls of recvmsg that found the queue empty and have not returned.
 pub const WAITING_RECEIVES: u32 = 1;
-/// Slot of [`GAUGES`]: not 0 once somebody has waited at a unix socket or was refused: who reads them matters now.
-pub const SOCKETS_READ: u32 = 2;
+/// Slot of [`GAUGES`]: not 0 once a unix socket has blocked or refused a thread. From then on reads are stamped.
+pub const SOCKET_READS_STAMPED: u32 = 2;
 
-/// What a glance tells, so that most calls need no search in a hash map.
+/// Numbers that are read at nearly every call, so that most calls need no search in a hash map.
 #[map]
 pub static GAUGES: Array<u64> = Array::with_max_entries(3, 0);
 
-/// System call number -> [`tracer_common::syscall::Syscall`]; filled by userspace for its architecture.
+/// [`tracer_common::syscall::Syscall`] by system call number. Userspace fills it for its architecture.
 #[map]
 pub static SYSCALLS: Array<u8> = Array::with_max_entries(MAX_NR, 0);
 
@@ -94,10 +102,25 @@ pub static SYSCALLS: Array<u8> = Array::with_max_entries(MAX_NR, 0);
 #[map]
 pub static CALIBRATION: Array<u64> = Array::with_max_entries(calibration::LEN, 0);
 
-/// Slots of a pipe whose bytes are summed; the default capacity.
+/// Slots of a pipe whose bytes are summed: the default capacity (`PIPE_DEF_BUFFERS`, include/linux/pipe_fs_i.h).
 pub const PIPE_SLOTS_READ: u32 = 16;
 
-/// Room for them: too large for the stack.
+/// One slot of a pipe, `struct pipe_buffer`. Source: include/linux/pipe_fs_i.h, the same on 64-bit kernels 5.10 to 7.3.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PipeBuffer {
+    page: u64,
+    offset: u32,
+    /// Bytes in the slot.
+    pub len: u32,
+    _rest: [u64; 3],
+}
+
+/// The slots of a pipe that are read.
+#[repr(C)]
+pub struct PipeSlots(pub [PipeBuffer; PIPE_SLOTS_READ as usize]);
+
+/// Memory for the slots of a pipe: they are too large for the stack.
 #[map]
 pub static PIPE_SLOTS: PerCpuArray<PipeSlots> = PerCpuArray::with_max_entries(1, 0);
 
@@ -105,31 +128,31 @@ pub static PIPE_SLOTS: PerCpuArray<PipeSlots> = PerCpuArray::with_max_entries(1,
 #[map]
 pub static BLOCKED: HashMap<u32, Blocked> = HashMap::with_max_entries(16_384, 0);
 
-/// How many of them have these low bits of a tid.
+/// Entries of [`BLOCKED`] by the low bits of their tid.
 #[map]
 pub static BLOCKED_SLOTS: Array<u64> = Array::with_max_entries(SLOTS, 0);
 
-/// Non-blocking calls that got EAGAIN.
+/// Calls that were refused with EAGAIN.
 #[map]
 pub static REFUSED: HashMap<RefusedKey, Refused> = HashMap::with_max_entries(16_384, 0);
 
-/// Last successful read, by the object's address.
+/// Last successful read, by the object's address or the number in its place.
 #[map]
 pub static LAST_READ: LruHashMap<u64, LastRead> = LruHashMap::with_max_entries(16_384, 0);
 
-/// First uses already reported.
+/// First uses that have been reported.
 #[map]
 pub static SEM_SEEN: LruHashMap<SemUseKey, u32> = LruHashMap::with_max_entries(32_768, 0);
 
-/// Sets that targets use: (ns, id, 0). Their other users matter too.
+/// Semaphore sets that targets use: (ns, id, 0). Calls of their other users are watched, too.
 #[map]
 pub static SEM_WATCHED: LruHashMap<SemKey, u32> = LruHashMap::with_max_entries(8_192, 0);
 
-/// Semaphores taken without SEM_UNDO, by tgid.
+/// Semaphores that processes have taken without SEM_UNDO, by tgid.
 #[map]
 pub static SEM_HELD: LruHashMap<u32, SemHeld> = LruHashMap::with_max_entries(8_192, 0);
 
-/// An empty [`SemHeld`] to insert: too large for the stack.
+/// An empty [`SemHeld`] to insert: it is too large for the stack.
 #[map]
 pub static SEM_EMPTY: Array<SemHeld> = Array::with_max_entries(1, 0);
 
@@ -137,7 +160,7 @@ pub static SEM_EMPTY: Array<SemHeld> = Array::with_max_entries(1, 0);
 #[map]
 pub static SEM_GIVES: LruHashMap<SemKey, u32> = LruHashMap::with_max_entries(8_192, 0);
 
-/// Received descriptors (and their duplicates) that are open.
+/// Open descriptors that were received, and their duplicates.
 #[map]
 pub static FD_TRACKED: LruHashMap<FdKey, u32> = LruHashMap::with_max_entries(131_072, 0);
 
@@ -145,11 +168,11 @@ pub static FD_TRACKED: LruHashMap<FdKey, u32> = LruHashMap::with_max_entries(131
 #[map]
 pub static FD_TABLES: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8_192, 0);
 
-/// Sockets on which targets received descriptors, by inode: their senders matter too.
+/// Sockets on which targets received descriptors, by inode number. Calls of their senders are watched, too.
 #[map]
 pub static SOCK_WATCHED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(8_192, 0);
 
-/// recvmsg calls under way, by tid.
+/// Calls of recvmsg that have not returned, by tid.
 #[map]
 pub static RECEIVING: HashMap<u32, Receiving> = HashMap::with_max_entries(16_384, 0);
 
@@ -157,28 +180,28 @@ pub static RECEIVING: HashMap<u32, Receiving> = HashMap::with_max_entries(16_384
 #[map]
 pub static CHILDREN: HashMap<u32, ChildStats> = HashMap::with_max_entries(32_768, 0);
 
-/// Copies of user stacks to be unwound: a ring buffer of their own, so that they never take an event's room.
+/// Copies of user stacks. They have a ring buffer of their own, so that they never take space from events.
 #[map]
 pub static COPIES: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// Copies made, by site.
+/// Copies of user stacks made, by site.
 #[map]
 pub static COPY_BUDGET: PerCpuArray<CopyBudget> = PerCpuArray::with_max_entries(64, 0);
 
-/// Copies not made: over the budget, or no room.
+/// Copies that were not made because the budget or the ring buffer was used up, by site.
 #[map]
 pub static COPIES_SHED: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
 
-/// See [`COPY_BUDGET`].
+/// Value of [`COPY_BUDGET`].
 #[repr(C)]
 pub struct CopyBudget {
-    /// Which span of time `used` is of.
+    /// Number of the span of time in which `used` copies were made.
     pub window: u64,
     pub used: u64,
     /// Number of the last copy.
     pub serial: u64,
 }
 
-/// User stacks.
+/// User stacks that were followed by frame pointers.
 #[map]
 pub static STACKS: StackTrace = StackTrace::with_max_entries(4_096, 0);

@@ -1,14 +1,17 @@
-//! From a descriptor of the current task to the object behind it.
+//! From a descriptor of a task to the object behind it, its identity and its state.
 
 use core::num::NonZeroU64;
 
 use tracer_common::config::calibration::EVENTFD_FOPS;
 use tracer_common::field::Field;
-use tracer_common::map::{ObjRef, ObjState, SocketState, kind};
+use tracer_common::map::{ObjRef, kind};
+use tracer_common::state::{EventfdState, MqState, PipeState, SocketState};
 
 use crate::kread;
-use crate::maps::{CALIBRATION, PIPE_SLOTS, PIPE_SLOTS_READ};
+use crate::maps::{CALIBRATION, PIPE_SLOTS, PIPE_SLOTS_READ, PipeBuffer};
 use crate::task;
+
+const PIPE_BUFFER_LEN: u64 = size_of::<PipeBuffer>() as u64;
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFIFO: u16 = 0o010_000;
@@ -18,7 +21,7 @@ const S_IFSOCK: u16 = 0o140_000;
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
 const SOCKFS_MAGIC: u64 = 0x534f_434b;
 const MQUEUE_MAGIC: u64 = 0x1980_0202;
-/// What a file is, by the four bits of its format (`S_IFMT` of include/uapi/linux/stat.h).
+/// Kind of an object by the four bits of its file format (`S_IFMT`, include/uapi/linux/stat.h).
 static KIND_OF_FORMAT: [u32; 16] = {
     let mut kinds = [kind::ANON; 16];
     kinds[0o01] = kind::PIPE;
@@ -32,28 +35,12 @@ static KIND_OF_FORMAT: [u32; 16] = {
 /// include/linux/socket.h
 const AF_UNIX: u16 = 1;
 
-/// Size of `struct pipe_buffer`.
-const PIPE_BUFFER_LEN: u64 = size_of::<PipeBuffer>() as u64;
-
-/// One slot of a pipe. Source: include/linux/pipe_fs_i.h, the same on 64-bit kernels 5.10 to 7.3.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct PipeBuffer {
-    page: u64,
-    offset: u32,
-    len: u32,
-    _rest: [u64; 3],
-}
-
-/// The slots of a pipe that are looked at.
-#[repr(C)]
-pub struct PipeSlots([PipeBuffer; PIPE_SLOTS_READ as usize]);
-
-/// An open file, by its address. Not zero, so that `None` leaves no register undefined, which the verifier would refuse.
+/// An open file, by its address. It is not zero, so that `None` leaves no register undefined, which the verifier
+/// refuses.
 #[derive(Clone, Copy)]
 pub struct File(NonZeroU64);
 
-/// What a handler needs to know of an object: its kernel address (map key) and its kind.
+/// The object behind a file: its kind, and its kernel addresses.
 #[derive(Clone, Copy)]
 pub enum Target {
     Pipe {
@@ -63,18 +50,18 @@ pub enum Target {
     Eventfd {
         ctx: u64,
     },
-    /// Of whatever family; only [`File::unix_sock`] tells.
+    /// A socket of any family; [`File::unix_sock`] has its family.
     Socket(File),
     Other,
 }
 
-/// Address of the current task's descriptor table owner (`files_struct`).
+/// Address of the current task's `files_struct`, which owns its descriptor table; `None`: it has none.
 #[inline(always)]
 pub fn files() -> Option<u64> {
     files_of(task::current())
 }
 
-/// Address of a task's descriptor table owner.
+/// Address of a task's `files_struct`; `None`: it has none.
 #[inline(always)]
 pub fn files_of(task: u64) -> Option<u64> {
     match kread::field::<u64>(task, Field::TaskFiles) {
@@ -83,13 +70,13 @@ pub fn files_of(task: u64) -> Option<u64> {
     }
 }
 
-/// The file behind descriptor `fd` of the current task.
+/// The file behind descriptor `fd` of the current task; `None`: it is not open.
 #[inline(always)]
 pub fn file(fd: u32) -> Option<File> {
     file_of(task::current(), fd)
 }
 
-/// The file behind descriptor `fd` of a task.
+/// The file behind descriptor `fd` of a task; `None`: it is not open.
 #[inline(always)]
 pub fn file_of(task: u64, fd: u32) -> Option<File> {
     let fdt: u64 = kread::field(files_of(task)?, Field::FilesFdt)?;
@@ -102,7 +89,7 @@ pub fn file_of(task: u64, fd: u32) -> Option<File> {
 }
 
 impl File {
-    /// A file at a known address.
+    /// The file at this address; `None`: the address is 0.
     #[inline(always)]
     pub fn at(addr: u64) -> Option<Self> {
         NonZeroU64::new(addr).map(Self)
@@ -113,7 +100,7 @@ impl File {
         kread::field(self.0.get(), Field::FileInode)
     }
 
-    /// The pipe or eventfd, if it is one.
+    /// The object behind the file; `None`: it cannot be read.
     #[inline(always)]
     pub fn target(self) -> Option<Target> {
         let inode = self.inode()?;
@@ -121,7 +108,7 @@ impl File {
         if mode & S_IFMT == S_IFIFO {
             return Some(Target::Pipe { inode, pipe: kread::field(inode, Field::InodePipe)? });
         }
-        // Anonymous inodes have a type only since 6.16 (S_IFREG); before it is 0.
+        // Anonymous inodes have the type S_IFREG since 6.16 (fs/anon_inodes.c); before, their type was 0.
         if (mode & S_IFMT == 0 || mode & S_IFMT == S_IFREG) && self.is_eventfd() {
             return Some(Target::Eventfd { ctx: kread::field(self.0.get(), Field::FilePrivate)? });
         }
@@ -143,26 +130,26 @@ impl File {
         *fops != 0 && self.operations() == Some(*fops)
     }
 
-    /// The pipe (`struct pipe_inode_info`) behind a file that is one.
+    /// The `struct pipe_inode_info` of a file that is a pipe.
     #[inline(always)]
     pub fn pipe(self) -> Option<u64> {
         kread::field(self.inode()?, Field::InodePipe)
     }
 
-    /// The `struct socket` of a file that is a socket.
+    /// The `struct socket` of a file that is a socket; `None`: it is none.
     #[inline(always)]
     pub fn socket(self) -> Option<u64> {
         let mode: u16 = kread::field(self.inode()?, Field::InodeMode)?;
         if mode & S_IFMT == S_IFSOCK { Some(self.private()) } else { None }
     }
 
-    /// What its kind keeps there; 0 if it cannot be read.
+    /// Its `private_data`, whose meaning depends on its kind; 0 if it cannot be read.
     #[inline(always)]
     pub fn private(self) -> u64 {
         kread::field_or_zero(self.0.get(), Field::FilePrivate)
     }
 
-    /// The unix socket (`struct sock`) behind the file.
+    /// The `struct sock` of a file that is a unix socket; `None`: it is none.
     #[inline(always)]
     pub fn unix_sock(self) -> Option<u64> {
         let mode: u16 = kread::field(self.inode()?, Field::InodeMode)?;
@@ -175,7 +162,7 @@ impl File {
         if family == AF_UNIX { Some(sk) } else { None }
     }
 
-    /// Identity of whatever is behind the file. Nearly without branches: it runs in a loop over descriptors.
+    /// Identity of the object behind the file. It has hardly any branches, because it runs in a loop over descriptors.
     #[inline(always)]
     pub fn identity(self) -> ObjRef {
         if self.is_eventfd() {
@@ -205,7 +192,7 @@ impl File {
         kread::field_or_zero(self.0.get(), Field::FileDentry)
     }
 
-    /// Last component of its name.
+    /// Writes the last component of its name, cut to `dst`.
     #[inline(always)]
     pub fn name(self, dst: &mut [u8]) {
         if let Some(name) = kread::field::<u64>(self.0.get(), Field::FileDentry)
@@ -234,7 +221,7 @@ pub fn pipe(inode: u64) -> ObjRef {
     ObjRef { kind: kind::PIPE, ns, id: number(inode) }
 }
 
-/// Number of an inode.
+/// Number of an inode; 0 if it cannot be read.
 #[inline(always)]
 pub fn number(inode: u64) -> u64 {
     kread::field_or_zero(inode, Field::InodeIno)
@@ -246,15 +233,15 @@ pub fn eventfd(ctx: u64) -> ObjRef {
     ObjRef { kind: kind::EVENTFD, ns: 0, id: kread::field::<u32>(ctx, Field::EventfdId).unwrap_or(0) as u64 }
 }
 
-/// Counter of an eventfd.
+/// Counter of an eventfd; 0 if it cannot be read.
 #[inline(always)]
-pub fn eventfd_state(ctx: u64) -> ObjState {
-    ObjState { a: kread::field(ctx, Field::EventfdCount).unwrap_or(0), b: 0, c: 0 }
+pub fn eventfd_state(ctx: u64) -> EventfdState {
+    EventfdState { counter: kread::field(ctx, Field::EventfdCount).unwrap_or(0) }
 }
 
-/// Capacity, used slots and bytes of a pipe.
+/// How full a pipe is. `pipe`: its `struct pipe_inode_info`.
 #[inline(always)]
-pub fn pipe_state(pipe: u64) -> ObjState {
+pub fn pipe_state(pipe: u64) -> PipeState {
     let head: u32 = kread::field(pipe, Field::PipeHead).unwrap_or(0);
     let tail: u32 = kread::field(pipe, Field::PipeTail).unwrap_or(0);
     let slots: u32 = kread::field(pipe, Field::PipeMaxUsage).unwrap_or(0);
@@ -264,10 +251,10 @@ pub fn pipe_state(pipe: u64) -> ObjState {
         Some(bufs) if ring != 0 => sum_bytes(bufs, tail, used, ring),
         _ => 0,
     };
-    ObjState { a: slots as u64, b: used as u64, c: bytes }
+    PipeState { capacity_slots: slots as u64, used_slots: used as u64, used_bytes: bytes }
 }
 
-/// Bytes in the used slots; beyond the first ones extrapolated from their mean.
+/// Bytes in the used slots. If more are used than are read, the sum is extrapolated from the mean of those.
 #[inline(always)]
 fn sum_bytes(bufs: u64, tail: u32, used: u32, ring: u32) -> u64 {
     if used == PIPE_SLOTS_READ && ring == PIPE_SLOTS_READ {
@@ -287,9 +274,10 @@ fn sum_bytes(bufs: u64, tail: u32, used: u32, ring: u32) -> u64 {
     sum / PIPE_SLOTS_READ as u64 * used as u64
 }
 
-/// Bytes of a full pipe of the default capacity: all its slots in one read, into a buffer of this CPU (where programs
-/// are preemptible, another task's may come in between; then it is that one's sum). This is what a writer that falls
-/// asleep pays for, so it is worth a case of its own. No branches: the verifier would go both ways at each.
+/// Bytes of a full pipe of the default capacity. All its slots are copied in one read, because each writer that goes to
+/// sleep pays for this. There are no branches: the verifier would follow both sides of each.
+/// The buffer belongs to this CPU. Where programs are preemptible, another task's program may overwrite it in between;
+/// then the sum is that of another pipe.
 #[inline(always)]
 fn sum_full(bufs: u64) -> u64 {
     let Some(slots) = PIPE_SLOTS.get_ptr_mut(0) else { return 0 };
@@ -307,8 +295,9 @@ fn sum_full(bufs: u64) -> u64 {
     sum
 }
 
-/// Address of the inode of the POSIX message queue behind a descriptor; 0 if that is something else. The task is in a
-/// call on this descriptor that has found a queue there. Without branches, for the verifier's sake.
+/// Address of the inode of the POSIX message queue behind a descriptor; 0: it is something else. The task is in a call
+/// that has found a queue behind this descriptor, so nothing is checked but the file system, and the verifier has few
+/// branches to follow.
 #[inline(always)]
 pub fn queue_behind(task: u64, fd: u32) -> u64 {
     let files: u64 = kread::field_or_zero(task, Field::TaskFiles);
@@ -317,25 +306,30 @@ pub fn queue_behind(task: u64, fd: u32) -> u64 {
     let file = kread::kernel::<u64>(slots + fd as u64 * 8).unwrap_or(0);
     let inode: u64 = kread::field_or_zero(file, Field::FileInode);
     let sb: u64 = kread::field_or_zero(inode, Field::InodeSb);
-    // Another thread may have closed it meanwhile.
+    // Another thread may have closed it in the meantime.
     if kread::field_or_zero::<u64>(sb, Field::SbMagic) == MQUEUE_MAGIC { inode } else { 0 }
 }
 
-/// Identity of a POSIX message queue; each IPC namespace has a file system of its own for them.
+/// Identity of a POSIX message queue. Each IPC namespace has its own file system of queues (`mq_init_ns`,
+/// ipc/mqueue.c).
 #[inline(always)]
 pub fn queue(inode: u64) -> ObjRef {
     let sb: u64 = kread::field_or_zero(inode, Field::InodeSb);
     ObjRef { kind: kind::MQ, ns: kread::field_or_zero(sb, Field::SbDev), id: number(inode) }
 }
 
-/// Messages that a queue takes and has; 0 of both if they cannot be read.
+/// How full a POSIX message queue is; all 0 if it cannot be read.
 #[inline(always)]
-pub fn queue_state(inode: u64) -> ObjState {
+pub fn queue_state(inode: u64) -> MqState {
     let info = kread::around(inode, Field::MqInode);
-    ObjState { a: kread::field_or_zero(info, Field::MqMax), b: kread::field_or_zero(info, Field::MqMessages), c: 0 }
+    MqState {
+        max_messages: kread::field_or_zero(info, Field::MqMax),
+        messages: kread::field_or_zero(info, Field::MqMessages),
+        timed_out: 0,
+    }
 }
 
-/// Inode number of the socket that belongs to a `struct sock`; 0 if it has none (yet).
+/// Inode number of the socket of a `struct sock`; 0: it has none, or none yet.
 #[inline(always)]
 pub fn sock_inode(sk: u64) -> u64 {
     let Some(socket) = kread::field::<u64>(sk, Field::SockSocket) else { return 0 };
@@ -343,13 +337,13 @@ pub fn sock_inode(sk: u64) -> u64 {
     kread::address(socket, Field::SocketInode).and_then(|inode| kread::field(inode, Field::InodeIno)).unwrap_or(0)
 }
 
-/// The unix socket (`struct sock`) of a file that is a socket; 0 if it is of another family. Without branches but one.
+/// The `struct sock` of a file that is a socket; 0: it is no unix socket. It has a single branch.
 #[inline(always)]
 pub fn unix_sock(file: File) -> u64 {
     unix_sock_of(file.private())
 }
 
-/// The unix socket of a `struct socket`; 0 if it is of another family.
+/// The `struct sock` of a `struct socket`; 0: it is no unix socket.
 #[inline(always)]
 pub fn unix_sock_of(socket: u64) -> u64 {
     let sk: u64 = kread::field_or_zero(socket, Field::SocketSk);
@@ -357,22 +351,22 @@ pub fn unix_sock_of(socket: u64) -> u64 {
     if family == AF_UNIX { sk } else { 0 }
 }
 
-/// As [`sock_inode`], without branches.
+/// The same as [`sock_inode`], without branches.
 #[inline(always)]
 pub fn sock_number(sk: u64) -> u64 {
     let socket: u64 = kread::field_or_zero(sk, Field::SockSocket);
     kread::inner_or_zero(socket, Field::SocketInode, Field::InodeIno)
 }
 
-/// The `struct sock` of the other end; 0 if there is none.
+/// The `struct sock` of the peer; 0: there is none.
 #[inline(always)]
 pub fn unix_peer(sk: u64) -> u64 {
     kread::field_or_zero(sk, Field::UnixPeer)
 }
 
-/// How full a unix socket and the queue of its other end are.
+/// How full a unix socket and the queue of its peer are. `peer`: the peer's `struct sock`; 0: it has none.
 #[inline(always)]
-pub fn socket_state(sk: u64, peer: u64) -> ObjState {
+pub fn socket_state(sk: u64, peer: u64) -> SocketState {
     let sent: u32 = kread::field_or_zero(sk, Field::SockWmem);
     let kind: u16 = kread::field_or_zero(sk, Field::SockType);
     SocketState {
@@ -382,21 +376,21 @@ pub fn socket_state(sk: u64, peer: u64) -> ObjState {
         queued: kread::field_or_zero(peer, Field::SockQueued),
         backlog: kread::field_or_zero(peer, Field::SockBacklog),
         kind: u32::from(kind) & 0xf,
+        peer_ino: sock_number(peer),
     }
-    .pack(sock_number(peer))
 }
 
-/// Inode number of the peer's socket; 0 if there is none.
+/// Inode number of the peer's socket; 0: there is none.
 #[inline(always)]
 pub fn peer_inode(sk: u64) -> u64 {
     kread::field::<u64>(sk, Field::UnixPeer).map_or(0, |peer| if peer == 0 { 0 } else { sock_inode(peer) })
 }
 
-/// Descriptors in the first message of the receive queue; -1: the queue is empty.
+/// Number of descriptors in the first message of the receive queue; -1: the queue is empty.
 #[inline(always)]
 pub fn queued_fds(sk: u64) -> i32 {
     let Some(queue) = kread::address(sk, Field::SockReceiveQueue) else { return -1 };
-    // struct sk_buff_head begins with `next`, which points to the head itself when the queue is empty.
+    // `struct sk_buff_head` begins with `next`, which points to the head itself if the queue is empty.
     match kread::kernel::<u64>(queue) {
         Some(skb) if skb != 0 && skb != queue => {
             let fp = kread::address(skb, Field::SkbCb).and_then(|cb| kread::field::<u64>(cb, Field::UnixSkbFp));

@@ -1,7 +1,7 @@
-//! The current task: identity, and the system call it is in, from its saved user registers.
+//! Tasks: their identity, their times, and the system call that they are in.
 //!
-//! The saved registers of a task in a system call stay valid until it returns, so every hook,
-//! whatever its backend, can ask for the call's number and arguments.
+//! Number and arguments of a call come from the task's saved user registers. They stay valid until the call returns, so
+//! the hooks of every backend can read them.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::bpf_get_current_task;
@@ -15,7 +15,7 @@ use crate::maps::{CALIBRATION, SYSCALLS};
 /// include/linux/sched.h: kernel threads and io_uring workers have no user registers.
 const PF_KTHREAD: u32 = 0x0020_0000;
 const PF_IO_WORKER: u32 = 0x0000_0010;
-/// arch/x86/include/asm/thread_info.h: a 32-bit system call is running.
+/// arch/x86/include/asm/thread_info.h: the task is in a 32-bit system call.
 #[cfg(bpf_target_arch = "x86_64")]
 const TS_COMPAT: u32 = 2;
 
@@ -31,15 +31,15 @@ const ARGS: [u64; 6] = [272, 8, 16, 24, 32, 40];
 #[cfg(bpf_target_arch = "aarch64")]
 const NR: u64 = 280;
 
-/// Byte offsets of what unwinding starts from: instruction pointer, stack pointer, frame pointer, link register.
-/// Source: as above; x86 has no link register, its row reads the instruction pointer again.
+/// Byte offsets of the registers from which unwinding starts: instruction pointer, stack pointer, frame pointer, link
+/// register. Source: as above. x86 has no link register, so its row has the instruction pointer again.
 #[cfg(bpf_target_arch = "x86_64")]
 const UNWIND: [u64; 4] = [128, 152, 32, 128];
 #[cfg(bpf_target_arch = "aarch64")]
 const UNWIND: [u64; 4] = [256, 248, 232, 240];
 
-/// Instruction pointer, stack pointer, frame pointer and link register of the current task in user mode; zeros or
-/// anything else where it has no user mode. Without a branch, for it is in nearly all programs.
+/// Instruction pointer, stack pointer, frame pointer and link register of the current task in user mode; any values for
+/// a task without user mode. There is no branch, because nearly all programs contain this.
 #[inline(always)]
 pub fn unwind_registers() -> [u64; 4] {
     let distance = CALIBRATION.get(REGS_FROM_STACK).copied().unwrap_or(0);
@@ -67,7 +67,7 @@ pub fn current() -> u64 {
 pub struct Regs(u64);
 
 impl Regs {
-    /// Registers at a known address (`pt_regs *` argument of a hook).
+    /// Registers at this address, the `pt_regs *` argument of a hook.
     #[inline(always)]
     pub fn at(addr: u64) -> Self {
         Self(addr)
@@ -79,7 +79,7 @@ impl Regs {
         Self::of(current())
     }
 
-    /// Registers of a task that is the current one, or asleep in a call.
+    /// Registers of the current task or of one that is asleep in a call; `None` as of [`Regs::current`].
     #[inline(always)]
     pub fn of(task: u64) -> Option<Self> {
         let flags: u32 = kread::field(task, Field::TaskFlags)?;
@@ -100,7 +100,7 @@ impl Regs {
         self.0
     }
 
-    /// The watched call that the task is in.
+    /// The watched call that the task is in; [`Syscall::None`]: none.
     #[inline(always)]
     pub fn call(self) -> Syscall {
         let Some(nr) = self.nr() else { return Syscall::None };
@@ -113,32 +113,32 @@ impl Regs {
         kread::kernel::<u64>(self.0 + NR).map(|v| v as u32)
     }
 
-    /// Argument `n` (0 to 5) of the call.
+    /// Argument `n` (0 to 5) of the call; `None`: it cannot be read.
     #[inline(always)]
     pub fn arg(self, n: usize) -> Option<u64> {
         kread::kernel(self.0 + ARGS[n])
     }
 
-    /// The same without a branch for the verifier: 0 where it cannot be read.
+    /// The same without a branch for the verifier; 0 if it cannot be read.
     #[inline(always)]
     pub fn arg_or_zero(self, n: usize) -> u64 {
         kread::kernel_or_zero(self.0 + ARGS[n])
     }
 }
 
-/// The watched call with this number.
+/// The watched call with this number; [`Syscall::None`]: it is not watched.
 #[inline(always)]
 pub fn lookup(nr: u32) -> Syscall {
     Syscall::from_raw(lookup_raw(nr))
 }
 
-/// Discriminant of the watched call with this number; 0: none.
+/// Discriminant of the watched call with this number; 0: it is not watched.
 #[inline(always)]
 pub fn lookup_raw(nr: u32) -> u8 {
     SYSCALLS.get(nr).copied().unwrap_or(0)
 }
 
-/// True while the task runs a 32-bit call, whose numbers mean something else.
+/// Whether the task is in a 32-bit call, whose numbers mean other calls.
 #[inline(always)]
 pub fn compat(task: u64) -> bool {
     #[cfg(bpf_target_arch = "x86_64")]
@@ -160,6 +160,20 @@ pub fn start_ns(task: u64) -> u64 {
         .unwrap_or(0)
 }
 
+/// Nanoseconds that a thread has spent on a processor in its life, up to a tick ago (`update_curr`,
+/// kernel/sched/fair.c).
+#[inline(always)]
+pub fn run_ns(task: u64) -> u64 {
+    kread::field_or_zero(task, Field::TaskRuntime)
+}
+
+/// Nanoseconds that a thread has been ready to run without a processor in its life, up to the last time that it got one
+/// (`sched_info_arrive`, kernel/sched/stats.h); 0 if the kernel does not count them.
+#[inline(always)]
+pub fn runqueue_ns(task: u64) -> u64 {
+    kread::field_or_zero(task, Field::TaskRunDelay)
+}
+
 /// Inode number of the current task's IPC namespace; 0 if unknown.
 #[inline(always)]
 pub fn ipc_ns() -> u32 {
@@ -174,7 +188,7 @@ pub fn ipc_ns_of(task: u64) -> u32 {
     kread::field_or_zero(ns, Field::IpcNsInum)
 }
 
-/// Inode number of an IPC namespace.
+/// Inode number of an IPC namespace, by its address; `None`: it cannot be read.
 #[inline(always)]
 pub fn ns_inum(ns: u64) -> Option<u32> {
     kread::field(ns, Field::IpcNsInum)

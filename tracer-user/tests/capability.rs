@@ -2,12 +2,13 @@
 //! the BPF object.
 //!
 //! `UPDATE_DOCS=1 cargo test -p tracer-user --test capability` rewrites it.
-#![expect(clippy::expect_used, clippy::panic, reason = "all of this file is a test: what it cannot read fails it")]
+#![expect(clippy::expect_used, reason = "all of this file is a test: what it cannot read fails it")]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
-use tracer_analysis::detectors::DETECTORS;
+use tracer_analysis::detectors::{DETECTORS, find};
+use tracer_analysis::finding::detector::Column;
 use tracer_collector::kernel::plan::{Backend, program, watches};
 use tracer_common::site::{Fallback, Mechanism, SITES, Site, SiteInfo};
 use tracer_report::listing;
@@ -16,25 +17,11 @@ const BEGIN: &str = "<!-- capabilities: generated, see tracer-user/tests/capabil
 const END: &str = "<!-- end of capabilities -->\n";
 const BACKENDS: [Backend; 3] = [Backend::Fentry, Backend::Kprobe, Backend::Tracepoint];
 
-/// Column of a finding, by the suffix of its code; the longest match counts.
-const COLUMNS: [(&str, &[&str]); 3] = [
-    ("stalls", &["-stall", "-full", "-overflow", "-orphaned-lock"]),
-    ("leaks", &["-leak", "-inherited", "-inflight"]),
-    ("limits", &["-exhausted", "-queue-full", "-shrunk", "-truncated"]),
-];
-
 /// Sites with gaps, by backend; `None`: the mechanism has nothing of this kind.
 type Cell = [Option<BTreeSet<&'static str>>; 3];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The column of a finding code.
-fn column(code: &str) -> &'static str {
-    let fits = COLUMNS.iter().flat_map(|(column, ends)| ends.iter().map(move |end| (end.len(), *column, *end)));
-    let best = fits.filter(|(_, _, end)| code.ends_with(end)).max();
-    best.unwrap_or_else(|| panic!("{code}: say in COLUMNS of this test whether it is a stall, a leak or a limit")).1
 }
 
 /// Names of all programs in the BPF object.
@@ -69,8 +56,8 @@ fn cell(sites: &[&'static SiteInfo], programs: &HashSet<String>) -> Cell {
     BACKENDS.map(|b| Some(sites.iter().filter(|s| is_partial(s, b, programs)).map(|s| s.name).collect()))
 }
 
-fn of_findings(mechanism: Mechanism, wanted: &str, programs: &HashSet<String>) -> Cell {
-    let codes = DETECTORS.iter().filter(|d| d.mechanism == Some(mechanism) && column(d.code) == wanted);
+fn of_findings(mechanism: Mechanism, wanted: Column, programs: &HashSet<String>) -> Cell {
+    let codes = DETECTORS.iter().filter(|d| d.mechanism == Some(mechanism) && d.family.column() == wanted);
     let mut all: Cell = [None, None, None];
     for one in codes.map(|d| cell(&infos(d.sites), programs)) {
         for (sum, part) in all.iter_mut().zip(one) {
@@ -119,11 +106,11 @@ fn words(cell: &Cell, notes: &mut BTreeSet<&'static str>) -> String {
 fn generated() -> String {
     let programs = programs();
     let mut notes = BTreeSet::new();
-    let heads: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
+    let heads = Column::ALL.map(Column::name);
     let mut out =
         format!("| mechanism | inventory | events | {} |\n|---|---|---|{}\n", heads.join(" | "), "---|".repeat(3));
     for mechanism in Mechanism::ALL {
-        let findings = heads.iter().map(|column| of_findings(*mechanism, column, &programs));
+        let findings = Column::ALL.iter().map(|column| of_findings(*mechanism, *column, &programs));
         let cells: Vec<String> = [of_listing(*mechanism), of_events(*mechanism, &programs)]
             .into_iter()
             .chain(findings)
@@ -167,12 +154,13 @@ fn the_page_has_the_table_of_the_code() {
 
 #[test]
 fn every_finding_has_a_column_and_its_sites() {
-    let mut by_column: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut by_column: BTreeMap<Column, usize> = BTreeMap::new();
     for d in DETECTORS.iter().filter(|d| d.mechanism.is_some()) {
-        *by_column.entry(column(d.code)).or_default() += 1;
+        *by_column.entry(d.family.column()).or_default() += 1;
     }
-    assert_eq!(by_column.len(), COLUMNS.len(), "a column without a finding: {by_column:?}");
-    assert_eq!((column("mq-full"), column("signal-queue-full")), ("stalls", "limits"));
+    assert_eq!(by_column.len(), Column::ALL.len(), "a column without a finding: {by_column:?}");
+    let column = |code: &str| find(code).map(|d| d.family.column());
+    assert_eq!((column("mq-full"), column("signal-queue-full")), (Some(Column::Stalls), Some(Column::Limits)));
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn every_diff_is_as_the_schema_says() {
 }
 
 #[test]
-fn files_are_told_apart_by_what_they_hold() {
+fn files_are_recognized_by_their_contents() {
     let dir = tempfile::tempdir().expect("folder");
     let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let (bug, fixed) = (fixture("pipe-stall-bug.trace"), fixture("pipe-stall-fixed.trace"));
@@ -198,10 +198,10 @@ fn what_is_neither_is_an_error() {
     for (name, holds, want) in [
         ("empty", "", "no JSON report"),
         ("words", "hello", "no JSON report"),
-        ("lines", lines.as_str(), "one finding a line"),
-        ("list", "[1, 2]", "no report of ipctrace"),
-        ("foreign", "{\"a\": 1}", "no report of ipctrace"),
-        ("cut", whole.get(..whole.len() / 2).unwrap_or_default(), "no JSON"),
+        ("lines", lines.as_str(), "one finding per line"),
+        ("list", "[1, 2]", "not a report of ipctrace"),
+        ("foreign", "{\"a\": 1}", "not a report of ipctrace"),
+        ("cut", whole.get(..whole.len() / 2).unwrap_or_default(), "not JSON"),
         ("later", &whole.replacen("\"schema\": 1", "\"schema\": 2", 1), "its schema is 2"),
     ] {
         std::fs::write(path(name), holds).expect("file");
@@ -218,7 +218,7 @@ fn what_is_neither_is_an_error() {
 }
 
 #[test]
-fn strict_does_not_let_pass_what_cannot_be_told() {
+fn strict_rejects_unknown_findings() {
     let dir = tempfile::tempdir().expect("folder");
     let short = dir.path().join("short.json").to_string_lossy().into_owned();
     let mut report = reports().iter().find(|(n, _)| n == "pipe-stall-fixed").expect("fixture").1.clone();
@@ -227,6 +227,6 @@ fn strict_does_not_let_pass_what_cannot_be_told() {
     let bug = fixture("pipe-stall-bug.trace");
     let out = ipctrace(&["diff", &bug, &short]);
     assert_eq!(out.status.code(), Some(0));
-    assert!(text(&out.stdout).starts_with("CANNOT BE TOLD: 1 not told (pipe-stall)"), "{}", text(&out.stdout));
+    assert!(text(&out.stdout).starts_with("UNKNOWN: 1 unknown (pipe-stall)"), "{}", text(&out.stdout));
     assert_eq!(ipctrace(&["diff", "--strict", &bug, &short]).status.code(), Some(3));
 }

@@ -109,7 +109,7 @@ fn a_chain_of_waits_is_drawn_from_each_thread_to_the_next() {
 }
 
 #[test]
-fn a_damaged_trace_is_exported_up_to_the_damage_which_is_reported() {
+fn the_readable_part_of_a_broken_trace_is_exported_and_the_place_reported() {
     let dir = tempfile::tempdir().expect("dir");
     let whole = std::fs::read(fixture("pipe-stall-bug.trace")).expect("read");
     let path = dir.path().join("cut.trace");

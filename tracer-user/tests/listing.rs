@@ -11,16 +11,17 @@ use std::process::Command;
 use program::{ipctrace, text};
 use serde_json::Value;
 
-/// Runs `test` in a new IPC namespace, or prints that the privilege is missing.
+/// Runs `test` in a new IPC namespace, on a thread of the same name; without the privilege it is a skip.
 fn in_a_namespace(test: fn()) {
-    let thread = std::thread::spawn(move || {
+    let name = std::thread::current().name().expect("a test's thread has a name").to_owned();
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
         // SAFETY: only the IPC namespace of this thread changes.
         match unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWIPC) } {
             Ok(()) => test(),
-            Err(e) => eprintln!("skipped: no IPC namespace of its own: {e}; needs CAP_SYS_ADMIN"),
+            Err(e) => tracer_skip::skip!("no IPC namespace of its own: {e}; needs CAP_SYS_ADMIN"),
         }
     });
-    thread.join().expect("test");
+    thread.expect("thread").join().expect("test");
 }
 
 fn listed(words: &[&str]) -> Value {
@@ -97,7 +98,7 @@ fn random_objects(dice: &mut Dice) {
         }
         if words[1] == "msg" && dice.roll(2) == 0 {
             let message = [1_i64, 2];
-            // SAFETY: a message is its type and this many bytes.
+            // SAFETY: a message is its type and its bytes.
             unsafe { libc::msgsnd(id, message.as_ptr().cast(), 8, libc::IPC_NOWAIT) };
         }
         if words[1] == "shm" && dice.roll(2) == 0 {
@@ -175,8 +176,7 @@ fn every_field_equals_that_of_the_kernel() {
 fn compare_with_ipcs(ours: &Value) {
     for (kind, option, number) in [("sem", "-s", "nsems"), ("shm", "-m", "size"), ("msg", "-q", "bytes")] {
         let Ok(out) = Command::new("ipcs").arg(option).output() else {
-            eprintln!("skipped: ipcs is not installed");
-            return;
+            return tracer_skip::skip!("no comparison: ipcs is not installed: apt-get install util-linux");
         };
         let theirs: BTreeMap<String, Vec<String>> = text(&out.stdout)
             .lines()
@@ -211,7 +211,7 @@ fn rm_refuses_used_objects_and_removes_unused_ones() {
             ("in use", vec!["rm", "--yes", &left, &used], 1, "in use"),
             ("no such object", vec!["rm", "--yes", &left, "sem:2147483647"], 1, "does not exist"),
             ("not removable", vec!["rm", "--yes", "pipe:1"], 2, "cannot be removed"),
-            ("no object", vec!["rm", "--yes", "sem:x"], 2, "is no object"),
+            ("no object", vec!["rm", "--yes", "sem:x"], 2, "is not an object"),
             ("nothing named", vec!["rm", "--yes"], 2, "required"),
         ] {
             let out = ipctrace(&words);
@@ -243,9 +243,8 @@ fn the_capacity_and_contents_of_a_pipe() {
     let row = pipes.iter().find(is_it).expect("our pipe");
     let problems = all["problems"].to_string();
     if problems.contains("contents of pipes not read") {
-        eprintln!("skipped: {problems}");
         assert_eq!((&row["capacity"], &row["fill"]), (&Value::Null, &Value::Null));
-        return;
+        return tracer_skip::skip!("{problems}");
     }
     assert_eq!((&row["capacity"], &row["fill"], &row["slots"]), (&131_072.into(), &5_000.into(), &"2/32".into()));
 }

@@ -198,8 +198,7 @@ fn a_hundred_thousand_events_are_drawn_and_every_name_is_inert() {
     assert!(size < 8 << 20, "{size} bytes");
 
     let Some(browser) = chromium() else {
-        eprintln!("skipped: Chromium is not installed: apt-get install chromium");
-        return;
+        return tracer_skip::skip!("Chromium is not installed: apt-get install chromium");
     };
     let seen = browse(&browser, &page, dir.path());
     let drawn = attribute(&seen.document, "data-drawn-ms").and_then(|ms| ms.parse().ok()).map(Duration::from_millis);

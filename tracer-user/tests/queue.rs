@@ -41,8 +41,7 @@ fn queues_are_listed_with_fill_and_users() {
     let test = std::thread::spawn(|| {
         // SAFETY: only the namespaces of this thread change.
         if let Err(e) = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWIPC | UnshareFlags::NEWNS) } {
-            eprintln!("skipped: no namespaces of its own: {e}; needs CAP_SYS_ADMIN");
-            return;
+            return tracer_skip::skip!("no namespaces of its own: {e}; needs CAP_SYS_ADMIN");
         }
         mount(None, "/", libc::MS_REC | libc::MS_PRIVATE);
         let dir = tempfile::Builder::new().prefix("mq dir").tempdir().expect("dir");
@@ -62,7 +61,7 @@ fn queues_are_listed_with_fill_and_users() {
         };
         assert!(queue >= 0, "{}", std::io::Error::last_os_error());
         for text in [c"one", c"three"] {
-            // SAFETY: the buffer has this many bytes.
+            // SAFETY: the buffer has this length.
             assert_eq!(unsafe { libc::mq_send(queue, text.as_ptr(), text.count_bytes(), 1) }, 0);
         }
         let all = listed(&["mq"]);

@@ -84,8 +84,8 @@ impl Renewed {
 
     /// The expected records of the second part: stacks in any order, then the rest.
     fn second(&self) -> impl Iterator<Item = &Record> {
-        let told = self.before.iter().filter(|r| is_of_stacks(r));
-        std::iter::once(&self.session).chain(told).chain([&self.baseline]).chain(&self.after)
+        let sent = self.before.iter().filter(|r| is_of_stacks(r));
+        std::iter::once(&self.session).chain(sent).chain([&self.baseline]).chain(&self.after)
     }
 }
 
@@ -99,17 +99,17 @@ fn cuts(records: &[Record]) -> impl Iterator<Item = usize> {
 
 /// Numbers of stacks that the records refer to, and those that they define.
 fn numbers(records: &[Record]) -> (BTreeSet<i32>, BTreeSet<i32>) {
-    let (mut had, mut told) = (BTreeSet::new(), BTreeSet::new());
+    let (mut had, mut sent) = (BTreeSet::new(), BTreeSet::new());
     for record in records {
         match record {
             Record::Kernel(bytes) => had.extend(read::<Header>(bytes).ok().map(|h| h.stack).filter(|s| *s >= 0)),
             Record::Blocked { threads, .. } => had.extend(threads.iter().filter_map(|t| t.stack)),
             Record::Threads { rows, .. } => had.extend(rows.iter().filter_map(|t| t.stack)),
-            Record::Stack { id, .. } | Record::SameStack { id, .. } => _ = told.insert(*id),
+            Record::Stack { id, .. } | Record::SameStack { id, .. } => _ = sent.insert(*id),
             _ => {}
         }
     }
-    (had, told)
+    (had, sent)
 }
 
 #[test]
@@ -134,9 +134,9 @@ fn each_part_reports_what_a_session_from_its_baseline_on_would() {
             let second = records(&folder.path().join("t.1"));
             let want = findings(stream.second());
             assert_eq!(findings(&second), want, "{name} cut at {at}");
-            let (had, told) = numbers(&second);
+            let (had, sent) = numbers(&second);
             let (_, ever) = numbers(&whole);
-            let unknown: Vec<_> = had.intersection(&ever).filter(|id| !told.contains(id)).collect();
+            let unknown: Vec<_> = had.intersection(&ever).filter(|id| !sent.contains(id)).collect();
             assert_eq!(unknown, [&0; 0], "{name} cut at {at}: stacks that the second part does not tell");
             parts_seen += 2;
             found += want.len();
@@ -275,7 +275,7 @@ fn parts_are_numbered_the_oldest_is_removed_and_other_files_stay() {
     assert_eq!(left, [name("t.2"), name("t.4"), name("t.5"), name("victim")]);
     assert_eq!(std::fs::read_to_string(name("victim")).expect("read"), "precious");
 
-    // A part of an earlier recording is refused at the start, not when its name is needed.
+    // What an earlier recording left is reported at once, not when a name is needed.
     let refused = Parts::create(&path, false, Some(LIMITS)).map(drop);
     assert!(
         matches!(refused, Err(TraceError::Create(OutputFileError::Exists { path })) if path.starts_with(folder.path()))

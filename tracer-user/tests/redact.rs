@@ -41,11 +41,11 @@ fn report(records: &[Record]) -> Report {
 
 /// Names by the tokens that stand for them, of one record and what became of it.
 fn tokens(record: &Record, redacted: &Record, out: &mut BTreeMap<String, String>) {
-    let (Record::Kernel(plain), Record::Kernel(told)) = (record, redacted) else {
+    let (Record::Kernel(plain), Record::Kernel(after)) = (record, redacted) else {
         let json = |r: &Record| serde_json::to_value(r).expect("JSON");
         return leaves(&json(record), &json(redacted), out);
     };
-    assert_eq!(plain.len(), told.len(), "a record of the kernel keeps its length");
+    assert_eq!(plain.len(), after.len(), "a record of the kernel keeps its length");
     let names = |bytes: &[u8]| {
         let header: Header = read(bytes).expect("header");
         let mut names = vec![text(&header.comm)];
@@ -53,37 +53,37 @@ fn tokens(record: &Record, redacted: &Record, out: &mut BTreeMap<String, String>
         body.texts(|_, bytes| names.push(text(bytes)));
         names
     };
-    out.extend(names(told).into_iter().zip(names(plain)));
+    out.extend(names(after).into_iter().zip(names(plain)));
 }
 
-fn leaves(plain: &Value, told: &Value, out: &mut BTreeMap<String, String>) {
-    match (plain, told) {
-        (Value::String(plain), Value::String(told)) => {
-            out.insert(told.clone(), plain.clone());
+fn leaves(plain: &Value, redacted: &Value, out: &mut BTreeMap<String, String>) {
+    match (plain, redacted) {
+        (Value::String(plain), Value::String(redacted)) => {
+            out.insert(redacted.clone(), plain.clone());
         }
-        (Value::Array(plain), Value::Array(told)) => {
-            assert_eq!(plain.len(), told.len());
-            plain.iter().zip(told).for_each(|(plain, told)| leaves(plain, told, out));
+        (Value::Array(plain), Value::Array(redacted)) => {
+            assert_eq!(plain.len(), redacted.len());
+            plain.iter().zip(redacted).for_each(|(plain, redacted)| leaves(plain, redacted, out));
         }
-        (Value::Object(plain), Value::Object(told)) => {
+        (Value::Object(plain), Value::Object(redacted)) => {
             for (key, plain) in plain {
-                leaves(plain, told.get(key).unwrap_or_else(|| panic!("{key} is gone")), out);
+                leaves(plain, redacted.get(key).unwrap_or_else(|| panic!("{key} is gone")), out);
             }
-            let new: Vec<&String> = told.keys().filter(|key| !plain.contains_key(*key)).collect();
+            let new: Vec<&String> = redacted.keys().filter(|key| !plain.contains_key(*key)).collect();
             assert!(new.is_empty() || new == ["redacted"], "{new:?}");
         }
-        _ => assert_eq!(plain, told, "what is no text stays"),
+        _ => assert_eq!(plain, redacted, "what is no text stays"),
     }
 }
 
 /// A text with names in place of their tokens, the longest first.
 fn with_names(text: &str, tokens: &BTreeMap<String, String>) -> String {
-    let mut by_length: Vec<(&String, &String)> = tokens.iter().filter(|(told, plain)| told != plain).collect();
-    by_length.sort_by_key(|(told, _)| std::cmp::Reverse(told.len()));
+    let mut by_length: Vec<(&String, &String)> = tokens.iter().filter(|(redacted, plain)| redacted != plain).collect();
+    by_length.sort_by_key(|(redacted, _)| std::cmp::Reverse(redacted.len()));
     let mut out = text.to_owned();
-    for (told, plain) in by_length {
-        if out.contains(told.as_str()) {
-            out = out.replace(told.as_str(), plain);
+    for (redacted, plain) in by_length {
+        if out.contains(redacted.as_str()) {
+            out = out.replace(redacted.as_str(), plain);
         }
     }
     out
@@ -95,11 +95,11 @@ fn findings_stay_the_same_but_for_names() {
     let mut replaced = 0;
     for path in fixtures() {
         let plain = records(&path);
-        let told: Vec<Record> = plain.iter().map(|record| redactor.record(record.clone())).collect();
+        let redacted: Vec<Record> = plain.iter().map(|record| redactor.record(record.clone())).collect();
         let mut names = BTreeMap::new();
-        plain.iter().zip(&told).for_each(|(plain, told)| tokens(plain, told, &mut names));
+        plain.iter().zip(&redacted).for_each(|(plain, redacted)| tokens(plain, redacted, &mut names));
         let lines = |report: &Report| serde_json::to_string_pretty(report).expect("JSON");
-        let (expected, found) = (lines(&report(&plain)), lines(&report(&told)));
+        let (expected, found) = (lines(&report(&plain)), lines(&report(&redacted)));
         let found = found.replace("\"redacted\": true", "\"redacted\": false");
         replaced += usize::from(found != expected);
         let found = with_names(&found, &names);
@@ -198,8 +198,9 @@ fn no_text_is_in_a_redacted_trace_nor_in_what_is_made_of_it() {
         assert!(marks(&unpacked(&plain)) > 60, "{shape}: not all is marked");
         for trace in [&saved, &again] {
             assert_eq!(marks(&unpacked(trace)), 0, "{shape} in {}", trace.display());
-            let told = Reader::open(trace).expect("open").filter(|r| matches!(r, Ok(Record::Session(s)) if s.redacted));
-            assert_eq!(told.count(), 1, "{shape}: it does not say so");
+            let redacted =
+                Reader::open(trace).expect("open").filter(|r| matches!(r, Ok(Record::Session(s)) if s.redacted));
+            assert_eq!(redacted.count(), 1, "{shape}: it does not say so");
         }
         for format in FORMATS {
             let out = ipctrace(&["report", "--redact", "--format", format], &plain);
@@ -373,7 +374,7 @@ fn the_sentences_of_ipctrace_can_still_be_read() {
         .into_iter()
         .chain(unseen)
         .map(|sentence| (redactor.sentence(&sentence), sentence))
-        .filter(|(told, sentence)| told != sentence)
+        .filter(|(redacted, sentence)| redacted != sentence)
         .collect();
     assert!(changed.is_empty(), "words are missing in redact/words.txt: {changed:#?}");
 }

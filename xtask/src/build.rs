@@ -13,14 +13,14 @@ use crate::setup::{self, Toolchain};
 
 const BPF_TARGET: &str = "bpfel-unknown-none";
 
-/// Sets up what is missing and builds everything.
+/// Installs what is missing and builds everything.
 pub(crate) fn run(machine: &Machine) -> Result<()> {
     let toolchain = setup::toolchain(machine)?;
     ebpf(machine, &toolchain)?;
     userspace(machine)
 }
 
-/// Builds the eBPF object and puts it where tracer-user's build script looks for it.
+/// Builds the eBPF object and copies it to the path where the collector's build script expects it.
 pub(crate) fn ebpf(machine: &Machine, toolchain: &Toolchain) -> Result<()> {
     announce("eBPF", "kernel programs and Rust's core library; half a minute the first time");
     let started = Instant::now();
@@ -29,24 +29,24 @@ pub(crate) fn ebpf(machine: &Machine, toolchain: &Toolchain) -> Result<()> {
     run_cargo(&mut cargo, "the eBPF programs")?;
     let built = machine.target().join("ebpf").join(BPF_TARGET).join("release/tracer-ebpf");
     let changed = copy_if_changed(&built, &machine.bpf_object())?;
-    let news = if changed { "changed" } else { "unchanged" };
-    eprintln!("    object {news} ({:.1} s)", started.elapsed().as_secs_f64());
+    let state = if changed { "changed" } else { "unchanged" };
+    eprintln!("    object {state} ({:.1} s)", started.elapsed().as_secs_f64());
     Ok(())
 }
 
-/// A cargo command for tracer-ebpf: stable Rust, told to build `core` for a target without std.
+/// A cargo command for tracer-ebpf: stable Rust that builds `core` for a target without std.
 pub(crate) fn ebpf_cargo(machine: &Machine, toolchain: &Toolchain, verb: &str) -> Command {
     let mut cargo = Command::new("cargo");
     let flags = ["-Cdebuginfo=2", "-Clink-arg=--btf", &format!("-Clinker={}", toolchain.linker.display())];
     cargo
         .args([verb, "--package", "tracer-ebpf", "--target", BPF_TARGET])
         .args(["-Z", "build-std=core", "--target-dir"])
-        // Its own folder: its flags would make cargo rebuild the host's crates each time.
+        // A folder of its own, because its flags would make cargo rebuild the host's crates each time.
         .arg(machine.target().join("ebpf"))
         .env("RUSTC_BOOTSTRAP", "1")
-        // Stronger than any other source of flags: those of the host do not fit eBPF.
+        // Overrides every other source of flags: those of the host do not fit eBPF.
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        // bpf-linker does its own optimization over all crates.
+        // bpf-linker optimizes over all crates.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
@@ -72,7 +72,7 @@ pub(crate) fn userspace(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// Says what comes now. Cargo shows its own progress bar from here.
+/// Prints the step's title. Cargo then shows its own progress bar.
 fn announce(name: &str, what: &str) {
     eprintln!("==> {name}: {what}");
 }
@@ -80,13 +80,13 @@ fn announce(name: &str, what: &str) {
 fn run_cargo(cargo: &mut Command, what: &str) -> Result<()> {
     let status = cargo.status().context("cannot run cargo: install Rust with rustup")?;
     if !status.success() {
-        bail!("{what} did not build: the compiler's messages are above");
+        bail!("{what} did not build: see the compiler's messages above");
     }
     Ok(())
 }
 
-/// Copies a file unless the copy already has its content; an untouched object keeps cargo from
-/// rebuilding userspace. Returns whether it copied.
+/// Copies a file unless the copy is equal: cargo rebuilds userspace if the object's time changes.
+/// Returns whether it copied.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
     let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {

@@ -1,4 +1,4 @@
-//! The programs that boot a VM on this machine: qemu, busybox, virtiofsd, virtme-ng.
+//! The programs that boot VMs: qemu, busybox, virtiofsd, virtme-ng.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,19 +11,19 @@ use crate::apt;
 use crate::machine::{Machine, find_on_path, is_executable};
 use crate::step::Step;
 
-/// Versions that are known to work together.
+/// Versions that work together.
 const VIRTIOFSD_VERSION: &str = "1.14.0";
 const VIRTME_VERSION: &str = "1.42";
 
-/// Everything that booting needs, found.
+/// What booting needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Emulator {
     pub(crate) vng: PathBuf,
-    /// PATH for vng, with our virtiofsd on it.
+    /// PATH for vng, with our virtiofsd.
     pub(crate) path: OsString,
 }
 
-/// Gets all of it, each step only if it is missing.
+/// Installs what is missing.
 pub(crate) fn ensure(machine: &Machine, log_dir: &Path) -> Result<Emulator> {
     ensure_packages(machine, log_dir)?;
     ensure_virtiofsd(machine, log_dir)?;
@@ -31,7 +31,7 @@ pub(crate) fn ensure(machine: &Machine, log_dir: &Path) -> Result<Emulator> {
     let own = [tools(machine).join("bin"), venv(machine).join("bin")];
     let others = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(own.into_iter().chain(env::split_paths(&others)))
-        .context("PATH holds a folder whose name cannot be kept")?;
+        .context("PATH has a folder with an invalid name")?;
     Ok(Emulator { vng, path })
 }
 
@@ -68,7 +68,7 @@ fn ensure_virtiofsd(machine: &Machine, log_dir: &Path) -> Result<()> {
     }
     let step = Step::start(
         "virtiofsd",
-        "lends this machine's root file system to the VMs; built from source, a minute, once",
+        "shares this machine's root file system with the VMs; built from source, a minute, once",
         log_dir,
     )?;
     let root = tools(machine);
@@ -92,7 +92,7 @@ fn ensure_vng(machine: &Machine, log_dir: &Path) -> Result<PathBuf> {
     }
     let step = Step::start(
         "virtme-ng",
-        "boots a kernel on this machine's own files; a Python environment of its own, once",
+        "boots a kernel on this machine's own files; installed into a Python environment, once",
         log_dir,
     )?;
     let venv = venv(machine);
@@ -117,12 +117,12 @@ fn venv(machine: &Machine) -> PathBuf {
 }
 
 fn find_vng(machine: &Machine) -> Option<PathBuf> {
-    // Another version on PATH may not know our options: the cached one is always ours.
+    // Not from PATH: another version may not have our options.
     let own = venv(machine).join("bin/vng");
     is_executable(&own).then_some(own)
 }
 
-/// Where vng itself will look, too.
+/// Searches the places that vng searches.
 fn find_virtiofsd(machine: &Machine) -> Option<PathBuf> {
     let own = tools(machine).join("bin/virtiofsd");
     is_executable(&own).then_some(own).or_else(|| find_on_path("virtiofsd")).or_else(|| {
@@ -131,7 +131,7 @@ fn find_virtiofsd(machine: &Machine) -> Option<PathBuf> {
     })
 }
 
-/// Whether Python can make a virtual environment; Debian keeps that part in a package of its own.
+/// Whether Python can make a virtual environment; Debian has that part in a separate package.
 fn has_venv() -> bool {
     Command::new("python3").args(["-c", "import venv, ensurepip"]).output().is_ok_and(|output| output.status.success())
 }

@@ -1,7 +1,6 @@
-//! `cargo xtask fixtures`: records incidents in a VM and puts their traces where the replay test reads them.
+//! `cargo xtask fixtures`: records incidents in a VM as the traces of the replay test.
 //!
-//! In a VM, because a trace names the host and the paths of the programs that it saw: the guest has neither a name
-//! nor a checkout of anybody.
+//! A trace names the host and the paths of the traced programs. In the guest both are the same for everybody.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -17,21 +16,25 @@ use crate::results::{self, Case, Outcome};
 use crate::setup;
 use crate::vm::{self, Ending, Job};
 
-/// Where the programs run in the guest; the replay test knows it too.
+/// The programs' folder in the guest; the replay test rejects other paths.
 const GUEST_FOLDER: &str = "/tmp/demo";
-/// The folder of the replay test, in the repository.
+/// The traces and snapshots of the replay test, in the repository.
 const FIXTURES: &str = "tests/fixtures";
+/// The replay test and its package; with [`UPDATE_ENV`] it writes the snapshots.
+const PACKAGE: &str = "tracer-report";
+const TEST: &str = "replay";
+const UPDATE_ENV: &str = "UPDATE_FIXTURES";
 
 /// Options of `cargo xtask fixtures`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The kernel to record on: 5.10, 6.1, 6.12, 6.18, 7.x
+    /// Record on this kernel: 5.10, 6.1, 6.12, 6.18, 7.x
     #[arg(long, value_name = "VERSION", default_value = "6.12")]
     kernel: String,
     /// Kill a VM that runs longer than this; a case takes ten seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     timeout: u64,
-    /// Only cases whose name holds one of these [default: all]
+    /// Record only cases whose name contains one of these [default: all]
     #[arg(last = true)]
     filter: Vec<String>,
 }
@@ -44,7 +47,7 @@ struct Trace {
     bytes: Vec<u8>,
 }
 
-/// Runs the command. Cases that fail keep the trace that they had.
+/// Runs the command. A case that fails keeps its old trace.
 pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
     let lab = setup::lab(machine, &[Family::named(&options.kernel)?])?;
     build::run(machine)?;
@@ -53,38 +56,38 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
         folder: &machine.repo,
         name: "fixtures",
         log_dir: &log_dir(machine),
-        limit: Duration::from_secs(options.timeout),
+        timeout: Duration::from_secs(options.timeout),
     };
-    eprintln!("==> fixtures: one VM; each case attaches anew, so all of them take about ten minutes");
+    eprintln!("==> fixtures: one VM, one session for each case; all cases take about ten minutes");
     let kernel = lab.kernels.first().context("the lab has no kernel")?;
-    let answer = vm::run(&lab.emulator, kernel, &job, &|line| {
+    let report = vm::run(&lab.emulator, kernel, &job, &|line| {
         if !line.starts_with("RESULT ") && !line.starts_with("TRACE ") {
             println!("{line}");
         }
     })?;
-    let console = answer.console.display();
-    if !matches!(answer.ending, Ending::Exited(_)) {
-        bail!("the VM ended with {:?}, nothing was changed; its console: {console}", answer.ending);
+    let console = report.console.display();
+    if !matches!(report.ending, Ending::Exited(_)) {
+        bail!("the VM ended with {:?}, all traces are unchanged; console: {console}", report.ending);
     }
-    let lines = || answer.lines.iter().map(String::as_str);
-    let (recorded, refused) = sift(traces(lines())?, &results::parse_results(lines()));
+    let lines = || report.lines.iter().map(String::as_str);
+    let (recorded, rejected) = select(traces(lines())?, &results::parse_results(lines()));
     let folder = machine.repo.join(FIXTURES);
     for trace in &recorded {
         let path = folder.join(&trace.name).with_extension("trace");
         fs::write(&path, &trace.bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    for sentence in &refused {
+    for sentence in &rejected {
         println!("not recorded: {sentence}");
     }
     if recorded.is_empty() {
-        bail!("no case was recorded; the VM's console: {console}");
+        bail!("no case was recorded; console: {console}");
     }
     snapshots(machine)?;
-    println!("{} traces recorded, {} not; look at `git diff {FIXTURES}`", recorded.len(), refused.len());
-    Ok(if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("{} traces recorded, {} not; review them with `git diff {FIXTURES}`", recorded.len(), rejected.len());
+    Ok(if rejected.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the cases from a folder with a name that is the same everywhere, and prints the traces in hexadecimal.
+/// Runs the cases in [`GUEST_FOLDER`], and prints the traces in hexadecimal.
 fn guest_script(machine: &Machine, filter: &[String]) -> String {
     let programs: Vec<String> = ["e2e", "incidents", "ipctrace"]
         .iter()
@@ -104,12 +107,12 @@ fn guest_script(machine: &Machine, filter: &[String]) -> String {
     )
 }
 
-/// The traces among the lines of the guest.
+/// The traces in the guest's output.
 fn traces<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<Trace>> {
     lines
         .filter_map(|line| line.strip_prefix("TRACE "))
         .map(|line| {
-            let (file, hex) = line.split_once(' ').with_context(|| format!("no bytes in the line of {line:?}"))?;
+            let (file, hex) = line.split_once(' ').with_context(|| format!("no bytes in the line {line:?}"))?;
             let name = file.strip_suffix(".trace").with_context(|| format!("{file:?} is no trace"))?;
             let bytes = bytes_of(hex).with_context(|| format!("the bytes of {file} are not hexadecimal"))?;
             Ok(Trace { name: name.to_owned(), bytes })
@@ -123,12 +126,12 @@ fn bytes_of(hex: &str) -> Option<Vec<u8>> {
     rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
-/// Traces of which nothing failed, and why the others are refused.
-fn sift(traces: Vec<Trace>, cases: &[Case]) -> (Vec<Trace>, Vec<String>) {
-    let mut refused: Vec<String> = Vec::new();
+/// The traces of cases that passed, and why the others are rejected.
+fn select(traces: Vec<Trace>, cases: &[Case]) -> (Vec<Trace>, Vec<String>) {
+    let mut rejected: Vec<String> = Vec::new();
     let mut passed: Vec<String> = Vec::new();
     for case in cases {
-        // The comparison of the replayed report has the trace's name as its variant.
+        // The case that compares the replayed report has the trace's name as its variant.
         let name = match case.name.strip_prefix("by-pid/") {
             Some(name) => format!("{name}-{}", case.variant).replace('/', "-"),
             None => case.variant.clone(),
@@ -137,27 +140,27 @@ fn sift(traces: Vec<Trace>, cases: &[Case]) -> (Vec<Trace>, Vec<String>) {
             passed.push(name);
         } else {
             let why = if case.detail.is_empty() { "no reason was given" } else { &case.detail };
-            refused.push(format!("{name}: {why}"));
+            rejected.push(format!("{name}: {why}"));
         }
     }
     let fine = |trace: &Trace| {
         let is_it = |sentence: &String| sentence.strip_prefix(&trace.name).is_some_and(|rest| rest.starts_with(':'));
-        passed.contains(&trace.name) && !refused.iter().any(is_it)
+        passed.contains(&trace.name) && !rejected.iter().any(is_it)
     };
     let recorded = traces.into_iter().filter(fine).collect();
-    (recorded, refused)
+    (recorded, rejected)
 }
 
-/// Lets the replay test write the reports of the new traces.
+/// Runs the replay test to write the snapshots of the new traces.
 fn snapshots(machine: &Machine) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["test", "--quiet", "--package", "tracer-report", "--test", "replay"])
-        .env("UPDATE_FIXTURES", "1")
+        .args(["test", "--quiet", "--package", PACKAGE, "--test", TEST])
+        .env(UPDATE_ENV, "1")
         .current_dir(&machine.repo);
     let status = cargo.status().context("cannot run cargo")?;
     if !status.success() {
-        bail!("the traces are written, but the replay test refuses them: its messages are above");
+        bail!("the traces are written, but the replay test rejects them: see its messages above");
     }
     Ok(())
 }
@@ -174,7 +177,7 @@ mod tests {
     fn traces_are_read_from_the_guests_lines() -> Result<()> {
         let found = traces(["ok   x", "TRACE a-bug.trace 00ff4a", "EXIT 0"].into_iter())?;
         assert_eq!(found, [Trace { name: "a-bug".to_owned(), bytes: vec![0, 255, 0x4a] }]);
-        // Without a match the shell leaves the pattern, and od says nothing.
+        // If no trace matches, the shell keeps the pattern and od prints nothing.
         for bad in ["TRACE a.trace", "TRACE a.json 00", "TRACE a.trace 0", "TRACE a.trace +1"] {
             assert!(traces([bad].into_iter()).is_err(), "{bad}");
         }
@@ -193,8 +196,8 @@ mod tests {
             case("replay", "c-bug", Outcome::Failed),
         ];
         let all = ["a-label-bug", "b-fixed", "c-bug", "unknown-bug"].map(trace).into();
-        let (recorded, refused) = sift(all, &cases);
+        let (recorded, rejected) = select(all, &cases);
         assert_eq!(recorded, [trace("a-label-bug")]);
-        assert_eq!(refused, ["b-fixed: no reason was given", "c-bug: no reason was given"]);
+        assert_eq!(rejected, ["b-fixed: no reason was given", "c-bug: no reason was given"]);
     }
 }

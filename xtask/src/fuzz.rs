@@ -1,37 +1,37 @@
-//! `cargo xtask fuzz`: mutated traces through all of `report`, to find what panics.
+//! `cargo xtask fuzz`: feeds mutated traces to reader, model and report to find panics.
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
 use crate::machine::Machine;
-use crate::setup;
 
 /// Options of `cargo xtask fuzz`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Runs; without end if only --seconds is said [default: 100000 without --seconds]
+    /// Number of runs; no limit if only --seconds is given [default: 100000]
     #[arg(long, value_name = "N")]
     runs: Option<u64>,
-    /// End after this time
+    /// Stop after this time
     #[arg(long, value_name = "N")]
     seconds: Option<u64>,
-    /// The first run's number: the same number makes the same trace
+    /// Number of the first run; a number always makes the same trace
     #[arg(long, value_name = "N", default_value_t = 0)]
     first: u64,
-    /// Only read and decode, short traces: many more runs
+    /// Only read and decode short traces, which is much faster
     #[arg(long)]
     reader: bool,
 }
 
-/// Builds with optimization and with checks of arithmetic, and runs.
+/// The package and its example that is the fuzzer.
+const PACKAGE: &str = "tracer-report";
+const EXAMPLE: &str = "fuzz";
+
+/// Builds the fuzzer with optimization and with checks of arithmetic, and runs it. It needs no eBPF object.
 pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
-    if !machine.bpf_object().exists() {
-        crate::build::ebpf(machine, &setup::toolchain(machine)?)?;
-    }
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["run", "--quiet", "--profile", "fuzz", "--package", "tracer-report", "--example", "fuzz", "--"])
+        .args(["run", "--quiet", "--profile", "fuzz", "--package", PACKAGE, "--example", EXAMPLE, "--"])
         .args(["--first", &options.first.to_string()])
         .current_dir(&machine.repo);
     let runs = options.runs.or(options.seconds.is_none().then_some(100_000));

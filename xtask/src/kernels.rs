@@ -1,5 +1,5 @@
-//! Kernels for the VM matrix: Debian's cloud kernels of several releases, fetched through a
-//! private apt root and unpacked into the cache. Once cached, nothing is fetched again.
+//! Kernels for VMs: Debian's cloud kernels of several releases, fetched through a private apt root and unpacked into the
+//! cache. A cached kernel is never fetched again.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -13,19 +13,19 @@ use crate::apt::{Package, PrivateRoot};
 use crate::machine::{Arch, Machine, find_on_path};
 use crate::step::Step;
 
-/// A line of kernels of which one, the newest, is tested.
+/// A series of kernels; tests use its newest release.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Family {
-    /// What a person calls it, and what `--kernel` takes.
+    /// The value of `--kernel`.
     pub(crate) name: &'static str,
-    /// What its releases start with; `7.x` is every release from 7.0 on.
+    /// Start of its releases; empty for `7.x`, every release from 7.0 on.
     prefix: &'static str,
     suites: &'static [Suite],
-    /// Whether it is part of the matrix, or only there when it is asked for.
+    /// Whether it is part of the matrix; other kernels run only on request.
     pub(crate) in_matrix: bool,
 }
 
-/// Oldest first. Build numbers are not written here: the package lists have them.
+/// Oldest first. The build numbers come from the package lists.
 pub(crate) const FAMILIES: [Family; 5] = [
     Family {
         name: "5.10",
@@ -51,24 +51,24 @@ const fn security(name: &'static str) -> Suite {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kernel {
     pub(crate) family: &'static str,
-    /// What `uname -r` says in it.
+    /// Its `uname -r`.
     pub(crate) release: String,
     pub(crate) image: PathBuf,
 }
 
 impl Family {
-    /// The family that a person means by `7`, `7.x`, `7.2` or `6.12`.
+    /// The family of `7`, `7.x`, `7.2` or `6.12`.
     pub(crate) fn named(name: &str) -> Result<&'static Self> {
         let exact = FAMILIES.iter().find(|family| family.name == name);
         let newest = FAMILIES.iter().find(|family| family.prefix.is_empty());
-        let found = exact.or_else(|| newest.filter(|family| family.holds(&format!("{name}."))));
+        let found = exact.or_else(|| newest.filter(|family| family.contains(&format!("{name}."))));
         found.with_context(|| {
             let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
             format!("no kernel family `{name}`: choose from {}", names.join(", "))
         })
     }
 
-    fn holds(&self, release: &str) -> bool {
+    fn contains(&self, release: &str) -> bool {
         if self.prefix.is_empty() {
             let major = release.split('.').next().unwrap_or_default();
             major.parse().is_ok_and(|major: u32| major >= 7)
@@ -78,13 +78,13 @@ impl Family {
     }
 }
 
-/// The family's kernel in the cache, the newest if there are several.
+/// The family's newest kernel in the cache.
 pub(crate) fn find(machine: &Machine, family: &'static Family) -> Option<Kernel> {
     let entries = fs::read_dir(machine.cache.join("kernels")).ok()?;
     let mut releases: Vec<String> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|release| family.holds(release))
+        .filter(|release| family.contains(release))
         .collect();
     releases.sort_by(|left, right| compare_releases(left, right));
     releases.into_iter().rev().find_map(|release| {
@@ -93,19 +93,19 @@ pub(crate) fn find(machine: &Machine, family: &'static Family) -> Option<Kernel>
     })
 }
 
-/// Gets the family's kernel: fetches it if the cache has none.
+/// Returns the family's kernel; fetches it if the cache has none.
 pub(crate) fn ensure(machine: &Machine, family: &'static Family, log_dir: &Path) -> Result<Kernel> {
     if let Some(found) = find(machine, family) {
         return Ok(found);
     }
     let step = Step::start(
         &format!("kernel {}", family.name),
-        "Debian's cloud kernel for the VMs; package lists and 25 to 60 MB are fetched, once",
+        "Debian's cloud kernel for the VMs; downloads package lists and 25 to 60 MB, once",
         log_dir,
     )?;
     let kernel = fetch(machine, family, &step).with_context(|| {
         format!(
-            "kernel {} is missing: let this machine reach its Debian mirror, or unpack a kernel \
+            "kernel {} is missing: give this machine access to its Debian mirror, or unpack a kernel \
              package into {}/kernels/RELEASE",
             family.name,
             machine.cache.display()
@@ -124,7 +124,7 @@ fn fetch(machine: &Machine, family: &'static Family, step: &Step) -> Result<Kern
     step.now(&format!("fetching {name}"));
     let package =
         newest_version(root.versions(&name)?).with_context(|| format!("the package lists do not describe {name}"))?;
-    // Newer packages keep the image and the modules in packages of their own.
+    // In newer releases image and modules are separate packages.
     let mut packages = Vec::new();
     for dependency in &package.depends {
         let part = ["linux-binary-", "linux-modules-"]
@@ -137,7 +137,7 @@ fn fetch(machine: &Machine, family: &'static Family, step: &Step) -> Result<Kern
     packages.push(package);
     let kernels = machine.cache.join("kernels");
     fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
-    // Unpacked beside its place and then moved: a half-unpacked kernel is never found.
+    // Unpacked in a temporary folder and then moved, so that nobody finds half a kernel.
     let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(&kernels)?;
     root.unpack(step, &packages, partial.path())?;
     prepare_modules(step, partial.path(), &release)?;
@@ -147,7 +147,7 @@ fn fetch(machine: &Machine, family: &'static Family, step: &Step) -> Result<Kern
     Ok(Kernel { family: family.name, image: image_of(&folder, &release), release })
 }
 
-/// Makes the modules findable: below `lib/modules`, with the index that modprobe needs.
+/// Puts the modules below `lib/modules`, with the index that modprobe needs.
 fn prepare_modules(step: &Step, folder: &Path, release: &str) -> Result<()> {
     if !folder.join("lib").exists() && folder.join("usr/lib/modules").is_dir() {
         std::os::unix::fs::symlink("usr/lib", folder.join("lib"))?;
@@ -157,7 +157,7 @@ fn prepare_modules(step: &Step, folder: &Path, release: &str) -> Result<()> {
     step.run(Command::new(depmod).arg("-a").arg("-b").arg(folder).arg(release))
 }
 
-/// Makes the image findable below `boot`, where older packages have it.
+/// Links the image below `boot`, where older packages have it.
 fn prepare_image(folder: &Path, release: &str) -> Result<()> {
     let image = image_of(folder, release);
     if image.is_file() {
@@ -165,7 +165,7 @@ fn prepare_image(folder: &Path, release: &str) -> Result<()> {
     }
     let beside_modules = format!("usr/lib/modules/{release}/vmlinuz");
     if !folder.join(&beside_modules).is_file() {
-        bail!("the packages of {release} hold no vmlinuz");
+        bail!("the packages of {release} contain no vmlinuz");
     }
     fs::create_dir_all(folder.join("boot"))?;
     std::os::unix::fs::symlink(Path::new("..").join(beside_modules), &image)
@@ -176,8 +176,8 @@ fn image_of(folder: &Path, release: &str) -> PathBuf {
     folder.join(format!("boot/vmlinuz-{release}"))
 }
 
-/// The newest release of the family among package names, and its package. Signed packages are
-/// preferred; a suite that has only unsigned ones yields those.
+/// The newest release of the family among package names, and its package. Prefers signed packages; a suite may have
+/// only unsigned ones.
 fn newest(family: &Family, arch: Arch, names: &[String]) -> Option<(String, String)> {
     let flavour = format!("-cloud-{}", arch.debian());
     ["", "-unsigned"].iter().find_map(|signed| {
@@ -186,9 +186,9 @@ fn newest(family: &Family, arch: Arch, names: &[String]) -> Option<(String, Stri
             .iter()
             .filter_map(|name| {
                 let base = name.strip_prefix("linux-image-")?.strip_suffix(&end)?;
-                // `6.1` alone is a package that only names another one.
+                // `6.1` alone is a meta-package.
                 let full = base.split('.').count() >= 3;
-                (full && family.holds(base)).then(|| (format!("{base}{flavour}"), name.clone()))
+                (full && family.contains(base)).then(|| (format!("{base}{flavour}"), name.clone()))
             })
             .max_by(|left, right| compare_releases(&left.0, &right.0))
     })
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsigned_kernel_is_better_than_none() -> Result<()> {
+    fn an_unsigned_kernel_is_used_if_there_is_no_signed_one() -> Result<()> {
         let names = names(&["linux-image-7.3.4+deb14-cloud-amd64-unsigned"]);
         let found = newest(Family::named("7")?, Arch::X86_64, &names);
         assert_eq!(
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn families_do_not_overlap() {
         for release in ["5.10.0-46-x", "6.1.0-50-x", "6.12.107-x", "6.18.15-x", "7.2.13-x"] {
-            let holders = FAMILIES.iter().filter(|family| family.holds(release));
+            let holders = FAMILIES.iter().filter(|family| family.contains(release));
             assert_eq!(holders.count(), 1, "{release}");
         }
     }

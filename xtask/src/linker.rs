@@ -1,4 +1,4 @@
-//! bpf-linker, built against the LLVM that rustc itself carries: it must read rustc's bitcode.
+//! bpf-linker, built against rustc's own LLVM: it must read rustc's bitcode.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,12 +10,11 @@ use anyhow::{Context, Result, bail};
 use crate::machine::{Machine, Rustc, find_on_path, stdout_of};
 use crate::step::Step;
 
-/// The version that is known to build our object, as `cargo install` and as a prefix of
-/// `bpf-linker --version`.
+/// The version that builds our object, as `cargo install` names it and as `bpf-linker --version` starts.
 const VERSION: &str = "0.13.0";
 const SERIES: &str = "bpf-linker 0.13.";
 
-/// The linker to use, if there is one that runs.
+/// A linker that runs and fits rustc, if there is one.
 pub(crate) fn find(machine: &Machine, rustc: &Rustc) -> Option<PathBuf> {
     let own = tools(machine, rustc).join("bin/bpf-linker");
     if runs(&own) {
@@ -25,7 +24,7 @@ pub(crate) fn find(machine: &Machine, rustc: &Rustc) -> Option<PathBuf> {
     (runs(&on_path) && links_llvm(&on_path, rustc.llvm_major)).then_some(on_path)
 }
 
-/// Gets the linker: builds it if there is none that fits rustc.
+/// Returns the linker; builds it if none fits rustc.
 pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, log_dir: &Path) -> Result<PathBuf> {
     if let Some(found) = find(machine, rustc) {
         return Ok(found);
@@ -56,7 +55,7 @@ pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, log_dir: &Path) -> Result
             rustc.llvm_major
         )
     })?;
-    // Only the program is needed from here on.
+    // Only the program is needed from now on.
     let _ = fs::remove_dir_all(root.join("build"));
     let linker = find(machine, rustc)
         .with_context(|| format!("bpf-linker was built but does not run, see {}", step.log().display()))?;
@@ -64,27 +63,27 @@ pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, log_dir: &Path) -> Result
     Ok(linker)
 }
 
-/// One folder a rustc release: the linker is bound to that release's libLLVM.
+/// A folder for each rustc release, because the linker needs the libLLVM of that release.
 fn tools(machine: &Machine, rustc: &Rustc) -> PathBuf {
     machine.cache.join("tools").join(format!("rust-{}", rustc.release))
 }
 
-/// A folder that looks like an LLVM installation to bpf-linker's build: links to rustc's library.
+/// A folder that bpf-linker's build takes for an LLVM installation: links to rustc's library.
 fn llvm_prefix(root: &Path, rustc: &Rustc) -> Result<PathBuf> {
     let library = rustc_llvm(rustc)?;
-    let name = library.file_name().context("a library without a name")?;
+    let name = library.file_name().context("the path of libLLVM has no file name")?;
     let prefix = root.join("llvm");
     let folder = prefix.join("lib");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for link in [folder.join("libLLVM.so"), folder.join(name)] {
-        // A link into a toolchain that was moved away is made anew.
+        // An old link may point to a toolchain that is gone.
         let _ = fs::remove_file(&link);
         symlink(&library, &link).with_context(|| format!("cannot link {}", link.display()))?;
     }
     Ok(prefix)
 }
 
-/// rustc's own LLVM library: `libLLVM.so.22.1-rust-1.95.0-stable`, or a distribution's one.
+/// rustc's own LLVM library, such as `libLLVM.so.22.1-rust-1.95.0-stable`, or the distribution's.
 fn rustc_llvm(rustc: &Rustc) -> Result<PathBuf> {
     let own = rustc.sysroot.join("lib");
     let distribution = PathBuf::from(format!("/usr/lib/llvm-{}/lib", rustc.llvm_major));
@@ -111,8 +110,8 @@ fn runs(linker: &Path) -> bool {
         && stdout_of(Command::new(linker).arg("--version")).is_ok_and(|version| version.starts_with(SERIES))
 }
 
-/// Whether a linker from elsewhere names a shared libLLVM of this major version. One that was
-/// linked statically does not say what it is, so it is not taken.
+/// Whether a linker on PATH links a shared libLLVM of this major version. A statically linked one does not show its
+/// version and is not used.
 fn links_llvm(linker: &Path, major: u32) -> bool {
     let Ok(bytes) = fs::read(linker) else {
         return false;
@@ -127,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_linker_is_known_by_its_llvm() -> Result<()> {
+    fn a_linker_must_link_rustcs_llvm() -> Result<()> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(file.path(), b"\x7fELF..libLLVM.so.22.1-rust-1.95.0-stable\0")?;
         assert!(links_llvm(file.path(), 22));

@@ -1,4 +1,4 @@
-//! This machine: where the repository and the tool cache are, which rustc runs, who we are.
+//! This machine: repository, tool cache, architecture, rustc and privilege.
 //!
 //! Reads facts only; it installs and changes nothing.
 
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Facts that every command needs, read once at start.
+/// Facts that every command needs, read once at the start.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
     /// The repository's root folder.
@@ -26,18 +26,18 @@ pub(crate) enum Arch {
     Aarch64,
 }
 
-/// What `rustc -vV` and the sysroot say.
+/// The facts of `rustc -vV`, and the sysroot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rustc {
     /// Such as `1.95.0`.
     pub(crate) release: String,
-    /// Such as `22`: bpf-linker must be built for the same major version.
+    /// Such as `22`; bpf-linker must be built for the same major version.
     pub(crate) llvm_major: u32,
     pub(crate) sysroot: PathBuf,
 }
 
 impl Machine {
-    /// Reads the machine; fails where ipctrace cannot be built at all.
+    /// Reads the machine; fails if ipctrace cannot be built on it.
     pub(crate) fn read() -> Result<Self> {
         let arch = match env::consts::ARCH {
             "x86_64" => Arch::X86_64,
@@ -47,7 +47,7 @@ impl Machine {
         Ok(Self { repo: repository()?, cache: cache_dir()?, arch, is_root: rustix::process::geteuid().is_root() })
     }
 
-    /// Cargo's output folder. Always the repository's own: build.rs looks for the object there.
+    /// Cargo's output folder. Always the repository's own, because build.rs expects the object there.
     pub(crate) fn target(&self) -> PathBuf {
         self.repo.join("target")
     }
@@ -62,17 +62,16 @@ impl Machine {
         self.target().join("release").join(name)
     }
 
-    /// Says that sudo is about to be used, and lets it ask for the password now, before a progress
-    /// bar draws over its question.
+    /// Announces the use of sudo and lets it prompt for the password now, before a progress bar hides the prompt.
     pub(crate) fn announce_root(&self, why: &str) {
         if !self.is_root && find_on_path("sudo").is_some() {
             eprintln!("    sudo: {why} needs root; sudo may ask for your password");
-            // A rule for single programs can refuse this and still allow the program itself.
+            // A sudoers rule for single programs may reject this and still allow the program itself.
             let _ = Command::new("sudo").arg("-v").status();
         }
     }
 
-    /// A command for `program`, through sudo when we are not root. `why` names the need for it.
+    /// A command for `program`, through sudo if we are not root. `why` names what needs it.
     pub(crate) fn as_root(&self, program: impl AsRef<Path>, why: &str) -> Result<Command> {
         let program = program.as_ref();
         if self.is_root {
@@ -126,7 +125,7 @@ impl Rustc {
         let major = llvm.split('.').next().unwrap_or_default();
         Ok(Self {
             release: field("release")?.to_owned(),
-            llvm_major: major.parse().with_context(|| format!("`rustc -vV` names the LLVM version `{llvm}`"))?,
+            llvm_major: major.parse().with_context(|| format!("`rustc -vV` has the unknown LLVM version `{llvm}`"))?,
             sysroot: PathBuf::from(sysroot),
         })
     }
@@ -142,13 +141,13 @@ pub(crate) fn find_on_path(program: &str) -> Option<PathBuf> {
         .find(|file| is_executable(file))
 }
 
-/// Whether the path is a file that somebody may execute.
+/// Whether the path is a file with an execute permission.
 pub(crate) fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Runs a short command and returns its standard output; its failure is an error.
+/// Runs a short command and returns its standard output; a failed command is an error.
 pub(crate) fn stdout_of(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
     let output = command.stdin(std::process::Stdio::null()).output().with_context(|| format!("cannot run {shown}"))?;

@@ -1,6 +1,6 @@
 //! `cargo xtask`: sets up, builds and tests ipctrace on this machine.
 //!
-//! Parses the command line and hands over; every command is a module of its own.
+//! Parses the command line and calls the command's module.
 
 mod apt;
 mod bench;
@@ -37,32 +37,32 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Get everything that building needs; quick when it is all there
+    /// Install what the build needs; quick if it is there already
     Setup(setup::Options),
     /// Build the eBPF object and the programs that embed it
     Build,
-    /// Test everything that a clean checkout can test
+    /// Run all tests
     Test(suite::Options),
     /// Run the end-to-end suite in VMs: kernel x backend x incident
     Vm(matrix::Options),
-    /// Reproduce incidents on this machine and let ipctrace diagnose them
+    /// Reproduce incidents on this machine and diagnose them with ipctrace
     Demo {
-        /// Only this one [default: all]
+        /// Only this incident [default: all]
         incident: Option<String>,
     },
-    /// Measure what tracing costs, beside bpftrace and strace
+    /// Measure the cost of tracing, compared with bpftrace and strace
     Bench(bench::Options),
-    /// Do one workload of the bench
+    /// Run one workload of the bench
     #[command(hide = true)]
     Work { work: Option<bench::workload::Work> },
-    /// Be a crowd for the bench
+    /// Run a crowd for the bench
     #[command(hide = true)]
     Crowd { crowd: bench::crowd::Crowd },
-    /// Record the traces of the replay test in a VM, with their reports
+    /// Record the traces of the replay test in a VM and write their findings
     Fixtures(fixtures::Options),
-    /// Feed mutated traces to reader, model and report, and look for panics
+    /// Feed mutated traces to reader, model and report to find panics
     Fuzz(fuzz::Options),
-    /// Check the rules of this repository that no compiler checks
+    /// Check the repository's rules that no compiler checks
     Tidy,
 }
 

@@ -1,5 +1,6 @@
-//! `cargo xtask vm`: the end-to-end suite on several kernels and backends, one VM for each pair,
-//! and never more VMs at a time than this machine has processors.
+//! `cargo xtask vm`: the end-to-end suite on several kernels and backends.
+//!
+//! One VM for each pair, and at most as many VMs at a time as this machine has processors.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -16,9 +17,9 @@ use crate::kernels::{FAMILIES, Family, Kernel};
 use crate::machine::Machine;
 use crate::results::{self, Case, Counts, Outcome, Run};
 use crate::setup::{self, Lab};
-use crate::vm::{self, Answer, Ending, Job};
+use crate::vm::{self, Ending, Job, Report};
 
-/// The backends that a VM's kernel can have; `--backend` of ipctrace takes the same names.
+/// All backends, by the names of ipctrace's `--backend`.
 pub(crate) const BACKENDS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
 
 /// Options of `cargo xtask vm`.
@@ -33,10 +34,10 @@ pub(crate) struct Options {
     /// Kill a VM that runs longer than this
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     timeout: u64,
-    /// Run this shell command in each VM instead of the suite, and print its output
+    /// Run this shell command in each VM instead of the suite and print its output
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
-    /// Only cases whose name holds one of these
+    /// Run only cases whose name contains one of these
     #[arg(last = true)]
     filter: Vec<String>,
 }
@@ -59,8 +60,8 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
     } else {
         options.backend.iter().map(String::as_str).collect()
     };
-    let limit = Duration::from_secs(options.timeout);
-    let runs = suite(machine, &lab, &backends, &options.filter, limit);
+    let timeout = Duration::from_secs(options.timeout);
+    let runs = suite(machine, &lab, &backends, &options.filter, timeout);
     for line in results::exceptions(&runs) {
         println!("{line}");
     }
@@ -77,11 +78,11 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs the suite on every kernel of the lab with every backend.
-pub(crate) fn suite(machine: &Machine, lab: &Lab, backends: &[&str], filter: &[String], limit: Duration) -> Vec<Run> {
+pub(crate) fn suite(machine: &Machine, lab: &Lab, backends: &[&str], filter: &[String], timeout: Duration) -> Vec<Run> {
     let pairs: Vec<(&Kernel, &str)> =
         lab.kernels.iter().flat_map(|kernel| backends.iter().map(move |backend| (kernel, *backend))).collect();
     eprintln!(
-        "==> VMs: {} boots under emulation, {} at a time; minutes each, for the processor is emulated",
+        "==> VMs: {} boots, {} at a time; minutes each, because the processor is emulated",
         pairs.len(),
         workers().min(pairs.len())
     );
@@ -93,7 +94,7 @@ pub(crate) fn suite(machine: &Machine, lab: &Lab, backends: &[&str], filter: &[S
             scope.spawn(|| {
                 while let Some((index, (kernel, backend))) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
                     let bar = board.add(spinner(&format!("{} {backend}", kernel.family)));
-                    let run = one(machine, lab, kernel, backend, filter, limit, &bar);
+                    let run = one(machine, lab, kernel, backend, filter, timeout, &bar);
                     bar.finish_and_clear();
                     let line = format!("    {} {backend}: {}", kernel.family, Counts::of(&run.cases));
                     // A hidden board (no terminal) prints nothing by itself.
@@ -116,7 +117,7 @@ fn one(
     kernel: &Kernel,
     backend: &str,
     filter: &[String],
-    limit: Duration,
+    timeout: Duration,
     bar: &ProgressBar,
 ) -> Run {
     let words: Vec<String> = filter.iter().map(|word| quote(word)).collect();
@@ -130,25 +131,25 @@ fn one(
         folder: &machine.repo,
         name: &format!("vm-{}-{backend}", kernel.family),
         log_dir: &log_dir(machine),
-        limit,
+        timeout,
     };
     let cases = match vm::run(&lab.emulator, kernel, &job, &|line| {
         bar.set_message(line.to_owned());
     }) {
-        Ok(answer) => judge(&answer, kernel, !filter.is_empty()),
+        Ok(report) => cases_of(&report, kernel, !filter.is_empty()),
         Err(error) => vec![Case::broken("vm", format!("{error:#}"))],
     };
     Run { kernel: kernel.family.to_owned(), backend: backend.to_owned(), cases }
 }
 
-/// The cases of a run. A run that did not end as it should adds a failure of its own.
-fn judge(answer: &Answer, kernel: &Kernel, filtered: bool) -> Vec<Case> {
-    let mut cases = results::parse_results(answer.lines.iter().map(String::as_str));
+/// The cases of a run, and a failure if it did not end normally.
+fn cases_of(report: &Report, kernel: &Kernel, filtered: bool) -> Vec<Case> {
+    let mut cases = results::parse_results(report.lines.iter().map(String::as_str));
     let failures = cases.iter().any(|case| case.outcome == Outcome::Failed);
-    let seconds = answer.elapsed.as_secs();
-    let problem = match answer.ending {
-        Ending::Exited(_) if answer.release != kernel.release => {
-            Some(format!("the guest runs {} instead of {}", answer.release, kernel.release))
+    let seconds = report.elapsed.as_secs();
+    let problem = match report.ending {
+        Ending::Exited(_) if report.release != kernel.release => {
+            Some(format!("the guest runs {} instead of {}", report.release, kernel.release))
         }
         Ending::Exited(0) if cases.is_empty() && !filtered => Some("no case ran".to_owned()),
         Ending::Exited(code) if code != 0 && !failures => {
@@ -157,43 +158,43 @@ fn judge(answer: &Answer, kernel: &Kernel, filtered: bool) -> Vec<Case> {
         Ending::Exited(_) => None,
         Ending::Died => Some("the guest died before the suite ended".to_owned()),
         Ending::TimedOut => Some(format!("killed after {seconds} s")),
-        Ending::NotBooted => Some(format!("no sign of life, twice (the last for {seconds} s)")),
+        Ending::NotBooted => Some(format!("the guest did not boot in two attempts (the last took {seconds} s)")),
     };
     if let Some(problem) = problem {
-        let console = answer.console.display();
+        let console = report.console.display();
         cases.push(Case::broken("vm", format!("{problem}; its console: {console}")));
     }
     cases
 }
 
-/// Runs a command in each kernel, one after the other.
+/// Runs a command on each kernel, one after the other.
 fn exec(machine: &Machine, lab: &Lab, command: &str, timeout: u64) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for kernel in &lab.kernels {
         let job = Job {
             script: command,
             folder: &machine.repo,
-            // Two of them may run at the same time.
+            // Two of these commands may run at the same time.
             name: &format!("exec-{}-{}", kernel.family, std::process::id()),
             log_dir: &log_dir(machine),
-            limit: Duration::from_secs(timeout),
+            timeout: Duration::from_secs(timeout),
         };
-        let answer = vm::run(&lab.emulator, kernel, &job, &|line| println!("{line}"))?;
+        let report = vm::run(&lab.emulator, kernel, &job, &|line| println!("{line}"))?;
         eprintln!(
             "    {}: {:?} after {:.1} s; its console: {}",
             kernel.family,
-            answer.ending,
-            answer.elapsed.as_secs_f64(),
-            answer.console.display()
+            report.ending,
+            report.elapsed.as_secs_f64(),
+            report.console.display()
         );
-        if answer.ending != Ending::Exited(0) {
+        if report.ending != Ending::Exited(0) {
             code = ExitCode::FAILURE;
         }
     }
     Ok(code)
 }
 
-/// Where VMs leave their logs.
+/// The folder of the VMs' logs.
 pub(crate) fn log_dir(machine: &Machine) -> std::path::PathBuf {
     let folder: &Path = &machine.target();
     folder.join("test-logs")
@@ -221,8 +222,8 @@ pub(crate) fn quote(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn answer(ending: Ending, release: &str, lines: &[&str]) -> Answer {
-        Answer {
+    fn report(ending: Ending, release: &str, lines: &[&str]) -> Report {
+        Report {
             ending,
             release: release.to_owned(),
             lines: lines.iter().map(|line| (*line).to_owned()).collect(),
@@ -248,7 +249,7 @@ mod tests {
             (Ending::NotBooted, "", &[], 1),
         ];
         for (ending, release, lines, failed) in table {
-            let cases = judge(&answer(ending.clone(), release, lines), &kernel, false);
+            let cases = cases_of(&report(ending.clone(), release, lines), &kernel, false);
             assert_eq!(Counts::of(&cases).failed, *failed, "{ending:?} {lines:?}");
         }
     }

@@ -1,5 +1,5 @@
-//! What became of the cases of a suite: parsed from what the end-to-end runner prints, counted,
-//! and shown as a matrix.
+//! Results of test cases: parsed from the output of `cargo test` and of the end-to-end runner, counted, and shown as a
+//! matrix.
 //!
 //! Pure: text in, text out.
 
@@ -45,9 +45,32 @@ pub(crate) struct Counts {
 }
 
 impl Case {
-    /// A failure that is not a case of the suite: the runner or its VM died.
+    /// A failure. Also for what is no case of a suite: the runner or its VM died.
     pub(crate) fn broken(name: &str, detail: String) -> Self {
         Self { name: name.to_owned(), variant: String::new(), outcome: Outcome::Failed, detail }
+    }
+
+    pub(crate) fn passed(name: &str) -> Self {
+        Self { outcome: Outcome::Passed, ..Self::broken(name, String::new()) }
+    }
+
+    pub(crate) fn skipped(name: &str, reason: String) -> Self {
+        Self { outcome: Outcome::Skipped, ..Self::broken(name, reason) }
+    }
+
+    /// One line: outcome, name, variant and reason.
+    pub(crate) fn sentence(&self) -> String {
+        self.sentence_with("")
+    }
+
+    fn sentence_with(&self, place: &str) -> String {
+        let word = match self.outcome {
+            Outcome::Passed => "passed",
+            Outcome::Failed => "FAILED",
+            Outcome::Skipped => "skipped",
+        };
+        let space = if self.variant.is_empty() { "" } else { " " };
+        format!("{word} {}{space}{}{place}: {}", self.name, self.variant, self.detail)
     }
 
     fn parse_json(json: &str) -> Result<Self, String> {
@@ -124,8 +147,45 @@ pub(crate) fn parse_marks<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Case>
     cases
 }
 
+/// Reads the file that tests append a line `crate::test<TAB>reason` to when they skip. A test is one case, whatever
+/// number of its parts it skips. A line that cannot be read is a failure.
+pub(crate) fn parse_skips(text: &str) -> Vec<Case> {
+    let mut cases: Vec<Case> = Vec::new();
+    for line in text.lines() {
+        let Some((name, reason)) = line.split_once('\t') else {
+            cases.push(Case::broken("skip", format!("bad line `{line}`")));
+            continue;
+        };
+        match cases.iter_mut().find(|case| case.name == name) {
+            Some(case) if case.detail.split("; ").any(|known| known == reason) => {}
+            Some(case) => case.detail.push_str(&format!("; {reason}")),
+            None => cases.push(Case::skipped(name, reason.to_owned())),
+        }
+    }
+    cases
+}
+
+/// The cases of `cargo test`, from the lines of its output and the skips of [`parse_skips`]. libtest counts a test that
+/// skips as passed, here it counts as skipped. `hint` says where to read more about a failure.
+pub(crate) fn unit_cases(lines: &[String], skips: Vec<Case>, hint: &str) -> Vec<Case> {
+    let counts = parse_cargo_test(lines.iter().map(String::as_str));
+    let failed: Vec<&str> =
+        lines.iter().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect();
+    let mut cases: Vec<Case> = failed.iter().map(|name| Case::broken(name, hint.to_owned())).collect();
+    let unnamed = counts.failed.saturating_sub(failed.len());
+    cases.extend((0..unnamed).map(|_| Case::broken("cargo test", hint.to_owned())));
+    // A test may skip a part and fail in another.
+    let has_failed = |case: &Case| case.name.split_once("::").is_some_and(|(_, test)| failed.contains(&test));
+    let skips: Vec<Case> = skips.into_iter().filter(|case| !has_failed(case)).collect();
+    let passed = counts.passed.saturating_sub(Counts::of(&skips).skipped);
+    cases.extend(skips);
+    cases.extend((0..passed).map(|_| Case::passed("unit")));
+    cases.extend((0..counts.skipped).map(|_| Case::skipped("unit", "marked #[ignore]".to_owned())));
+    cases
+}
+
 /// Sums the `test result:` lines that `cargo test` prints, one for each test program.
-pub(crate) fn parse_cargo_test<'a>(lines: impl Iterator<Item = &'a str>) -> Counts {
+fn parse_cargo_test<'a>(lines: impl Iterator<Item = &'a str>) -> Counts {
     let mut counts = Counts::default();
     for line in lines {
         let Some(rest) = line.trim().strip_prefix("test result: ") else {
@@ -182,21 +242,12 @@ pub(crate) fn matrix(runs: &[Run]) -> String {
 
 /// One line for every case that failed or was skipped, with its reason.
 pub(crate) fn exceptions(runs: &[Run]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for run in runs {
-        for case in &run.cases {
-            let word = match case.outcome {
-                Outcome::Passed => continue,
-                Outcome::Failed => "FAILED",
-                Outcome::Skipped => "skipped",
-            };
-            lines.push(format!(
-                "{word} {} {} on {} {}: {}",
-                case.name, case.variant, run.kernel, run.backend, case.detail
-            ));
-        }
-    }
-    lines
+    let line = |run: &Run, case: &Case| case.sentence_with(&format!(" on {} {}", run.kernel, run.backend));
+    runs.iter()
+        .flat_map(|run| run.cases.iter().map(move |case| (run, case)))
+        .filter(|(_, case)| case.outcome != Outcome::Passed)
+        .map(|(run, case)| line(run, case))
+        .collect()
 }
 
 fn cell(variants: &[&Case]) -> String {
@@ -261,6 +312,35 @@ mod tests {
     }
 
     #[test]
+    fn a_skip_is_no_pass() {
+        let output = "test b::works ... ok\n\
+            test b::half ... FAILED\n\
+            test b::never ... ok\n\
+            test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
+        let lines: Vec<String> = output.lines().map(str::to_owned).collect();
+        let skips = parse_skips("a::b::never\tno x\na::b::half\tno y\na::b::never\tno x\na::b::never\tno z\n");
+        let cases = unit_cases(&lines, skips, "see log");
+        assert_eq!(Counts::of(&cases), Counts { passed: 1, failed: 1, skipped: 2 });
+        let sentences: Vec<String> = cases.iter().map(Case::sentence).collect();
+        let expected = ["FAILED b::half: see log", "skipped a::b::never: no x; no z", "skipped unit: marked #[ignore]"];
+        for sentence in expected {
+            assert!(sentences.iter().any(|found| found == sentence), "{sentence} in {sentences:?}");
+        }
+    }
+
+    #[test]
+    fn a_skip_without_a_reason_is_a_failure() {
+        assert_eq!(Counts::of(&parse_skips("a::b")).failed, 1);
+        assert_eq!(parse_skips(""), []);
+    }
+
+    #[test]
+    fn a_failure_without_a_name_is_counted() {
+        let lines = ["test result: FAILED. 0 passed; 1 failed; 0 ignored".to_owned()];
+        assert_eq!(Counts::of(&unit_cases(&lines, Vec::new(), "")).failed, 1);
+    }
+
+    #[test]
     fn the_matrix_has_a_cell_for_each_run() {
         let runs = [
             Run {
@@ -285,6 +365,6 @@ mod tests {
              pipe     skip    -\n\
              sem      ok 2    FAILED\n"
         );
-        assert_eq!(exceptions(&runs).len(), 2);
+        assert_eq!(exceptions(&runs), ["skipped pipe bug on 5.10 fentry: ", "FAILED sem bug on 7.x tracepoint: "]);
     }
 }

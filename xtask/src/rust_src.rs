@@ -1,7 +1,6 @@
 //! The standard library's source, from which `-Z build-std=core` builds `core` for eBPF.
 //!
-//! Three ways, the first that works: the toolchain has it, rustup adds it, or Debian's `rust-src`
-//! package of exactly rustc's version is unpacked into the cache.
+//! It comes from the toolchain, else from rustup, else from Debian's `rust-src` package of exactly rustc's version.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,22 +12,22 @@ use crate::apt::sources::{Archive, Suite};
 use crate::machine::{Machine, Rustc, find_on_path};
 use crate::step::Step;
 
-/// Names the library's folder to cargo, where the sysroot has none.
+/// Passes the library's folder to cargo if the sysroot has none.
 pub(crate) const SRC_ROOT_ENV: &str = "__CARGO_TESTS_ONLY_SRC_ROOT";
 
-/// Where to look for a `rust-src` of rustc's version, the likelier first.
+/// The suites that may have a `rust-src` of rustc's version, the most likely first.
 const SUITES: [&str; 5] = ["stable", "stable-backports", "testing", "unstable", "oldstable-backports"];
 
 /// Where the library's source is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RustSrc {
-    /// In the sysroot: cargo finds it by itself.
+    /// In the sysroot, where cargo finds it.
     Sysroot,
-    /// Elsewhere: cargo is told by [`SRC_ROOT_ENV`].
+    /// Elsewhere: [`SRC_ROOT_ENV`] passes the folder to cargo.
     Folder(PathBuf),
 }
 
-/// Where the source is now, if it is there.
+/// The source, if the toolchain or the cache has it.
 pub(crate) fn find(machine: &Machine, rustc: &Rustc) -> Option<RustSrc> {
     let in_sysroot = rustc.sysroot.join("lib/rustlib/src/rust/library");
     if is_library(&in_sysroot) {
@@ -38,7 +37,7 @@ pub(crate) fn find(machine: &Machine, rustc: &Rustc) -> Option<RustSrc> {
     is_library(&cached).then_some(RustSrc::Folder(cached))
 }
 
-/// Gets the source; `debian_only` skips rustup (to try that way on a machine that has rustup).
+/// Returns the source, and installs it if necessary. `debian_only` leaves out toolchain and rustup.
 pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, debian_only: bool, log_dir: &Path) -> Result<RustSrc> {
     if debian_only {
         let cached = debian_library(machine, rustc);
@@ -50,7 +49,7 @@ pub(crate) fn ensure(machine: &Machine, rustc: &Rustc, debian_only: bool, log_di
     }
     let step = Step::start(
         "rust-src",
-        "the source of Rust's core library, compiled for eBPF; a download of 5 to 50 MB, once",
+        "the source of Rust's core library, compiled for eBPF; downloads 5 to 50 MB, once",
         log_dir,
     )?;
     if !debian_only && let Some(found) = add_by_rustup(machine, rustc, &step) {
@@ -76,7 +75,7 @@ fn add_by_rustup(machine: &Machine, rustc: &Rustc, step: &Step) -> Option<RustSr
     command.args(["component", "add", "rust-src"]);
     match step.capture(&mut command, &mut |_| {}) {
         Ok((status, _)) if status.success() => find(machine, rustc),
-        // The other way is still open; the log says what rustup said.
+        // Debian's package is left; the log has rustup's messages.
         Ok(_) | Err(_) => {
             step.note("rustup cannot add it; trying Debian's package of the same version");
             None
@@ -104,7 +103,7 @@ fn unpack_debian(machine: &Machine, rustc: &Rustc, step: &Step) -> Result<PathBu
     bail!("no suite of the machine's mirror has rust-src {}", rustc.release)
 }
 
-/// Where Debian's package has the library, once unpacked into the cache.
+/// The library's path once Debian's package is unpacked into the cache.
 fn debian_library(machine: &Machine, rustc: &Rustc) -> PathBuf {
     let release = &rustc.release;
     machine.cache.join(format!("rust-src/{release}/usr/src/rustc-{release}/library"))

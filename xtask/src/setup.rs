@@ -1,5 +1,6 @@
-//! `cargo xtask setup`: everything that building and testing needs, each part only if it is
-//! missing. Later commands call the same steps; on a ready machine they cost next to nothing.
+//! `cargo xtask setup`: installs what builds and tests need, each part only if it is missing.
+//!
+//! Other commands run the same steps, which take no time on a machine that is set up.
 
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use crate::machine::{Machine, Rustc, find_on_path};
 use crate::rust_src::{self, RustSrc};
 use crate::step::Step;
 
-/// What building the eBPF object needs.
+/// What the build of the eBPF object needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Toolchain {
     pub(crate) rustc: Rustc,
@@ -21,7 +22,7 @@ pub(crate) struct Toolchain {
     pub(crate) linker: PathBuf,
 }
 
-/// What booting VMs needs.
+/// What VMs need.
 #[derive(Debug, Clone)]
 pub(crate) struct Lab {
     pub(crate) emulator: Emulator,
@@ -31,10 +32,10 @@ pub(crate) struct Lab {
 /// Options of `cargo xtask setup`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Also what the VM commands need: emulator and kernels (about 1 GB unpacked)
+    /// Also install emulator and kernels for VMs (about 1 GB unpacked)
     #[arg(long)]
     vm: bool,
-    /// Take Debian's rust-src package even where the toolchain or rustup has one
+    /// Use Debian's rust-src package even if the toolchain or rustup has one
     #[arg(long)]
     rust_src_from_debian: bool,
 }
@@ -63,7 +64,7 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that the eBPF object can be built.
+/// Installs what the build of the eBPF object needs.
 pub(crate) fn toolchain(machine: &Machine) -> Result<Toolchain> {
     let rustc = Rustc::read()?;
     let log_dir = log_dir(machine);
@@ -72,7 +73,7 @@ pub(crate) fn toolchain(machine: &Machine) -> Result<Toolchain> {
     Ok(Toolchain { rustc, rust_src, linker })
 }
 
-/// Makes sure that the families' kernels can be booted.
+/// Installs what booting the families' kernels needs.
 pub(crate) fn lab(machine: &Machine, families: &[&'static Family]) -> Result<Lab> {
     let log_dir = log_dir(machine);
     let emulator = emulator::ensure(machine, &log_dir)?;
@@ -80,7 +81,7 @@ pub(crate) fn lab(machine: &Machine, families: &[&'static Family]) -> Result<Lab
     Ok(Lab { emulator, kernels })
 }
 
-/// Gets stress-ng, with which the end-to-end suite makes load; without it those cases are skipped, and say so.
+/// Installs stress-ng, the load of some end-to-end cases. Without it those cases are skipped, with that reason.
 pub(crate) fn stress(machine: &Machine) {
     const PROGRAM: &str = "stress-ng";
     if find_on_path(PROGRAM).is_some() {
@@ -94,7 +95,7 @@ pub(crate) fn stress(machine: &Machine) {
             Ok(())
         });
     if let Err(error) = installed {
-        eprintln!("    not installed, its cases are skipped: {error:#}");
+        eprintln!("    not installed, so its cases are skipped: {error:#}");
     }
 }
 

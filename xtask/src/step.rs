@@ -1,5 +1,5 @@
-//! One step of a command: says what it does and why it may take long, shows that it moves, keeps
-//! the output of the programs it runs in a log, and shows the end of that log when one fails.
+//! One step of a command: prints its title, shows progress, logs the output of its programs, and prints the end of the
+//! log if one fails.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How many lines of a failed program's output are shown; the log file has them all.
+/// How many lines of a failed program's output are printed; the log file has all.
 const TAIL_LINES: usize = 25;
 
-/// A step under way.
+/// A running step.
 pub(crate) struct Step {
     name: String,
     bar: ProgressBar,
@@ -25,7 +25,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Announces the step. `what` says what it does, and why it may take long.
+    /// Prints the step's title. `what` describes it, and why it may take long.
     pub(crate) fn start(name: &str, what: &str, log_dir: &Path) -> Result<Self> {
         fs::create_dir_all(log_dir).with_context(|| format!("cannot create the log folder {}", log_dir.display()))?;
         eprintln!("==> {name}: {what}");
@@ -37,12 +37,12 @@ impl Step {
         Ok(Self { name: name.to_owned(), bar, log, started: Instant::now() })
     }
 
-    /// Where the output of this step's programs goes.
+    /// The log of this step's programs.
     pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Runs a program to its end; a failure is an error that shows the end of its output.
+    /// Runs a program; a failure is an error, after the end of its output is printed.
     pub(crate) fn run(&self, command: &mut Command) -> Result<()> {
         let (status, tail) = self.capture(command, &mut |_| {})?;
         if !status.success() {
@@ -52,7 +52,7 @@ impl Step {
                 }
             });
             bail!(
-                "{}: {} ended with {status} (whole output: {})",
+                "{}: {} ended with {status} (log: {})",
                 self.name,
                 command.get_program().to_string_lossy(),
                 self.log.display()
@@ -61,8 +61,8 @@ impl Step {
         Ok(())
     }
 
-    /// Runs a program and hands each line of its output to `each`. Returns how it ended, and the
-    /// last lines of its output.
+    /// Runs a program and calls `each` for each line of its output. Returns its status and the last lines of its
+    /// output.
     pub(crate) fn capture(
         &self,
         command: &mut Command,
@@ -88,7 +88,7 @@ impl Step {
             each_line(source, |line| {
                 let Ok(mut guard) = sink.lock() else { return };
                 let (log, tail, each) = &mut *guard;
-                // A full disk must not hide the program's own result.
+                // A full disk must not hide the program's result.
                 let _ = writeln!(log, "{line}");
                 each(line);
                 if !line.trim().is_empty() {
@@ -109,7 +109,7 @@ impl Step {
         Ok((status, tail))
     }
 
-    /// Runs a download and shows its progress: the bytes in `folder`, out of `total`.
+    /// Runs a download and shows its progress: the bytes in `folder` of `total_bytes`.
     pub(crate) fn run_download(&self, command: &mut Command, folder: &Path, total_bytes: u64) -> Result<()> {
         self.bar.set_length(total_bytes);
         self.bar.set_style(bytes_style());
@@ -129,7 +129,7 @@ impl Step {
         result
     }
 
-    /// Says what the step is busy with now.
+    /// Shows what the step does now.
     pub(crate) fn now(&self, what: &str) {
         if self.bar.is_hidden() {
             eprintln!("    {what}");
@@ -138,12 +138,12 @@ impl Step {
         }
     }
 
-    /// Prints a line that stays.
+    /// Prints a line above the progress bar.
     pub(crate) fn note(&self, line: &str) {
         self.bar.suspend(|| eprintln!("    {line}"));
     }
 
-    /// Ends the step with a line that says how long it took.
+    /// Ends the step with its result and duration.
     pub(crate) fn done(self, result: &str) {
         self.bar.finish_and_clear();
         eprintln!("    {result} ({:.1} s)", self.started.elapsed().as_secs_f64());
@@ -156,8 +156,8 @@ impl Drop for Step {
     }
 }
 
-/// Calls `each` for every line; bytes that are no UTF-8 are replaced, and a carriage return
-/// (progress of curl, pip) ends a line too.
+/// Calls `each` for every line. Replaces bytes that are not UTF-8; a carriage return (progress of curl, pip) ends a line
+/// too.
 pub(crate) fn each_line(source: impl Read, mut each: impl FnMut(&str)) {
     let mut reader = BufReader::new(source);
     let mut raw = Vec::new();

@@ -1,9 +1,9 @@
 //! `cargo xtask test`: everything that a clean checkout can test, in order, then one table.
 //!
-//! A step that fails does not keep the others from running; one that cannot run because of it is
-//! counted as skipped, with that reason. The last line of standard output is always
-//! `N passed, N failed, N skipped`.
+//! After a failed step the others still run; a step that depends on it counts as skipped, with that reason.
+//! The last line of standard output is always `N passed, N failed, N skipped`.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -19,19 +19,25 @@ use crate::setup::{self, Toolchain};
 use crate::step::Step;
 use crate::tidy;
 
+/// The packages that embed the eBPF object. All others build and test without it, on a clean checkout.
+const NEEDS_OBJECT: [&str; 3] = ["tracer-collector", "tracer-user", "ipctrace-tests"];
+/// Builds only for the BPF target.
+const KERNEL_HALF: &str = "tracer-ebpf";
+const NO_OBJECT: &str = "there is no eBPF object";
+
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// All kernels of the matrix [default: the oldest and the newest]
+    /// Test all kernels of the matrix [default: the oldest and the newest]
     #[arg(long)]
     full_matrix: bool,
-    /// No VMs: for a machine that cannot boot them; counted as one skip
+    /// Boot no VMs; counts as one skip
     #[arg(long)]
     no_vm: bool,
     /// Kill a VM that runs longer than this
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     vm_timeout: u64,
-    /// Only tests and cases whose name holds one of these
+    /// Run only tests and cases whose name contains one of these
     #[arg(last = true)]
     filter: Vec<String>,
 }
@@ -67,39 +73,14 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
     };
     suite.step("tidy", Suite::tidy);
     suite.step("fmt", Suite::fmt);
-    let mut toolchain = None;
-    suite.step("setup", |suite| {
-        toolchain = Some(setup::toolchain(suite.machine)?);
-        Ok(Vec::new())
-    });
-    let object = match &toolchain {
-        Some(toolchain) => suite.step("build eBPF", |suite| {
-            build::ebpf(suite.machine, toolchain)?;
-            Ok(Vec::new())
-        }),
-        None => suite.skip("build eBPF", "the setup failed"),
+    let toolchain = suite.setup();
+    let object = suite.build_ebpf(toolchain.as_ref());
+    match toolchain.filter(|_| object) {
+        Some(toolchain) => suite.step("clippy", |suite| suite.clippy(&toolchain)),
+        None => suite.skip("clippy", NO_OBJECT),
     };
-    match &toolchain {
-        Some(toolchain) if object => {
-            suite.step("clippy", |suite| suite.clippy(toolchain));
-        }
-        Some(_) | None => {
-            suite.skip("clippy", "there is no eBPF object");
-        }
-    }
-    let built = if object {
-        suite.step("build", |suite| {
-            build::userspace(suite.machine)?;
-            Ok(Vec::new())
-        })
-    } else {
-        suite.skip("build", "there is no eBPF object")
-    };
-    if object {
-        suite.step("unit", Suite::unit);
-    } else {
-        suite.skip("unit", "there is no eBPF object");
-    }
+    let built = suite.build_userspace(object);
+    suite.step("unit", |suite| suite.unit(object));
     if built {
         suite.step("native", Suite::native);
     } else {
@@ -116,46 +97,66 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
 }
 
 impl Suite<'_> {
-    /// Runs one step and keeps what became of it. Returns whether nothing in it failed.
+    /// Runs one step and keeps its outcome. Returns whether nothing in it failed.
     fn step(&mut self, name: &'static str, work: impl FnOnce(&mut Self) -> Result<Vec<Case>>) -> bool {
         let started = Instant::now();
         let cases = work(self).unwrap_or_else(|error| {
             eprintln!("    FAILED: {error:#}");
             vec![Case::broken(name, format!("{error:#}"))]
         });
-        let notes = cases
-            .iter()
-            .filter(|case| case.outcome != Outcome::Passed)
-            .map(|case| {
-                let word = match case.outcome {
-                    Outcome::Failed | Outcome::Passed => "FAILED",
-                    Outcome::Skipped => "skipped",
-                };
-                format!("{word} {} {}: {}", case.name, case.variant, case.detail)
-            })
-            .collect();
+        let notes = cases.iter().filter(|case| case.outcome != Outcome::Passed).map(Case::sentence).collect();
         let counts = Counts::of(&cases);
         self.rows.push(Row { name, counts, elapsed: started.elapsed(), notes });
         counts.failed == 0
     }
 
-    /// Counts a step that cannot run. Returns false: what rests on it cannot run either.
+    /// Counts a step that cannot run. Returns false: a step that depends on it cannot run either.
     fn skip(&mut self, name: &'static str, reason: &str) -> bool {
         eprintln!("==> {name}: skipped, {reason}");
-        self.rows.push(Row {
-            name,
-            counts: Counts { skipped: 1, ..Counts::default() },
-            elapsed: Duration::ZERO,
-            notes: vec![format!("skipped {name}: {reason}")],
-        });
+        let case = Case::skipped(name, reason.to_owned());
+        let counts = Counts { skipped: 1, ..Counts::default() };
+        self.rows.push(Row { name, counts, elapsed: Duration::ZERO, notes: vec![case.sentence()] });
         false
     }
 
+    fn setup(&mut self) -> Option<Toolchain> {
+        let mut toolchain = None;
+        self.step("setup", |suite| {
+            toolchain = Some(setup::toolchain(suite.machine)?);
+            Ok(Vec::new())
+        });
+        toolchain
+    }
+
+    /// Returns whether there is an object.
+    fn build_ebpf(&mut self, toolchain: Option<&Toolchain>) -> bool {
+        const NAME: &str = "build eBPF";
+        let Some(toolchain) = toolchain else {
+            return self.skip(NAME, "the setup failed");
+        };
+        self.step(NAME, |suite| {
+            build::ebpf(suite.machine, toolchain)?;
+            Ok(Vec::new())
+        })
+    }
+
+    /// Returns whether there are programs.
+    fn build_userspace(&mut self, object: bool) -> bool {
+        const NAME: &str = "build";
+        if !object {
+            return self.skip(NAME, NO_OBJECT);
+        }
+        self.step(NAME, |suite| {
+            build::userspace(suite.machine)?;
+            Ok(Vec::new())
+        })
+    }
+
     fn tidy(&mut self) -> Result<Vec<Case>> {
-        let step = self.announce("tidy", "the rules that hold the rooms apart")?;
+        let step = self.announce("tidy", "the rules that no compiler checks")?;
         let verdict = tidy::check(&self.machine.repo)?;
         step.done(&format!("{} files", verdict.files));
-        Ok(verdict.cases())
+        Ok(verdict.cases)
     }
 
     fn fmt(&mut self) -> Result<Vec<Case>> {
@@ -165,12 +166,12 @@ impl Suite<'_> {
         };
         step.run(cargo.args(["--all", "--check"]))?;
         step.done("formatted");
-        Ok(vec![passed("fmt")])
+        Ok(vec![Case::passed("fmt")])
     }
 
     fn clippy(&mut self, toolchain: &Toolchain) -> Result<Vec<Case>> {
         let step =
-            self.announce("clippy", "lints of all crates; it checks every dependency once, a minute the first time")?;
+            self.announce("clippy", "lints of all crates; checks every dependency once, a minute the first time")?;
         let Some(mut cargo) = self.component("clippy", "clippy") else {
             return Ok(vec![missing("clippy", "clippy")]);
         };
@@ -179,40 +180,42 @@ impl Suite<'_> {
         let mut kernel_half = build::ebpf_cargo(self.machine, toolchain, "clippy");
         step.run(kernel_half.args(["--release", "--", "-D", "warnings"]))?;
         step.done("no warning");
-        Ok(vec![passed("clippy"), passed("clippy eBPF")])
+        Ok(vec![Case::passed("clippy"), Case::passed("clippy eBPF")])
     }
 
-    fn unit(&mut self) -> Result<Vec<Case>> {
+    /// Without an object only the packages are tested that do not embed it; the others are one skip.
+    fn unit(&mut self, object: bool) -> Result<Vec<Case>> {
         let step =
-            self.announce("unit", "cargo test; it compiles all crates with their tests, a minute the first time")?;
+            self.announce("unit", "cargo test; compiles all crates with their tests, a minute the first time")?;
+        let skips = self.log_dir.join("unit.skips");
+        // Those of the last run.
+        let _ = fs::remove_file(&skips);
         let mut cargo = self.cargo("test");
-        cargo.args(["--no-fail-fast", "--"]).args(self.filter);
+        cargo.arg("--no-fail-fast").env(tracer_skip::FILE_ENV, &skips);
+        if !object {
+            cargo.arg("--workspace");
+            for package in NEEDS_OBJECT.iter().chain([&KERNEL_HALF]) {
+                cargo.args(["--exclude", package]);
+            }
+        }
+        cargo.arg("--").args(self.filter);
         let mut lines = Vec::new();
         let (status, tail) = step.capture(&mut cargo, &mut |line| lines.push(line.to_owned()))?;
-        let counts = results::parse_cargo_test(lines.iter().map(String::as_str));
-        let failed: Vec<&str> =
-            lines.iter().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED")).collect();
         if !status.success() {
             for line in &tail {
                 step.note(&format!("| {line}"));
             }
         }
-        let mut cases = Vec::new();
-        for name in &failed {
-            let log = step.log().display();
-            cases.push(Case::broken(name, format!("see {log}")));
-        }
-        if failed.len() < counts.failed || (!status.success() && failed.is_empty()) {
-            let log = step.log().display();
+        let skipped = results::parse_skips(&fs::read_to_string(&skips).unwrap_or_default());
+        let log = step.log().display();
+        let mut cases = results::unit_cases(&lines, skipped, &format!("see {log}"));
+        if !status.success() && Counts::of(&cases).failed == 0 {
             cases.push(Case::broken("cargo test", format!("ended with {status}, see {log}")));
         }
-        cases.extend((0..counts.passed).map(|_| passed("unit")));
-        cases.extend((0..counts.skipped).map(|_| Case {
-            outcome: Outcome::Skipped,
-            detail: "marked #[ignore]".to_owned(),
-            ..passed("unit")
-        }));
-        step.done(&counts.to_string());
+        if !object {
+            cases.push(Case::skipped(&NEEDS_OBJECT.join(", "), NO_OBJECT.to_owned()));
+        }
+        step.done(&Counts::of(&cases).to_string());
         Ok(cases)
     }
 
@@ -221,7 +224,7 @@ impl Suite<'_> {
         let why = "the native end-to-end suite (it loads eBPF programs)";
         self.machine.announce_root(why);
         let step =
-            self.announce("native", "every incident and its healthy twin on this kernel; it waits for real stalls")?;
+            self.announce("native", "every incident and its healthy twin on this kernel; waits for real stalls")?;
         let mut e2e = self.machine.as_root(self.machine.release_binary("e2e"), why)?;
         e2e.arg("native").args(self.filter).current_dir(&self.machine.repo);
         let mut lines = Vec::new();
@@ -250,9 +253,9 @@ impl Suite<'_> {
         if !options.full_matrix && families.len() > 2 {
             families = vec![families[0], families[families.len() - 1]];
         }
-        let lab = setup::lab(self.machine, &families).context("the VMs cannot boot (`--no-vm` leaves them out)")?;
-        let limit = Duration::from_secs(options.vm_timeout);
-        let runs = matrix::suite(self.machine, &lab, &BACKENDS, self.filter, limit);
+        let lab = setup::lab(self.machine, &families).context("the VMs cannot boot (skip them with --no-vm)")?;
+        let timeout = Duration::from_secs(options.vm_timeout);
+        let runs = matrix::suite(self.machine, &lab, &BACKENDS, self.filter, timeout);
         let mut cases = Vec::new();
         for run in &runs {
             for case in &run.cases {
@@ -297,7 +300,7 @@ impl Suite<'_> {
         cargo
     }
 
-    /// A cargo command that is a component of its own, if it is installed or can be added.
+    /// A cargo command that rustup has as a component, if it is installed or can be added.
     fn component(&self, verb: &str, component: &str) -> Option<Command> {
         let works = || {
             let output = self.cargo(verb).arg("--version").output();
@@ -312,12 +315,8 @@ impl Suite<'_> {
     }
 }
 
-fn passed(name: &str) -> Case {
-    Case { outcome: Outcome::Passed, ..Case::broken(name, String::new()) }
-}
-
 fn missing(name: &str, component: &str) -> Case {
-    Case { outcome: Outcome::Skipped, ..Case::broken(name, format!("not installed: rustup component add {component}")) }
+    Case::skipped(name, format!("not installed: rustup component add {component}"))
 }
 
 /// `cargo xtask demo`: builds what is needed, then lets ipctrace reproduce and diagnose incidents.

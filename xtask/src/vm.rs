@@ -1,9 +1,8 @@
-//! One VM: boots a kernel on this machine's own root file system (read-only for the guest), runs a
-//! script in it, and returns what the script wrote.
+//! One VM: boots a kernel on this machine's own root file system (read-only for the guest), runs a script, and returns
+//! its output.
 //!
-//! The guest answers over a serial port of its own, not over the console: kernel messages cannot
-//! tear its lines, and no udev is needed. A guest that dies leaves no `EXIT` line, so it can never
-//! be taken for a success.
+//! The output comes through a serial port of its own, because kernel messages on the console would break its lines;
+//! this needs no udev. A guest that dies writes no `EXIT` line, so it never counts as a success.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,43 +17,43 @@ use crate::kernels::Kernel;
 
 /// The serial port's name in the guest.
 const PORT: &str = "ipctrace.results";
-/// Emulated boots take 6 to 10 s on an idle machine; a busy one is given much more.
-const BOOT_LIMIT: Duration = Duration::from_secs(150);
-/// How often the guest's answers are looked at.
+/// Emulated boots take 6 to 10 s on an idle machine, and far longer on a busy one.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(150);
+/// How often the guest's output is read.
 const POLL: Duration = Duration::from_millis(200);
 
 /// What to run in the guest.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
-    /// A shell command; its standard output comes back, its standard error goes to the console.
+    /// A shell command. Its standard output is returned, its standard error goes to the console.
     pub(crate) script: &'a str,
     /// The guest's current folder.
     pub(crate) folder: &'a Path,
-    /// What the log files are called.
+    /// Name of the log files, without extension.
     pub(crate) name: &'a str,
     pub(crate) log_dir: &'a Path,
-    /// For the whole run, boot included.
-    pub(crate) limit: Duration,
+    /// Timeout of the whole run, boot included.
+    pub(crate) timeout: Duration,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The script ended, with this exit code.
+    /// The script ended with this exit code.
     Exited(i32),
-    /// The guest died, or the emulator did.
+    /// The guest or the emulator died.
     Died,
-    /// It was killed after its limit.
+    /// It was killed after its timeout.
     TimedOut,
-    /// The guest gave no sign of life.
+    /// The guest did not boot in time.
     NotBooted,
 }
 
-/// What came back from the guest.
+/// The result of a run.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Report {
     pub(crate) ending: Ending,
-    /// What `uname -r` said in the guest.
+    /// `uname -r` in the guest.
     pub(crate) release: String,
     /// The script's standard output.
     pub(crate) lines: Vec<String>,
@@ -62,18 +61,18 @@ pub(crate) struct Answer {
     pub(crate) elapsed: Duration,
 }
 
-/// Boots the kernel and runs the job; a boot without a sign of life is tried once more.
-/// `watch` gets each line of output as it comes.
-pub(crate) fn run(emulator: &Emulator, kernel: &Kernel, job: &Job<'_>, watch: &dyn Fn(&str)) -> Result<Answer> {
-    let first = attempt(emulator, kernel, job, watch)?;
+/// Boots the kernel and runs the job; boots once more if the guest did not come up.
+/// `on_line` gets each line of output as it arrives.
+pub(crate) fn run(emulator: &Emulator, kernel: &Kernel, job: &Job<'_>, on_line: &dyn Fn(&str)) -> Result<Report> {
+    let first = attempt(emulator, kernel, job, on_line)?;
     if first.ending != Ending::NotBooted {
         return Ok(first);
     }
-    watch("no sign of life, booting once more");
-    attempt(emulator, kernel, job, watch)
+    on_line("the guest did not boot, trying once more");
+    attempt(emulator, kernel, job, on_line)
 }
 
-fn attempt(emulator: &Emulator, kernel: &Kernel, job: &Job<'_>, watch: &dyn Fn(&str)) -> Result<Answer> {
+fn attempt(emulator: &Emulator, kernel: &Kernel, job: &Job<'_>, on_line: &dyn Fn(&str)) -> Result<Report> {
     let started = Instant::now();
     let file = |extension: &str| job.log_dir.join(format!("{}.{extension}", job.name));
     let (script, results, console) = (file("sh"), file("results"), file("console"));
@@ -84,56 +83,69 @@ fn attempt(emulator: &Emulator, kernel: &Kernel, job: &Job<'_>, watch: &dyn Fn(&
     fs::write(&script, guest_script(job)).with_context(|| format!("cannot write {script:?}"))?;
     File::create(&results).with_context(|| format!("cannot write {results:?}"))?;
     let log = File::create(&console).with_context(|| format!("cannot write {console:?}"))?;
+    let mut command = guest_command(emulator, kernel, &results);
+    command.arg(&script).current_dir(job.folder).stdout(log.try_clone()?).stderr(log);
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", emulator.vng.display()))?;
+    let ending = wait_for_end(&mut child, &results, started, job.timeout, on_line)?;
+    let lines = read_lines(&results);
+    let release = lines.iter().find_map(|line| line.strip_prefix("BOOTED ")).unwrap_or_default().to_owned();
+    Ok(Report { ending, release, lines, console, elapsed: started.elapsed() })
+}
+
+/// A command that boots the kernel and runs the shell script that is its last argument.
+fn guest_command(emulator: &Emulator, kernel: &Kernel, results: &Path) -> Command {
     let mut command = Command::new(&emulator.vng);
     command
         .arg("--run")
         .arg(&kernel.image)
         .args(["--disable-kvm", "--user", "root", "--cpus", "1", "--memory", "1G", "--verbose"])
         .arg(format!(
-            "--qemu-opts=-chardev file,id=results,path={} -device \
-             virtserialport,chardev=results,name={PORT}",
+            "--qemu-opts=-chardev file,id=results,path={} -device virtserialport,chardev=results,name={PORT}",
             results.display()
         ))
         .args(["--", "sh"])
-        .arg(&script)
         .env("PATH", &emulator.path)
-        .current_dir(job.folder)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", emulator.vng.display()))?;
-    let mut seen = 0;
-    let ending = loop {
-        let ended = child.try_wait().context("cannot wait for vng")?.is_some();
-        let lines = read_lines(&results);
-        for line in lines.iter().skip(seen) {
-            watch(line);
-        }
-        seen = lines.len();
-        let booted = lines.iter().any(|line| line.starts_with("BOOTED "));
-        if let Some(code) = exit_code(&lines) {
-            // The power-down takes a second; a guest that hangs in it is not waited for.
-            if !ended {
-                wait_or_kill(&mut child, Duration::from_secs(10));
-            }
-            break Ending::Exited(code);
-        }
-        if ended {
-            break if booted { Ending::Died } else { Ending::NotBooted };
-        }
-        let elapsed = started.elapsed();
-        if elapsed > job.limit || (!booted && elapsed > BOOT_LIMIT) {
-            wait_or_kill(&mut child, Duration::ZERO);
-            break if booted { Ending::TimedOut } else { Ending::NotBooted };
-        }
-        std::thread::sleep(POLL);
-    };
-    let lines = read_lines(&results);
-    let release = lines.iter().find_map(|line| line.strip_prefix("BOOTED ")).unwrap_or_default().to_owned();
-    Ok(Answer { ending, release, lines, console, elapsed: started.elapsed() })
+        .stdin(Stdio::null());
+    command
 }
 
-/// Finds the port by its name, and puts the job's output there between a first and a last line.
+/// Passes on the guest's lines until it ends or runs into a timeout.
+fn wait_for_end(
+    child: &mut Child,
+    results: &Path,
+    started: Instant,
+    timeout: Duration,
+    on_line: &dyn Fn(&str),
+) -> Result<Ending> {
+    let mut reported = 0;
+    loop {
+        let ended = child.try_wait().context("cannot wait for vng")?.is_some();
+        let lines = read_lines(results);
+        for line in lines.iter().skip(reported) {
+            on_line(line);
+        }
+        reported = lines.len();
+        let booted = lines.iter().any(|line| line.starts_with("BOOTED "));
+        if let Some(code) = exit_code(&lines) {
+            // The power-down takes a second; a guest that hangs in it is killed.
+            if !ended {
+                wait_or_kill(child, Duration::from_secs(10));
+            }
+            return Ok(Ending::Exited(code));
+        }
+        if ended {
+            return Ok(if booted { Ending::Died } else { Ending::NotBooted });
+        }
+        let elapsed = started.elapsed();
+        if elapsed > timeout || (!booted && elapsed > BOOT_TIMEOUT) {
+            wait_or_kill(child, Duration::ZERO);
+            return Ok(if booted { Ending::TimedOut } else { Ending::NotBooted });
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Finds the port by its name, and writes the job's output there between a `BOOTED` and an `EXIT` line.
 fn guest_script(job: &Job<'_>) -> String {
     format!(
         "for port in /sys/class/virtio-ports/*; do\n\
@@ -148,7 +160,7 @@ fn guest_script(job: &Job<'_>) -> String {
     )
 }
 
-/// Complete lines only: the last one may still be on its way.
+/// Complete lines only: the guest may still be writing the last one.
 fn read_lines(results: &Path) -> Vec<String> {
     let bytes = fs::read(results).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
@@ -162,7 +174,7 @@ fn exit_code(lines: &[String]) -> Option<i32> {
     lines.iter().rev().find_map(|line| line.strip_prefix("EXIT ")?.trim().parse().ok())
 }
 
-/// vng and qemu split their arguments at spaces and commas.
+/// Rejects paths that vng and qemu would split: they separate arguments by spaces and commas.
 fn check_path(path: &Path) -> Result<()> {
     let text = path.to_string_lossy();
     if text.contains([' ', ',', '\'', '"', '\t']) {
@@ -171,29 +183,29 @@ fn check_path(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the child; after `patience` it and everything it started are killed.
-fn wait_or_kill(child: &mut Child, patience: Duration) {
-    let until = Instant::now() + patience;
+/// Waits for the child; after `timeout` kills it and all its descendants.
+fn wait_or_kill(child: &mut Child, timeout: Duration) {
+    let until = Instant::now() + timeout;
     while Instant::now() < until {
         if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
             return;
         }
         std::thread::sleep(POLL);
     }
-    let mut family = descendants(child.id());
-    family.push(child.id());
-    // Politely first, so that vng can clean up behind its emulator.
+    let mut tree = descendants(child.id());
+    tree.push(child.id());
+    // SIGTERM first, so that vng can clean up after its emulator.
     for signal in [Signal::TERM, Signal::KILL] {
-        for id in family.iter().filter(|id| is_alive(**id)) {
+        for id in tree.iter().filter(|id| is_alive(**id)) {
             if let Some(pid) = i32::try_from(*id).ok().and_then(Pid::from_raw) {
-                // It may be gone by now.
+                // It may have ended by now.
                 let _ = kill_process(pid, signal);
             }
         }
         for _ in 0..15 {
             // Reaps the child; the others are reaped by their own parents.
             let _ = child.try_wait();
-            if !family.iter().any(|id| is_alive(*id)) {
+            if !tree.iter().any(|id| is_alive(*id)) {
                 return;
             }
             std::thread::sleep(POLL);
@@ -201,7 +213,7 @@ fn wait_or_kill(child: &mut Child, patience: Duration) {
     }
 }
 
-/// Whether a process still runs; one that only waits to be reaped does not.
+/// Whether a process still runs; a zombie does not.
 fn is_alive(id: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, after)| !after.trim_start().starts_with(['Z', 'X']))
@@ -267,10 +279,10 @@ mod tests {
         while descendants(child.id()).len() < 2 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }
-        let family = descendants(child.id());
-        assert_eq!(family.len(), 2);
+        let tree = descendants(child.id());
+        assert_eq!(tree.len(), 2);
         wait_or_kill(&mut child, Duration::ZERO);
-        assert!(!family.iter().any(|id| is_alive(*id)));
+        assert!(!tree.iter().any(|id| is_alive(*id)));
         Ok(())
     }
 }

@@ -1,4 +1,6 @@
-//! The analyst: records in, findings out. The same for live runs and replay; pure.
+//! The analyst: records in, findings out; the same for live runs and replay.
+//!
+//! It must not interpret a record: the model does.
 
 use tracer_common::site::Site;
 use tracer_record::decode::KernelEvent;
@@ -8,7 +10,7 @@ use crate::detectors;
 use crate::finding::Finding;
 use crate::model::Model;
 
-/// Takes records, and detects at the end.
+/// Applies records to a model and runs the detectors on it.
 #[derive(Default)]
 pub struct Analyst {
     session: Session,
@@ -27,12 +29,12 @@ pub struct Lost {
 }
 
 impl Analyst {
-    /// Takes one record. Those before the session are ignored: nothing could be said about them.
+    /// Applies one record. Records before the session are ignored: there is no model yet.
     pub fn take(&mut self, record: &Record) {
         self.take_and(record, |_, _| {});
     }
 
-    /// As [`Analyst::take`], and shows the model that the record leads to, with what a kernel record decodes to.
+    /// As [`Analyst::take`]; then calls `show` with the model and the decoded event of a kernel record.
     pub fn take_and(&mut self, record: &Record, show: impl FnOnce(&Model, Option<&KernelEvent>)) {
         if let Record::Session(session) = record {
             self.last_ns = session.start_ns;
@@ -42,12 +44,12 @@ impl Analyst {
         }
         let Some(model) = &mut self.model else { return };
         if let Record::Lost { site, count, .. } = record {
-            lose(&mut self.lost, *site, *count);
+            add_lost(&mut self.lost, *site, *count);
         } else if let Record::Tick { ts_ns } | Record::End { ts_ns } = record {
             self.last_ns = self.last_ns.max(*ts_ns);
         } else if let Record::Baseline(inventory) | Record::Closing(inventory) = record {
             self.last_ns = self.last_ns.max(inventory.ts_ns);
-            repeat(&mut self.problems, &inventory.problems);
+            replace_problems(&mut self.problems, &inventory.problems);
         }
         match model.apply(record) {
             Ok(event) => show(model, event.as_ref()),
@@ -55,27 +57,27 @@ impl Analyst {
         }
     }
 
-    /// Something that the reader of the report should know.
+    /// Adds a sentence to [`Analyst::problems`], unless it is there.
     pub fn problem(&mut self, text: String) {
-        note(&mut self.problems, text);
+        add_problem(&mut self.problems, text);
     }
 
-    /// What is known; `None` before the session.
+    /// The model; `None` before the session.
     pub fn model(&self) -> Option<&Model> {
         self.model.as_ref()
     }
 
-    /// The run's own facts; empty before the session.
+    /// Facts about the run; empty before the session.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// True once the first record was there.
+    /// Whether the session has arrived.
     pub fn has_session(&self) -> bool {
         self.model.is_some()
     }
 
-    /// Time of the newest record that has one, nanoseconds of the boot clock.
+    /// Time of the newest tick, end or inventory, nanoseconds of the boot clock. Detectors run at this time.
     pub fn last_ns(&self) -> u64 {
         self.last_ns
     }
@@ -85,12 +87,12 @@ impl Analyst {
         &self.lost
     }
 
-    /// The kernel records that could not be decoded, in a sentence.
+    /// How many kernel records could not be decoded, as a sentence; `None` if all could.
     pub fn undecodable(&self) -> Option<String> {
         (self.undecodable > 0).then(|| format!("{} records could not be decoded", self.undecodable))
     }
 
-    /// What could not be read or kept, each a sentence.
+    /// What the collector could not read and the model could not keep, each a sentence.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.problems.clone();
         problems.extend(self.undecodable());
@@ -98,13 +100,13 @@ impl Analyst {
         problems
     }
 
-    /// What the detectors find now.
+    /// Findings at [`Analyst::last_ns`].
     pub fn findings(&self) -> Vec<Finding> {
         self.model.as_ref().map(|model| detectors::run(model, self.last_ns)).unwrap_or_default()
     }
 }
 
-fn lose(lost: &mut Vec<Lost>, site: u16, count: u64) {
+fn add_lost(lost: &mut Vec<Lost>, site: u16, count: u64) {
     let name = Site::from_raw(site).map_or("?", |s| s.info().name);
     match lost.iter_mut().find(|l| l.site == name) {
         Some(row) => row.events += count,
@@ -112,16 +114,16 @@ fn lose(lost: &mut Vec<Lost>, site: u16, count: u64) {
     }
 }
 
-/// A later snapshot that repeats a problem, perhaps with other numbers, replaces the earlier sentence.
-fn repeat(problems: &mut Vec<String>, new: &[String]) {
+/// Adds the problems of a snapshot. They replace those of an earlier one that differ only in numbers.
+fn replace_problems(problems: &mut Vec<String>, new: &[String]) {
     let again: Vec<String> = new.iter().map(|p| without_digits(p)).collect();
     problems.retain(|p| !again.contains(&without_digits(p)));
     for p in new {
-        note(problems, p.clone());
+        add_problem(problems, p.clone());
     }
 }
 
-fn note(problems: &mut Vec<String>, text: String) {
+fn add_problem(problems: &mut Vec<String>, text: String) {
     if !problems.contains(&text) {
         problems.push(text);
     }
@@ -133,18 +135,18 @@ mod tests {
     use tracer_record::Inventory;
 
     #[test]
-    fn a_later_look_says_it_again_and_not_once_more() {
+    fn a_later_snapshot_replaces_a_repeated_problem() {
         let mut analyst = Analyst::default();
         analyst.take(&Record::Session(Session::default()));
-        let mut look = |problems: &[&str]| {
+        let mut snapshot = |problems: &[&str]| {
             let problems = problems.iter().map(|p| (*p).to_owned()).collect();
             analyst.take(&Record::Baseline(Inventory { problems, ..Inventory::default() }));
             analyst.problems()
         };
-        look(&["1 of 85 processes", "namespace 1 cannot be read", "namespace 2 cannot be read", "hidden"]);
-        let said = look(&["2 of 84 processes", "namespace 2 cannot be read", "namespace 3 cannot be read"]);
+        snapshot(&["1 of 85 processes", "namespace 1 cannot be read", "namespace 2 cannot be read", "hidden"]);
+        let now = snapshot(&["2 of 84 processes", "namespace 2 cannot be read", "namespace 3 cannot be read"]);
         let want = ["hidden", "2 of 84 processes", "namespace 2 cannot be read", "namespace 3 cannot be read"];
-        assert_eq!(said.iter().filter(|s| want.contains(&s.as_str())).count(), 4, "{said:?}");
-        assert!(!said.iter().any(|s| s.contains("85") || s.contains("namespace 1")), "{said:?}");
+        assert_eq!(now.iter().filter(|s| want.contains(&s.as_str())).count(), 4, "{now:?}");
+        assert!(!now.iter().any(|s| s.contains("85") || s.contains("namespace 1")), "{now:?}");
     }
 }

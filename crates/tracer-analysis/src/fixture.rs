@@ -1,31 +1,34 @@
-//! Record streams for tests: a small builder, from which tables of (records, findings) are made.
+//! Record streams for tests: a builder for tables of (records, findings).
+//!
+//! It must not be part of a release: only tests, and crates with the feature `fixture`, contain it.
 
 use crate::detectors;
 use crate::finding::Finding;
 use crate::model::Model;
 use tracer_common::event::{Body, Exit, FdReceive, Fork, Free, Header, PosixCreate, SemCreate, Stall, UNKNOWN};
-use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::map::{ObjRef, kind};
+use tracer_common::state::{EventfdState, PipeState, SemState};
 use tracer_common::syscall::Syscall;
 use tracer_record::decode::header_bytes;
 use tracer_record::{
-    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderLook,
-    ReaderRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
+    BlockedThread, ChildRow, FdTable, Frame, Holder, Inventory, LimitRow, ObjKey, PipeOwner, ProcessRow, ReaderRow,
+    ReaderSampleRow, Record, RefusedRow, SemLimitRow, SemSetRow, SemValue, Session, State,
 };
 
 /// Milliseconds and seconds in nanoseconds.
 pub const MS: u64 = 1_000_000;
 pub const S: u64 = 1_000 * MS;
-/// When the sessions of tests start.
+/// Start of the sessions of tests, boot clock.
 pub const START: u64 = 1_000 * S;
 /// The IPC namespace of tests.
 pub const NS: u32 = 4_026_531_839;
 
-/// A process of a test: id, start, name.
+/// A process of a test: pid and comm. The start follows from the pid.
 #[derive(Clone, Copy)]
 pub struct P(pub u32, pub &'static str);
 
 impl P {
-    /// Exact start; /proc cuts it to ticks.
+    /// Exact start as in events; /proc rounds it down to clock ticks.
     pub fn start_ns(self) -> u64 {
         START - 500 * S + u64::from(self.0) * 10 * MS + 3
     }
@@ -46,10 +49,10 @@ impl P {
     }
 }
 
-/// A wait of a snapshot: (process, object, since ms, last reader and when it read).
+/// A blocked thread of a snapshot: (process, object, since ms, last reader and when it read in ms).
 pub type Wait = (P, ObjKey, u64, Option<(P, u64)>);
 
-/// A stream of records under construction; times are milliseconds since the start.
+/// A stream of records under construction. Times are milliseconds since [`START`], unless a name says otherwise.
 pub struct Stream {
     pub session: Session,
     pub records: Vec<Record>,
@@ -127,7 +130,7 @@ impl Stream {
         self.event(at, P(77, "idle"), Body::Free(Free { tgid: p.0, _pad: 0, start_ns: p.start_ns() }))
     }
 
-    /// The process ends and its parent reaps it at once.
+    /// The process exits and its parent reaps it at once.
     pub fn gone(&mut self, at: u64, p: P) -> &mut Self {
         self.exit(at, p, P(1, "init")).free(at, p)
     }
@@ -137,7 +140,7 @@ impl Stream {
         self.event(at, p, Body::SemCreate(body))
     }
 
-    /// A wait of `p` that ended at `at` after `ms`.
+    /// A wait of `p` for `ms` that ended at `at`.
     pub fn stall(&mut self, at: u64, p: P, obj: ObjKey, ms: u64, reader: Option<P>) -> &mut Self {
         self.stall_with(at, p, obj, ms, reader, pipe_state(), 1)
     }
@@ -160,7 +163,7 @@ impl Stream {
         };
         let body = Stall {
             obj: obj_ref(obj),
-            state: ObjState { a: state.a, b: state.b, c: state.c },
+            state: state.into(),
             since_ns: START + (at - ms) * MS,
             until_ns: START + at * MS,
             ret,
@@ -175,11 +178,11 @@ impl Stream {
         self.event(at, p, Body::Stall(body))
     }
 
-    /// A wait in write whose reader was on a processor for `running_ms` of it.
+    /// A wait in write during which the reader ran for `running_ms`.
     pub fn stall_while(&mut self, at: u64, p: P, obj: ObjKey, ms: u64, reader: P, running_ms: u64) -> &mut Self {
         let body = Stall {
             obj: obj_ref(obj),
-            state: ObjState { a: 16, b: 16, c: 65_536 },
+            state: pipe_state().into(),
             since_ns: START + (at - ms) * MS,
             until_ns: START + at * MS,
             ret: 1,
@@ -194,12 +197,12 @@ impl Stream {
         self.event(at, p, Body::Stall(body))
     }
 
-    /// A snapshot of waiting threads: (process, object, since ms, last reader and when it read).
+    /// A snapshot of blocked threads.
     pub fn blocked(&mut self, at: u64, waits: &[Wait]) -> &mut Self {
         self.snapshot(at, waits, false)
     }
 
-    /// The same of threads that were asleep before they were watched.
+    /// As [`Stream::blocked`], of threads that slept before they were watched.
     pub fn found_asleep(&mut self, at: u64, waits: &[Wait]) -> &mut Self {
         self.snapshot(at, waits, true)
     }
@@ -209,7 +212,7 @@ impl Stream {
             .iter()
             .map(|(p, obj, since, reader)| BlockedThread {
                 obj: *obj,
-                state: if obj.kind == kind::PIPE { pipe_state() } else { State { a: 0, b: 0, c: u64::MAX } },
+                state: if obj.kind == kind::PIPE { pipe_state() } else { SemState::operation(0, -1).into() },
                 tgid: p.0,
                 tid: p.0,
                 start_ns: p.start_ns(),
@@ -225,7 +228,7 @@ impl Stream {
         self.record(Record::Blocked { ts_ns: START + at * MS, threads })
     }
 
-    /// Totals of refused writes: (process, object, count, first ms, last ms, last reader and when it read).
+    /// Totals of refused writes; `span`: first and last refusal, `reader`: the last reader and when it read.
     pub fn refused(
         &mut self,
         at: u64,
@@ -235,11 +238,15 @@ impl Stream {
         span: (u64, u64),
         reader: Option<(P, u64)>,
     ) -> &mut Self {
-        let state = if obj.kind == kind::PIPE { pipe_state() } else { State { a: u64::MAX - 1, b: 0, c: 0 } };
+        let state = if obj.kind == kind::PIPE {
+            pipe_state()
+        } else {
+            EventfdState { counter: EventfdState::COUNTER_MAX }.into()
+        };
         self.refused_in(at, p, obj, state, count, span, reader)
     }
 
-    /// The same of an object in this state.
+    /// As [`Stream::refused`], with the state of the object.
     #[allow(clippy::too_many_arguments)]
     pub fn refused_in(
         &mut self,
@@ -283,9 +290,9 @@ impl Stream {
         self.record(Record::Holders { ts_ns: START + at * MS, obj, holders, complete: true })
     }
 
-    /// The reader `p` was found in a state so many times while somebody waited.
-    pub fn look(&mut self, obj: ObjKey, p: P, state: char, times: u64) -> &mut Self {
-        let row = ReaderLook {
+    /// `times` samples of the reader `p` in a state.
+    pub fn sample(&mut self, obj: ObjKey, p: P, state: char, times: u64) -> &mut Self {
+        let row = ReaderSampleRow {
             obj,
             tgid: p.0,
             start_ns: p.start_ns(),
@@ -370,7 +377,7 @@ impl Stream {
         self.record(Record::Stack { id, frames, unwound })
     }
 
-    /// The model after all records and until `at`.
+    /// The model after all records, at `at`.
     pub fn model(&self, at: u64) -> Model {
         let mut model = Model::new(&self.session);
         for record in &self.records {
@@ -402,7 +409,7 @@ fn reader_row(r: P, at: u64) -> ReaderRow {
 
 /// A full pipe of the default size.
 pub fn pipe_state() -> State {
-    State { a: 16, b: 16, c: 65_536 }
+    PipeState { capacity_slots: 16, used_slots: 16, used_bytes: 65_536 }.into()
 }
 
 pub fn pipe(ino: u64) -> ObjKey {
@@ -417,7 +424,7 @@ pub fn mq(id: u64) -> ObjKey {
     ObjKey { kind: kind::MQ, ns: 9, id }
 }
 
-/// mq_open with O_CREAT returned this queue.
+/// mq_open with O_CREAT returned this queue, which it may have created.
 pub fn mq_create(id: u64, name: &str) -> Body {
     let mut cut = [0; 32];
     cut[..name.len()].copy_from_slice(name.as_bytes());
@@ -441,7 +448,7 @@ pub fn files(p: P) -> u64 {
     0xffff_0000_0000_0000 + u64::from(p.0)
 }
 
-/// A row of the table of sets; `age_s` before the start.
+/// A row of the table of sets, created `age_s` before the start. `values`: (value, last pid, waiters for more).
 pub fn sem_row(id: i32, key: i32, age_s: u64, values: &[(u32, u32, u32)]) -> SemSetRow {
     SemSetRow {
         ns: NS,
@@ -462,7 +469,7 @@ pub fn sem_limits(sets: u64, sems: u64, semmni: u64, semmns: u64) -> SemLimitRow
     SemLimitRow { ns: NS, semmsl: 32_000, semmns, semopm: 500, semmni, used_sets: sets, used_sems: sems }
 }
 
-/// An inventory with semaphores.
+/// An inventory with semaphore sets.
 pub fn sem_inventory(at: u64, rows: Vec<ProcessRow>, sets: Vec<SemSetRow>, limits: SemLimitRow) -> Inventory {
     Inventory {
         ts_ns: START + at * MS,
@@ -473,12 +480,12 @@ pub fn sem_inventory(at: u64, rows: Vec<ProcessRow>, sets: Vec<SemSetRow>, limit
     }
 }
 
-/// Evidence as a number; `None` if it is null, missing or no number.
+/// Evidence as a number; `None` if it is null, missing or not a number.
 pub fn number(f: &Finding, name: &str) -> Option<f64> {
     f.evidence.get(name).and_then(serde_json::Value::as_f64)
 }
 
-/// Pids in a role.
+/// Pids of the processes with a role.
 pub fn role(f: &Finding, role: &str) -> Vec<u32> {
     f.processes.iter().filter(|p| p.role == role).map(|p| p.pid).collect()
 }

@@ -1,8 +1,9 @@
 //! The analysis: records in, findings out.
 //!
-//! [`model`] keeps what the records say, [`detectors`] has a file for each finding code, [`waits`] and [`leaks`] hold what they share,
-//! [`finding`] is what they come to, [`analyst`] leads records through both.
-//! Pure: no clock, no file, no system call, no terminal. Time comes from records.
+//! [`model`] keeps what the records say. [`detectors`] has one file for each finding code; [`waits`] and [`leaks`] hold what
+//! several detectors share, and [`finding`] the types of a finding. [`analyst`] applies records and runs the detectors.
+//!
+//! It must not use a clock, a file, a system call or the terminal: time comes from records.
 #![forbid(unsafe_code)]
 
 pub mod analyst;

@@ -3,7 +3,7 @@
 //! Userspace looks each one up in the running kernel's BTF and writes its byte offset into the global `OFFSETS`;
 //! Rust eBPF has no CO-RE relocations. Nothing is guessed: an absent field stays [`ABSENT`].
 
-/// Offset of a field that the running kernel does not have (or whose BTF is missing).
+/// Offset of a field that the running kernel does not have, or that its BTF lacks.
 pub const ABSENT: u32 = u32::MAX;
 
 macro_rules! fields {

@@ -1,34 +1,64 @@
 //! Keys and values of the BPF maps that userspace reads or writes.
 
-/// Kind of an IPC object on the wire.
-pub mod kind {
-    pub const NONE: u32 = 0;
-    pub const SEM: u32 = 1;
-    pub const PIPE: u32 = 2;
-    pub const EVENTFD: u32 = 3;
-    pub const SOCKET: u32 = 4;
-    pub const FILE: u32 = 5;
-    pub const DEVICE: u32 = 6;
-    pub const DIRECTORY: u32 = 7;
-    pub const ANON: u32 = 8;
-    pub const CHILD: u32 = 9;
-    pub const SHM: u32 = 10;
-    pub const MSG: u32 = 11;
-    pub const MQ: u32 = 12;
-    pub const FUTEX: u32 = 13;
-    /// A signal that could not be queued: `ns` is its number, `id` the process that it was for.
-    pub const SIGNAL: u32 = 20;
-    /// A signal that was queued without its information (the value of sigqueue).
-    pub const SIGNAL_INFO: u32 = 21;
-    /// A standard signal that was merged with one that was pending; nothing of SIGCHLD, which is counted by parent.
-    pub const SIGNAL_MERGED: u32 = 22;
+use crate::state::ObjState;
+
+/// The table of kinds of objects: its number on the wire, its word in reports, and the mechanism that owns such objects
+/// (`None`: several do).
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $id:ident $number:literal $name:literal $mechanism:expr;)*) => {
+        /// Kind of an IPC object on the wire.
+        pub mod kind {
+            use crate::site::Mechanism;
+
+            $($(#[$doc])* pub const $id: u32 = $number;)*
+
+            /// The word for a kind of object; `unknown` for a number that is none.
+            pub const fn name(raw: u32) -> &'static str {
+                match raw {
+                    $($id => $name,)*
+                    _ => "unknown",
+                }
+            }
+
+            /// The mechanism that owns objects of this kind; `None` where several do.
+            pub const fn mechanism(raw: u32) -> Option<Mechanism> {
+                match raw {
+                    $($id => $mechanism,)*
+                    _ => None,
+                }
+            }
+        }
+    };
 }
 
-/// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`, which count the entries of a hash map by the low bits of their
-/// key: a slot of 0 saves the search.
+kinds! {
+    NONE 0 "unknown" None;
+    SEM 1 "sem" Some(Mechanism::Sem);
+    PIPE 2 "pipe" Some(Mechanism::Pipe);
+    EVENTFD 3 "eventfd" Some(Mechanism::Eventfd);
+    SOCKET 4 "socket" None;
+    FILE 5 "file" None;
+    DEVICE 6 "device" None;
+    DIRECTORY 7 "directory" None;
+    ANON 8 "anon_inode" None;
+    CHILD 9 "child" Some(Mechanism::Child);
+    SHM 10 "shm" Some(Mechanism::Shm);
+    MSG 11 "msg" Some(Mechanism::Msg);
+    MQ 12 "mq" Some(Mechanism::Mq);
+    FUTEX 13 "futex" Some(Mechanism::Futex);
+    /// A signal that could not be queued: `ns` is its number, `id` the process that it was sent to.
+    SIGNAL 20 "signal" Some(Mechanism::Signal);
+    /// A signal that was queued without its information (the value of sigqueue).
+    SIGNAL_INFO 21 "signal" Some(Mechanism::Signal);
+    /// A standard signal that was merged with a pending one. SIGCHLD is not among them: it is counted by parent.
+    SIGNAL_MERGED 22 "signal" Some(Mechanism::Signal);
+}
+
+/// Slots of the maps `TARGET_SLOTS` and `BLOCKED_SLOTS`. Each slot counts the entries of a hash map whose keys have
+/// these low bits; where it is 0, no search is needed.
 pub const SLOTS: u32 = 65_536;
-/// Userspace writes this to a slot, far above what the programs count there, and never takes it back: it cannot add
-/// without the risk that an addition of a program at the same time is lost.
+/// Userspace writes this value to a slot, far above what the programs count there, and never takes it back. It cannot
+/// add to a slot: an addition by a program at the same time would be lost.
 pub const SLOT_KEPT: u64 = 1 << 32;
 
 /// The slot of a process or thread.
@@ -37,7 +67,7 @@ pub const fn slot(pid: u32) -> u32 {
     pid & (SLOTS - 1)
 }
 
-/// `ns` of a socket at whose connect somebody waits or was refused: what is full is another socket's backlog.
+/// `ns` of a socket whose connect blocks or was refused: the backlog of the listening socket is full.
 pub const SOCKET_CONNECTING: u32 = 1;
 
 /// Identity of an IPC object.
@@ -46,127 +76,41 @@ pub const SOCKET_CONNECTING: u32 = 1;
 pub struct ObjRef {
     /// One of [`kind`].
     pub kind: u32,
-    /// IPC namespace inode for SysV objects, device for files and POSIX queues, number of a signal, [`SOCKET_CONNECTING`] or
-    /// 0 for sockets, process of the waiter for futexes, else 0.
+    /// System V objects: inode number of the IPC namespace. Files, FIFOs and POSIX queues: device. Signals: number.
+    /// Sockets: [`SOCKET_CONNECTING`] or 0. Futexes: process of the waiter. Else 0.
     pub ns: u32,
-    /// SysV id, inode number (pipe, socket, file, POSIX queue), eventfd id, address of a futex, or the process that a
-    /// signal was for.
+    /// System V objects: id. Pipes, sockets, files and POSIX queues: inode number. Eventfds: `eventfd-id`. Futexes:
+    /// user address. Signals: the process that the signal was sent to.
     pub id: u64,
 }
 
-/// State of an object when somebody had to wait for it or was refused.
-/// Of a signal: start of the process that it was for, nanoseconds of the boot clock, and 1 if the kernel itself sent it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ObjState {
-    /// Pipe: capacity in bytes (slots * page size is userspace's business): `max_usage` slots. Eventfd: counter.
-    /// Message queue: bytes of the message that did not fit.
-    /// POSIX queue: messages that it takes.
-    /// Socket: see [`SocketState`]. Futex: see [`FutexState`].
-    pub a: u64,
-    /// Pipe: used slots. Sem: semaphore number waited for; [`crate::event::UNKNOWN`] until userspace has read it.
-    /// POSIX queue: messages in it.
-    pub b: u64,
-    /// Pipe: bytes in the used slots (at most the first 16 are summed).
-    /// POSIX queue, in [`Refused`] only: calls that gave up after their time-out, which `count` leaves out.
-    /// Socket: inode number of the other end; 0: it has none, or is not connected.
-    pub c: u64,
-}
-
-/// What `a` and `b` of a socket's [`ObjState`] hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketState {
-    /// Bytes of memory that the socket has in flight, and how many it may have.
-    pub sent: u32,
-    pub sndbuf: u32,
-    /// Messages in the other end's queue, and above how many a sender of datagrams waits.
-    pub queued: u32,
-    pub backlog: u32,
-    /// Type: 1 stream, 2 datagram, 5 seqpacket.
-    pub kind: u32,
-}
-
-impl SocketState {
-    /// The largest backlog that is told.
-    const BACKLOG_MAX: u32 = (1 << 28) - 1;
-
-    /// Packs it; the other end is `c`.
-    #[inline(always)]
-    pub const fn pack(self, peer: u64) -> ObjState {
-        let backlog = if self.backlog > Self::BACKLOG_MAX { Self::BACKLOG_MAX } else { self.backlog };
-        ObjState {
-            a: self.sent as u64 | (self.sndbuf as u64) << 32,
-            b: self.queued as u64 | (backlog as u64) << 32 | (self.kind as u64) << 60,
-            c: peer,
-        }
-    }
-
-    /// What `a` and `b` hold.
-    pub const fn unpack(a: u64, b: u64) -> Self {
-        Self {
-            sent: a as u32,
-            sndbuf: (a >> 32) as u32,
-            queued: b as u32,
-            backlog: (b >> 32) as u32 & Self::BACKLOG_MAX,
-            kind: (b >> 60) as u32,
-        }
-    }
-}
-
-/// What the [`ObjState`] of a futex holds: the memory at its address when a thread went to sleep there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FutexState {
-    /// The futex word and the four behind it, of which the second is not kept; all 0 if they could not be read.
-    pub words: [u32; 5],
-    /// The value at which the waiter expected the word to be.
-    pub expected: u32,
-    /// FUTEX_WAIT and the like, without flags.
-    pub command: u32,
-}
-
-impl FutexState {
-    /// Packs it.
-    #[inline(always)]
-    pub const fn pack(self) -> ObjState {
-        let [word, _, owner, users, kind] = self.words;
-        ObjState {
-            a: word as u64 | (owner as u64) << 32,
-            b: kind as u64 | (self.expected as u64) << 32,
-            c: self.command as u64 | (users as u64) << 32,
-        }
-    }
-
-    /// What a state holds.
-    pub const fn unpack(a: u64, b: u64, c: u64) -> Self {
-        let words = [a as u32, 0, (a >> 32) as u32, (c >> 32) as u32, b as u32];
-        Self { words, expected: (b >> 32) as u32, command: c as u32 }
-    }
-}
-
-/// Under which id `LAST_READ` has the object: of a socket it is the other end that is read.
+/// Id of the object that is read, as [`LastRead::id`] holds it. What a socket sends, its peer reads.
 #[inline(always)]
 pub const fn read_id(obj: ObjRef, state: ObjState) -> u64 {
+    // `SocketState::peer_ino`
     if obj.kind == kind::SOCKET { state.c } else { obj.id }
 }
 
-/// What a thread sleeps for, and since when.
+/// The object that a thread waits for in a call, and since when.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sleep {
     pub obj: ObjRef,
     pub state: ObjState,
-    /// When it went to sleep first in this call, nanoseconds of the boot clock.
+    /// When it first went to sleep in this call, nanoseconds of the boot clock.
     pub since_ns: u64,
-    /// Kernel address of the object, or what stands for it: key of `LAST_READ`, never shown.
-    /// Of a semaphore whose number is not known: user address of the operations that its thread waits with.
+    /// Kernel address of the object, or a number in its place: the key of `LAST_READ`, never shown. Semaphores whose
+    /// number is not known: user address of the thread's operations (`struct sembuf`). 0: neither.
     pub ptr: u64,
-    /// How long the thread had been ready to run without a processor in its life, at `since_ns`.
+    /// Nanoseconds that the thread had spent on run queues in its life, at `since_ns`.
     pub runqueue_ns: u64,
-    /// Who had read the object last at `since_ns`, and how long that thread had been on a processor, and ready to run
-    /// without one, in its life by then.
+    /// Nanoseconds that the last reader's thread had spent on a processor in its life, at `since_ns`.
     pub reader_run_ns: u64,
+    /// Nanoseconds that it had spent on run queues by then.
     pub reader_runqueue_ns: u64,
+    /// The thread that had last read the object at `since_ns`; 0: not known.
     pub reader_tid: u32,
+    /// Descriptor in the call; -1: the call has none.
     pub fd: i32,
     /// [`crate::site::Site`] as u16.
     pub site: u16,
@@ -177,21 +121,22 @@ pub struct Sleep {
     pub _pad: u32,
 }
 
-/// A thread that sleeps in a watched call right now. Value of `BLOCKED`, key: tid (u32).
+/// A thread that is asleep in a watched call. Value of `BLOCKED`, key: tid (u32).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Blocked {
     pub sleep: Sleep,
     /// Start time of its process, nanoseconds of the boot clock.
     pub start_ns: u64,
-    /// Not 0: the call was interrupted then and may be restarted; the thread is not asleep.
+    /// When a signal interrupted the call, nanoseconds of the boot clock: it may be restarted, and the thread is not
+    /// asleep. 0: not interrupted.
     pub restart_ns: u64,
     pub tgid: u32,
     pub tid: u32,
     pub comm: [u8; 16],
 }
 
-/// Who was refused by which object. Key of `REFUSED`.
+/// One process that one object refused, at one site. Key of `REFUSED`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RefusedKey {
@@ -200,22 +145,29 @@ pub struct RefusedKey {
     pub site: u32,
 }
 
-/// How often, when, and in what state the object was. Value of `REFUSED`.
+/// Refusals by an object. Value of `REFUSED`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
+    /// State of the object at the last refusal.
     pub state: ObjState,
     /// Non-blocking calls that got EAGAIN.
     pub count: u64,
-    /// How many came last, and how many at most, one after another with nobody seen to read between two of them.
+    /// Consecutive refusals without a read of the object between them, up to the last refusal.
     pub run: u32,
+    /// The longest such run.
     pub longest_run: u32,
+    /// First refusal, nanoseconds of the boot clock.
     pub first_ns: u64,
+    /// Last refusal, nanoseconds of the boot clock.
     pub last_ns: u64,
+    /// Start time of the process, nanoseconds of the boot clock.
     pub start_ns: u64,
-    /// Kernel address of the object: key of `LAST_READ`, never shown.
+    /// Kernel address of the object, or a number in its place: the key of `LAST_READ`, never shown.
     pub ptr: u64,
+    /// Descriptor of the first refused call; -1: the call has none.
     pub fd: i32,
+    /// Thread of the first refused call.
     pub tid: u32,
     pub comm: [u8; 16],
 }
@@ -224,21 +176,24 @@ pub struct Refused {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LastRead {
-    /// Id of the object, because an address may be used again.
+    /// Id of the object ([`read_id`]): another object may get the same address later.
     pub id: u64,
+    /// Time of the read, nanoseconds of the boot clock.
     pub ts_ns: u64,
+    /// Start time of the reader's process, nanoseconds of the boot clock.
     pub start_ns: u64,
-    /// Kernel address of the thread, never shown; after the thread's end it may be somebody else's.
+    /// Kernel address of the reader's `task_struct`, never shown; another thread may get it after the reader's end.
     pub task: u64,
-    /// The last long gap before one of its reads: how long, and when it ended (0: there was none).
+    /// Nanoseconds of the last long gap before one of its reads.
     pub gap_ns: u64,
+    /// When that gap ended, nanoseconds of the boot clock; 0: there was none.
     pub gap_end_ns: u64,
     pub tgid: u32,
     pub tid: u32,
     pub comm: [u8; 16],
 }
 
-/// Key of `SEM_USE`: one process and one set.
+/// Key of `SEM_SEEN`: one process and one set.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SemUseKey {
@@ -247,18 +202,18 @@ pub struct SemUseKey {
     pub id: i32,
 }
 
-/// Semaphores that one process may hold at a time and still be followed.
+/// How many semaphores that one process holds at a time can be followed.
 pub const SEM_HELD_MAX: usize = 16;
 const _: () = assert!(SEM_HELD_MAX.is_power_of_two());
 
-/// One semaphore and what a process has taken (negative) or given (positive), without SEM_UNDO.
+/// What one process has added to one semaphore without SEM_UNDO.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SemNet {
     pub ns: u32,
     pub id: i32,
     pub num: u32,
-    /// 0: the slot is free.
+    /// Sum of its operations, negative if it took more than it gave. 0: the slot is free.
     pub net: i32,
 }
 
@@ -269,8 +224,8 @@ pub struct SemHeld {
     pub slots: [SemNet; SEM_HELD_MAX],
 }
 
-/// Key of `SEM_GIVES`: one semaphore. Its value counts increments by processes that had taken nothing,
-/// the mark of a counting semaphore (a lock is given back by its taker).
+/// Key of `SEM_GIVES`: one semaphore. The value counts increments by processes that had taken nothing. Many of them
+/// mean a counting semaphore: a lock is released by the process that took it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SemKey {
@@ -283,24 +238,25 @@ pub struct SemKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receiving {
-    /// Kernel address of the socket (`struct sock`), 0 if it is no unix socket.
+    /// Kernel address of the socket (`struct sock`); 0: not a unix socket.
     pub sk: u64,
-    /// Room of the control buffer in bytes when the call began.
+    /// Bytes in the control buffer when the call began.
     pub control_len: u64,
-    /// Descriptors in the message that comes next, -1: not seen.
+    /// Descriptors in the next message; -1: the message was not seen.
     pub sent: i32,
     /// Descriptors installed so far.
     pub installed: u32,
     /// 1: an allocation failed with EMFILE.
     pub table_full: u32,
-    /// Messages still to look at, and descriptors of the current one (tracepoint backend).
+    /// Messages not read yet (tracepoint backend).
     pub messages: u32,
+    /// Descriptors of the current message not reported yet (tracepoint backend).
     pub fds: u32,
     /// 1: the queue was empty when the call began (tracepoint backend).
     pub waits: u32,
-    /// User addresses of the next `struct msghdr` and of the next descriptor (tracepoint backend);
-    /// in the others `next` is one more than the last descriptor told.
+    /// User address of the next `struct msghdr` (tracepoint backend).
     pub msg: u64,
+    /// Tracepoint backend: user address of the next descriptor. Other backends: the last reported descriptor plus 1.
     pub next: u64,
 }
 
@@ -308,21 +264,25 @@ pub struct Receiving {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChildStats {
+    /// Children that exited.
     pub exits: u64,
+    /// SIGCHLD for the end of a child: queued, merged with a pending one, ignored.
     pub sigchld_generated: u64,
     pub sigchld_coalesced: u64,
     pub sigchld_ignored: u64,
-    /// wait calls for any child (pid -1, P_ALL) and how many of them reaped.
+    /// wait4 and waitid calls for any child (pid -1, P_ALL), and how many of them reaped one.
     pub waits_any: u64,
     pub reaped_any: u64,
-    /// wait calls for one child or group, and how many of them reaped.
+    /// wait4 and waitid calls for one child or process group, and how many of them reaped one.
     pub waits_one: u64,
     pub reaped_one: u64,
     /// SIGCHLD delivered to a handler.
     pub delivered: u64,
+    /// Last wait4 or waitid call, nanoseconds of the boot clock.
     pub last_wait_ns: u64,
+    /// Start time of the parent, nanoseconds of the boot clock.
     pub start_ns: u64,
-    /// Last pid waited for by name.
+    /// Pid in the last wait for one child.
     pub last_pid: u32,
     pub _pad: u32,
 }
@@ -331,6 +291,7 @@ pub struct ChildStats {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FdKey {
+    /// Address of the table (`files_struct`).
     pub files: u64,
     pub fd: u32,
     pub _pad: u32,

@@ -1,22 +1,23 @@
-//! Rows that the iterator programs write, one after the other, for userspace to read like a file.
+//! Rows that the iterator programs write one after another; userspace reads them like a file.
 
-use crate::map::{ObjRef, ObjState};
+use crate::map::ObjRef;
+use crate::state::ObjState;
 
-/// An open descriptor of a process. Addresses only serve to be compared, and are never shown.
+/// An open descriptor of a process. Addresses are only compared, and never shown.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileRow {
-    /// Address of its `struct file`: the same for all descriptors that were duplicated, inherited or passed from one.
+    /// Address of its `struct file`. Descriptors that were duplicated, inherited or passed share one.
     pub file: u64,
-    /// Address of the credentials that it was opened with. They live as long as the file, and are of one process: each
-    /// fork and exec makes new ones (`copy_creds`, `prepare_exec_creds`, kernel/cred.c).
+    /// Address of the credentials that it was opened with. They live as long as the file, and belong to one process:
+    /// each fork and exec makes new ones (`copy_creds`, `prepare_exec_creds`, kernel/cred.c).
     pub cred: u64,
     /// Address of the credentials of the process that has it open.
     pub own_cred: u64,
     /// Start time of that process, nanoseconds of the boot clock.
     pub start_ns: u64,
     pub obj: ObjRef,
-    /// Of a pipe.
+    /// [`PipeState`](crate::state::PipeState) of a pipe; all 0 for other kinds.
     pub state: ObjState,
     pub tgid: u32,
     pub fd: u32,

@@ -1,92 +1,74 @@
-//! The site table: every place in the kernel that is watched, and how.
+//! The site table: every place in the kernel that is watched, and how it can be watched.
 //!
-//! One row a site; the attach plan, `doctor`, the loss counters and the reports read this table.
+//! Each site has one row. The attach plan, `doctor`, the loss counters and the reports read this table.
 //! Function names and their behaviour were verified on 5.10, 6.1, 6.12, 6.18, 7.2 and 7.3 (x86-64).
 
 use crate::syscall::Syscall;
 
-/// Mechanism a site belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mechanism {
-    Sem,
-    Shm,
-    Msg,
-    Pipe,
-    Fdpass,
-    Eventfd,
-    Child,
-    Signal,
-    Mq,
-    PosixSem,
-    PosixShm,
-    Socket,
-    Futex,
+/// The table of mechanisms: its variant, its name on the command line and in reports, and what no backend records of it
+/// (empty: nothing is known to be missing).
+macro_rules! mechanisms {
+    ($($id:ident $name:literal $unseen:literal;)*) => {
+        /// A mechanism of IPC, or what accompanies it. Each site belongs to one.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mechanism {
+            $($id,)*
+        }
+
+        impl Mechanism {
+            /// All mechanisms, in the order of listings.
+            pub const ALL: &[Self] = &[$(Self::$id),*];
+
+            /// The mechanism's name on the command line and in reports.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$id => $name,)*
+                }
+            }
+
+            /// What no backend records of the mechanism; empty: nothing is known to be missing. Reports print it under
+            /// "not collected". What only one backend misses is in [`SiteInfo::unseen`].
+            pub const fn unseen(self) -> &'static str {
+                match self {
+                    $(Self::$id => $unseen,)*
+                }
+            }
+        }
+    };
 }
 
-impl Mechanism {
-    /// All mechanisms, in the order of listings.
-    pub const ALL: &[Self] = &[
-        Self::Sem,
-        Self::Shm,
-        Self::Msg,
-        Self::Pipe,
-        Self::Fdpass,
-        Self::Eventfd,
-        Self::Child,
-        Self::Signal,
-        Self::Mq,
-        Self::PosixSem,
-        Self::PosixShm,
-        Self::Socket,
-        Self::Futex,
-    ];
-
-    /// The word used on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sem => "sem",
-            Self::Shm => "shm",
-            Self::Msg => "msg",
-            Self::Pipe => "pipe",
-            Self::Fdpass => "fdpass",
-            Self::Eventfd => "eventfd",
-            Self::Child => "child",
-            Self::Signal => "signal",
-            Self::Mq => "mq",
-            Self::PosixSem => "posix-sem",
-            Self::PosixShm => "posix-shm",
-            Self::Socket => "socket",
-            Self::Futex => "futex",
-        }
-    }
-
-    /// What no backend sees of it (empty = nothing that is known). What a backend does not see has each site.
-    pub const fn unseen(self) -> &'static str {
-        match self {
-            Self::Eventfd => "signals of the kernel itself (aio, KVM, vfio, io_uring), which never wait",
-            Self::PosixSem | Self::PosixShm => "uses between the creation and the end of tracing",
-            Self::Socket => "sockets of other families than AF_UNIX",
-            Self::Futex => "waits by futex_waitv, futex_wait and FUTEX_WAIT_REQUEUE_PI, and who holds a semaphore",
-            Self::Sem | Self::Shm | Self::Msg | Self::Pipe | Self::Fdpass | Self::Child | Self::Signal | Self::Mq => "",
-        }
-    }
+mechanisms! {
+    Sem "sem" "";
+    Shm "shm" "";
+    Msg "msg" "";
+    Pipe "pipe" "";
+    Fdpass "fdpass" "";
+    Eventfd "eventfd" "writes by the kernel itself (aio, KVM, vfio, io_uring), which never wait";
+    Child "child" "";
+    Signal "signal" "";
+    Mq "mq" "";
+    PosixSem "posix-sem" "everything between their creation and the end of tracing";
+    PosixShm "posix-shm" "everything between their creation and the end of tracing";
+    Socket "socket" "sockets of families other than AF_UNIX";
+    Futex "futex" "waits in futex_waitv, futex_wait and FUTEX_WAIT_REQUEUE_PI; owners of semaphores";
 }
 
-/// One function that a site can be hooked at.
+/// One kernel function at which a site can be hooked.
 #[derive(Clone, Copy, Debug)]
 pub struct Hook {
-    /// Kernel function (for `Entry` and `Exit`), or system call wrapper without its architecture prefix (`sys_…`).
+    /// Name of the function; of a system call's wrapper without its architecture prefix (`sys_…`).
     pub function: &'static str,
-    /// Program stem: the object holds `fentry_<stem>`/`fexit_<stem>` and `kprobe_<stem>`/`kretprobe_<stem>`.
+    /// Stem of the program names: the object has `fentry_<stem>` or `fexit_<stem>`, and `kprobe_<stem>` or
+    /// `kretprobe_<stem>`.
     pub program: &'static str,
     pub at: At,
-    /// Number of arguments the prototype must have (0 = any): some functions changed theirs.
+    /// Number of arguments that the prototype must have, as some functions changed theirs; 0: any.
     pub args: u8,
-    /// Needed with fentry only.
+    /// Only the fentry backend needs this hook.
     pub fentry_only: bool,
 }
 
-/// Where in the function a hook sits.
+/// Whether a hook runs when the function begins or when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     Entry,
@@ -96,11 +78,11 @@ pub enum At {
 /// How a site is watched when its functions cannot be hooked.
 #[derive(Clone, Copy, Debug)]
 pub enum Fallback {
-    /// raw_tracepoint sys_exit, for these calls.
+    /// The raw tracepoint sys_exit, for these calls.
     Syscalls(&'static [Syscall]),
-    /// raw_tracepoint sys_exit, whatever the call (a return value tells).
+    /// The raw tracepoint sys_exit, for every call: only the result decides.
     AnySyscall,
-    /// The site is a raw tracepoint of the kernel itself, on every backend: (tracepoint, program).
+    /// Every backend uses this raw tracepoint of the kernel: (tracepoint, program).
     Tracepoint(&'static str, &'static str),
 }
 
@@ -110,13 +92,15 @@ pub struct SiteInfo {
     pub site: Site,
     pub name: &'static str,
     pub mechanism: Mechanism,
-    /// Groups of hooks: of each group the first hook that attaches is used; the site needs one from every group.
+    /// Groups of hooks. The first hook of a group that attaches is used; the site needs one of every group.
     pub hooks: &'static [&'static [Hook]],
     pub fallback: Fallback,
-    /// The functions may sleep, be it for memory: kretprobes lose returns there before 6.1 (one instance a CPU without
-    /// preemption; on 5.10 copy_process lost 2 of 5 failures beside other forks).
+    /// The functions may sleep, if only for memory. Kretprobes lose returns of such functions before 6.1: without
+    /// preemption there is one instance a CPU (`register_kretprobe`, kernel/kprobes.c). On 5.10 `copy_process` lost 2
+    /// of 5 failures beside other forks.
     pub sleeps: bool,
-    /// What the tracepoint backend does not see here (empty = nothing is lost).
+    /// What the tracepoint backend does not record here; empty: nothing is missing. Reports print it under "not
+    /// collected".
     pub unseen: &'static str,
 }
 
@@ -134,7 +118,7 @@ macro_rules! sites {
         }),*];
 
         impl Site {
-            /// The site with this number.
+            /// The site with this number; `None`: there is none.
             pub const fn from_raw(raw: u16) -> Option<Self> {
                 $(if raw == Self::$id as u16 { return Some(Self::$id); })*
                 None
@@ -168,9 +152,9 @@ const fn entry(function: &'static str, program: &'static str) -> Hook {
     Hook { function, program, at: At::Entry, args: 0, fentry_only: false }
 }
 
-/// A second program at the same place: a BPF trampoline skips a program that a preempted task is in on this CPU
-/// (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c, 5.12 and later). Two programs are not both skipped.
-/// Used where tasks that wake each other meet in one function, and a missed return would make a finding wrong.
+/// A second program at the same function. A BPF trampoline skips a program if a preempted task is inside it on this CPU
+/// (`__bpf_prog_enter_recur`, kernel/bpf/trampoline.c, 5.12 and later), but it does not skip both programs.
+/// Needed where tasks that wake each other meet in one function, and a missed return would make a finding wrong.
 const fn again(function: &'static str, program: &'static str, args: u8) -> Hook {
     Hook { function, program, at: At::Exit, args, fentry_only: true }
 }
@@ -180,9 +164,9 @@ use Syscall as S;
 
 sites! {
     SemCreate, "sem_create", Sem, &[&[exit("newary", "sem_create")]],
-        Syscalls(&[S::Semget]), true, "semget cannot tell create from open: a set unknown before counts as created";
+        Syscalls(&[S::Semget]), true, "whether semget created a set or found one (a set that was unknown counts as created)";
     SemRemove, "sem_remove", Sem, &[&[entry("freeary", "sem_remove")]],
-        Syscalls(&[S::Semctl]), false, "sets removed by the end of their IPC namespace";
+        Syscalls(&[S::Semctl]), false, "sets removed with their IPC namespace";
     SemOp, "sem_op", Sem, &[&[exit("do_semtimedop", "sem_op")], &[again("do_semtimedop", "sem_wait_end", 0)]],
         Syscalls(&[S::Semop, S::Semtimedop]), true, "";
     SemCtl, "sem_ctl", Sem, &[&[exit("sys_semctl", "sys_semctl")]],
@@ -199,19 +183,19 @@ sites! {
     PipeResize, "pipe_resize", Pipe, &[&[exit("sys_fcntl", "sys_fcntl")]],
         Syscalls(&[S::Fcntl]), false, "";
     FifoOpen, "fifo_open", Pipe, &[&[entry("fifo_open", "fifo_begin")], &[exit("fifo_open", "fifo_open")]],
-        Syscalls(&[S::Open, S::Openat]), true, "opens through io_uring, and by openat2";
-    // In this order: a message's end tells what was not installed, so each installation must be seen by then.
+        Syscalls(&[S::Open, S::Openat]), true, "opens through io_uring and openat2";
+    // In this order: when a message ends, what was not installed is known only if each installation was seen.
     FdReceive, "fd_receive", Fdpass, &[
         &[exit_args("scm_recv_one_fd", "fd_receive4", 4), exit_args("__receive_fd", "fd_receive", 3),
           exit_args("__receive_fd", "fd_receive4", 4), exit_args("receive_fd", "fd_receive", 3)],
         &[again("scm_recv_one_fd", "fd_receive4_again", 4), again("__receive_fd", "fd_receive_again", 3),
           again("__receive_fd", "fd_receive4_again", 4), again("receive_fd", "fd_receive_again", 3)],
         &[entry("scm_detach_fds", "fd_detach")], &[exit("scm_detach_fds", "fd_detached")]],
-        Syscalls(&[S::Recvmsg, S::Recvmmsg]), true, "fds received through io_uring; a descriptor that a security module denies counts as a full table";
+        Syscalls(&[S::Recvmsg, S::Recvmmsg]), true, "descriptors received through io_uring; a descriptor denied by a security module counts as a full table";
     FdGetfd, "fd_getfd", Fdpass, &[&[exit("sys_pidfd_getfd", "sys_pidfd_getfd")]],
         Syscalls(&[S::PidfdGetfd]), false, "";
     FdSend, "fd_send", Fdpass, &[&[exit("__scm_send", "fd_send")]],
-        Syscalls(&[S::Sendmsg, S::Sendmmsg]), false, "fds sent through io_uring";
+        Syscalls(&[S::Sendmsg, S::Sendmmsg]), false, "descriptors sent through io_uring";
     FdClose, "fd_close", Fdpass, &[&[entry("file_close_fd_locked", "fd_close"), entry("pick_file", "fd_close")],
         &[exit("sys_close_range", "sys_close_range")]],
         Syscalls(&[S::Close, S::CloseRange]), false, "descriptors closed through io_uring";
@@ -219,7 +203,7 @@ sites! {
         &[exit("sys_fcntl", "sys_fcntl")]],
         Syscalls(&[S::Dup, S::Dup2, S::Dup3, S::Fcntl]), false, "";
     FdFail, "fd_fail", Fdpass, &[&[exit("alloc_fd", "fd_fail")]],
-        AnySyscall, false, "mq_open that fails with EMFILE";
+        AnySyscall, false, "EMFILE from mq_open";
     EventfdCreate, "eventfd_create", Eventfd, &[&[exit("do_eventfd", "eventfd_create")]],
         Syscalls(&[S::Eventfd, S::Eventfd2]), true, "";
     EventfdWrite, "eventfd_write", Eventfd, &[&[exit("eventfd_write", "eventfd_write")]],
@@ -236,15 +220,15 @@ sites! {
     ProcessFree, "process_free", Child, &[], Tracepoint("sched_process_free", "process_free"), false, "";
     SignalGenerate, "signal_generate", Signal, &[], Tracepoint("signal_generate", "signal_generate"), false, "";
     SignalDeliver, "signal_deliver", Signal, &[], Tracepoint("signal_deliver", "signal_deliver"), false, "";
-    Blocked, "blocked", Child, &[], Tracepoint("sched_switch", "sched_switch"), false, "io_uring workers and 32-bit programs";
+    Blocked, "blocked", Child, &[], Tracepoint("sched_switch", "sched_switch"), false, "waits of io_uring workers and of 32-bit programs";
     ShmCreate, "shm_create", Shm, &[&[exit("newseg", "shm_create")]],
-        Syscalls(&[S::Shmget]), true, "shmget cannot tell create from open: a segment unknown before counts as created";
+        Syscalls(&[S::Shmget]), true, "whether shmget created a segment or found one (a segment that was unknown counts as created)";
     ShmRemove, "shm_remove", Shm, &[&[entry("shm_destroy", "shm_remove")]],
-        Syscalls(&[S::Shmctl]), false, "segments removed by the end of their IPC namespace; one that is still attached counts as gone when it is marked";
+        Syscalls(&[S::Shmctl]), false, "segments removed with their IPC namespace; a segment that is still attached counts as removed when it is marked";
     MsgCreate, "msg_create", Msg, &[&[exit("newque", "msg_create")]],
-        Syscalls(&[S::Msgget]), true, "msgget cannot tell create from open: a queue unknown before counts as created";
+        Syscalls(&[S::Msgget]), true, "whether msgget created a queue or found one (a queue that was unknown counts as created)";
     MsgRemove, "msg_remove", Msg, &[&[entry("freeque", "msg_remove")]],
-        Syscalls(&[S::Msgctl]), false, "queues removed by the end of their IPC namespace";
+        Syscalls(&[S::Msgctl]), false, "queues removed with their IPC namespace";
     MsgSend, "msg_send", Msg, &[&[exit("do_msgsnd", "msg_send")], &[again("do_msgsnd", "msg_wait_end", 0)]],
         Syscalls(&[S::Msgsnd]), true, "";
     MsgReceive, "msg_receive", Msg, &[&[exit("do_msgrcv", "msg_receive")]],

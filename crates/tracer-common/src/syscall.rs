@@ -1,23 +1,29 @@
-//! The system calls that touch the watched objects, with their numbers.
+//! The system calls that use the watched objects, with their numbers.
 
 macro_rules! syscalls {
     ($($id:ident = $name:literal, $x86:expr, $arm:expr, $program:literal;)*) => {
-        /// One system call of interest. The discriminant travels in maps; 0 means "none of them".
+        /// One watched system call. Maps and events hold the discriminant; 0: none of them.
         #[repr(u8)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Syscall { None = 0, $($id),* }
 
         /// (call, name as in the kernel's tracepoints, x86-64 number, arm64 number, program of the tracepoint backend
-        /// for its return); -1: the architecture lacks it.
+        /// for its return). A number of -1: the architecture lacks the call.
         /// Source: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h, Linux 6.18.
         pub const SYSCALLS: &[(Syscall, &str, i32, i32, &str)] = &[$((Syscall::$id, $name, $x86, $arm, $program)),*];
 
         impl Syscall {
-            /// The call with this discriminant; `None` for any other value.
+            /// The call with this discriminant; [`Syscall::None`] for any other value.
             #[inline(always)]
             pub const fn from_raw(raw: u8) -> Self {
                 $(if raw == Self::$id as u8 { return Self::$id; })*
                 Self::None
+            }
+
+            /// True for the calls that operate on a System V semaphore set.
+            #[inline(always)]
+            pub const fn is_semop(self) -> bool {
+                matches!(self, Self::Semop | Self::Semtimedop)
             }
 
             /// The kernel's name of the call.
@@ -82,12 +88,12 @@ syscalls! {
     Futex = "futex", 202, 98, "exit_futex";
 }
 
-/// Highest system call number looked up; the map `SYSCALLS` has this many slots.
+/// Slots of the map `SYSCALLS`, by system call number. Calls from this number on are not watched.
 pub const MAX_NR: u32 = 512;
 
-/// Slot of the program that goes on with a long list of received descriptors.
+/// Slot of the program that takes the next step through the descriptors of a message.
 pub const SLOT_RECEIVED: u32 = SYSCALLS.len() as u32 + 1;
-/// Name of that program.
+/// Name of the program in [`SLOT_RECEIVED`].
 pub const PROGRAM_RECEIVED: &str = "exit_received";
-/// Slots of the map `SYS_EXIT`: one program a [`Syscall`], and [`SLOT_RECEIVED`].
+/// Slots of the map `SYS_EXIT`: a program for each [`Syscall`], and one in [`SLOT_RECEIVED`].
 pub const SLOTS: u32 = SLOT_RECEIVED + 1;

@@ -1,4 +1,4 @@
-//! What a cgroup path tells of the process in it: container, pod, systemd unit.
+//! The container, pod and systemd unit that a cgroup path names.
 //!
 //! Layouts by Docker, containerd, CRI-O and Podman, with the cgroupfs and the systemd driver, and LXC and nspawn.
 

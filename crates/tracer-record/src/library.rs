@@ -1,6 +1,6 @@
 //! Names of the libraries that every program runs through: they are nobody's own code.
 
-/// File names, up to the first `.` or `-`, of what every program runs through on its way to the kernel.
+/// File names, up to the first `.` or `-`, of the libraries that every program runs through on its way to the kernel.
 pub const SYSTEM: [&str; 12] = [
     "libc",
     "ld",

@@ -1,8 +1,8 @@
-//! What the listings show and no record of the stream has: open pipes, eventfds and sockets, POSIX objects, files.
+//! Facts that only listings show, and no record of the stream has: open pipes, eventfds and sockets, files.
 
 use crate::record::Holder;
 
-/// What the descriptor tables of all processes show at one moment.
+/// The descriptor tables of all processes at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DescriptorSnapshot {
     /// By inode.
@@ -17,13 +17,13 @@ pub struct DescriptorSnapshot {
     pub problems: Vec<String>,
 }
 
-/// An object that lives as long as somebody has it open.
+/// An object that lives as long as a process has it open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenObject {
     pub id: u64,
     /// An eventfd's value; `None` if its fdinfo could not be read.
     pub counter: Option<u64>,
-    /// What a pipe holds; `None` if the kernel was not asked, or does not tell.
+    /// Contents of a pipe; `None` if they were not read.
     pub fill: Option<PipeFill>,
     /// One row a process.
     pub holders: Vec<Holder>,
@@ -39,7 +39,7 @@ pub struct PipeFill {
     pub slots_used: u64,
 }
 
-/// A socket of AF_UNIX. What the kernel did not tell is `None`.
+/// A socket of AF_UNIX; `None`: the kernel did not report it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnixSocket {
     /// Unique on the host: all sockets are files of one file system (net/socket.c, `sock_mnt`).
@@ -54,7 +54,7 @@ pub struct UnixSocket {
     pub peer: Peer,
     /// Bytes received and not read, of datagrams those of the first; of a listener the connections not accepted.
     pub recv_queue: Option<u64>,
-    /// Memory of what it sent and nobody received, in bytes; of a listener the most connections in its queue.
+    /// Memory of sent and unreceived data, in bytes; of a listener the backlog.
     pub send_queue: Option<u64>,
     /// Of a listener: the sockets whose connections are not accepted yet.
     pub pending: Option<Vec<u64>>,
@@ -82,7 +82,7 @@ pub enum SocketState {
     Other(u8),
 }
 
-/// What a unix socket is bound to; bytes that are no UTF-8 are replaced.
+/// The name that a unix socket is bound to; invalid UTF-8 is replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketName {
     Path(String),
@@ -103,7 +103,7 @@ pub enum Peer {
     Socket(u64),
 }
 
-/// A file that a process has open or mapped, as /proc tells it.
+/// A file that a process has open or mapped, from /proc.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileRef {
     pub path: String,

@@ -1,4 +1,4 @@
-//! The one stream: what the collector produces, a trace stores and replay reads back.
+//! The stream: the collector produces it, a trace stores it, replay reads it back.
 //!
 //! Raw facts only, never findings.
 //! Kernel records stay bytes; everything that userspace read is a plain structure with serde.
@@ -6,6 +6,7 @@
 mod futex;
 mod posix;
 mod socket;
+mod state;
 mod sysv;
 mod text;
 mod thread;
@@ -13,21 +14,23 @@ mod thread;
 pub use futex::{FutexOwner, FutexPlace, FutexRow, FutexUser};
 pub use posix::{PosixHolder, PosixInventory, PosixKind, PosixObject, PosixQueue};
 pub use socket::{InFlightRow, SocketRow};
+pub use state::State;
 pub use sysv::{MsgLimitRow, MsgQueue, SemLimitRow, SemSetRow, SemValue, ShmLimitRow, ShmSegment};
 pub use text::{Comm, Text, text, without_digits};
-pub use thread::{ReaderLook, Releaser, ThreadRow, WaitRow, Way};
+pub use thread::{ReaderSampleRow, Releaser, ThreadRow, WaitRow, Way};
 
 use serde::{Deserialize, Serialize};
-use tracer_common::map::{ChildStats, ObjRef, ObjState};
+use tracer_common::map::{ChildStats, ObjRef};
+use tracer_derive::Redact;
 
 /// One element of the stream. All times are nanoseconds of the boot clock.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Redact)]
 pub enum Record {
     /// First record: who, where, how, with which thresholds.
     Session(Session),
     /// A record of the ring buffer, as the kernel wrote it.
     #[serde(skip)]
-    Kernel(Vec<u8>),
+    Kernel(#[redact(with = "crate::redact::event::kernel")] Vec<u8>),
     /// What existed when tracing began.
     Baseline(Inventory),
     /// What exists when tracing ends; leaks are confirmed against it.
@@ -52,7 +55,7 @@ pub enum Record {
     ForkLimits { ts_ns: u64, tgid: u32, limits: Vec<LimitRow> },
     /// Pipe pages charged to a user: by process, counted from /proc.
     PipeUser { ts_ns: u64, uid: u32, processes: Vec<PipeOwner>, soft_pages: u64 },
-    /// Message queues that somebody waits at or was refused by; who waits is not read.
+    /// Message queues at which a thread waits or was refused; the waiters are not read.
     Queues { ts_ns: u64, rows: Vec<MsgQueue> },
     /// Addresses of a user stack, innermost first. It may come after the events that have its number, or never.
     Stack {
@@ -63,30 +66,34 @@ pub enum Record {
         #[serde(default)]
         unwound: usize,
     },
-    /// The user stack with one number is the one that was told with another.
+    /// The user stack `id` equals the one that was sent as `of`.
     SameStack { id: i32, of: i32 },
     /// Functions and lines at the addresses of a user stack, address by address: of each the innermost inlined function
     /// first; nothing where nothing is known. Comes after its `Stack`, if at all.
     Symbols { id: i32, places: Vec<Vec<Place>> },
     /// Last record.
     End { ts_ns: u64 },
-    /// Unix sockets at which somebody waits or was refused, and their other ends, as sock_diag tells them.
+    /// Unix sockets at which a thread waits or was refused, and their other ends, from sock_diag.
     Sockets { ts_ns: u64, rows: Vec<SocketRow> },
-    /// Futexes that somebody waits for or waited for, placed by the mappings of the processes.
+    /// Futexes with a waiter, now or before, located by the mappings of the processes.
     Futexes { ts_ns: u64, rows: Vec<FutexRow> },
-    /// Threads of processes that wait, and of those that they wait for; of each process all.
+    /// All threads of the processes that wait, and of the processes that they wait for.
     Threads { ts_ns: u64, rows: Vec<ThreadRow> },
-    /// What readers do while somebody waits for them, looked at several times a second.
-    Readers { ts_ns: u64, rows: Vec<ReaderLook> },
+    /// Samples of readers while a writer waits for them, several times a second.
+    Readers { ts_ns: u64, rows: Vec<ReaderSampleRow> },
 }
 
 /// Facts about the run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Redact)]
 pub struct Session {
+    #[redact(version)]
     pub tool_version: String,
+    #[redact(host)]
     pub host: String,
     /// uname release.
+    #[redact(kernel)]
     pub kernel: String,
+    #[redact(architecture)]
     pub arch: String,
     pub page_bytes: u64,
     pub start_ns: u64,
@@ -95,33 +102,41 @@ pub struct Session {
     pub min_stall_ns: u64,
     pub plan: Vec<PlanRow>,
     /// What this run cannot see, each a sentence.
+    #[redact(sentence)]
     pub not_collected: Vec<String>,
     /// Words of the target: "all", or the pids.
+    #[redact(target)]
     pub target: String,
     /// Process ids of the target at start; empty for all.
     pub target_pids: Vec<u32>,
     pub follow: bool,
     /// Mechanisms watched (`--only`), empty for all.
+    #[redact(mechanism)]
     pub only: Vec<String>,
     pub self_pid: u32,
-    /// Names were taken out of the trace: what stands for them are tokens.
+    /// Tokens stand in the trace in place of names.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub redacted: bool,
 }
 
 /// How one site is watched.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct PlanRow {
+    #[redact(site)]
     pub site: String,
+    #[redact(mechanism)]
     pub mechanism: String,
     /// `fentry`, `kprobe`, `tracepoint` or `none`.
+    #[redact(backend)]
     pub backend: String,
+    #[redact(sentence)]
     pub reason: String,
     /// The kernel functions or tracepoints attached to.
+    #[redact(function)]
     pub functions: Vec<String>,
 }
 
-/// What ties the boot clock to the time of day.
+/// One moment on the boot clock and on the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clocks {
     /// One moment by both, nanoseconds; `wall_ns` since 1970, 0: not known.
@@ -148,14 +163,14 @@ impl Session {
         Clocks { boot_ns: self.start_ns, wall_ns: self.wall_ns }
     }
 
-    /// Size of a memory page; 4096 if it does not tell.
+    /// Bytes of a memory page; 4096 if the session has none.
     pub fn page(&self) -> u64 {
         if self.page_bytes == 0 { 4096 } else { self.page_bytes }
     }
 }
 
 /// [`ObjRef`] with serde.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Redact)]
 pub struct ObjKey {
     pub kind: u32,
     pub ns: u32,
@@ -168,26 +183,13 @@ impl From<ObjRef> for ObjKey {
     }
 }
 
-/// [`ObjState`] with serde; the meaning of a, b, c is the kernel half's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    pub a: u64,
-    pub b: u64,
-    pub c: u64,
-}
-
-impl From<ObjState> for State {
-    fn from(s: ObjState) -> Self {
-        Self { a: s.a, b: s.b, c: s.c }
-    }
-}
-
 /// The last successful reader of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ReaderRow {
     pub tgid: u32,
     pub start_ns: u64,
     pub ts_ns: u64,
+    #[redact(comm)]
     pub comm: String,
     /// The last long pause before one of its reads, and when that read ended it; 0: none.
     #[serde(default)]
@@ -197,7 +199,7 @@ pub struct ReaderRow {
 }
 
 /// A thread asleep in a watched call.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct BlockedThread {
     pub obj: ObjKey,
     pub state: State,
@@ -205,6 +207,7 @@ pub struct BlockedThread {
     pub tid: u32,
     pub start_ns: u64,
     pub since_ns: u64,
+    #[redact(comm)]
     pub comm: String,
     pub call: u8,
     pub fd: i32,
@@ -212,19 +215,20 @@ pub struct BlockedThread {
     #[serde(default)]
     pub estimated: bool,
     pub reader: Option<ReaderRow>,
-    /// Number of its user stack, which is told when it was unwound.
+    /// Number of its user stack, which follows once it is unwound.
     #[serde(default)]
     pub stack: Option<i32>,
 }
 
 /// EAGAIN counts of one process at one object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct RefusedRow {
     pub obj: ObjKey,
     pub state: State,
     pub tgid: u32,
     pub tid: u32,
     pub start_ns: u64,
+    #[redact(comm)]
     pub comm: String,
     pub fd: i32,
     pub count: u64,
@@ -237,7 +241,7 @@ pub struct RefusedRow {
 }
 
 /// Counters of one parent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ChildRow {
     pub tgid: u32,
     pub start_ns: u64,
@@ -276,10 +280,11 @@ impl ChildRow {
 }
 
 /// One process with an object open.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct Holder {
     pub tgid: u32,
     pub start_ns: u64,
+    #[redact(comm)]
     pub comm: String,
     pub fd: u32,
     /// Opened with O_RDONLY or O_RDWR; `None` if it could not be read.
@@ -288,7 +293,7 @@ pub struct Holder {
 }
 
 /// What exists at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Redact)]
 pub struct Inventory {
     /// When its reading began.
     pub ts_ns: u64,
@@ -306,9 +311,9 @@ pub struct Inventory {
     pub msg_queues: Vec<MsgQueue>,
     #[serde(default)]
     pub msg_limits: Vec<MsgLimitRow>,
-    /// Descriptors of the processes looked at that another living process opened; `None` if that could not be read.
+    /// Descriptors that another living process opened, by process; `None` if they could not be read.
     #[serde(default)]
-    pub passed: Option<Vec<PassedRow>>,
+    pub passed: Option<Vec<ReceivedFdsRow>>,
     /// Names of POSIX objects; `None` if they were not read.
     #[serde(default)]
     pub posix: Option<PosixInventory>,
@@ -320,13 +325,14 @@ pub struct Inventory {
     pub small_pipes: Option<Vec<SmallPipes>>,
     pub system: SystemLimits,
     /// What could not be read, each a sentence.
+    #[redact(sentence)]
     pub problems: Vec<String>,
 }
 
 /// Descriptors of one process, of one object, that another living process opened. What came by fork and is still open
 /// at the same number where it came from is left out, so these were received, or their former holders closed them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PassedRow {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
+pub struct ReceivedFdsRow {
     pub tgid: u32,
     pub start_ns: u64,
     pub opener: u32,
@@ -337,22 +343,25 @@ pub struct PassedRow {
     /// How many descriptors, and the lowest.
     pub fds: u32,
     pub fd: u32,
-    /// What the lowest one's link says; `None` if it was not read.
+    /// The link of the lowest one; `None` if it was not read.
+    #[redact(link)]
     pub link: Option<String>,
 }
 
 /// One line of the process table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ProcessRow {
     pub tgid: u32,
     /// Start in nanoseconds of the boot clock, cut to clock ticks (10 ms).
     pub start_ns: u64,
     pub ppid: u32,
     pub pgrp: u32,
+    #[redact(comm)]
     pub comm: String,
     /// State letter of /proc/PID/stat.
     pub state: char,
     pub uid: u32,
+    #[redact(link)]
     pub exe: Option<String>,
     /// Pid in its own pid namespace, if that is another one.
     pub ns_pid: Option<u32>,
@@ -372,11 +381,12 @@ pub struct ProcessRow {
     pub syscall: Option<i64>,
     pub nofile_soft: Option<u64>,
     /// cgroup path (v2, or the pids controller's of v1).
+    #[redact(cgroup)]
     pub cgroup: Option<String>,
 }
 
 /// Limits of the host; 0 = could not be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SystemLimits {
     pub pid_max: u64,
     pub threads_max: u64,
@@ -385,31 +395,33 @@ pub struct SystemLimits {
 }
 
 /// The descriptors of one process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct FdTable {
     pub ts_ns: u64,
     pub tgid: u32,
     pub start_ns: u64,
     /// Soft RLIMIT_NOFILE; `None` if it could not be read.
     pub limit: Option<u64>,
-    /// (number, what readlink says).
+    /// (number, target of its link).
+    #[redact(link)]
     pub fds: Vec<(u32, String)>,
     /// False if the process was gone or the table could not be read.
     pub complete: bool,
 }
 
 /// Pipes that one process holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct PipeOwner {
     pub tgid: u32,
     pub start_ns: u64,
+    #[redact(comm)]
     pub comm: String,
     /// Distinct pipes.
     pub pipes: u64,
 }
 
-/// Pipes of a user who has more in pipes than `pipe-user-pages-soft`, that have as few slots as the kernel gives then.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Pipes with the few slots that the kernel grants to a user above `pipe-user-pages-soft`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SmallPipes {
     pub uid: u32,
     /// Of the smallest.
@@ -426,30 +438,34 @@ pub struct SmallPipes {
 }
 
 /// A limit with its use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct LimitRow {
     /// `RLIMIT_NPROC`, `pids.max`, `pid_max`, `threads-max`; in listings also `RLIMIT_NOFILE`, `RLIMIT_SIGPENDING`,
     /// `file-max`.
+    #[redact(limit)]
     pub name: String,
     pub used: u64,
     pub max: u64,
 }
 
 /// One frame of a user stack.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct Frame {
     pub addr: u64,
     /// File mapped there, if the process still lived when it was looked up.
+    #[redact(link)]
     pub module: Option<String>,
     /// Offset in that file.
     pub offset: Option<u64>,
 }
 
 /// A function, and where in its source an address of it belongs to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct Place {
     /// Demangled; cut if it is very long, control characters stay.
+    #[redact(function)]
     pub function: Option<String>,
+    #[redact(path)]
     pub file: Option<String>,
     pub line: Option<u32>,
     /// It has no frame of its own: the next one contains its code.

@@ -1,7 +1,7 @@
-//! What exports cost: a trace of two million records, written once, goes through each format in a process of its own, so
-//! that its memory can be told: `cargo bench -p tracer-user --bench export`.
+//! Measures exports: exports a trace of two million records to each format, each in its own process, so that its memory
+//! can be measured: `cargo bench -p tracer-report --bench export`.
 //!
-//! `EXPORT_RECORDS` is another number of records; `EXPORT_KEEP` names a file where the trace stays.
+//! `EXPORT_RECORDS` sets another number of records; `EXPORT_KEEP` names a file that keeps the trace.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 
 use std::io::BufWriter;
@@ -12,8 +12,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tracer_analysis::analyst::Analyst;
 use tracer_common::event::{Body, EventfdCreate, FdClose, FdReceive, PipeCreate, SemCreate, SemRemove, Stall};
-use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
+use tracer_common::state::PipeState;
 use tracer_common::syscall::Syscall;
 use tracer_record::redact::{KEY_LEN, Redactor};
 use tracer_record::{Frame, ProcessRow, Record, Session};
@@ -23,15 +24,15 @@ use tracer_trace::{Reader, Writer};
 const RECORDS: u64 = 2_000_000;
 const MS: u64 = 1_000_000;
 const START: u64 = 1_000_000 * MS;
-/// Names a trace and a format: then the process does that export only.
+/// Contains a format and a trace; the process then runs only that export.
 const CHILD: &str = "EXPORT_CHILD";
-/// Beside the formats.
+/// An additional task beside the formats.
 const REDACT: &str = "redact";
 
 fn main() -> Result<()> {
     if let Some(task) = std::env::var_os(CHILD) {
-        let task = task.to_str().context("its own words")?;
-        let (format, trace) = task.split_once(' ').context("its own words")?;
+        let task = task.to_str().context("the task of the child")?;
+        let (format, trace) = task.split_once(' ').context("the task of the child")?;
         return child(format, Path::new(trace));
     }
     let records: u64 = match std::env::var("EXPORT_RECORDS") {
@@ -57,7 +58,7 @@ fn named(format: &str) -> Option<Format> {
     Format::CHOICES.iter().find(|c| c.1 == format).map(|c| c.0)
 }
 
-/// One export; `none` is the way to the model alone, which every report goes, too, and `redact` that without names.
+/// Runs one export. `none` only builds the model, as every report does; `redact` does so from redacted records.
 fn child(format: &str, trace: &Path) -> Result<()> {
     let started = Instant::now();
     let redactor = Redactor::new(&[7; KEY_LEN]);
@@ -97,7 +98,7 @@ fn child(format: &str, trace: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A trace of many short lives: objects made and removed, descriptors received and closed, waits.
+/// Writes a trace of many short lifetimes: objects created and removed, descriptors received and closed, waits.
 fn write(path: &Path, records: u64) -> Result<()> {
     let mut writer = Writer::create(path, false)?;
     let session = Session {
@@ -135,7 +136,7 @@ fn write(path: &Path, records: u64) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of an event, as the kernel writes them.
+/// The bytes of an event as the eBPF programs write them.
 fn event(n: u64, ts_ns: u64) -> Vec<u8> {
     let small = u32::try_from(n % 1_000_000).unwrap_or(0);
     let id = small.cast_signed() / 2;
@@ -156,7 +157,7 @@ fn event(n: u64, ts_ns: u64) -> Vec<u8> {
         _ => {
             let stall = Stall {
                 obj: ObjRef { kind: kind::PIPE, ns: 0, id: n % 5_000 },
-                state: ObjState { a: 16, b: 16, c: 65_536 },
+                state: PipeState { capacity_slots: 16, used_slots: 16, used_bytes: 65_536 }.into(),
                 since_ns: ts_ns - 150 * MS,
                 until_ns: ts_ns,
                 ret: 4096,

@@ -1,9 +1,9 @@
-//! How fast a trace is read and judged on one processor, and in how much memory:
-//! `cargo bench -p tracer-user --bench replay [-- FILE | EVENTS]`.
+//! Measures the speed and the memory of reading and analysing a trace on one CPU:
+//! `cargo bench -p tracer-report --bench replay [-- FILE | EVENTS]`.
 //!
-//! Without a file, a trace of so many events is made of a fixture's kernel records, told again and again at later times.
-//! Then objects of each kind are made that stay, for the memory of one.
-//! Then a large model is judged: the flight recorder does that while it records.
+//! Without a file, it builds a trace of EVENTS events from the kernel records of a fixture, repeated at later times.
+//! Then it creates many objects of each kind, to measure the memory of one.
+//! Then it runs the detectors on a large model, as the flight recorder does while it records.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 
 use std::hint::black_box;
@@ -19,16 +19,18 @@ use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
 use tracer_record::decode;
 use tracer_record::{
-    Inventory, MsgQueue, PassedRow, PosixKind, PosixObject, PosixQueue, ProcessRow, Record, SemSetRow, SemValue,
+    Inventory, MsgQueue, PosixKind, PosixObject, PosixQueue, ProcessRow, ReceivedFdsRow, Record, SemSetRow, SemValue,
     Session, ShmSegment,
 };
 use tracer_trace::{Reader, Writer};
 
-/// Kernel records in the large trace, if nothing else is said.
+/// Default number of kernel records in the large trace.
 const EVENTS: usize = 3_000_000;
 /// Processes and objects of the large model.
 const PROCESSES: u32 = 60_000;
 const OBJECTS: i32 = 15_000;
+/// IPC namespace of the objects.
+const NS: u32 = 1;
 
 fn main() -> Result<()> {
     let word = std::env::args().skip(1).find(|word| word != "--bench");
@@ -38,7 +40,7 @@ fn main() -> Result<()> {
     let path = match given {
         Some(path) => path,
         None => {
-            make(&made, events.unwrap_or(EVENTS))?;
+            write(&made, events.unwrap_or(EVENTS))?;
             made.clone()
         }
     };
@@ -52,7 +54,7 @@ fn main() -> Result<()> {
         }
     })?;
     println!(
-        "{}: {records} records, {kernel} of them events; {bytes} bytes, {:.1} bytes an event ({:.0} before compression)",
+        "{}: {records} records, {kernel} of them events; {bytes} bytes, {:.1} bytes per event ({:.0} before compression)",
         path.display(),
         bytes as f64 / kernel.max(1) as f64,
         raw as f64 / kernel.max(1) as f64
@@ -73,27 +75,60 @@ fn main() -> Result<()> {
     time("read, decode, model", records, || each(&path, &mut |r| analyst.take(&r)))?;
     let started = Instant::now();
     let found = analyst.findings().len();
-    println!("judged in {:.1} ms: {found} findings", started.elapsed().as_secs_f64() * 1e3);
+    println!("detectors {:.1} ms: {found} findings", started.elapsed().as_secs_f64() * 1e3);
     if path == made {
         std::fs::remove_file(&made).context("cannot remove the large trace")?;
     }
     println!("peak memory so far: {} MiB", status_kib("VmHWM:")? / 1024);
     open_objects()?;
-    large_world()
+    large_model()
 }
 
-/// Memory of this process, by /proc/self/status.
+/// A memory counter of this process in /proc/self/status.
 fn status_kib(field: &str) -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("cannot read the own status")?;
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such line")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// What an open object costs: made while watched, or there before.
+/// Prints the memory of one object of each kind, created while traced or in the baseline.
 fn open_objects() -> Result<()> {
-    let (ns, name) = (1, |n: i32| format!("/worker-{n}"));
-    let mut named = [0; 32];
-    named[..8].copy_from_slice(b"worker-1");
+    created_objects()?;
+    baseline_objects()
+}
+
+fn obj(kind: u32, n: i32) -> ObjRef {
+    ObjRef { kind, ns: NS, id: n as u64 }
+}
+
+fn created_objects() -> Result<()> {
+    let mut name = [0; 32];
+    name[..8].copy_from_slice(b"worker-1");
+    let ns = NS;
+    created("semaphore set, with SETVAL and semop", |id| {
+        vec![
+            Body::SemCreate(SemCreate { id, nsems: 1, ns, exact: 1, ..SemCreate::default() }),
+            Body::SemSet(SemSet { id, ns, value: 1, ..SemSet::default() }),
+            Body::SemFirstUse(SemFirstUse { id, ns }),
+        ]
+    })?;
+    let sysv = |kind, id| Body::SysvCreate(SysvCreate { kind, ns, id, exact: 1, size: 4096, ..SysvCreate::default() });
+    created("shared memory segment", |id| vec![sysv(kind::SHM, id)])?;
+    created("message queue", |id| vec![sysv(kind::MSG, id)])?;
+    created("POSIX object", |n| {
+        let obj = obj(kind::FILE, n);
+        vec![Body::PosixCreate(PosixCreate { obj, exact: 1, name, ..PosixCreate::default() })]
+    })?;
+    created("small pipe", |n| vec![Body::PipeCreate(PipeCreate { ino: n as u64, slots: 2, ..PipeCreate::default() })])?;
+    created("eventfd", |n| vec![Body::EventfdCreate(EventfdCreate { id: n as u64, ..EventfdCreate::default() })])?;
+    created("received descriptor of one file", |n| {
+        let (fd, obj) = (n as u32, obj(kind::FILE, 1));
+        vec![Body::FdReceive(FdReceive { obj, files: 1, sock: 1, fd, name, ..FdReceive::default() })]
+    })
+}
+
+fn baseline_objects() -> Result<()> {
+    let name = |n: i32| format!("/worker-{n}");
     let posix = |kind, n: i32| PosixObject {
         kind,
         name: name(n),
@@ -111,56 +146,35 @@ fn open_objects() -> Result<()> {
         holders: Vec::new(),
         complete: true,
     };
-    let obj = |kind, n: i32| ObjRef { kind, ns, id: n as u64 };
-    made("semaphore set, with SETVAL and semop", |id| {
-        vec![
-            Body::SemCreate(SemCreate { id, nsems: 1, ns, exact: 1, ..SemCreate::default() }),
-            Body::SemSet(SemSet { id, ns, value: 1, ..SemSet::default() }),
-            Body::SemFirstUse(SemFirstUse { id, ns }),
-        ]
-    })?;
-    let sysv = |kind, id| Body::SysvCreate(SysvCreate { kind, ns, id, exact: 1, size: 4096, ..SysvCreate::default() });
-    made("shared memory segment", |id| vec![sysv(kind::SHM, id)])?;
-    made("message queue", |id| vec![sysv(kind::MSG, id)])?;
-    made("POSIX object", |n| {
-        let obj = obj(kind::FILE, n);
-        vec![Body::PosixCreate(PosixCreate { obj, exact: 1, name: named, ..PosixCreate::default() })]
-    })?;
-    made("small pipe", |n| vec![Body::PipeCreate(PipeCreate { ino: n as u64, slots: 2, ..PipeCreate::default() })])?;
-    made("eventfd", |n| vec![Body::EventfdCreate(EventfdCreate { id: n as u64, ..EventfdCreate::default() })])?;
-    made("received descriptor of one file", |n| {
-        let (fd, obj) = (n as u32, obj(kind::FILE, 1));
-        vec![Body::FdReceive(FdReceive { obj, files: 1, sock: 1, fd, name: named, ..FdReceive::default() })]
-    })?;
-    there("semaphore set", |id, all| {
+    existing("semaphore set", |id, all| {
         all.sem_sets.push(SemSetRow { id, nsems: 1, values: vec![SemValue::default()], ..SemSetRow::default() });
     })?;
-    there("shared memory segment", |id, all| {
+    existing("shared memory segment", |id, all| {
         all.shm_segments.push(ShmSegment { id, ..ShmSegment::default() });
     })?;
-    there("message queue", |id, all| all.msg_queues.push(MsgQueue { id, ..MsgQueue::default() }))?;
+    existing("message queue", |id, all| all.msg_queues.push(MsgQueue { id, ..MsgQueue::default() }))?;
     let named = |what, kind| {
-        there(what, move |n, all| {
+        existing(what, move |n, all| {
             all.posix.get_or_insert_default().objects.push(posix(kind, n));
         })
     };
     named("POSIX semaphore", PosixKind::Sem)?;
     named("POSIX message queue", PosixKind::Mq)?;
-    there("descriptor that another process opened", |n, all| {
-        all.passed.get_or_insert_default().push(PassedRow {
+    existing("descriptor that another process opened", |n, all| {
+        all.passed.get_or_insert_default().push(ReceivedFdsRow {
             tgid: 7,
             opener: 8,
             fds: 1,
             obj: obj(kind::FILE, n).into(),
             link: Some(format!("/srv/data/{n}")),
-            ..PassedRow::default()
+            ..ReceivedFdsRow::default()
         });
     })
 }
 
-/// Objects that events tell.
-fn made(what: &str, bodies: impl Fn(i32) -> Vec<Body>) -> Result<()> {
-    memory_of(&format!("{what}, made while watched"), |analyst| {
+/// Prints the memory of objects that events create.
+fn created(what: &str, bodies: impl Fn(i32) -> Vec<Body>) -> Result<()> {
+    memory_of(&format!("{what}, created while traced"), |analyst| {
         for n in 0..OBJECTS {
             for body in bodies(n) {
                 analyst.take(&kernel_record((1 << 50) + n as u64 * 1000, &body));
@@ -169,17 +183,17 @@ fn made(what: &str, bodies: impl Fn(i32) -> Vec<Body>) -> Result<()> {
     })
 }
 
-/// Objects of the baseline.
-fn there(what: &str, add: impl Fn(i32, &mut Inventory)) -> Result<()> {
-    memory_of(&format!("{what}, there before"), |analyst| {
+/// Prints the memory of objects in the baseline.
+fn existing(what: &str, add: impl Fn(i32, &mut Inventory)) -> Result<()> {
+    memory_of(&format!("{what}, in the baseline"), |analyst| {
         let mut inventory = Inventory { ts_ns: 1 << 50, until_ns: 1 << 50, ..Inventory::default() };
         (0..OBJECTS).for_each(|n| add(n, &mut inventory));
         analyst.take(&Record::Baseline(inventory));
     })
 }
 
-/// Memory in use for each of [`OBJECTS`] objects, as the allocator counts it, what it adds and keeps idle for tables that
-/// grow included. Of few objects there is room for less than that many in the model: of those it takes.
+/// Prints the memory per object for [`OBJECTS`] objects, as the allocator counts it, with its own overhead and the spare
+/// capacity of tables. If the model dropped objects, it prints the model's own sentences about that.
 fn memory_of(what: &str, fill: impl FnOnce(&mut Analyst)) -> Result<()> {
     let mut analyst = Analyst::default();
     analyst.take(&Record::Session(Session { wall_ns: 1 << 60, ..Session::default() }));
@@ -192,14 +206,14 @@ fn memory_of(what: &str, fill: impl FnOnce(&mut Analyst)) -> Result<()> {
     Ok(())
 }
 
-/// Bytes that this process has from its allocator.
+/// Bytes that the allocator has handed out.
 fn allocated() -> usize {
     // SAFETY: the call only reads the allocator's counters.
     let info = unsafe { libc::mallinfo2() };
     info.uordblks + info.hblkhd
 }
 
-/// What the kernel half would write.
+/// A record as the eBPF programs would write it.
 fn kernel_record(ts_ns: u64, body: &Body) -> Record {
     let mut fields = Vec::new();
     let kind = body.encode(|bytes| fields.extend_from_slice(bytes));
@@ -208,16 +222,16 @@ fn kernel_record(ts_ns: u64, body: &Body) -> Record {
     bytes.extend((1_u64 << 40).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend((Site::SemCreate as u16).to_ne_bytes());
-    // Process, thread, user, stack, no copy.
+    // Process, thread, user, stack; no copy.
     [7, 7, 0, 1, 0_u32].iter().for_each(|field| bytes.extend(field.to_ne_bytes()));
     bytes.extend(b"worker\0\0\0\0\0\0\0\0\0\0");
     bytes.extend(fields);
     Record::Kernel(bytes)
 }
 
-fn each(path: &Path, see: &mut dyn FnMut(Record)) -> Result<()> {
+fn each(path: &Path, visit: &mut dyn FnMut(Record)) -> Result<()> {
     for record in Reader::open(path)? {
-        see(record?);
+        visit(record?);
     }
     Ok(())
 }
@@ -226,12 +240,12 @@ fn time(what: &str, records: u64, work: impl FnOnce() -> Result<()>) -> Result<(
     let started = Instant::now();
     work()?;
     let seconds = started.elapsed().as_secs_f64();
-    println!("{what:<22} {seconds:.2} s, {:.2} million records a second", records as f64 / seconds / 1e6);
+    println!("{what:<22} {seconds:.2} s, {:.2} million records per second", records as f64 / seconds / 1e6);
     Ok(())
 }
 
-/// Tells the kernel records of a pipe's incident again and again, each time a second later.
-fn make(path: &Path, events: usize) -> Result<()> {
+/// Writes the kernel records of a pipe incident again and again, each time a second later.
+fn write(path: &Path, events: usize) -> Result<()> {
     let fixture = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/pipe-stall-bug.trace"));
     let all: Vec<Record> = Reader::open(fixture)?.collect::<Result<_, _>>()?;
     let mut writer = Writer::create(path, true)?;
@@ -239,17 +253,17 @@ fn make(path: &Path, events: usize) -> Result<()> {
     all.iter().filter(is_first).try_for_each(|r| writer.push(r))?;
     let kernel: Vec<&Vec<u8>> =
         all.iter().filter_map(|r| if let Record::Kernel(bytes) = r { Some(bytes) } else { None }).collect();
-    let mut told = 0;
+    let mut written = 0;
     for second in 0.. {
         for bytes in &kernel {
             let mut bytes = (*bytes).clone();
             if let Some(ts) = bytes.first_chunk_mut::<8>() {
-                *ts = (u64::from_ne_bytes(*ts) + second * 1_000_000_000 + told as u64).to_ne_bytes();
+                *ts = (u64::from_ne_bytes(*ts) + second * 1_000_000_000 + written as u64).to_ne_bytes();
             }
             writer.push(&Record::Kernel(bytes))?;
-            told += 1;
+            written += 1;
         }
-        if told >= events {
+        if written >= events {
             break;
         }
     }
@@ -257,8 +271,8 @@ fn make(path: &Path, events: usize) -> Result<()> {
     Ok(())
 }
 
-/// What the flight recorder asks every few seconds, on a machine with much on it.
-fn large_world() -> Result<()> {
+/// Measures the detectors on a busy machine, as the flight recorder runs them every few seconds.
+fn large_model() -> Result<()> {
     let session = Record::Session(Session { wall_ns: 1 << 60, ..Default::default() });
     let process = |n: u32| ProcessRow {
         tgid: n,
@@ -285,7 +299,7 @@ fn large_world() -> Result<()> {
     let started = Instant::now();
     let found = analyst.findings().len();
     println!(
-        "a model of {PROCESSES} processes, {OBJECTS} semaphore sets and segments: taken in {:.1} ms, judged in {:.1} ms: \
+        "a model of {PROCESSES} processes, {OBJECTS} semaphore sets and segments: baseline {:.1} ms, detectors {:.1} ms: \
          {found} findings",
         took.as_secs_f64() * 1e3,
         started.elapsed().as_secs_f64() * 1e3

@@ -1,9 +1,9 @@
-//! Mutated traces through reader, analyst and report, in this process: `cargo xtask fuzz`. Nothing in a trace may panic.
-//! With `--reader` short ones go through reader and decoder only: a hundred times as many in the same time.
+//! Fuzzes reader, analyst and reports with mutated traces, in this process: `cargo xtask fuzz`. No trace may cause a panic.
+//! With `--reader`, short traces go through reader and decoder only: a hundred times as many in the same time.
 //!
-//! The corpus is `fixtures/`, with their events as they are and packed as they are written today. Most mutations are made on records and packed again with the right lengths and checksums,
-//! so that they get past the reader; some are made on the file. A run is known by its number: the same number is the
-//! same file, on any machine.
+//! The corpus is `tests/fixtures`, once with events as recorded and once repacked as this version writes them. Most
+//! mutations change records and repack them with valid lengths and checksums, so that they pass the reader; some change
+//! the file. The number of a run determines its file, on any machine.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 
 use std::cell::RefCell;
@@ -19,22 +19,22 @@ use tracer_analysis::analyst::Analyst;
 use tracer_record::{Record, decode};
 use tracer_trace::{MAGIC, Reader, VERSION, Writer};
 
-/// Numbers at which arithmetic goes wrong.
+/// Numbers at which arithmetic is likely to fail.
 const NUMBERS: [u64; 14] =
     [0, 1, 2, 63, 64, 255, 65_535, 1 << 31, (1 << 32) - 1, 1 << 32, i64::MAX as u64, 1 << 63, u64::MAX - 1, u64::MAX];
 const STRINGS: [&str; 6] =
     ["", "\u{1b}[2J\r\n", "\u{202e}\u{0}", "..", "/\u{fffd}", "😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀😀"];
-/// States of processes, and what is none.
+/// States of processes, and invalid ones.
 const LETTERS: [&str; 7] = ["S", "D", "Z", "R", "T", "\u{0}", "😀"];
-/// Tags of records: events, packed ones, two of the others, and none.
+/// Tags of records: events, packed events, two others, and an unknown one.
 const TAGS: [u8; 5] = [1, 255, 5, 12, 200];
 /// Records in a short trace.
 const SHORT: usize = 8;
-/// Between two lines of progress.
+/// Time between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(10);
 
 thread_local! {
-    /// Where the last panic was, and what it said.
+    /// Place and message of the last panic.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     let corpus = corpus(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures")))?;
     println!("{} traces, {} records", corpus.len(), corpus.iter().map(Vec::len).sum::<usize>());
     std::panic::set_hook(Box::new(|info| PANIC.set(Some(info.to_string()))));
-    let (started, mut told) = (Instant::now(), Instant::now());
+    let (started, mut reported) = (Instant::now(), Instant::now());
     let mut panics: BTreeMap<String, u64> = BTreeMap::new();
     let (mut bytes, mut slowest) = (0, (Duration::ZERO, 0));
     let (mut done, mut whole) = (0_u64, 0_u64);
@@ -66,14 +66,14 @@ fn main() -> Result<()> {
             *panics.entry(what).or_default() += 1;
         }
         done += 1;
-        if told.elapsed() >= PROGRESS {
-            told = Instant::now();
-            println!("{done} runs, {:.0} a second", done as f64 / started.elapsed().as_secs_f64());
+        if reported.elapsed() >= PROGRESS {
+            reported = Instant::now();
+            println!("{done} runs, {:.0} per second", done as f64 / started.elapsed().as_secs_f64());
         }
     }
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{done} runs from number {} in {seconds:.1} s: {:.0} a second, {:.1} MB of traces, {} % read to their end; \
+        "{done} runs from number {} in {seconds:.1} s: {:.0} per second, {:.1} MB of traces, {} % read to their end; \
          slowest: run {} with {:.0} ms",
         options.first,
         done as f64 / seconds,
@@ -101,7 +101,7 @@ impl Options {
         let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
         while let Some(word) = words.next() {
             let mut number = || -> Result<u64> {
-                words.next().with_context(|| format!("{word} needs a number"))?.parse().context("no number")
+                words.next().with_context(|| format!("{word} needs a number"))?.parse().context("not a number")
             };
             match word.as_str() {
                 "--first" => out.first = number()?,
@@ -111,12 +111,12 @@ impl Options {
                 _ => anyhow::bail!("unknown option {word}; there are --runs, --first, --seconds and --reader"),
             }
         }
-        ensure!(out.runs < u64::MAX || out.seconds.is_some(), "say --runs N or --seconds N");
+        ensure!(out.runs < u64::MAX || out.seconds.is_some(), "give --runs N or --seconds N");
         Ok(out)
     }
 }
 
-/// All that `report` does with a file, in each format; true if it could be read to its end.
+/// Does everything that `report` does with a file, in each format; true if it could be read to its end.
 fn detect(file: &[u8]) -> bool {
     let mut analyst = Analyst::default();
     let Ok(mut reader) = Reader::new(Cursor::new(file)) else { return false };
@@ -140,7 +140,7 @@ fn detect(file: &[u8]) -> bool {
     whole
 }
 
-/// Only what reads a file and its records; true if it could be read to its end.
+/// Only reads a file and decodes its records; true if it could be read to its end.
 fn decoded(file: &[u8]) -> bool {
     let Ok(reader) = Reader::new(Cursor::new(file)) else { return false };
     let mut whole = true;
@@ -162,7 +162,7 @@ fn keep(file: &[u8], number: u64) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A record as it is on disk.
+/// A record as stored on disk.
 #[derive(Clone)]
 struct Raw {
     tag: u8,
@@ -195,7 +195,7 @@ fn rewrite(from: &Path, to: &Path) -> Result<()> {
     Ok(writer.finish()?)
 }
 
-/// Takes a whole trace apart.
+/// Splits a whole trace into records.
 fn records(file: &[u8]) -> Result<Vec<Raw>> {
     let mut out = Vec::new();
     let mut rest = file.get(16..).context("no header")?;
@@ -220,7 +220,7 @@ fn number(bytes: &[u8]) -> Result<(usize, &[u8])> {
     Ok((u32::from_le_bytes(*first) as usize, rest))
 }
 
-/// Puts records into a file, in chunks of random sizes.
+/// Writes records into a file, in chunks of random sizes.
 fn file(records: &[Raw], dice: &mut Dice) -> Result<Vec<u8>> {
     let mut out = MAGIC.to_vec();
     out.extend(VERSION.to_le_bytes());
@@ -243,7 +243,7 @@ fn file(records: &[Raw], dice: &mut Dice) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The file of a run, of a whole trace or of a few records of it.
+/// The file of a run: a mutated trace, or a few of its records.
 fn mutant(corpus: &[Vec<Raw>], number: u64, short: bool) -> Result<Vec<u8>> {
     let mut dice = Dice::new(number);
     let trace = dice.pick(corpus).context("no corpus")?;
@@ -261,7 +261,7 @@ fn mutant(corpus: &[Vec<Raw>], number: u64, short: bool) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// One mutation of one record, or of their order.
+/// Applies one mutation to one record, or to the order of records.
 fn mutate(records: &mut Vec<Raw>, corpus: &[Vec<Raw>], dice: &mut Dice) {
     if records.is_empty() {
         return;
@@ -276,7 +276,7 @@ fn mutate(records: &mut Vec<Raw>, corpus: &[Vec<Raw>], dice: &mut Dice) {
             again.into_iter().for_each(|r| records.insert(other, r));
         }
         3 => {
-            // From another run: its times, processes and objects fit nothing here.
+            // From another trace: its times, processes and objects match nothing here.
             let foreign = dice.pick(corpus).and_then(|trace| dice.pick(trace)).cloned();
             foreign.into_iter().for_each(|r| records.insert(at, r));
         }
@@ -302,7 +302,7 @@ fn mutate(records: &mut Vec<Raw>, corpus: &[Vec<Raw>], dice: &mut Dice) {
     }
 }
 
-/// Binary data: fields are one, two, four or eight bytes.
+/// Mutates binary data, whose fields have one, two, four or eight bytes.
 fn mutate_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
     if bytes.is_empty() {
         bytes.push(dice.next() as u8);
@@ -328,13 +328,13 @@ fn mutate_bytes(bytes: &mut Vec<u8>, dice: &mut Dice) {
     }
 }
 
-/// Goes down to some leaf or list and changes it.
+/// Descends to a random leaf or list and changes it.
 fn mutate_value(value: &mut Value, dice: &mut Dice) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             let at = dice.below(map.len());
             let name = map.keys().nth(at).cloned().unwrap_or_default();
-            // Most fields must be there, and a record that cannot be read ends the trace.
+            // Most fields are required, and a record that cannot be read ends the trace.
             if dice.below(200) == 0 {
                 map.remove(&name);
             } else if let Some(inner) = map.get_mut(&name) {
@@ -355,7 +355,7 @@ fn mutate_value(value: &mut Value, dice: &mut Dice) {
         }
         Value::Number(n) => {
             let near = n.as_u64().unwrap_or(0);
-            // What does not fit the field cannot be read: mostly it is of the same size.
+            // A value that does not fit its field cannot be read, so most mutations keep the size.
             let fitting = if near > u64::from(u32::MAX) { u64::MAX } else { i32::MAX as u64 };
             *value = match dice.below(12) {
                 0 | 1 => near.saturating_add(1).into(),
@@ -369,13 +369,13 @@ fn mutate_value(value: &mut Value, dice: &mut Dice) {
         Value::String(s) if s.chars().count() == 1 => *value = dice.pick(&LETTERS).copied().unwrap_or_default().into(),
         Value::String(_) => *value = dice.pick(&STRINGS).copied().unwrap_or_default().into(),
         Value::Bool(b) => *b = !*b,
-        // Of what kind it would be is not known.
+        // The type of its value is unknown.
         Value::Null if dice.below(4) == 0 => *value = dice.number().into(),
         Value::Null | Value::Object(_) | Value::Array(_) => {}
     }
 }
 
-/// Numbers without end, the same for the same seed (splitmix64).
+/// Random numbers, the same for the same seed (splitmix64).
 struct Dice(u64);
 
 impl Dice {

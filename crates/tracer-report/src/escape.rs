@@ -1,11 +1,11 @@
-//! Strings from outside (command names, paths) made safe for a terminal.
+//! Makes strings from outside, such as command names and paths, safe for a terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// `text` with everything replaced that could move the cursor, change colours or reorder or hide what is read:
-/// C0 controls and DEL as `\xNN`; C1 controls, bidirectional and invisible format characters, line and paragraph
-/// separators as `\u{..}`. Newline and tab are controls, too.
+/// Replaces every character that could move the cursor, change colours, or reorder or hide text: C0 controls (newline and
+/// tab among them) and DEL by `\xNN`; C1 controls, bidirectional and invisible format characters, and line and paragraph
+/// separators by `\u{..}`.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(unsafe_to_show) {
         return Cow::Borrowed(text);
@@ -25,7 +25,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Whether a terminal or a reader could be misled by this character.
+/// Whether this character could mislead a terminal or a reader.
 /// Source of the ranges: Unicode 16, general categories Cc, Cf, Zl and Zp, and the Hangul fillers that show nothing.
 pub fn unsafe_to_show(c: char) -> bool {
     matches!(c,

@@ -1,7 +1,7 @@
 //! The report as JSON, and its findings as JSON lines.
 //!
-//! Strings are escaped beyond what JSON asks: characters that could mislead a terminal become `\uXXXX`, so that a
-//! report is safe to look at with cat. The value that a parser reads is the same.
+//! Strings are escaped beyond what JSON requires: characters that could mislead a terminal become `\uXXXX`, so that a
+//! report is safe to print with cat. A parser reads the same value.
 
 use std::io::{self, Write};
 
@@ -13,10 +13,10 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter, PrettyFormatter};
 use super::escape::unsafe_to_show;
 use super::model::{self, Report};
 
-/// The form of the report, as a JSON Schema; `tests/schema.rs` holds both against each other.
+/// The JSON Schema of the report; `tests/schema.rs` validates reports against it.
 pub const SCHEMA: &str = include_str!("../../../docs/report.schema.json");
 
-/// The report as one JSON document, indented, with a newline at its end.
+/// The report as one indented JSON document with a trailing newline.
 ///
 /// # Errors
 /// A value that JSON cannot hold; there is none in a report.
@@ -26,22 +26,25 @@ pub fn render(report: &Report) -> io::Result<String> {
     String::from_utf8(out).map_err(io::Error::other)
 }
 
-/// Why something is no report.
+/// Why a text cannot be read as a report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("it is no JSON: {0}")]
+    #[error("it is not JSON: {0}")]
     NotJson(serde_json::Error),
-    #[error("it is one finding a line, without what was watched; write it with --format json")]
+    #[error("it has one finding per line, without what was watched; write it with --format json")]
     Lines,
-    #[error("its schema is {found}, this version of ipctrace reads {}; use the version that wrote it", model::SCHEMA)]
+    #[error(
+        "its schema is {found}, but this version of ipctrace reads {}; use the version that wrote it",
+        model::SCHEMA
+    )]
     Schema { found: String },
-    #[error("it is no report of ipctrace; one is written with --format json")]
+    #[error("it is not a report of ipctrace; write one with --format json")]
     Foreign,
-    #[error("it is no report of ipctrace as `report --schema` has it: {0}")]
+    #[error("it does not match the schema that `report --schema` prints: {0}")]
     Form(serde_json::Error),
 }
 
-/// What tells a report from other JSON, whatever its schema.
+/// The fields that distinguish a report from other JSON, whatever its schema.
 #[derive(Deserialize)]
 struct Head {
     schema: Option<Value>,
@@ -55,13 +58,13 @@ struct HeadTool {
     name: Option<String>,
 }
 
-/// Reads what [`render`] wrote. Names that are not known are passed over; what is missing or wrong is an error.
+/// Reads a report that [`render`] wrote. Unknown fields are ignored; a missing or invalid field is an error.
 ///
 /// # Errors
-/// It is no report, or one of another schema.
+/// The text is not a report, or has another schema.
 pub fn read(text: &[u8]) -> Result<Report, ReadError> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    // The first value alone: lines of findings are several.
+    // Only the first value: JSON lines have several.
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Head>();
     let head = match values.next() {
         Some(Ok(head)) => head,
@@ -77,12 +80,12 @@ pub fn read(text: &[u8]) -> Result<Report, ReadError> {
     match head.schema {
         Some(Value::Number(n)) if n.as_u64() == Some(model::SCHEMA.into()) => {}
         Some(Value::Number(found)) => return Err(ReadError::Schema { found: found.to_string() }),
-        _ => return Err(ReadError::Schema { found: "not told".into() }),
+        _ => return Err(ReadError::Schema { found: "missing".into() }),
     }
     serde_json::from_slice(text).map_err(ReadError::Form)
 }
 
-/// One finding a line (`--format jsonl`); nothing if there is none.
+/// One finding per line (`--format jsonl`); empty if there are none.
 ///
 /// # Errors
 /// As [`render`].
@@ -94,7 +97,7 @@ pub fn render_lines(report: &Report) -> io::Result<String> {
     String::from_utf8(out).map_err(io::Error::other)
 }
 
-/// Any value as an indented JSON document, or as one line, with a newline at its end.
+/// Any value as an indented JSON document or as one line, with a trailing newline.
 ///
 /// # Errors
 /// As [`render`].
@@ -108,7 +111,7 @@ pub(super) fn document(value: &impl Serialize, indented: bool) -> io::Result<Str
     String::from_utf8(out).map_err(io::Error::other)
 }
 
-/// Any value as JSON without a line's end, to be part of a larger text.
+/// Writes any value as JSON without a newline, as part of a larger text.
 ///
 /// # Errors
 /// As [`render`], or `out` cannot be written.
@@ -123,10 +126,10 @@ fn serialize(value: &impl Serialize, mut out: impl Write, formatter: impl Format
     out.write_all(b"\n")
 }
 
-/// A formatter that also escapes what could mislead a terminal.
+/// A formatter that also escapes characters that could mislead a terminal.
 struct Safe<F>(F);
 
-/// Passes these calls on: the layout is the inner formatter's.
+/// Forwards these calls to the inner formatter, which defines the layout.
 macro_rules! inner {
     ($($name:ident($($arg:ident: $ty:ty),*);)*) => { $(
         fn $name<W: ?Sized + Write>(&mut self, out: &mut W $(, $arg: $ty)*) -> io::Result<()> {
@@ -188,21 +191,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_report_is_told() {
+    fn a_text_that_is_not_a_report_is_an_error() {
         let good = render(&hostile()).expect("render");
         assert_eq!(read(good.as_bytes()).expect("report"), hostile());
-        assert_eq!(read(format!("\u{feff}{good}").as_bytes()).expect("a mark at the beginning"), hostile());
+        assert_eq!(read(format!("\u{feff}{good}").as_bytes()).expect("byte order mark"), hostile());
         let deep = "[".repeat(100_000);
         let lines = render_lines(&hostile()).expect("render");
         for (text, want) in [
-            (String::new(), "no report"),
-            ("{".into(), "no JSON"),
-            ("[1]".into(), "no report"),
-            ("{\"findings\": []}".into(), "no report"),
-            (deep, "no JSON"),
-            (lines, "one finding a line"),
+            (String::new(), "not a report"),
+            ("{".into(), "not JSON"),
+            ("[1]".into(), "not a report"),
+            ("{\"findings\": []}".into(), "not a report"),
+            (deep, "not JSON"),
+            (lines, "one finding per line"),
             (good.replacen("\"schema\": 1", "\"schema\": 2", 1), "its schema is 2"),
-            (good.replacen("\"schema\": 1,", "", 1), "its schema is not told"),
+            (good.replacen("\"schema\": 1,", "", 1), "its schema is missing"),
             (good.replacen("\"critical\"", "\"fatal\"", 1), "unknown variant `fatal`"),
             (good.replacen("\"duration_s\"", "\"duration\"", 1), "missing field `duration_s`"),
             (good.replacen("\"page_bytes\": 4096", "\"page_bytes\": -1", 1), "invalid value"),
@@ -210,7 +213,7 @@ mod tests {
             (format!("{good}{good}"), "trailing characters"),
         ] {
             let got = read(text.as_bytes()).expect_err(want).to_string();
-            assert!(got.contains(want), "{got:?} does not say {want:?}");
+            assert!(got.contains(want), "{got:?} does not contain {want:?}");
         }
         assert!(read(b"{\"a\": \"\xff\"}").is_err());
     }
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn one_finding_a_line() {
+    fn one_finding_per_line() {
         let report = hostile();
         let text = render_lines(&report).expect("render");
         let back: Vec<Finding> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();

@@ -1,9 +1,9 @@
-//! The report: findings and the circumstances they were found in, for people and for programs.
+//! Reports for people and for programs: findings, and what was watched to find them.
 //!
-//! [`reporter`] leads records to a report, [`model`] is its data, [`text`], [`json`], [`markdown`] and [`html`] write it.
-//! [`chart`] holds what only the page shows, [`diff`] compares two reports, [`listing`] shows what exists now, and
-//! [`export`] writes what a trace holds in the formats of other tools.
-//! Pure: the caller knows files, the terminal and its width.
+//! [`reporter`] turns records into a report and [`model`] holds its data; [`text`], [`json`], [`markdown`] and [`html`]
+//! write it. [`chart`] prepares the charts of the HTML page, [`diff`] compares two reports, [`listing`] lists the objects
+//! that exist now, and [`export`] converts traces to the formats of other tools.
+//! Pure: the caller handles files, the terminal and its width.
 #![forbid(unsafe_code)]
 
 pub mod chart;

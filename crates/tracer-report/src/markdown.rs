@@ -1,7 +1,7 @@
-//! The report as Markdown (GitHub's and GitLab's kind), to be pasted into a ticket: verdicts first.
+//! The report as Markdown (GitHub and GitLab flavours), for tickets: a summary first.
 //!
-//! Nothing of a name is markup: what comes from outside stands in code spans and blocks, or is escaped, so that it
-//! makes no link, no image, no mention and no reference, also where a site looks for those after Markdown is done.
+//! No name becomes markup. Text from outside stands in code spans and blocks, or is escaped, so that it creates no link,
+//! image, mention or reference, even where a site looks for those in the rendered text.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -18,11 +18,11 @@ use tracer_analysis::finding::{Confidence, Finding, Origin};
 /// The report as Markdown, ending in a newline.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
-    verdicts(&mut out, report);
+    summary(&mut out, report);
     for (n, finding) in report.findings.iter().enumerate() {
         detail(&mut out, n + 1, finding);
     }
-    circumstances(&mut out, report);
+    coverage(&mut out, report);
     out
 }
 
@@ -31,23 +31,23 @@ macro_rules! put {
     ($out:expr, $($text:tt)*) => { { let _ = writeln!($out, $($text)*); } };
 }
 
-fn verdicts(out: &mut String, report: &Report) {
+fn summary(out: &mut String, report: &Report) {
     put!(out, "## ipctrace: {}\n", if report.findings.is_empty() { "no findings".into() } else { counted(report) });
     if report.findings.is_empty() {
         put!(out, "Watched {}.\n", prose(&watched(report)));
     } else {
         put!(out, "In {} of {}.\n", seconds(report.window.duration_s), prose(&target(report)));
         for (n, f) in report.findings.iter().enumerate() {
-            let sure = match f.confidence {
+            let doubt = match f.confidence {
                 Confidence::Certain => String::new(),
                 Confidence::Likely | Confidence::Uncertain => format!(" ({})", confidence(f.confidence)),
             };
-            put!(out, "{}. **{}** {}: {}{sure}", n + 1, severity(f.severity), code(&f.code), prose(&f.title));
+            put!(out, "{}. **{}** {}: {}{doubt}", n + 1, severity(f.severity), code(&f.code), prose(&f.title));
         }
         put!(out, "");
     }
     if report.loss.events > 0 {
-        put!(out, "**Lost** {}; what rests on them is marked uncertain.\n", prose(&lost(report)));
+        put!(out, "**Lost** {}; findings that rest on them are marked uncertain.\n", prose(&lost(report)));
     }
 }
 
@@ -68,16 +68,16 @@ fn detail(out: &mut String, n: usize, f: &Finding) {
     if let Some(l) = &f.limit {
         put!(out, "- **limit** {}", prose(&limit(l)));
     }
-    put!(out, "- **sure** {}, {}", confidence(f.confidence), origin(f.origin));
+    put!(out, "- **confidence** {}, {}", confidence(f.confidence), origin(f.origin));
     if let Some(seen) = seen(f) {
         put!(out, "- **seen** {}", prose(&seen));
     }
     if !f.chain.is_empty() {
-        put!(out, "\nWho waits for whom:\n");
+        put!(out, "\nBlocking chain:\n");
         f.chain.iter().enumerate().for_each(|(i, link)| put!(out, "{}. {}", i + 1, prose(link)));
     }
     if !f.remedy.is_empty() {
-        put!(out, "\nWhat to do:\n");
+        put!(out, "\nFix:\n");
         for r in &f.remedy {
             put!(out, "- {}", prose(&r.what));
             if let Some(command) = &r.command {
@@ -91,7 +91,7 @@ fn detail(out: &mut String, n: usize, f: &Finding) {
         facts.iter().for_each(|(name, value)| put!(out, "| {} | {} |", prose(name), prose(value)));
     }
     if f.stacks.is_empty() && f.origin == Origin::Baseline {
-        put!(out, "\nNo stack: it was there before tracing began.");
+        put!(out, "\nNo stack: the object existed before tracing began.");
     }
     for stack in &f.stacks {
         put!(out, "\nStack of {} {}, innermost first:\n", prose(&stack.role), stack.pid);
@@ -105,29 +105,29 @@ fn detail(out: &mut String, n: usize, f: &Finding) {
     put!(out, "");
 }
 
-fn circumstances(out: &mut String, report: &Report) {
-    put!(out, "### Circumstances\n");
+fn coverage(out: &mut String, report: &Report) {
+    put!(out, "### Coverage\n");
     put!(out, "- **watched** {}", prose(&watched(report)));
     put!(out, "- **when** {} to {}", prose(&report.window.start), prose(&report.window.end));
     let place = format!("{}, Linux {} {}", report.host.name, report.kernel.release, report.host.arch);
     put!(out, "- **where** {}", code(&place));
     let sites = sites(report);
     if !sites.is_empty() {
-        put!(out, "- **how** {}", prose(&sites));
+        put!(out, "- **probes** {}", prose(&sites));
     }
     if let Some(text) = redacted(report) {
         put!(out, "- **names** {text}");
     }
     put!(out, "- **lost** {}", if report.loss.events > 0 { prose(&lost(report)) } else { "nothing".into() });
     if report.not_collected.is_empty() {
-        put!(out, "- **not collected** nothing that was asked for");
+        put!(out, "- **not collected** nothing that was requested");
         return;
     }
     put!(out, "\nNot collected:\n");
     report.not_collected.iter().for_each(|sentence| put!(out, "- {}", prose(sentence)));
 }
 
-/// A code block whose fence is longer than any in its lines, which are escaped already.
+/// Writes a code block. Its fence is longer than any in `lines`, which must be escaped.
 fn block<'a>(out: &mut String, indent: &str, lines: impl Iterator<Item = Cow<'a, str>>) {
     let lines: Vec<Cow<'a, str>> = lines.collect();
     let fence = "`".repeat(lines.iter().map(|l| longest_run(l)).max().unwrap_or(0).max(2) + 1);
@@ -136,11 +136,11 @@ fn block<'a>(out: &mut String, indent: &str, lines: impl Iterator<Item = Cow<'a,
     put!(out, "{indent}{fence}");
 }
 
-/// A code span; nothing in it is markup. Not for cells of tables, where `|` would end it.
+/// A code span, which contains no markup. Not for table cells, which `|` would end.
 fn code(text: &str) -> String {
     let text = escape(text);
     let ticks = "`".repeat(longest_run(&text) + 1);
-    // One blank at both ends is no part of the span; it parts backticks of the text from those around it.
+    // Markdown strips one space at each end of a span; it separates backticks of the text from the delimiters.
     let blank = if text.starts_with(['`', ' ']) || text.ends_with(['`', ' ']) || text.is_empty() { " " } else { "" };
     format!("{ticks}{blank}{text}{blank}{ticks}")
 }
@@ -149,10 +149,10 @@ fn longest_run(text: &str) -> usize {
     text.split(|c| c != '`').map(str::len).max().unwrap_or(0)
 }
 
-/// A sentence with names in it, as plain text.
+/// A sentence that contains names, as plain text.
 ///
-/// A backslash takes the meaning from ASCII punctuation. What sites make of text once it is rendered (mentions, numbers
-/// of issues) they leave alone in code spans, so `@` and `#` become some.
+/// A backslash escapes ASCII punctuation. Sites also turn rendered text into mentions and issue references, but not in
+/// code spans, so `@` and `#` become code spans.
 fn prose(text: &str) -> String {
     const MARKUP: &str = "\\`*_{}[]<>|~$&!";
     const REFERENCE: [char; 2] = ['@', '#'];
@@ -171,7 +171,7 @@ fn prose(text: &str) -> String {
                 out.push('`');
             }
         } else {
-            // `://` and `www.` would become links; a line of text must not begin as a list does.
+            // `://` and `www.` would become links, and a line must not begin like a list.
             let link = (c == ':' && next == '/') || (c == '.' && before.eq_ignore_ascii_case(&'w'));
             let list = (out.is_empty() && "-+".contains(c))
                 || (".)".contains(c) && !out.is_empty() && out.bytes().all(|b| b.is_ascii_digit()));
@@ -204,22 +204,22 @@ In 12.3 s of all processes.
 
 1. **CRITICAL** `sem-leak`: worker creates semaphore sets and never removes them
 
-**Lost** 2 records (2 sem\\_op); what rests on them is marked uncertain.
+**Lost** 2 records (2 sem\\_op); findings that rest on them are marked uncertain.
 
 ### 1. `sem-leak`, `sem 32768, key 0x0056a4d5, namespace 4026531839`
 
 - **creator** `4121 evil\\x1b[31m (/opt/worker), since 2014-03-30T10:33:38.000Z, dead`
 - **at** `/src/m.c:12 in main`
 - **limit** SEMMNI: 128 of 128 in use (100 %)
-- **sure** certain, seen happening
+- **confidence** certain, seen happening
 - **seen** 2014-03-30T10:33:38.000Z
 
-Who waits for whom:
+Blocking chain:
 
 1. 4130 blocked in semop(32768, 0) 8.2 s
 2. last taken by 4121, which is dead
 
-What to do:
+Fix:
 
 - remove the sets that nobody uses
   ```text
@@ -243,12 +243,12 @@ main m.c:12
 
 More: `docs/findings/sem-leak.md`
 
-### Circumstances
+### Coverage
 
 - **watched** all processes for 12.3 s: all mechanisms; stalls of at least 100 ms
 - **when** 2014-03-30T10:33:38.000Z to 2014-03-30T10:33:50.345Z
 - **where** `host, Linux 6.18.0 x86_64`
-- **how** 1 site by tracepoint, not watched: fd\\_getfd
+- **probes** 1 site by tracepoint, not watched: fd\\_getfd
 - **lost** 2 records (2 sem\\_op)
 
 Not collected:
@@ -305,7 +305,7 @@ Not collected:
         let calm = render(&report(vec![finding("sem-leak", Severity::Critical)], &[]));
         let wild = render(&report(vec![f], &[]));
         assert!(!wild.chars().any(|c| c != '\n' && unsafe_to_show(c)), "{wild}");
-        // One fact more and two commands' blocks, nothing else.
+        // One more row of evidence and the block of one more command, nothing else.
         assert_eq!(wild.lines().count(), calm.lines().count() + 1 + 3);
         let spans = |line: &str| line.replace("\\`", "").replace("\\<", "").split('`').step_by(2).collect::<String>();
         let outside = wild.lines().filter(|l| !l.contains("```")).map(spans).collect::<String>();

@@ -1,4 +1,4 @@
-//! What every output shows, as plain data; the field names are the JSON contract (schema 1). Pure.
+//! The data of a report, which every writer shows. The field names are the JSON contract (schema 1). Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,8 @@ use tracer_record::{PlanRow, Session};
 /// Version of the JSON report's form.
 pub const SCHEMA: u32 = 1;
 
-/// How sentences of `not_collected` begin that say that a trace has no end: what only the end tells is missing.
+/// Beginnings of the sentences in `not_collected` that report a trace without an end. Such a trace lacks all facts that
+/// are only read at the end.
 pub const UNFINISHED: &[&str] = &[UNREADABLE, CUT_OFF, NO_END];
 pub const UNREADABLE: &str = "the trace cannot be read further";
 pub const CUT_OFF: &str = "the trace is cut off";
@@ -26,16 +27,16 @@ pub struct Report {
     pub plan: Vec<PlanRow>,
     pub window: Window,
     pub loss: Loss,
-    /// What this report cannot know, each a sentence.
+    /// What was not collected, one sentence each.
     pub not_collected: Vec<String>,
-    /// What stands for names are tokens (`--redact`).
+    /// Tokens replace names (`--redact`).
     #[serde(default)]
     pub redacted: bool,
-    /// The worst first.
+    /// The most severe first.
     pub findings: Vec<Finding>,
 }
 
-/// Who wrote it.
+/// The program that wrote the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
     pub name: String,
@@ -59,7 +60,7 @@ pub struct Kernel {
 /// What was watched.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
-    /// As given: `all`, or the pids.
+    /// As given by the user: `all`, or the pids.
     pub words: String,
     /// Empty for all.
     pub pids: Vec<u32>,
@@ -70,7 +71,7 @@ pub struct Target {
     pub min_stall_ms: f64,
 }
 
-/// From when to when.
+/// The time that the report covers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     /// RFC 3339, UTC.
@@ -79,11 +80,11 @@ pub struct Window {
     pub duration_s: f64,
 }
 
-/// Records that the kernel had to drop.
+/// Records that the kernel dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     pub events: u64,
-    /// By site; sites without loss are left out.
+    /// By site, without sites that lost nothing.
     pub sites: Vec<LossRow>,
 }
 
@@ -94,10 +95,10 @@ pub struct LossRow {
     pub events: u64,
 }
 
-/// Puts a report together.
+/// Builds a report.
 ///
-/// The window is from the session's start to `end_ns` of the boot clock; `problems` are sentences about what could
-/// not be read (they join what the session could not collect; repeated ones are said once).
+/// It covers the time from the session's start to `end_ns` of the boot clock. `problems` are sentences about what could
+/// not be read; they follow the session's own `not_collected`, without duplicates.
 pub fn build(
     session: &Session,
     end_ns: u64,
@@ -213,7 +214,7 @@ pub(crate) mod tests {
             }],
             evidence,
             limit: Some(Limit { name: "SEMMNI".into(), used: Some(128), max: Some(128), eta_s: Some(0) }),
-            stacks: vec![Stack {
+            stacks: vec![FindingStack {
                 role: "creator".into(),
                 pid: 4121,
                 kind: "user".into(),
@@ -275,7 +276,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn problems_are_said_once() {
+    fn problems_are_listed_once() {
         let problems = ["writes through io_uring".to_owned(), "x".to_owned(), "x".to_owned()];
         let report = build(&session(), 0, &[], &problems, vec![]);
         assert_eq!(report.not_collected, ["writes through io_uring", "x"]);

@@ -1,20 +1,20 @@
-//! Lines for a terminal: labels at the left, wrapped text at their right, colour where it is wanted.
+//! Lines for a terminal: a label on the left, wrapped text on its right, colour on request.
 //!
-//! What is written is escaped here; the only control characters are newlines and, with colour, our own colour codes.
+//! All text is escaped here; the only control characters are newlines and, with colour, our own colour codes.
 
 use std::borrow::Cow;
 
 use super::escape::escape;
 use tracer_analysis::finding::Severity;
 
-/// Narrower terminals get lines of this width.
+/// Lines are at least this wide, even if the terminal is narrower.
 pub(super) const WIDTH_MIN: usize = 40;
 /// Column at which values begin.
 pub(super) const INDENT: usize = 14;
 
-/// How a piece of text stands out.
+/// How text is highlighted.
 #[derive(Clone, Copy)]
-pub(super) enum Look {
+pub(super) enum Style {
     Plain,
     Dim,
     Bold,
@@ -24,7 +24,7 @@ pub(super) enum Look {
     Green,
 }
 
-impl Look {
+impl Style {
     /// SGR parameters (ECMA-48).
     fn code(self) -> Option<&'static str> {
         match self {
@@ -50,53 +50,53 @@ impl Page {
         Self { out: String::new(), width: width.max(WIDTH_MIN), colour }
     }
 
-    /// One line as it is.
+    /// Appends one line unchanged.
     pub(super) fn line(&mut self, text: &str) {
         self.out.push_str(text);
         self.out.push('\n');
     }
 
-    pub(super) fn paint(&self, look: Look, text: &str) -> String {
-        match look.code().filter(|_| self.colour) {
+    pub(super) fn styled(&self, style: Style, text: &str) -> String {
+        match style.code().filter(|_| self.colour) {
             Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
             None => text.to_owned(),
         }
     }
 
-    /// A label at the left, `text` wrapped at its right from column `indent` on.
-    pub(super) fn row(&mut self, label: &str, look: Look, indent: usize, text: &str) {
+    /// Appends a label on the left and `text` on its right, wrapped from column `indent` on.
+    pub(super) fn row(&mut self, label: &str, style: Style, indent: usize, text: &str) {
         let label = escape(label);
         let width = label.chars().count();
-        let room = self.width.saturating_sub(indent).max(WIDTH_MIN / 2);
+        let columns = self.width.saturating_sub(indent).max(WIDTH_MIN / 2);
         let gap = indent.saturating_sub(width).max(usize::from(width > 0));
-        for (n, part) in wrap(&escape(text), room).into_iter().enumerate() {
+        for (n, part) in wrap(&escape(text), columns).into_iter().enumerate() {
             let head =
-                if n == 0 { format!("{}{}", self.paint(look, &label), " ".repeat(gap)) } else { " ".repeat(indent) };
+                if n == 0 { format!("{}{}", self.styled(style, &label), " ".repeat(gap)) } else { " ".repeat(indent) };
             let line = format!("{head}{part}");
             self.line(line.trim_end());
         }
     }
 
-    /// A named row of a finding: "   who        ...". Without a name it continues the one above.
+    /// Appends a labelled row of a finding: "   creator    ...". An empty name continues the row above.
     pub(super) fn named(&mut self, name: &str, text: &str) {
-        self.row(&format!("   {name}"), Look::Dim, INDENT, text);
+        self.row(&format!("   {name}"), Style::Dim, INDENT, text);
     }
 
-    /// A command: never broken, so that it can be copied.
+    /// Appends a command; it is never wrapped, so that it can be copied.
     pub(super) fn command(&mut self, text: &str) {
-        let text = self.paint(Look::Bold, &escape(text));
+        let text = self.styled(Style::Bold, &escape(text));
         self.line(&format!("{}$ {text}", " ".repeat(INDENT)));
     }
 }
 
-/// Breaks at blanks into lines of at most `room` columns; a longer word gets a line of its own.
-fn wrap(text: &str, room: usize) -> Vec<Cow<'_, str>> {
+/// Wraps at spaces into lines of at most `columns` columns; a longer word gets its own line.
+fn wrap(text: &str, columns: usize) -> Vec<Cow<'_, str>> {
     let mut out: Vec<Cow<'_, str>> = Vec::new();
     let mut line = String::new();
     let mut used = 0;
     for word in text.split(' ') {
         let len = word.chars().count();
-        if used > 0 && used + 1 + len > room {
+        if used > 0 && used + 1 + len > columns {
             out.push(std::mem::take(&mut line).into());
             used = 0;
         }
@@ -111,11 +111,12 @@ fn wrap(text: &str, room: usize) -> Vec<Cow<'_, str>> {
     out
 }
 
-pub(super) fn look(s: Severity) -> Look {
+/// The style of a severity.
+pub(super) fn severity_style(s: Severity) -> Style {
     match s {
-        Severity::Critical => Look::Red,
-        Severity::Warning => Look::Yellow,
-        Severity::Info => Look::Cyan,
+        Severity::Critical => Style::Red,
+        Severity::Warning => Style::Yellow,
+        Severity::Info => Style::Cyan,
     }
 }
 
@@ -125,13 +126,13 @@ mod tests {
 
     #[test]
     fn words_are_wrapped() {
-        for (text, room, want) in [
+        for (text, columns, want) in [
             ("a bb ccc", 4, vec!["a bb", "ccc"]),
             ("longword x", 4, vec!["longword", "x"]),
             ("", 4, vec![""]),
             ("größe eins", 5, vec!["größe", "eins"]),
         ] {
-            assert_eq!(wrap(text, room), want);
+            assert_eq!(wrap(text, columns), want);
         }
     }
 }

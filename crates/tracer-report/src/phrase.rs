@@ -1,69 +1,73 @@
-//! The parts of a finding in words, for people: one line of plain text each, not yet escaped.
+//! The parts of a finding in words, for people: one line of plain text each, not escaped yet.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
 use super::model::{Report, Target};
+use tracer_analysis::finding::evidence::{self, Evidence};
 use tracer_analysis::finding::site::is_system;
 use tracer_analysis::finding::time::seconds;
-use tracer_analysis::finding::{Confidence, Finding, Limit, Object, Origin, Process, Severity, Stack, StackFrame};
+use tracer_analysis::finding::{
+    Confidence, Finding, FindingStack, Limit, Object, Origin, Process, Severity, StackFrame,
+};
 
-/// Elements of a list that are shown; JSON has them all.
+/// List elements shown; JSON has all of them.
 pub(super) const LIST_MAX: usize = 12;
 
-/// Frames of one stack that are shown.
+/// Frames shown of one stack.
 const FRAMES_MAX: usize = 24;
 
-/// Evidence in the order of reading; names that are not here follow by alphabet.
-const EVIDENCE_ORDER: &[&str] = &[
-    "cause",
-    "instances",
-    "oldest_age_s",
-    "rate_per_h",
-    "errno",
-    "failed",
-    "used",
-    "max",
-    "waiters",
-    "holder_died_s",
-    "stalls",
-    "ongoing",
-    "began_before_start",
-    "total_ms",
-    "max_ms",
-    "p50_ms",
-    "p99_ms",
-    "min_stall_ms",
-    "capacity_bytes",
-    "fill_bytes",
-    "slots",
-    "slots_used",
-    "suggested_capacity_bytes",
-    "default_bytes",
-    "pipes_of_user",
-    "eagain",
-    "last_drain_age_ms",
-    "counter",
-    "created",
-    "received",
-    "closed",
-    "outstanding",
-    "outstanding_at_start",
-    "dropped",
-    "messages_truncated",
-    "queued",
-    "exits",
-    "sigchld_generated",
-    "sigchld_coalesced",
-    "waits",
-    "reaped",
-    "unreaped",
+/// Evidence in reading order; all other names follow in alphabetical order.
+const EVIDENCE_ORDER: &[Evidence] = &[
+    evidence::CAUSE,
+    evidence::INSTANCES,
+    evidence::OLDEST_AGE_S,
+    evidence::RATE_PER_H,
+    evidence::ERRNO,
+    evidence::FAILED,
+    evidence::USED,
+    evidence::MAX,
+    evidence::WAITERS,
+    evidence::HOLDER_DIED_S,
+    evidence::STALLS,
+    evidence::ONGOING,
+    evidence::BEGAN_BEFORE_START,
+    evidence::TOTAL_MS,
+    evidence::MAX_MS,
+    evidence::P50_MS,
+    evidence::P99_MS,
+    evidence::MIN_STALL_MS,
+    evidence::CAPACITY_BYTES,
+    evidence::FILL_BYTES,
+    evidence::SLOTS,
+    evidence::SLOTS_USED,
+    evidence::SUGGESTED_CAPACITY_BYTES,
+    evidence::DEFAULT_BYTES,
+    evidence::PIPES_OF_USER,
+    evidence::EAGAIN,
+    evidence::LAST_DRAIN_AGE_MS,
+    evidence::COUNTER,
+    evidence::CREATED,
+    evidence::RECEIVED,
+    evidence::CLOSED,
+    evidence::OUTSTANDING,
+    evidence::OUTSTANDING_AT_START,
+    evidence::DROPPED,
+    evidence::MESSAGES_TRUNCATED,
+    evidence::QUEUED,
+    evidence::EXITS,
+    evidence::SIGCHLD_GENERATED,
+    evidence::SIGCHLD_COALESCED,
+    evidence::WAITS,
+    evidence::REAPED,
+    evidence::UNREAPED,
 ];
 
-/// Evidence that may have nothing to say: its null means that there is none, not that it was not collected.
-/// Such a fact is left out here, so that "not collected" stays what it is; JSON has the null.
-const MAY_NOT_APPLY: &[&str] = &["errno", "last_drain_age_ms", "rate_per_h", "suggested_capacity_bytes"];
+/// Evidence whose null means "none" or "does not apply" rather than "not collected".
+/// It is omitted here, so that "not collected" stays reliable; JSON has the null.
+const MAY_NOT_APPLY: &[Evidence] =
+    &[evidence::ERRNO, evidence::LAST_DRAIN_AGE_MS, evidence::RATE_PER_H, evidence::SUGGESTED_CAPACITY_BYTES];
 
 pub(super) fn object(o: &Object) -> String {
     let mut out = format!("{} {}", o.kind, o.id);
@@ -79,7 +83,7 @@ pub(super) fn object(o: &Object) -> String {
     out
 }
 
-/// The shortest name of an object that says what it is.
+/// The shortest name that identifies an object.
 pub(super) fn object_name(o: &Object) -> String {
     match &o.name {
         Some(name) if name.contains(':') => name.clone(),
@@ -112,23 +116,23 @@ pub(super) fn process(p: &Process) -> String {
     out
 }
 
-/// Each fact as its name and its value, both in words.
+/// The evidence of a finding as names and values in words.
 pub(super) fn evidence(f: &Finding) -> Vec<(String, String)> {
-    let rank = |name: &str| EVIDENCE_ORDER.iter().position(|n| *n == name).unwrap_or(EVIDENCE_ORDER.len());
-    let applies = |(name, value): &(&String, &Value)| !value.is_null() || !MAY_NOT_APPLY.contains(&name.as_str());
+    let rank = |name: &str| EVIDENCE_ORDER.iter().position(|e| e.name == name).unwrap_or(EVIDENCE_ORDER.len());
+    let applies = |(name, value): &(&String, &Value)| !value.is_null() || MAY_NOT_APPLY.iter().all(|e| e.name != *name);
     let mut items: Vec<(&String, &Value)> = f.evidence.iter().filter(applies).collect();
     items.sort_by_key(|(name, _)| rank(name));
     items.into_iter().map(|(name, value)| fact(name, value)).collect()
 }
 
-/// One fact: its name without its unit, which goes into the value.
+/// One piece of evidence: the unit moves from its name into its value.
 pub(super) fn fact(name: &str, value: &Value) -> (String, String) {
     type Shown = fn(f64) -> String;
     let units: [(&str, Shown); 4] = [
         ("_ms", |n| seconds(n / 1e3)),
         ("_s", seconds),
         ("_bytes", |n| format!("{n} bytes")),
-        ("_per_h", |n| format!("{} an hour", (n * 10.0).round() / 10.0)),
+        ("_per_h", |n| format!("{} per hour", (n * 10.0).round() / 10.0)),
     ];
     let unit = units.iter().find_map(|(suffix, shown)| Some((name.strip_suffix(suffix)?, shown)));
     let (stem, shown) = match (unit, value.as_f64()) {
@@ -175,21 +179,21 @@ pub(super) fn seen(f: &Finding) -> Option<String> {
     }
 }
 
-/// Where in the program's own code a stack leads to.
-pub(super) fn at(stack: &Stack) -> Option<String> {
-    let sure = if stack.exact { "" } else { ", or a line that it calls (followed by frame pointers)" };
-    stack.site.as_ref().map(|site| format!("{site}{sure}"))
+/// The line of the program's own code that a stack leads to.
+pub(super) fn at(stack: &FindingStack) -> Option<String> {
+    let doubt = if stack.exact { "" } else { ", or a line that it calls (followed by frame pointers)" };
+    stack.site.as_ref().map(|site| format!("{site}{doubt}"))
 }
 
-/// A stack in one line, callee < caller, see [`frames`].
-pub(super) fn folded(stack: &Stack) -> String {
+/// A stack in one line, `callee < caller`; see [`frames`].
+pub(super) fn folded(stack: &FindingStack) -> String {
     let frames = frames(stack);
     if frames.is_empty() { "no frames".into() } else { frames.join(" < ") }
 }
 
-/// The frames of a stack, innermost first; more than two in a row of the system's or a language's libraries, and what
-/// is beyond [`FRAMES_MAX`], become dots. JSON has them all.
-pub(super) fn frames(stack: &Stack) -> Vec<String> {
+/// The frames of a stack, innermost first. Dots replace runs of more than two frames in libraries of the system or of a
+/// language, and everything beyond [`FRAMES_MAX`]. JSON has all frames.
+pub(super) fn frames(stack: &FindingStack) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let runs = stack.frames.chunk_by(|a, b| is_system(a) == is_system(b));
     for run in runs {
@@ -207,7 +211,7 @@ pub(super) fn frames(stack: &Stack) -> Vec<String> {
     out
 }
 
-/// `function file:line`, without folders, or what is known of that.
+/// `function file:line` without directories; parts that are unknown are omitted.
 pub(super) fn frame(f: &StackFrame) -> String {
     let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let module = || f.module.as_deref().map(base);
@@ -278,7 +282,7 @@ pub(super) fn target_of(t: &Target) -> String {
     format!("{words}{}", if t.follow { " and children" } else { "" })
 }
 
-/// How many sites each backend watches, and the names of those that none does.
+/// The number of sites that each backend watches, and the names of the sites that none watches.
 pub(super) fn sites(report: &Report) -> String {
     let mut parts = Vec::new();
     for backend in ["fentry", "kprobe", "tracepoint"] {
@@ -300,12 +304,12 @@ pub(super) fn lost(report: &Report) -> String {
     format!("{n} record{} ({})", plural(usize::try_from(n).unwrap_or(usize::MAX)), sites.join(", "))
 }
 
-/// That what looks like a name is none, if it is none.
+/// A note about names, if the report is redacted.
 pub(super) fn redacted(report: &Report) -> Option<&'static str> {
-    report.redacted.then_some("redacted: tokens stand for them, the same for the same name in this trace only")
+    report.redacted.then_some("redacted: tokens stand for them; within this trace, equal names have equal tokens")
 }
 
-/// Processes by role, roles in the order of their first process.
+/// Groups processes by role, in the order in which the roles first appear.
 pub(super) fn by_role(processes: &[Process]) -> Vec<(&str, Vec<&Process>)> {
     let mut out: Vec<(&str, Vec<&Process>)> = Vec::new();
     for p in processes {
@@ -336,14 +340,14 @@ mod tests {
     use tracer_analysis::finding::Severity;
 
     #[test]
-    fn facts() {
+    fn units_move_into_the_value() {
         for (name, value, want) in [
             ("max_ms", json!(8200.5), "max 8.2 s"),
             ("p50_ms", json!(0.25), "p50 250 µs"),
             ("total_ms", json!(0), "total 0 ms"),
             ("holder_died_s", json!(7300), "holder died 2.03 h"),
             ("capacity_bytes", json!(65536), "capacity 65536 bytes"),
-            ("rate_per_h", json!(12.34), "rate 12.3 an hour"),
+            ("rate_per_h", json!(12.34), "rate 12.3 per hour"),
             ("capacity_bytes", json!(null), "capacity not collected"),
             ("counter", json!("18446744073709551614"), "counter 18446744073709551614"),
             ("ids", json!([]), "ids none"),
@@ -355,9 +359,10 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_apply_is_told_from_what_was_not_collected() {
+    fn evidence_that_does_not_apply_is_omitted() {
         let mut f = finding("pipe-stall", Severity::Warning);
-        f.evidence = MAY_NOT_APPLY.iter().chain(&["capacity_bytes"]).map(|n| ((*n).to_owned(), Value::Null)).collect();
+        f.evidence =
+            MAY_NOT_APPLY.iter().chain([&evidence::CAPACITY_BYTES]).map(|e| (e.name.to_owned(), Value::Null)).collect();
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(evidence(&f), [pair("capacity", "not collected")]);
         f.evidence.insert("suggested_capacity_bytes".into(), json!(131_072));

@@ -1,4 +1,4 @@
-//! From records to a report.
+//! Turns records into a report.
 
 use tracer_analysis::analyst::Analyst;
 use tracer_record::Record;
@@ -6,7 +6,7 @@ use tracer_record::Record;
 use crate::chart::{self, Charts};
 use crate::model::{self, LossRow, Report};
 
-/// An analyst whose findings become a report.
+/// An analyst that reports its findings.
 #[derive(Default)]
 pub struct Reporter {
     pub analyst: Analyst,
@@ -14,12 +14,12 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// One that also collects the charts of a page.
+    /// A reporter that also collects the charts of the HTML page.
     pub fn with_charts() -> Self {
         Self { charts: Some(chart::Collector::default()), ..Self::default() }
     }
 
-    /// Takes one record, as [`Analyst::take`].
+    /// Processes one record, as [`Analyst::take`] does.
     pub fn take(&mut self, record: &Record) {
         let Some(charts) = &mut self.charts else { return self.analyst.take(record) };
         if let Record::Session(session) = record {
@@ -28,7 +28,7 @@ impl Reporter {
         self.analyst.take_and(record, |model, event| charts.take(model, record, event));
     }
 
-    /// What is known now.
+    /// The report of everything so far.
     pub fn report(&self) -> Report {
         report(&self.analyst)
     }
@@ -40,7 +40,7 @@ impl Reporter {
     }
 }
 
-/// The report of what an analyst knows now.
+/// The report of everything that an analyst has processed.
 pub fn report(analyst: &Analyst) -> Report {
     let lost: Vec<LossRow> =
         analyst.lost().iter().map(|l| LossRow { site: l.site.to_owned(), events: l.events }).collect();

@@ -1,57 +1,57 @@
-//! The report for a terminal: the verdicts first, then who, evidence and remedy of each, then what was watched.
+//! The report for a terminal: a summary, then processes, evidence and fix of each finding, then what was watched.
 //!
-//! [`Page`] lays it out and escapes every string of the report.
+//! [`Page`] lays the text out and escapes every string of the report.
 
 use super::escape::escape;
 use super::model::Report;
-use super::page::{Look, Page, look};
+use super::page::{Page, Style, severity_style};
 use super::phrase::{
     LIST_MAX, at, by_role, confidence, counted, evidence, folded, limit, lost, object, origin, process, redacted, seen,
     severity, sites, target, watched,
 };
 use tracer_analysis::finding::time::seconds;
-use tracer_analysis::finding::{Confidence, Finding, Origin, Stack};
+use tracer_analysis::finding::{Confidence, Finding, FindingStack, Origin};
 
 /// The report as text, lines at most `width` columns wide where words allow it, ending in a newline.
 pub fn render(report: &Report, width: usize, colour: bool) -> String {
     let mut page = Page::new(width, colour);
-    verdicts(&mut page, report);
+    summary(&mut page, report);
     for (n, finding) in report.findings.iter().enumerate() {
         page.line("");
         detail(&mut page, n + 1, finding);
     }
     page.line("");
-    circumstances(&mut page, report);
+    coverage(&mut page, report);
     page.out
 }
 
-fn verdicts(page: &mut Page, report: &Report) {
+fn summary(page: &mut Page, report: &Report) {
     if report.findings.is_empty() {
         const NONE: &str = "no findings:";
-        page.row(NONE, Look::Green, NONE.len() + 1, &format!("watched {}", watched(report)));
+        page.row(NONE, Style::Green, NONE.len() + 1, &format!("watched {}", watched(report)));
     } else {
         let text = format!("{} in {}: {}", counted(report), seconds(report.window.duration_s), target(report));
-        page.row("", Look::Plain, 0, &text);
+        page.row("", Style::Plain, 0, &text);
         for (n, f) in report.findings.iter().enumerate() {
             let label = format!("{:>2} {:<8} {}", n + 1, severity(f.severity), escape(&f.code));
             let indent = label.chars().count() + 2;
-            let sure = match f.confidence {
+            let doubt = match f.confidence {
                 Confidence::Certain => String::new(),
                 Confidence::Likely | Confidence::Uncertain => format!(" ({})", confidence(f.confidence)),
             };
-            page.row(&label, look(f.severity), indent, &format!("{}{sure}", f.title));
+            page.row(&label, severity_style(f.severity), indent, &format!("{}{doubt}", f.title));
         }
     }
     if report.loss.events > 0 {
-        let text = format!("{}; what rests on them is marked uncertain", lost(report));
-        page.row("lost", Look::Red, 5, &text);
+        let text = format!("{}; findings that rest on them are marked uncertain", lost(report));
+        page.row("lost", Style::Red, 5, &text);
     }
 }
 
 fn detail(page: &mut Page, n: usize, f: &Finding) {
     let head = format!("[{n}] {}", escape(&f.code));
     let about = f.object.as_ref().map_or_else(String::new, object);
-    let label = page.paint(look(f.severity), &head);
+    let label = page.styled(severity_style(f.severity), &head);
     page.line(format!("{label}  {}", escape(&about)).trim_end());
     for (role, group) in by_role(&f.processes) {
         let mut name = role;
@@ -74,18 +74,18 @@ fn detail(page: &mut Page, n: usize, f: &Finding) {
     if let Some(l) = &f.limit {
         page.named("limit", &limit(l));
     }
-    page.named("sure", &format!("{}, {}", confidence(f.confidence), origin(f.origin)));
+    page.named("confidence", &format!("{}, {}", confidence(f.confidence), origin(f.origin)));
     if let Some(seen) = seen(f) {
         page.named("seen", &seen);
     }
     if f.stacks.is_empty() && f.origin == Origin::Baseline {
-        page.named("stack", "none: it was there before tracing began");
+        page.named("stack", "none: the object existed before tracing began");
     }
     for stack in &f.stacks {
         frames(page, stack);
     }
     for (i, r) in f.remedy.iter().enumerate() {
-        page.named(if i == 0 { "do" } else { "" }, &r.what);
+        page.named(if i == 0 { "fix" } else { "" }, &r.what);
         if let Some(command) = &r.command {
             page.command(command);
         }
@@ -95,9 +95,9 @@ fn detail(page: &mut Page, n: usize, f: &Finding) {
     }
 }
 
-fn circumstances(page: &mut Page, report: &Report) {
+fn coverage(page: &mut Page, report: &Report) {
     const AT: usize = 15;
-    let mut row = |name: &str, text: &str| page.row(name, Look::Dim, AT, text);
+    let mut row = |name: &str, text: &str| page.row(name, Style::Dim, AT, text);
     if !report.findings.is_empty() {
         row("watched", &watched(report));
     }
@@ -105,21 +105,21 @@ fn circumstances(page: &mut Page, report: &Report) {
     row("where", &format!("{}, Linux {} {}", report.host.name, report.kernel.release, report.host.arch));
     let sites = sites(report);
     if !sites.is_empty() {
-        row("how", &sites);
+        row("probes", &sites);
     }
     if let Some(text) = redacted(report) {
         row("names", text);
     }
     row("lost", &if report.loss.events > 0 { lost(report) } else { "nothing".into() });
     if report.not_collected.is_empty() {
-        row("not collected", "nothing that was asked for");
+        row("not collected", "nothing that was requested");
     }
     for (i, sentence) in report.not_collected.iter().enumerate() {
         row(if i == 0 { "not collected" } else { "" }, sentence);
     }
 }
 
-fn frames(page: &mut Page, stack: &Stack) {
+fn frames(page: &mut Page, stack: &FindingStack) {
     if let Some(at) = at(stack) {
         page.named("at", &at);
     }
@@ -151,11 +151,11 @@ mod tests {
    evidence   instances 128 · oldest age 2 days · ids 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 8
               more
    limit      SEMMNI: 128 of 128 in use (100 %)
-   sure       certain, seen happening
+   confidence certain, seen happening
    seen       2014-03-30T10:33:38.000Z
    at         /src/m.c:12 in main
    stack      creator 4121: worker+0x10 < main m.c:12 < ...
-   do         remove the sets that nobody uses
+   fix        remove the sets that nobody uses
               $ ipcrm -s 32768
               remove the set in every error path
    more       docs/findings/sem-leak.md
@@ -163,7 +163,7 @@ mod tests {
 watched        all processes for 12.3 s: all mechanisms; stalls of at least 100 ms
 when           2014-03-30T10:33:38.000Z to 2014-03-30T10:33:50.345Z
 where          host, Linux 6.18.0 x86_64
-how            1 site by tracepoint, not watched: fd_getfd
+probes         1 site by tracepoint, not watched: fd_getfd
 lost           nothing
 not collected  writes through io_uring
                limits not read
@@ -172,7 +172,7 @@ not collected  writes through io_uring
     }
 
     #[test]
-    fn no_findings_say_what_was_watched() {
+    fn a_report_without_findings_names_what_was_watched() {
         let got = render(&report(vec![], &[]), 80, false);
         let first = got.lines().next().unwrap_or_default();
         assert!(first.starts_with("no findings: watched all processes for 12.3 s: all mechanisms;"), "{got}");
@@ -180,7 +180,7 @@ not collected  writes through io_uring
     }
 
     #[test]
-    fn losses_stand_at_the_top() {
+    fn losses_are_reported_at_the_top() {
         let got = render(&report(vec![finding("a", Severity::Info)], &[("sem_create", 1), ("sem_op", 9)]), 100, false);
         assert!(got.lines().nth(2).is_some_and(|l| l.starts_with("lost 10 records (1 sem_create, 9 sem_op)")), "{got}");
         let none = render(&report(vec![], &[("sem_create", 1)]), 100, false);
@@ -191,7 +191,7 @@ not collected  writes through io_uring
     fn lines_keep_to_the_width() {
         for width in [0, 40, 60, 80, 120] {
             let got = render(&report(vec![finding("sem-leak", Severity::Warning)], &[("sem_create", 1)]), width, false);
-            // Time stamps and paths are single words that may be longer than what is left of a narrow line.
+            // Time stamps and paths are single words; one may be longer than a narrow line.
             let long =
                 got.lines().filter(|l| l.chars().count() > width.max(WIDTH_MIN)).filter(|l| l.trim().contains(' '));
             let allowed = |l: &&str| l.contains("2014-") || l.contains("namespace");

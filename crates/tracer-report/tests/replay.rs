@@ -1,7 +1,7 @@
-//! Replays every trace in `fixtures/` and compares its findings with the report beside it.
+//! Replays every trace in `tests/fixtures` and compares its findings with the report beside it.
 //!
 //! A trace is `<incident>[-<label>]-<bug|fixed>.trace`, its snapshot the same name with `.json`: the report's list of
-//! findings. Nothing is normalised: replay knows no clock and no machine, so a trace has one report everywhere.
+//! findings. Nothing is normalised: replay depends on no clock and no machine, so a trace has the same report everywhere.
 //! `UPDATE_FIXTURES=1` rewrites the snapshots; CONTRIBUTING.md says how traces are recorded.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros)] // reads files, prints: not of the pure crate
 #![expect(clippy::expect_used, clippy::panic, reason = "all of this file is a test: a broken fixture fails it")]
@@ -20,12 +20,12 @@ use tracer_trace::Reader;
 /// A clone of the repository gets all of them.
 const MAX_TRACE_BYTES: u64 = 60 << 10;
 const MAX_ALL_BYTES: u64 = 1 << 20;
-/// What a VM of `cargo xtask vm` calls itself: no real machine's name.
+/// Host name in the VMs of `cargo xtask vm`; no real machine has it.
 const GUEST: &str = "virtme-ng";
-/// Where paths in a trace may begin: the guest's folder for the programs, and what every Linux has.
+/// Allowed beginnings of paths in a trace: the guest's folder of the programs, and directories of every Linux.
 /// `/etc/passwd` is the file that the incidents open.
 const KNOWN_ROOTS: [&str; 9] = [
-    // Names of POSIX queues, semaphores and memory, which begin as paths do.
+    // Names of POSIX queues, semaphores and memory, which look like paths.
     "/incident-",
     "/tmp/demo/",
     "/etc/passwd",
@@ -36,13 +36,13 @@ const KNOWN_ROOTS: [&str; 9] = [
     "/proc/",
     "/sys/",
 ];
-/// Differences shown of one report; more do not help.
+/// Differences shown for one report.
 const SHOWN: usize = 12;
 
 /// Finding codes by the names of traces.
 type Found<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
 
-/// A trace and what replay makes of it.
+/// A trace and its replay.
 struct Fixture {
     /// File name without extension.
     name: String,
@@ -63,7 +63,7 @@ impl Fixture {
             .expect("replay has checked that there is one")
     }
 
-    /// Findings as the snapshot holds them, in the order and with the names of the JSON report.
+    /// Findings as in the snapshot, in the order and with the names of the JSON report.
     fn rendered(&self) -> String {
         serde_json::to_string_pretty(&self.report.findings).expect("findings are JSON") + "\n"
     }
@@ -73,7 +73,7 @@ fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures"))
 }
 
-/// Names without extension of all files with this one.
+/// File names, without extension, of all files with this extension.
 fn names(extension: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(folder()).expect("the folder of fixtures");
     let paths = entries.map(|entry| entry.expect("an entry of the folder").path());
@@ -101,7 +101,7 @@ fn replay(name: String) -> Fixture {
     Fixture { name, path, records, report: tracer_report::reporter::report(&analyst) }
 }
 
-/// Every place at which two values differ, as `path: expected X, found Y`.
+/// All differences between two values, as `path: expected X, found Y`.
 fn differences(path: &str, expected: &Value, found: &Value, out: &mut Vec<String>) {
     match (expected, found) {
         (Value::Array(a), Value::Array(b)) => {
@@ -125,7 +125,7 @@ fn differences(path: &str, expected: &Value, found: &Value, out: &mut Vec<String
     }
 }
 
-/// A value in one line; of a whole finding its code and title.
+/// A value in one line; for a whole finding its code and title.
 fn short(value: &Value) -> String {
     match (value.get("code"), value.get("title")) {
         (Some(code), Some(title)) => format!("{code} {title}"),
@@ -140,7 +140,7 @@ fn unpaired(traces: &BTreeSet<String>, snapshots: &BTreeSet<String>) -> Vec<Stri
     bare.chain(orphans).collect()
 }
 
-/// What the set of fixtures lacks.
+/// Problems of the set of fixtures.
 fn lacking(found: &Found<'_>) -> Vec<String> {
     let mut out = Vec::new();
     for detector in DETECTORS {
@@ -169,7 +169,7 @@ fn lacking(found: &Found<'_>) -> Vec<String> {
     out
 }
 
-/// Every absolute path in the JSON of a record, also inside of sentences.
+/// All absolute paths in the JSON of a record, sentences included.
 fn paths_in(json: &str) -> Vec<&str> {
     let words = json.split(|c: char| c.is_whitespace() || "\"\\,()".contains(c));
     words.filter(|word| word.starts_with('/') && word.len() > 1).collect()
@@ -186,11 +186,11 @@ fn every_trace_replays_to_its_snapshot() {
             std::fs::write(&snapshot, &found).expect("write the snapshot");
             continue;
         }
-        // A missing one is told below.
+        // A missing snapshot is reported below.
         let Ok(expected) = std::fs::read_to_string(&snapshot) else { continue };
         let parse = |text: &str| serde_json::from_str::<Value>(text);
         let Ok(expected) = parse(&expected) else {
-            problems.push(format!("{}.json is no JSON", fixture.name));
+            problems.push(format!("{}.json is not JSON", fixture.name));
             continue;
         };
         let mut differing = Vec::new();
@@ -231,7 +231,7 @@ fn fixtures_tell_nothing_about_the_machine_they_were_recorded_on() {
         let name = &fixture.name;
         assert_eq!(fixture.session().host, GUEST, "{name}: recorded outside of a VM");
         for record in &fixture.records {
-            // Of text the kernel half sends command names and the last part of a file's name, never a path.
+            // The only text from the eBPF programs are command names and the last part of file names, never paths.
             if matches!(record, Record::Kernel(_)) {
                 continue;
             }
@@ -276,7 +276,7 @@ fn a_difference_names_its_place_and_both_values() {
 }
 
 #[test]
-fn what_is_missing_is_told() {
+fn what_is_missing_is_reported() {
     let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(unpaired(&set(&["a"]), &set(&["b"])), ["a.trace has no snapshot a.json", "b.json has no trace b.trace"]);
 

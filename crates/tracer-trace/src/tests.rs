@@ -56,7 +56,7 @@ fn samples() -> Vec<Record> {
         Record::Sockets { ts_ns: 8, rows: vec![SocketRow { peer: Some(u64::MAX), ..SocketRow::default() }] },
         Record::Futexes { ts_ns: 8, rows: vec![FutexRow { owner_tid: 7, ..FutexRow::default() }] },
         Record::Threads { ts_ns: 8, rows: vec![ThreadRow { waits: vec![WaitRow::default()], ..ThreadRow::default() }] },
-        Record::Readers { ts_ns: 8, rows: vec![ReaderLook { state: 'D', ..ReaderLook::default() }] },
+        Record::Readers { ts_ns: 8, rows: vec![ReaderSampleRow { state: 'D', ..ReaderSampleRow::default() }] },
         Record::End { ts_ns: 9 },
     ]
 }

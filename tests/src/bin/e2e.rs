@@ -1,4 +1,6 @@
-//! `e2e native|vm`: plays the incidents under `ipctrace` and compares its reports with the ground truth.
+//! `e2e native|vm`: plays incidents under `ipctrace` and compares its reports with the ground truth.
+//!
+//! Exits with 0 if no case failed, and with 1 otherwise.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +13,7 @@ use ipctrace_tests::e2e::{self, Settings};
 enum Place {
     /// On this machine
     Native,
-    /// Inside a VM whose root file system is read-only
+    /// In a VM whose root file system is read-only
     Vm,
 }
 
@@ -19,33 +21,33 @@ enum Place {
 #[command(about = "Play incidents under ipctrace and compare its reports with the ground truth")]
 struct Arguments {
     place: Place,
-    /// Only cases whose name holds one of these
+    /// Run only cases whose name contains one of these
     filter: Vec<String>,
     /// Force one backend
     #[arg(long, value_parser = ["fentry", "kprobe", "tracepoint"])]
     backend: Option<String>,
-    /// Widen tolerances of durations and time limits [default: 1, in a VM 5]
+    /// Multiply tolerances of durations and time limits by this [default: 1, in a VM 5]
     #[arg(long)]
     time_scale: Option<f64>,
-    /// The ipctrace under test [default: beside this program]
+    /// Path of the ipctrace under test [default: beside this program]
     #[arg(long)]
     ipctrace: Option<PathBuf>,
-    /// The incidents program [default: beside this program]
+    /// Path of the incidents program [default: beside this program]
     #[arg(long)]
     incidents: Option<PathBuf>,
-    /// One session for each case
+    /// Trace each case in a run of its own
     #[arg(long)]
     alone: bool,
-    /// One session for each case, which watches only its processes; no fault tests
+    /// Trace each case in a run of its own that watches only its pids; no fault tests
     #[arg(long, conflicts_with = "alone")]
     by_pid: bool,
-    /// Only the session that attaches when the incidents are complete; no fault tests
+    /// Only the run that attaches when the incidents are complete; no fault tests
     #[arg(long, conflicts_with_all = ["alone", "by_pid"])]
     late: bool,
-    /// Keep reports, traces and truths in this new directory
+    /// Create this directory and keep reports, traces and truths in it
     #[arg(long)]
     keep: Option<PathBuf>,
-    /// Print the names of all cases
+    /// Print the names of all cases and exit
     #[arg(long)]
     list: bool,
 }

@@ -1,46 +1,47 @@
-//! What a session must find that attaches when the incidents are complete: the same, less what only watching shows.
-//! Pure.
+//! Which findings a traced run must report that attaches when the incidents are complete. Pure.
+//!
+//! It must report the same findings as the run before it, less the evidence that only live tracing collects.
 
 use serde_json::Value;
 
 use crate::truth::Truth;
 
-/// One case with a bug whose traces stay in the kernel's tables.
+/// One case with a bug that leaves its state in the kernel's tables.
 ///
-/// A bug that is not in the table leaves nothing behind, or nothing that can be told from the tables yet.
+/// A bug that is not in [`LATE`] leaves no such state, or state that ipctrace cannot tell from a healthy one.
 pub(super) struct Late {
     /// Its full name.
     case: &'static str,
-    /// Evidence about the time before: it must be null, for it was not collected.
+    /// Evidence about the time before the run; it must be null, because nothing collected it.
     before: &'static [&'static str],
-    /// The cause that the tables alone show, where it is another than the watched one.
+    /// The cause that the tables show, if it differs from the cause that live tracing shows.
     cause: Option<&'static str>,
-    /// No table has the processes that it is about: the object's name must do.
-    nobody: bool,
-    /// Its finding is one of a look, and has no origin of its own.
-    watched: bool,
+    /// No table names the processes of the finding; only the object identifies it.
+    no_process: bool,
+    /// The finding has the origin `observed`, because samples find it and not the first snapshot.
+    observed: bool,
 }
 
 const fn same(case: &'static str) -> Late {
-    Late { case, before: &[], cause: None, nobody: false, watched: false }
+    Late { case, before: &[], cause: None, no_process: false, observed: false }
 }
 
-/// Whether it was there before is not told.
-const fn watched(case: &'static str) -> Late {
-    Late { watched: true, ..same(case) }
+/// A deadlock cycle: samples find it, whenever it began.
+const fn observed(case: &'static str) -> Late {
+    Late { observed: true, ..same(case) }
 }
 
-/// A name in a file system has no creator.
-const fn nobody(case: &'static str) -> Late {
-    Late { nobody: true, ..same(case) }
+/// A name in a file system does not record its creator.
+const fn no_creator(case: &'static str) -> Late {
+    Late { no_process: true, ..same(case) }
 }
 
-/// The tables tell what is open, not what came and went.
+/// The tables list open descriptors, not the ones that were received and closed.
 const fn passed(case: &'static str) -> Late {
     Late { before: &["received", "closed"], ..same(case) }
 }
 
-/// A parent's habits are counted from the beginning of the trace.
+/// Counters of a parent start with the trace.
 const fn zombies(case: &'static str) -> Late {
     let before = &["exits", "sigchld_generated", "sigchld_coalesced", "waits", "reaped"];
     Late { before, ..same(case) }
@@ -56,7 +57,7 @@ const LATE: &[Late] = &[
     zombies("zombie-leak/waits-for-others/bug"),
     zombies("zombie-leak/parent-blocked/bug"),
     zombies("zombie-leak/init-does-not-reap/bug"),
-    // It has a handler; what that did at each signal is over.
+    // The tables show its handler, but not how often the handler reaped.
     Late { cause: Some("unknown"), ..zombies("zombie-leak/one-wait-per-signal/bug") },
     same("sem-orphaned-lock/bug"),
     same("sem-stall/endless/bug"),
@@ -71,25 +72,25 @@ const LATE: &[Late] = &[
     same("mq-stall/endless/bug"),
     same("futex-stall/endless/bug"),
     same("chain/bug"),
-    watched("deadlock/bug"),
+    observed("deadlock/bug"),
     same("futex-stall/killed/bug"),
     same("futex-stall/semaphore/bug"),
-    nobody("mq-leak/bug"),
-    nobody("posix-sem-leak/bug"),
-    nobody("posix-shm-leak/bug"),
+    no_creator("mq-leak/bug"),
+    no_creator("posix-sem-leak/bug"),
+    no_creator("posix-shm-leak/bug"),
 ];
 
-/// What is to be found of this case.
+/// The row of this case, if it takes part.
 pub(super) fn row(full_name: &str) -> Option<&'static Late> {
     LATE.iter().find(|late| late.case == full_name)
 }
 
 impl Late {
-    /// Makes the truth of a watched incident that of one found afterwards.
+    /// Changes the truth of an incident traced live to the truth of one found afterwards.
     pub(super) fn apply(&self, truth: &mut Truth) {
         for expected in &mut truth.expect {
-            expected.origin = Some(if self.watched { "observed" } else { "baseline" }.to_owned());
-            if self.nobody {
+            expected.origin = Some(if self.observed { "observed" } else { "baseline" }.to_owned());
+            if self.no_process {
                 expected.pids.clear();
                 expected.roles.clear();
             }
@@ -118,15 +119,14 @@ mod tests {
                     late.case == format!("{}{label}/bug", incident.name)
                 })
             });
-            assert!(is_it, "{} is no case", late.case);
+            assert!(is_it, "{} is not a case with the bug", late.case);
         }
     }
 
     #[test]
-    fn numbers_of_the_time_before_must_be_null() {
-        let watched =
-            Expected::new("zombie-leak").exact("exits", 50).exact("unreaped", 45).cause("one-wait-per-signal");
-        let mut truth = Truth::one(watched);
+    fn evidence_from_before_the_run_must_be_null() {
+        let live = Expected::new("zombie-leak").exact("exits", 50).exact("unreaped", 45).cause("one-wait-per-signal");
+        let mut truth = Truth::one(live);
         row("zombie-leak/one-wait-per-signal/bug").unwrap().apply(&mut truth);
         let expected = &truth.expect[0];
         assert_eq!((&expected.evidence["exits"], &expected.evidence["unreaped"]), (&Value::Null, &45.into()));

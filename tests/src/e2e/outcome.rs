@@ -1,29 +1,38 @@
-//! What became of each case, for people and, in a VM, for the program that reads its console.
+//! The outcome of each case, printed for people and, in a VM, as `RESULT {json}` lines for the reader of its console.
 
 use std::io::Write;
 
 use serde_json::json;
 
-use super::Settings;
+use super::settings::Settings;
+use crate::skip::Skip;
 
 /// How one case ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Passed,
-    /// With everything that was wrong.
+    /// Everything that is wrong.
     Failed(Vec<String>),
-    /// With the reason.
+    /// Why the case cannot run here, or what its report admits.
     Skipped(String),
 }
 
 impl Outcome {
-    /// Passed if nothing is wrong.
+    /// `Passed` if there are no problems.
     pub fn of(problems: Vec<String>) -> Self {
         if problems.is_empty() { Self::Passed } else { Self::Failed(problems) }
     }
+
+    /// `Skipped` for an error that is a [`Skip`], `Failed` for any other error.
+    pub(super) fn of_error(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<Skip>() {
+            Some(Skip(reason)) => Self::Skipped(reason.clone()),
+            None => Self::Failed(vec![format!("{error:#}")]),
+        }
+    }
 }
 
-/// Why a problem is no failure: the report itself admits what may have caused it.
+/// The skip reason of a problem that is not a failure, because the report itself admits a possible cause.
 pub(super) fn admitted(what: &str, problem: &str) -> String {
     format!("the report admits {what}, which may explain: {problem}")
 }
@@ -44,7 +53,7 @@ impl Tally {
         Self { backend, machine_readable: settings.vm, passed: 0, failed: 0, skipped: 0 }
     }
 
-    /// Takes and prints one case.
+    /// Counts and prints one case.
     pub(super) fn add(&mut self, case: &str, variant: &str, outcome: &Outcome) {
         let (count, mark, word, detail) = match outcome {
             Outcome::Passed => (&mut self.passed, "ok  ", "passed", String::new()),
@@ -64,10 +73,11 @@ impl Tally {
             });
             lines.push_str(&format!("RESULT {result}\n"));
         }
-        // Nobody to read it is no reason to stop.
+        // A closed standard output must not end the suite.
         let _ = std::io::stdout().lock().write_all(lines.as_bytes());
     }
 
+    /// True if any case failed.
     pub fn failed(&self) -> bool {
         self.failed > 0
     }

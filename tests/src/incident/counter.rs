@@ -1,4 +1,4 @@
-//! What the eventfd incidents share: the counter, its calls, and the truth about refused writes.
+//! Shared by the eventfd incidents: the counter, its calls, and the truth about refused writes.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -12,16 +12,16 @@ use crate::truth::{Expected, Truth};
 /// The highest value that the counter can hold.
 pub(super) const FULL: u64 = u64::MAX - 1;
 
-/// Writes that an overflow has refused.
+/// Refused writes of an overflow.
 const REFUSALS: u64 = 200;
 
-/// Slot of refused writes; the incidents must not use it.
+/// Slot with the number of refused writes; the incidents must not use it.
 const REFUSED: usize = 60;
 
-/// A new eventfd for two processes: the writer's descriptor, the reader's, and its number as the kernel counts.
+/// A new eventfd for two processes: the writer's descriptor, the reader's descriptor, and the kernel's id.
 pub(super) fn shared(flags: EventfdFlags) -> Result<(OwnedFd, OwnedFd, String)> {
     let counter = eventfd(0, flags | EventfdFlags::CLOEXEC).context("cannot make an eventfd")?;
-    let id = proc::eventfd_id(counter.as_raw_fd()).context("fdinfo has no eventfd-id (before Linux 5.2)")?;
+    let id = proc::eventfd_id(counter.as_raw_fd()).context("fdinfo has no eventfd-id; it needs Linux 5.2")?;
     let of_reader = counter.try_clone()?;
     Ok((counter, of_reader, id))
 }
@@ -36,7 +36,7 @@ pub(super) fn read(counter: &OwnedFd) -> Result<u64> {
     Ok(u64::from_ne_bytes(value))
 }
 
-/// Writes +1 until [`REFUSALS`] writes were refused.
+/// Writes +1 until the eventfd has refused [`REFUSALS`] writes.
 pub(super) fn overflow(stage: Stage, counter: &OwnedFd) -> Result<()> {
     while stage.value(REFUSED) < REFUSALS {
         match rustix::io::write(counter, &1_u64.to_ne_bytes()) {
@@ -48,7 +48,7 @@ pub(super) fn overflow(stage: Stage, counter: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// What is true of `writer` after [`overflow`]; nothing is to be found if no write was refused.
+/// The truth about `writer` after [`overflow`]: no finding if no write was refused.
 pub(super) fn overflowed(stage: Stage, id: &str, writer: i32) -> Truth {
     match stage.value(REFUSED) {
         0 => Truth::default(),

@@ -1,31 +1,32 @@
-//! Waits over several mechanisms: three processes that wait for each other, and four whose chain ends with a dead one.
+//! Waits across mechanisms: a cycle of three processes, and a chain of three whose last one waits for a dead process.
 //!
-//! With an outsider that has the pipe's read end, too, the ring is no deadlock. Healthy: nobody waits with a lock in hand.
+//! The cycle is no deadlock if an outsider holds the read end of the pipe, too.
+//! Healthy: no process waits while it holds a lock.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 
-use super::{LockKind, Options};
-use crate::call::{Queue, SemSet, SharedLock};
+use super::options::Options;
+use crate::call::{MutexKind, Queue, SemSet, SharedLock};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const PIECE: [u8; 4096] = [b'.'; 4096];
 
-/// So many have what they hold.
+/// Slot with the number of processes that hold their lock.
 const READY: usize = 0;
 const HOLDERS: u64 = 2;
 const DONE: usize = 1;
-/// Codes of the waits themselves.
+/// Codes of the single waits.
 const STALLS: [&str; 4] = ["pipe-stall", "sem-stall", "futex-stall", "msg-stall"];
 
-/// A writer waits for a reader, which waits for a semaphore, whose holder waits for the writer's mutex.
+/// A writer waits for a reader, the reader for a semaphore, and its holder for the writer's mutex.
 pub(super) fn ring(stage: Stage, options: &Options) -> Result<Truth> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     let healthy = !options.bug();
-    let mutex = SharedLock::create(LockKind::Plain).context("cannot make a lock")?;
+    let mutex = SharedLock::create(MutexKind::Plain).context("cannot make a lock")?;
     let semaphore = lock(stage)?;
     let writing = stage.spawn(&[reader.as_raw_fd()], move || {
         mutex.lock().context("cannot lock")?;
@@ -40,7 +41,7 @@ pub(super) fn ring(stage: Stage, options: &Options) -> Result<Truth> {
         stage.slot(READY).fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         stage.await_slot(READY, HOLDERS)?;
         if healthy {
-            semaphore.op(1, 0).context("cannot give the semaphore back")?;
+            semaphore.op(1, 0).context("cannot release the semaphore")?;
         }
         mutex.lock().context("cannot lock")?;
         stage.reach(DONE, 1);
@@ -68,7 +69,7 @@ pub(super) fn ring(stage: Stage, options: &Options) -> Result<Truth> {
     Ok(truth.role("writer", [writing]).role("reader", [reading]).role("holder", [holding]))
 }
 
-/// A writer waits for a reader, which waits for a semaphore, whose holder waits at a queue, whose receiver is dead.
+/// A writer waits for a reader, the reader for a semaphore, and its holder for the dead receiver of a queue.
 pub(super) fn chain(stage: Stage, _: &Options) -> Result<Truth> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     let inode = rustix::fs::fstat(&reader)?.st_ino;
@@ -112,6 +113,7 @@ pub(super) fn chain(stage: Stage, _: &Options) -> Result<Truth> {
         .role("receiver", [receiving]))
 }
 
+/// A semaphore set of value 1.
 fn lock(stage: Stage) -> Result<SemSet> {
     let semaphore = SemSet::create(libc::IPC_PRIVATE, 1).context("cannot create a semaphore set")?;
     stage.own_sem(semaphore.0);
@@ -119,7 +121,7 @@ fn lock(stage: Stage) -> Result<SemSet> {
     Ok(semaphore)
 }
 
-/// Reads only once it has the semaphore, which another holds.
+/// Takes the semaphore, which another process holds, before it reads.
 fn reads_later(stage: Stage, pipe: OwnedFd, semaphore: SemSet) -> impl FnOnce() -> Result<()> {
     move || {
         stage.await_slot(READY, HOLDERS)?;
@@ -129,6 +131,7 @@ fn reads_later(stage: Stage, pipe: OwnedFd, semaphore: SemSet) -> impl FnOnce() 
     }
 }
 
+/// Writes one piece more than the pipe holds.
 fn overfill(pipe: BorrowedFd<'_>) -> Result<()> {
     for _ in 0..=fcntl_getpipe_size(pipe)? / PIECE.len() {
         rustix::io::write(pipe, &PIECE).context("cannot write")?;

@@ -1,4 +1,6 @@
-//! A full eventfd refuses 200 non-blocking writes; the healthy reader drains it, and polls an empty one.
+//! A full eventfd refuses 200 non-blocking writes.
+//!
+//! Healthy: the reader drains the eventfd each time, and also reads it while it is empty.
 
 use std::os::fd::AsRawFd;
 
@@ -6,13 +8,13 @@ use anyhow::{Result, ensure};
 use rustix::event::EventfdFlags;
 use rustix::io::Errno;
 
-use super::Options;
 use super::counter::{FULL, overflow, overflowed, read, shared, write};
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::Truth;
 
 const EMPTY_READS: usize = 100;
-/// Times that the healthy counter is full and drained.
+/// Times that the healthy writer fills the eventfd.
 const ROUNDS: u64 = 10;
 
 const TURN: usize = 0;
@@ -22,7 +24,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
     let (counter, counter_of_reader, id) = shared(EventfdFlags::NONBLOCK)?;
     let reader = stage.spawn(&[counter.as_raw_fd()], move || {
-        // Turn 1: the producer has written; turn 2: it has been read.
+        // Odd turns follow a write, even turns follow a read.
         stage.await_slot(TURN, 1)?;
         read(&counter_of_reader)?;
         if !bug {
@@ -33,7 +35,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         }
         stage.reach(TURN, 2);
         if bug {
-            stage.idle() // an edge-triggered loop that does not read what it is woken for
+            stage.idle() // the bug: an edge-triggered loop that does not read after a wake-up
         }
         for round in 0..ROUNDS {
             stage.await_slot(TURN, 3 + 2 * round)?;

@@ -1,14 +1,15 @@
-//! The seed's eventfd: EFD_SEMAPHORE, EFD_NONBLOCK, and a producer that does not look at what write returns.
+//! An eventfd with EFD_SEMAPHORE and EFD_NONBLOCK, and a producer that ignores the result of write.
 //!
-//! One large write stands for the days that +1 writes would need.
+//! One large write replaces the days that +1 writes would need.
+//! Healthy: the producer writes no more than the consumer takes.
 
 use std::os::fd::AsRawFd;
 
 use anyhow::{Result, ensure};
 use rustix::event::EventfdFlags;
 
-use super::Options;
 use super::counter::{FULL, overflow, overflowed, read, shared, write};
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::Truth;
 
@@ -39,7 +40,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         stage.reach(TURN, 1);
         stage.await_slot(TURN, 2)?;
         if bug {
-            // The spike: 50 more fit, 200 are lost without anybody noticing.
+            // The spike: 50 more fit, 200 are lost without notice.
             overflow(stage, &counter)?;
         }
         stage.reach(DONE, 1);

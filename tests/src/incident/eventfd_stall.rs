@@ -1,4 +1,6 @@
-//! A blocking write waits at a full eventfd until the reader comes: after 400 ms, never, or (healthy) after 5 ms; two rounds.
+//! A write to a full eventfd blocks until the reader reads after 400 ms, two times, or for ever.
+//!
+//! Healthy: the reader reads after 5 ms.
 
 use std::os::fd::AsRawFd;
 use std::thread::sleep;
@@ -7,8 +9,8 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::event::EventfdFlags;
 
-use super::Options;
 use super::counter::{FULL, read, shared, write};
+use super::options::Options;
 use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
 
@@ -52,7 +54,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     stage.await_slot(DONE, 1)?;
     let truth = if options.bug() {
         let expected = Expected::new("eventfd-stall").kind("eventfd").ids([&id]).pids([writer]).role("reader", reader);
-        Truth::one(if endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
+        Truth::one(if endless { Stalls::ongoing(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "eventfd-stall")
     };

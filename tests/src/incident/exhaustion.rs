@@ -1,5 +1,5 @@
-//! What the incidents of exhausted limits of queues and segments share: a program that creates objects until a limit of
-//! its own IPC namespace refuses one.
+//! Shared by the incidents about limits of queues and segments: a program creates objects until a limit of its own IPC
+//! namespace refuses one.
 
 use std::io;
 
@@ -17,22 +17,22 @@ const MADE: usize = 0;
 const FAILED: usize = 1;
 const DONE: usize = 2;
 
-/// The kind of objects, and the limit.
+/// A kind of objects and its limit.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     pub code: &'static str,
     pub limit: &'static str,
-    /// The finding that so many unused objects may be, too.
+    /// The code of the leak that these unused objects are as well.
     pub leak: &'static str,
     /// Names below /proc/sys/kernel, with the values to set in the namespace.
     pub sysctls: &'static [(&'static str, u64)],
-    /// Creates one that takes 1 of the limit, and removes it again if it is told to.
+    /// Creates an object that takes 1 of the limit, and removes it if `removes`.
     pub create: fn(removes: bool) -> io::Result<()>,
 }
 
-/// Plays it; the healthy twin removes each object before it creates the next.
+/// Plays the incident; the healthy twin removes each object before it creates the next.
 pub(super) fn play(stage: Stage, bug: bool, kind: Kind) -> Result<Truth> {
-    // The objects go with the namespace, when the last process in it ends.
+    // The namespace takes its objects with it when its last process ends.
     let creator = stage.spawn(&[], move || {
         call::unshare(libc::CLONE_NEWIPC).context("cannot make an IPC namespace; run as root")?;
         for (name, value) in kind.sysctls {
@@ -62,14 +62,16 @@ pub(super) fn play(stage: Stage, bug: bool, kind: Kind) -> Result<Truth> {
         .exact("failed", stage.value(FAILED))
         .exact("used", used)
         .exact("max", used);
-    // Objects that nobody uses while their creator lives.
+    // The creator lives, but no process uses its objects.
     Ok(Truth::one(expected).may(kind.leak).role("creator", [creator]))
 }
 
 fn exhaust(stage: Stage, kind: Kind) -> Result<()> {
     while stage.value(FAILED) < FAILURES {
         match (kind.create)(false) {
-            Ok(()) if stage.value(MADE) == OBJECTS => bail!("the limit of {OBJECTS} objects does not hold"),
+            Ok(()) if stage.value(MADE) == OBJECTS => {
+                bail!("the kernel did not refuse an object at the limit of {OBJECTS}")
+            }
             Ok(()) => stage.reach(MADE, stage.value(MADE) + 1),
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 stage.reach(FAILED, stage.value(FAILED) + 1);

@@ -1,19 +1,20 @@
-//! One process with a limit of a million descriptors and 100,000 of them open: files, and a pipe as the last ones.
+//! One process with 100,000 open descriptors of a million allowed ones; the last two are a pipe. Healthy.
 
 use std::fs::File;
 
 use anyhow::{Context, Result};
 use rustix::pipe::pipe;
 
-use super::{Options, Skip};
+use super::options::Options;
 use crate::call;
+use crate::skip::Skip;
 use crate::stage::Stage;
 use crate::truth::Truth;
 
 const LIMIT: u64 = 1_000_000;
 const OPEN: usize = 100_000;
 
-/// Slots: 1 if the limit is forbidden, 2 if all is open; and the pipe's inode number.
+/// Slots: 1 if the limit is not permitted or 2 if all descriptors are open; the inode number of the pipe.
 const STATE: usize = 0;
 const PIPE: usize = 1;
 
@@ -35,7 +36,7 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     })?;
     stage.await_slot(STATE, 1)?;
     if stage.value(STATE) == 1 {
-        return Err(Skip(format!("a limit of {LIMIT} descriptors is not allowed here")).into());
+        return Err(Skip(format!("RLIMIT_NOFILE cannot be {LIMIT}; raise fs.nr_open or run as root")).into());
     }
     Ok(Truth::default().role("holder", [holder]).fact("pipe", stage.value(PIPE)).fact("open", OPEN))
 }

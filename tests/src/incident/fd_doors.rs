@@ -1,4 +1,4 @@
-//! Healthy: received descriptors leave by every door other than a plain close(2) of the receiving thread.
+//! Healthy: processes close received descriptors in every way other than close(2) by the receiving thread.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -9,19 +9,22 @@ use std::sync::atomic::Ordering::SeqCst;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitOptions, pidfd_getfd, pidfd_open};
 
-use super::{Options, Skip, passing};
+use super::options::Options;
+use super::passing;
 use crate::call::{self, control_bytes, recv_fds, recv_many};
+use crate::skip::Skip;
 use crate::stage::{Stage, proc};
 use crate::truth::Truth;
 
-/// Enough for a leak, if a door were not seen.
+/// Enough for a leak finding if ipctrace missed one of the ways.
 const FDS: usize = 12;
 
 const DONE: usize = 0;
 
-type Door = fn(Stage, OwnedFd) -> Result<()>;
+/// Receives [`FDS`] descriptors and gets rid of them.
+type Method = fn(Stage, OwnedFd) -> Result<()>;
 
-const DOORS: &[(&str, Door)] = &[
+const METHODS: &[(&str, Method)] = &[
     ("close_range", by_close_range),
     ("dup2", by_dup2),
     ("exec", by_exec),
@@ -33,13 +36,13 @@ const DOORS: &[(&str, Door)] = &[
 
 pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     if has_no_pidfd_getfd() {
-        return Err(Skip("this kernel has no pidfd_getfd (before Linux 5.6)".to_owned()).into());
+        return Err(Skip("this kernel has no pidfd_getfd; it needs Linux 5.6".to_owned()).into());
     }
     let mut truth = Truth::default();
     let mut pids = Vec::new();
-    for &(name, door) in DOORS {
+    for &(name, method) in METHODS {
         let (sender, socket) = passing::sender(stage, FDS, 1)?;
-        let receiver = stage.spawn(&[], move || door(stage, socket))?;
+        let receiver = stage.spawn(&[], move || method(stage, socket))?;
         pids.push(receiver);
         truth = truth.role(name, [receiver]).role("sender", [sender]);
     }
@@ -49,26 +52,27 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     })?;
     let taker = stage.spawn(&[], move || by_pidfd_getfd(stage, owner))?;
     pids.push(taker);
-    stage.wait_for("all doors", || Ok(stage.value(DONE) as usize == pids.len()))?;
-    // Two report that they are done before their exit or exec; see the end of it.
+    stage.wait_for("all processes to be done", || Ok(stage.value(DONE) as usize == pids.len()))?;
+    // Two processes are done before they exit or exec, so wait until their descriptors are gone.
     stage.wait_for("the fds to be gone", || Ok(pids.iter().all(|&pid| holds(pid) == 0)))?;
-    // The one that has exited must not stay a zombie.
-    for (&(name, _), &pid) in DOORS.iter().zip(&pids) {
+    // The process that exits must not stay a zombie.
+    for (&(name, _), &pid) in METHODS.iter().zip(&pids) {
         if name == "exit" {
-            rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty()).context("cannot reap the door exit")?;
+            rustix::process::waitpid(Pid::from_raw(pid), WaitOptions::empty())
+                .context("cannot reap the process that exits")?;
         }
     }
     Ok(truth.role("pidfd_getfd", [taker]).role("owner", [owner]))
 }
 
-/// Asks with an fd number that is beyond every limit: only the error tells.
+/// Calls pidfd_getfd with a descriptor beyond every limit: only the error ENOSYS shows that the call is missing.
 fn has_no_pidfd_getfd() -> bool {
     let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
     let taken = own.and_then(|own| pidfd_getfd(own, std::os::fd::RawFd::MAX, PidfdGetfdFlags::empty()));
     matches!(taken, Err(rustix::io::Errno::NOSYS))
 }
 
-/// How many descriptors of the passed file a process has.
+/// The number of descriptors of the passed file in a process.
 fn holds(pid: i32) -> usize {
     let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return 0;
@@ -91,7 +95,7 @@ fn done(stage: Stage) {
 fn by_close_range(stage: Stage, socket: OwnedFd) -> Result<()> {
     let mut numbers: Vec<_> = receive(&socket, 0)?.into_iter().map(IntoRawFd::into_raw_fd).collect();
     numbers.sort_unstable();
-    // Other fds may lie between them: one call for each run of neighbours.
+    // Other descriptors may lie between them, so each run of adjacent ones needs a call.
     for run in numbers.chunk_by(|a, b| a + 1 == *b) {
         let (Some(&first), Some(&last)) = (run.first(), run.last()) else {
             continue;
@@ -109,7 +113,7 @@ fn by_dup2(stage: Stage, socket: OwnedFd) -> Result<()> {
         rustix::io::dup2(&null, fd).context("dup2 failed")?;
     }
     done(stage);
-    // The numbers stay open, for another file.
+    // The descriptor numbers stay open for another file.
     stage.idle()
 }
 
@@ -129,7 +133,7 @@ fn by_other_thread(stage: Stage, socket: OwnedFd) -> Result<()> {
     let fds = receive(&socket, 0)?;
     let closer = std::thread::spawn(move || {
         drop(fds);
-        // The closer lives on, so that the table stays shared.
+        // The thread stays, so that the descriptor table stays shared.
         done(stage);
         stage.idle()
     });
@@ -148,7 +152,7 @@ fn by_recvmmsg(stage: Stage, socket: OwnedFd) -> Result<()> {
 
 fn by_fork(stage: Stage, socket: OwnedFd) -> Result<()> {
     let fds = receive(&socket, libc::MSG_CMSG_CLOEXEC)?;
-    // The child's copies end with the child.
+    // The copies in the child end with the child.
     let child = stage.spawn(&[], || Ok(()))?;
     stage.join(child)?;
     drop(fds);
@@ -169,7 +173,7 @@ fn by_pidfd_getfd(stage: Stage, owner: i32) -> Result<()> {
     for _ in 0..FDS {
         taken.push(pidfd_getfd(pidfd.as_fd(), number, PidfdGetfdFlags::empty()).context("pidfd_getfd failed")?);
     }
-    ensure!(taken.iter().all(|fd| fd.as_raw_fd() > 2), "odd fd numbers");
+    ensure!(taken.iter().all(|fd| fd.as_raw_fd() > 2), "a taken descriptor has a standard number");
     drop(taken);
     done(stage);
     stage.idle()

@@ -1,8 +1,11 @@
-//! A receiver at RLIMIT_NOFILE: `recvmsg` does not fail, the kernel drops the descriptors and sets MSG_CTRUNC.
+//! A receiver at RLIMIT_NOFILE: `recvmsg` succeeds, but the kernel drops the descriptors and sets MSG_CTRUNC.
+//!
+//! Healthy: the receiver closes each descriptor before it receives the next.
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, passing};
+use super::options::Options;
+use super::passing;
 use crate::call::{self, control_bytes, recv_fds};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
@@ -35,7 +38,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let (received, dropped) = (stage.value(RECEIVED), stage.value(DROPPED));
     let mut truth = Truth::default();
     if bug {
-        ensure!(dropped > 0, "RLIMIT_NOFILE {NOFILE} did not hold");
+        ensure!(dropped > 0, "the kernel dropped no descriptor at RLIMIT_NOFILE {NOFILE}");
         let exhausted =
             Expected::new("fd-exhausted").pids([worker]).exact("dropped", dropped).exact("messages_truncated", dropped);
         let leak = Expected::new("fd-leak")
@@ -45,7 +48,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .exact("outstanding", received);
         truth.expect = vec![exhausted, leak];
     } else {
-        ensure!(dropped == 0, "descriptors were dropped although all were closed");
+        ensure!(dropped == 0, "the kernel dropped descriptors although the receiver closed all");
     }
     Ok(truth.role("receiver", [worker]).role("sender", [sender]))
 }

@@ -1,4 +1,6 @@
-//! Twenty descriptors are sent to a process that never receives them; the healthy one receives and closes them.
+//! A process sends twenty descriptors to a process that never receives them.
+//!
+//! Healthy: the receiver receives and closes them.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
@@ -7,14 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Options, passing};
+use super::options::Options;
+use super::passing;
 use crate::call::{control_bytes, recv_fds};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const MESSAGES: usize = 5;
 const FDS_EACH: usize = 4;
-/// Long enough to be no pause of a receiver that has something else to do.
+/// Longer than a busy receiver pauses.
 const LONG: Duration = Duration::from_millis(1_500);
 
 const RECEIVED: usize = 0;

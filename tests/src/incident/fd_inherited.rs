@@ -1,4 +1,6 @@
-//! A worker receives a descriptor without CLOEXEC and starts another program, which then holds it too.
+//! A worker receives a descriptor without CLOEXEC and starts another program, which inherits it.
+//!
+//! Healthy: the worker receives it with MSG_CMSG_CLOEXEC.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
@@ -6,7 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, passing};
+use super::options::Options;
+use super::passing;
 use crate::call::{control_bytes, recv_fds};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
@@ -35,7 +38,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     })?;
     let link = std::fs::read_link(format!("/proc/{program}/fd/{}", stage.value(FD)));
     let crossed = link.is_ok_and(|path| path.as_os_str() == passing::FILE);
-    ensure!(crossed == options.bug(), "whether the descriptor crossed the exec: {crossed}");
+    ensure!(crossed == options.bug(), "the program inherited the descriptor: {crossed}");
     let truth = if options.bug() {
         Truth::one(Expected::new("fd-inherited").pids([worker, program]))
     } else {

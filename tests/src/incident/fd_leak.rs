@@ -1,8 +1,11 @@
-//! A worker gets a file descriptor with each request and forgets to close it where the request fails.
+//! A worker receives a descriptor with each request and does not close those of failed requests.
+//!
+//! Healthy: the worker closes all.
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, passing};
+use super::options::Options;
+use super::passing;
 use crate::call::{control_bytes, recv_fds};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
@@ -19,7 +22,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let worker = stage.spawn(&[], move || {
         for request in 0..REQUESTS {
             let got = recv_fds(&socket, control_bytes(1), libc::MSG_CMSG_CLOEXEC).context("cannot receive")?;
-            ensure!(got.fds.len() == 1 && !got.truncated, "request {request} came without its file: {got:?}");
+            ensure!(got.fds.len() == 1 && !got.truncated, "request {request} does not carry one descriptor: {got:?}");
             let good = if interleave { request % 4 == 0 } else { request < GOOD };
             if bug && !good {
                 stage.reach(LEAKED, stage.value(LEAKED) + 1);

@@ -1,5 +1,6 @@
-//! A server makes an eventfd or a pipe for each request and forgets to close it; the healthy one has a pool of them, a
-//! window of requests under way, and closes each.
+//! A server creates an eventfd or a pipe for each request and does not close it.
+//!
+//! Healthy: the server keeps a constant pool, and closes the descriptors of each request when it ends.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -11,17 +12,19 @@ use rustix::event::EventfdFlags;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
-/// Requests that come, and the limit of the leaking server: more than half of it is taken at the end.
+/// Number of requests.
 const REQUESTS: u64 = 60;
+/// RLIMIT_NOFILE of the leaking server with eventfds: the leak takes more than half of it.
 const LIMIT: u64 = 100;
 const BETWEEN: Duration = Duration::from_millis(100);
-/// What the healthy server keeps for good, and how many requests are under way in it.
+/// Objects that the healthy server keeps for ever.
 const POOL: usize = 64;
-const UNDER_WAY: usize = 16;
+/// Requests that the healthy server processes at the same time.
+const CONCURRENT: usize = 16;
 
 const MADE: usize = 0;
 
@@ -43,8 +46,8 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         let mut under_way = VecDeque::new();
         for request in 1..=REQUESTS {
             under_way.push_back(make()?);
-            // The bug: nobody closes what a request needed.
-            if !bug && under_way.len() > UNDER_WAY {
+            // The bug: the server does not close the descriptors of a request.
+            if !bug && under_way.len() > CONCURRENT {
                 under_way.pop_front();
             }
             stage.reach(MADE, request);

@@ -1,8 +1,11 @@
-//! A control buffer made for one descriptor, messages with four: two get in, the others are dropped.
+//! Messages of four descriptors arrive in a control buffer for one: two fit, and the kernel drops the others.
+//!
+//! Healthy: the buffer has room for four.
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, passing};
+use super::options::Options;
+use super::passing;
 use crate::call::{control_bytes, recv_fds};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
@@ -37,7 +40,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
                 .exact("messages_truncated", truncated),
         )
     } else {
-        ensure!(dropped == 0 && truncated == 0, "{dropped} descriptors were dropped in spite of enough room");
+        ensure!(
+            dropped == 0 && truncated == 0,
+            "the kernel dropped {dropped} descriptors although the buffer has room"
+        );
         Truth::default()
     };
     Ok(truth.role("receiver", [receiver]).role("sender", [sender]))

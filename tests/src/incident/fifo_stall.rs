@@ -1,4 +1,6 @@
-//! Opening a FIFO for writing waits until somebody opens it for reading: after 400 ms, or (healthy) who waits already.
+//! Opening a FIFO for writing blocks until the reader opens it after 400 ms.
+//!
+//! Healthy: the reader already waits in its open.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -10,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 

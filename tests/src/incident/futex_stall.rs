@@ -1,15 +1,15 @@
-//! A lock in shared memory is held for 400 ms three times, or for ever, or by a process that is killed.
+//! A process holds a lock in shared memory for 400 ms three times, for ever, or until it is killed.
 //!
-//! Healthy: it is held for 5 ms, a robust one is taken over from a killed process, and idle workers wait for a semaphore
-//! that somebody can still post.
+//! Healthy: it holds the lock for 5 ms; the waiter takes over a robust lock from a killed holder; idle workers wait for a
+//! semaphore that another process can still post.
 
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{LockKind, Options};
-use crate::call::{self, SharedLock, SharedSemaphore};
+use super::options::{LockKind, Options};
+use crate::call::{self, MutexKind, SharedLock, SharedSemaphore};
 use crate::stage::{Stage, Stalls, pid};
 use crate::truth::{Expected, Truth};
 
@@ -24,11 +24,17 @@ const TAKEN: usize = 2;
 const DONE: usize = 3;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
-    if options.lock == LockKind::Semaphore { semaphore(stage, options) } else { lock(stage, options) }
+    let kind = match options.lock {
+        LockKind::Plain => MutexKind::Plain,
+        LockKind::Robust => MutexKind::Robust,
+        LockKind::Inherit => MutexKind::Inherit,
+        LockKind::Semaphore => return semaphore(stage, options),
+    };
+    mutex(stage, options, kind)
 }
 
-fn lock(stage: Stage, options: &Options) -> Result<Truth> {
-    let lock = SharedLock::create(options.lock).context("cannot make a lock")?;
+fn mutex(stage: Stage, options: &Options, kind: MutexKind) -> Result<Truth> {
+    let lock = SharedLock::create(kind).context("cannot make a lock")?;
     let (bug, endless, killed) = (options.bug(), options.endless, options.killed);
     let hold = if bug { HOLD } else { SHORT_HOLD };
     let holder = stage.spawn(&[], move || {
@@ -76,9 +82,9 @@ fn lock(stage: Stage, options: &Options) -> Result<Truth> {
             .role("blocked", waiter)
             .exact("holder_tid", holder)
             .exact("holder_alive", !killed);
-        // Of one that is gone before tracing begins, only its number is left.
+        // If the holder died before tracing began, only its tid is known.
         let expected = if killed { expected } else { expected.role("holder", holder) };
-        Truth::one(if endless || killed { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
+        Truth::one(if endless || killed { Stalls::ongoing(expected) } else { stage.stalls().expect(expected) })
     } else {
         if killed {
             stage.await_slot(TAKEN, 1)?;
@@ -88,7 +94,7 @@ fn lock(stage: Stage, options: &Options) -> Result<Truth> {
     Ok(truth.role("holder", [holder]).role("waiter", [waiter]))
 }
 
-/// Workers wait for a semaphore. In the bug nobody else has its memory, so that none of them will ever go on.
+/// Workers wait for a semaphore. In the bug only they map it, so no process can wake them.
 fn semaphore(stage: Stage, options: &Options) -> Result<Truth> {
     let semaphore = SharedSemaphore::create().context("cannot make a semaphore")?;
     let mut idlers = Vec::new();
@@ -106,9 +112,9 @@ fn semaphore(stage: Stage, options: &Options) -> Result<Truth> {
     }
     let truth = if options.bug() {
         let expected = Expected::new("futex-stall").kind("futex").pids(idlers.clone()).exact("sharing", IDLERS);
-        Truth::one(Stalls::lasting(expected).exact("ongoing", IDLERS).exact("stalls", IDLERS))
+        Truth::one(Stalls::ongoing(expected).exact("ongoing", IDLERS).exact("stalls", IDLERS))
     } else {
-        // They have waited for longer than any min-stall of the tests.
+        // Longer than --min-stall.
         sleep(HOLD);
         Truth::default()
     };

@@ -1,6 +1,7 @@
-//! Workers make a POSIX object each and end without unlinking its name; every third one, and all healthy ones, unlink it.
-//! Beside the healthy ones are names that only look left behind: one has a dead creator and a living user, one a creator
-//! that lives and uses it.
+//! Workers create a POSIX object each and exit without unlinking its name; every third worker unlinks it.
+//!
+//! Healthy: all workers unlink their names. Two other names only look left behind: the creator of one is dead but another
+//! process uses it, and the creator of the other one lives and uses it.
 
 use std::ffi::CStr;
 use std::thread::sleep;
@@ -8,25 +9,27 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{Mq, create_semaphore, map_shared};
 use crate::stage::{Name, Named, Stage};
 use crate::truth::{Expected, Truth};
 
 const WORKERS: u16 = 9;
-/// Every third worker does it right.
+/// Every third worker unlinks its name, also in the bug.
 const GOOD_EVERY: u16 = 3;
 /// Numbers of the names that only look left behind.
 const INHERITED: u16 = 100;
 const OWN: u16 = 101;
 /// Messages that a worker leaves in its queue.
 const MESSAGES: u64 = 2;
+/// Messages and bytes per message of a queue.
 const QUEUE: (i64, i64) = (4, 8);
+/// Size of a shared memory object.
 const BYTES: usize = 45_056;
-/// A younger name may be about to be used.
-const SETTLED: Duration = Duration::from_millis(4_500);
+/// Longer than ipctrace waits until an unused name counts as left behind.
+const LEFTOVER_TIMEOUT: Duration = Duration::from_millis(4_500);
 
-/// Slot: how far the keepers have come.
+/// Slot with the number of names that are in use.
 const KEPT: usize = 0;
 
 pub(super) fn queues(stage: Stage, options: &Options) -> Result<Truth> {
@@ -53,7 +56,7 @@ fn play(stage: Stage, options: &Options, kind: Named, more: impl Fn(Expected) ->
             if unlinks {
                 stage.unlink(name);
             }
-            Ok(()) // without unlink the bug
+            Ok(()) // the bug: no unlink
         })?;
         stage.join(worker)?;
         workers.push(worker);
@@ -63,7 +66,7 @@ fn play(stage: Stage, options: &Options, kind: Named, more: impl Fn(Expected) ->
         }
     }
     if options.bug() {
-        sleep(SETTLED);
+        sleep(LEFTOVER_TIMEOUT);
         let (code, word) = match kind {
             Named::Mq => ("mq-leak", "mq"),
             Named::Sem => ("posix-sem-leak", "posix-sem"),
@@ -75,7 +78,7 @@ fn play(stage: Stage, options: &Options, kind: Named, more: impl Fn(Expected) ->
         return Ok(truth.role("worker", workers));
     }
     let keepers = keep(stage, kind)?;
-    sleep(SETTLED);
+    sleep(LEFTOVER_TIMEOUT);
     let mut truth = Truth::default();
     let names = [INHERITED, OWN].map(|number| stage.own_name(kind, number));
     truth.names.extend(names.map(|name| stage.text_of(name).to_string_lossy().into_owned()));
@@ -93,7 +96,7 @@ fn create(stage: Stage, kind: Named, name: Name) -> Result<()> {
     created.context("cannot create a POSIX object")
 }
 
-/// Uses an object that exists until the process ends.
+/// Opens an existing object until the process ends.
 fn open(kind: Named, text: &CStr) -> Result<()> {
     let opened = match kind {
         Named::Mq => Mq::open(text, libc::O_RDWR, QUEUE).map(drop),
@@ -103,6 +106,7 @@ fn open(kind: Named, text: &CStr) -> Result<()> {
     opened.context("cannot open a POSIX object")
 }
 
+/// Creates the names that only look left behind; returns the pids of their processes.
 fn keep(stage: Stage, kind: Named) -> Result<Vec<i32>> {
     let inherited = stage.own_name(kind, INHERITED);
     let creator = stage.spawn(&[], move || create(stage, kind, inherited))?;

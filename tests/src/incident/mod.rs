@@ -1,6 +1,6 @@
 //! The incidents, one file each: the bug of a post-mortem and its healthy twin.
 //!
-//! A new incident is a file here, a `mod` line and a row in [`ALL`].
+//! To add an incident, add a file, a `mod` line and a row in [`ALL`].
 
 mod backlog_full;
 mod counter;
@@ -18,7 +18,7 @@ mod fd_leak;
 mod fd_own;
 mod fd_truncated;
 mod fifo_stall;
-mod fork_storm;
+mod fork_churn;
 mod futex_stall;
 mod leftover;
 mod mq_exhausted;
@@ -29,6 +29,7 @@ mod msg_full;
 mod msg_leak;
 mod msg_stall;
 mod ns_twins;
+mod options;
 mod passing;
 mod pid_exhausted;
 mod pipe_doors;
@@ -36,11 +37,11 @@ mod pipe_full;
 mod pipe_shrunk;
 mod pipe_stall;
 mod pipe_starved;
+mod sem_churn;
 mod sem_exhausted;
 mod sem_leak;
 mod sem_orphaned_lock;
 mod sem_stall;
-mod sem_storm;
 mod shm_exhausted;
 mod shm_leak;
 mod signal_queue_full;
@@ -49,142 +50,31 @@ mod socket_stall;
 mod zombie_leak;
 
 use anyhow::Result;
-use clap::ValueEnum;
+
+pub use options::{Cause, Fix, Limit, LockKind, Options, Variant};
 
 use crate::stage::Stage;
 use crate::truth::Truth;
 
-/// The bug, or the fix that the post-mortem recommends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Variant {
-    Bug,
-    Fixed,
-}
-
-impl Variant {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bug => "bug",
-            Self::Fixed => "fixed",
-        }
-    }
-}
-
-/// Why children stay unreaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Cause {
-    OneWaitPerSignal,
-    NeverWaits,
-    WaitsForOthers,
-    SigchldBlocked,
-    ParentBlocked,
-    InitDoesNotReap,
-}
-
-/// The three ways not to have zombies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Fix {
-    /// The handler loops until no child is left.
-    Loop,
-    /// SA_NOCLDWAIT.
-    Nocldwait,
-    /// SIGCHLD is ignored.
-    Ignore,
-}
-
-/// Which SysV limit is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Limit {
-    Semmni,
-    Semmns,
-    Shmmni,
-    Shmall,
-}
-
-/// What processes wait for in shared memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LockKind {
-    Plain,
-    /// PTHREAD_MUTEX_ROBUST.
-    Robust,
-    /// PTHREAD_PRIO_INHERIT.
-    Inherit,
-    /// A POSIX semaphore without a name.
-    Semaphore,
-}
-
-/// How an incident is to be played; most options concern one incident only.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Options {
-    #[arg(long, value_enum, default_value = "bug")]
-    pub variant: Variant,
-    /// zombie-leak: why the children stay unreaped
-    #[arg(long, value_enum, default_value = "one-wait-per-signal")]
-    pub cause: Cause,
-    /// zombie-leak, fixed: how they are reaped
-    #[arg(long, value_enum, default_value = "loop")]
-    pub fix: Fix,
-    /// sem-exhausted, shm-exhausted: which limit is reached
-    #[arg(long, value_enum, default_value = "semmni")]
-    pub limit: Limit,
-    /// sem-leak: sets with keys rather than IPC_PRIVATE
-    #[arg(long)]
-    pub keyed: bool,
-    /// fd-leak: failed requests lie between good ones rather than after them
-    #[arg(long)]
-    pub interleave: bool,
-    /// fd-own: pipes rather than eventfds
-    #[arg(long)]
-    pub pipes: bool,
-    /// sem-stall, pipe-stall, eventfd-stall, msg-stall, mq-stall, futex-stall: the first wait does not end
-    #[arg(long)]
-    pub endless: bool,
-    /// futex-stall: what is waited for
-    #[arg(long, value_enum, default_value = "plain")]
-    pub lock: LockKind,
-    /// futex-stall: the holder is killed
-    #[arg(long)]
-    pub killed: bool,
-    /// deadlock: another process could read the pipe
-    #[arg(long)]
-    pub outsider: bool,
-    /// socket-stall: datagrams to a receiver that only its name tells, rather than a stream
-    #[arg(long)]
-    pub dgram: bool,
-}
-
-impl Options {
-    pub fn bug(&self) -> bool {
-        self.variant == Variant::Bug
-    }
-}
-
-/// Something that this machine cannot play, with the reason.
-#[derive(Debug)]
-pub struct Skip(pub String);
-
-impl std::fmt::Display for Skip {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Skip {}
-
-/// One incident: its program and the cases that the suite plays.
+/// One incident: its workload and the cases that the suite plays.
 pub struct Incident {
     pub name: &'static str,
+    /// One line for `incidents list`.
     pub about: &'static str,
-    /// Plays it up to the complete incident and says what is true then.
+    /// Plays the incident until it is complete, and returns its truth.
+    ///
+    /// The error is a [`Skip`](crate::skip::Skip) if this machine cannot play it.
     pub play: fn(Stage, &Options) -> Result<Truth>,
+    /// Empty for workloads that only the fault tests play.
     pub cases: &'static [Case],
 }
 
 /// One way to play an incident.
 pub struct Case {
     pub variant: Variant,
-    /// Tells cases of the same variant apart; empty if there is only one.
+    /// Distinguishes cases of the same variant; empty if there is only one.
     pub label: &'static str,
+    /// Options of `incidents`, without the variant.
     pub args: &'static [&'static str],
 }
 
@@ -205,7 +95,7 @@ const TWINS: &[Case] = &[bug("", &[]), fixed("", &[])];
 pub const ALL: &[Incident] = &[
     Incident {
         name: "sem-leak",
-        about: "workers whose error path returns without IPC_RMID",
+        about: "workers return from their error path without IPC_RMID",
         play: sem_leak::play,
         cases: &[bug("", &[]), bug("keyed", &["--keyed"]), fixed("", &[])],
     },
@@ -217,25 +107,25 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "sem-orphaned-lock",
-        about: "a lock holder without SEM_UNDO is killed, three others wait for ever",
+        about: "a lock holder without SEM_UNDO is killed, three waiters block for ever",
         play: sem_orphaned_lock::play,
         cases: TWINS,
     },
     Incident {
         name: "sem-stall",
-        about: "a lock is held for 400 ms, three times",
+        about: "a process holds a lock for 400 ms, three times",
         play: sem_stall::play,
         cases: STALLS,
     },
     Incident {
         name: "shm-leak",
-        about: "workers that end without IPC_RMID of their shared memory",
+        about: "workers exit without IPC_RMID of their shared memory",
         play: shm_leak::play,
         cases: TWINS,
     },
     Incident {
         name: "msg-leak",
-        about: "clients that end without IPC_RMID of their reply queues, one of them full",
+        about: "clients exit without IPC_RMID of their reply queues, one of them full",
         play: msg_leak::play,
         cases: TWINS,
     },
@@ -247,19 +137,19 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fd-own",
-        about: "a server makes an eventfd or a pipe for each request and closes none",
+        about: "a server creates an eventfd or a pipe for each request and closes none",
         play: fd_own::play,
         cases: &[bug("", &[]), bug("pipes", &["--pipes"]), fixed("", &[]), fixed("pipes", &["--pipes"])],
     },
     Incident {
         name: "fd-exhausted",
-        about: "fds keep coming at RLIMIT_NOFILE: the kernel drops them",
+        about: "a receiver at RLIMIT_NOFILE gets more fds: the kernel drops them",
         play: fd_exhausted::play,
         cases: TWINS,
     },
     Incident {
         name: "fd-truncated",
-        about: "a control buffer for one fd, messages of four",
+        about: "messages of four fds arrive in a control buffer for one",
         play: fd_truncated::play,
         cases: TWINS,
     },
@@ -271,25 +161,25 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fd-doors",
-        about: "received fds that leave by every door but close(2); healthy",
+        about: "received fds are closed in every way but close(2) by the receiver; healthy",
         play: fd_doors::play,
         cases: &[fixed("", &[])],
     },
     Incident {
         name: "pipe-stall",
-        about: "a consumer pauses for 500 ms three times, its producer blocks",
+        about: "a consumer pauses for 500 ms three times, and its producer blocks",
         play: pipe_stall::play,
         cases: STALLS,
     },
     Incident {
         name: "pipe-doors",
-        about: "each call that writes to a pipe waits 300 ms for its reader",
+        about: "each system call that writes to a pipe blocks 300 ms for its reader",
         play: pipe_doors::play,
         cases: TWINS,
     },
     Incident {
         name: "pipe-starved",
-        about: "a program of higher priority has the processor of the reader, or of the writer",
+        about: "a program of higher priority takes the processor of the reader, or of the writer",
         play: pipe_starved::play,
         cases: TWINS,
     },
@@ -307,7 +197,7 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fifo-stall",
-        about: "opening a FIFO for writing waits 400 ms for a reader",
+        about: "opening a FIFO for writing blocks 400 ms until a reader opens it",
         play: fifo_stall::play,
         cases: TWINS,
     },
@@ -335,13 +225,13 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "eventfd-overflow",
-        about: "200 non-blocking writes to a full eventfd",
+        about: "200 non-blocking writes to a full eventfd get EAGAIN",
         play: eventfd_overflow::play,
         cases: TWINS,
     },
     Incident {
         name: "eventfd-stall",
-        about: "a blocking write waits 400 ms at a full eventfd, twice",
+        about: "a write to a full eventfd blocks 400 ms, twice",
         play: eventfd_stall::play,
         cases: STALLS,
     },
@@ -353,13 +243,13 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "signal-queue-full",
-        about: "real-time signals are queued for a process that has blocked them",
+        about: "real-time signals queue up at a process that blocks them",
         play: signal_queue_full::play,
         cases: TWINS,
     },
     Incident {
         name: "msg-stall",
-        about: "a receiver pauses for 400 ms three times, its sender waits at the full queue",
+        about: "a receiver pauses for 400 ms three times, and its sender blocks at the full queue",
         play: msg_stall::play,
         cases: STALLS,
     },
@@ -383,7 +273,7 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "mq-stall",
-        about: "a receiver of a POSIX queue pauses for 400 ms twice, its sender blocks, and once gives up",
+        about: "a receiver of a POSIX queue pauses for 400 ms twice; its sender blocks, and once times out",
         play: mq_stall::play,
         cases: STALLS,
     },
@@ -401,25 +291,25 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "mq-leak",
-        about: "workers that end without mq_unlink of their queues",
+        about: "workers exit without mq_unlink of their queues",
         play: leftover::queues,
         cases: TWINS,
     },
     Incident {
         name: "posix-sem-leak",
-        about: "workers that end without sem_unlink of their named semaphores",
+        about: "workers exit without sem_unlink of their named semaphores",
         play: leftover::semaphores,
         cases: TWINS,
     },
     Incident {
         name: "posix-shm-leak",
-        about: "workers that end without shm_unlink of their shared memory",
+        about: "workers exit without shm_unlink of their shared memory",
         play: leftover::memory,
         cases: TWINS,
     },
     Incident {
         name: "socket-stall",
-        about: "a receiver pauses for 500 ms three times, its sender blocks",
+        about: "a receiver pauses for 500 ms three times, and its sender blocks",
         play: socket_stall::play,
         cases: &[
             bug("", &[]),
@@ -432,31 +322,31 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "socket-full",
-        about: "a non-blocking logger gets EAGAIN 200 times while nobody reads its datagrams",
+        about: "a non-blocking logger gets EAGAIN 200 times, because no process reads its datagrams",
         play: socket_full::play,
         cases: TWINS,
     },
     Incident {
         name: "backlog-full",
-        about: "a server does not accept for 400 ms: a connect waits, 20 others are refused",
+        about: "a server does not accept for 400 ms: one connect blocks, 20 non-blocking ones get EAGAIN",
         play: backlog_full::play,
         cases: TWINS,
     },
     Incident {
         name: "deadlock",
-        about: "three processes wait for each other over a pipe, a semaphore and a mutex",
+        about: "three processes wait for each other: a pipe, a semaphore and a mutex",
         play: deadlock::ring,
         cases: &[bug("", &[]), bug("outsider", &["--outsider"]), fixed("", &[])],
     },
     Incident {
         name: "chain",
-        about: "a writer waits for a reader, that for a semaphore, its holder for the dead receiver of a queue",
+        about: "a writer waits for a reader, the reader for a semaphore, its holder for the dead receiver of a queue",
         play: deadlock::chain,
         cases: &[bug("", &[])],
     },
     Incident {
         name: "futex-stall",
-        about: "a lock in shared memory is held for 400 ms three times, or its holder is killed",
+        about: "a process holds a lock in shared memory for 400 ms three times, or is killed while it holds it",
         play: futex_stall::play,
         cases: &[
             bug("", &[]),
@@ -472,26 +362,26 @@ pub const ALL: &[Incident] = &[
     },
     Incident {
         name: "fd-inflight",
-        about: "descriptors are sent to a process that never receives them",
+        about: "a process sends descriptors to a process that never receives them",
         play: fd_inflight::play,
         cases: TWINS,
     },
-    // Not incidents: what the fault tests play.
+    // Workloads of the fault tests.
     Incident {
-        name: "sem-storm",
+        name: "sem-churn",
         about: "creates and removes semaphore sets as fast as it can",
-        play: sem_storm::play,
+        play: sem_churn::play,
         cases: &[],
     },
     Incident {
-        name: "fork-storm",
-        about: "processes come and go as fast as they can, until it is ended",
-        play: fork_storm::play,
+        name: "fork-churn",
+        about: "starts short-lived processes as fast as it can",
+        play: fork_churn::play,
         cases: &[],
     },
     Incident {
         name: "ns-twins",
-        about: "two containers leak a semaphore set of the same id, a third uses its own",
+        about: "two containers leak semaphore sets of the same ids, a third one uses its own set",
         play: ns_twins::play,
         cases: &[],
     },

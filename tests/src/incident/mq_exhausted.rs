@@ -1,16 +1,20 @@
-//! A program makes POSIX queues until mq_open fails with EMFILE at its RLIMIT_MSGQUEUE; the healthy one removes each.
+//! A program creates POSIX queues until mq_open fails with EMFILE at RLIMIT_MSGQUEUE.
+//!
+//! Healthy: the program removes each queue before it creates the next.
 
 use anyhow::{Context, Result, bail};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{self, Mq};
 use crate::stage::{Named, Stage};
 use crate::truth::{Expected, Truth};
 
 const FAILURES: u64 = 4;
+/// Queues that the program tries to create.
 const MOST: u16 = 64;
+/// Messages and bytes per message of a queue.
 const SIZE: (i64, i64) = (8, 1_024);
-/// The limit is a user's: one for the bug and one for its twin, who have no queues.
+/// One uid for the bug and one for its twin, without other queues: the kernel counts queue bytes per user.
 const USERS: [u32; 2] = [64_741, 64_742];
 /// Room for 20 such queues.
 const LIMIT_BYTES: u64 = 20 * 8 * (1_024 + 48 + 48);
@@ -42,7 +46,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             }
         }
         if bug && stage.value(FAILED) < FAILURES {
-            bail!("the limit of {LIMIT_BYTES} bytes does not hold");
+            bail!("mq_open did not fail at the limit of {LIMIT_BYTES} bytes");
         }
         stage.reach(DONE, 1);
         stage.idle()

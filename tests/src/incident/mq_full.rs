@@ -1,5 +1,6 @@
-//! A POSIX queue stays full while its receiver sleeps: 50 sends get EAGAIN, and two with a time-out that is over at once
-//! give up. The healthy sender polls a queue that is drained.
+//! A POSIX queue stays full while its receiver sleeps: 50 sends get EAGAIN, and two sends with a timeout of 0 time out.
+//!
+//! Healthy: the sender polls, and the receiver drains the queue.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -7,14 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::Options;
+use super::options::Options;
 use crate::call::Mq;
 use crate::stage::{Named, Stage};
 use crate::truth::{Expected, Truth};
 
 const REFUSALS: u64 = 50;
-const GIVEN_UP: u64 = 2;
+const TIMED_OUT: u64 = 2;
 const HEALTHY_MESSAGES: usize = 256;
+/// Messages and bytes per message of the queue.
 const SIZE: (i64, i64) = (4, 8);
 
 const OPEN: usize = 0;
@@ -49,18 +51,18 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             queue.send(None).context("cannot send")?;
             stage.await_slot(TAKEN, 1)?;
             refused(stage, queue)?;
-            let patient = Mq::open(&of_sender, libc::O_WRONLY, SIZE).context("cannot open the queue")?;
-            for _ in 0..GIVEN_UP {
-                let given_up =
-                    patient.send(Some(Duration::ZERO)).is_err_and(|e| e.raw_os_error() == Some(libc::ETIMEDOUT));
-                anyhow::ensure!(given_up, "a send to a full queue did not time out");
+            let blocking = Mq::open(&of_sender, libc::O_WRONLY, SIZE).context("cannot open the queue")?;
+            for _ in 0..TIMED_OUT {
+                let timed_out =
+                    blocking.send(Some(Duration::ZERO)).is_err_and(|e| e.raw_os_error() == Some(libc::ETIMEDOUT));
+                anyhow::ensure!(timed_out, "a send to a full queue did not time out");
             }
         } else {
-            // SAFETY: open until this process ends.
+            // SAFETY: the descriptor stays open until this process ends.
             let ready = unsafe { BorrowedFd::borrow_raw(queue.0) };
             for _ in 0..HEALTHY_MESSAGES {
                 poll(&mut [PollFd::new(&ready, PollFlags::OUT)], None).context("cannot poll")?;
-                queue.send(None).context("poll said that there is room")?;
+                queue.send(None).context("cannot send although poll reported room")?;
             }
         }
         stage.reach(DONE, 1);
@@ -75,7 +77,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .pids([sender])
             .role("receiver", receiver)
             .exact("eagain", stage.value(REFUSED))
-            .exact("timed_out", GIVEN_UP);
+            .exact("timed_out", TIMED_OUT);
         Truth::one(expected)
     } else {
         Truth::default()
@@ -83,7 +85,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     Ok(truth.role("sender", [sender]).role("receiver", [receiver]).fact("name", text))
 }
 
-/// Sends until so many sends were refused.
+/// Sends until the queue has refused [`REFUSALS`] sends.
 fn refused(stage: Stage, queue: Mq) -> Result<()> {
     while stage.value(REFUSED) < REFUSALS {
         match queue.send(None) {

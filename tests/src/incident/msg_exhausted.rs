@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::Options;
 use super::exhaustion::{self, Kind, OBJECTS};
+use super::options::Options;
 use crate::call::Queue;
 use crate::stage::Stage;
 use crate::truth::Truth;

@@ -1,8 +1,10 @@
-//! A queue refuses 200 sends with IPC_NOWAIT while its receiver sleeps; the healthy receiver empties it each time.
+//! A queue refuses 200 sends with IPC_NOWAIT while its receiver sleeps.
+//!
+//! Healthy: the receiver empties the queue after each refused send.
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::Queue;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
@@ -11,7 +13,7 @@ const REFUSALS: u64 = 200;
 /// Rounds of the healthy twin, each with one refusal.
 const ROUNDS: u64 = 10;
 
-/// Slots: refused sends, the turn (odd: the queue is full; even: it was emptied), and that all is done.
+/// Slots: refused sends; the turn (odd: the queue is full, even: it is empty); 1 when the sender is done.
 const REFUSED: usize = 0;
 const TURN: usize = 1;
 const DONE: usize = 2;
@@ -20,7 +22,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
     let queue = Queue::create().context("cannot create a message queue")?;
     stage.own_queue(queue.0);
-    let capacity = queue.capacity().context("cannot look at the queue")?;
+    let capacity = queue.capacity().context("cannot read the size of the queue")?;
 
     let receiver = stage.spawn(&[], move || {
         queue.receive().context("cannot receive")?;

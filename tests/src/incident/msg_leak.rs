@@ -1,22 +1,24 @@
-//! Clients make a reply queue each and end without IPC_RMID; one has filled its queue before.
+//! Clients create a reply queue each and exit without IPC_RMID; one client fills its queue first.
+//!
+//! Healthy: the clients remove their queues; other queues only look left behind.
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::Queue;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const CLIENTS: usize = 5;
-/// Messages that an ordinary client sends.
+/// Messages that a client sends if it does not fill its queue.
 const MESSAGES: u64 = 2;
 
-/// Slots: the id that the last process got, the messages that stay, and how far the servers have come.
+/// Slots: the id of the last queue, the messages left in queues, and progress of the servers.
 const ID: usize = 0;
 const LEFT: usize = 1;
 const SERVED: usize = 2;
 const STOCKED: usize = 3;
-/// Queues that a server keeps for later: more than would be told of one that loses them.
+/// Queues that a server keeps for later: more than a leak finding needs.
 const STOCK: u64 = 12;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
@@ -36,7 +38,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .exact("full", 1)
             .ids(ids)
             .pids(clients.iter().copied());
-        // The full one refused a message, too.
+        // The full queue refused a message, too.
         return Ok(Truth::one(expected).may("msg-full").role("client", clients));
     }
     let servers = serve(stage)?;
@@ -61,7 +63,7 @@ fn converse(stage: Stage, removes: bool, fills: bool) -> Result<()> {
         queue.remove().context("cannot remove the queue")?;
         stage.forget_queue(queue.0);
     }
-    Ok(()) // without IPC_RMID the bug
+    Ok(()) // the bug: no IPC_RMID
 }
 
 fn create(stage: Stage) -> Result<Queue> {
@@ -71,14 +73,17 @@ fn create(stage: Stage) -> Result<Queue> {
     Ok(queue)
 }
 
-/// Queues that only look left behind: at one, made by a dead process, a server waits for its first message;
-/// of the next the last sender is dead, and the last receiver lives; of a stock made at once nobody has used any.
+/// Creates queues that only look left behind; returns the pids of their processes.
+///
+/// The creator of the first queue is dead, but a server waits for its first message.
+/// The sender of the second queue is dead, but its receiver lives.
+/// No process has used the stock of queues yet, but its creator lives.
 fn serve(stage: Stage) -> Result<Vec<i32>> {
     let creator = stage.spawn(&[], move || create(stage).map(drop))?;
     stage.join(creator)?;
     let first = Queue(stage.value(ID) as i32);
     let waiting = stage.spawn(&[], move || {
-        // Nobody sends: it ends when the queue is removed.
+        // No process sends: the call ends when the queue is removed.
         let _ = first.receive();
         Ok(())
     })?;

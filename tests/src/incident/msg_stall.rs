@@ -1,18 +1,20 @@
-//! A sender waits at a full queue until the receiver comes back: after 400 ms, never, or (healthy) after 5 ms; three rounds.
+//! A sender blocks at a full queue until the receiver receives after 400 ms, three times, or for ever.
+//!
+//! Healthy: the receiver receives after 5 ms.
 
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{MESSAGE_BYTES, Queue};
 use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
 
 const ROUNDS: u64 = 3;
 
-/// Slots: the sender's pid, that the first message was received, and how far the sender has come.
+/// Slots: the pid of the sender; 1 when the first message is received; the round of the sender; 1 when it is done.
 const SENDER: usize = 0;
 const RECEIVED: usize = 1;
 const ROUND: usize = 2;
@@ -23,10 +25,10 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let pause = Duration::from_millis(if options.bug() { 400 } else { 5 });
     let queue = Queue::create().context("cannot create a message queue")?;
     stage.own_queue(queue.0);
-    let capacity = queue.capacity().context("cannot look at the queue")?;
+    let capacity = queue.capacity().context("cannot read the size of the queue")?;
 
     let receiver = stage.spawn(&[], move || {
-        queue.receive().context("cannot receive")?; // it waits for input, as a receiver should
+        queue.receive().context("cannot receive")?; // waits for input, which is no stall
         stage.reach(RECEIVED, 1);
         stage.await_slot(SENDER, 1)?;
         for round in 1..=ROUNDS {
@@ -57,7 +59,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     stage.await_slot(DONE, 1)?;
 
     let truth = if options.bug() {
-        // What was received made room for what waited: the queue is full again.
+        // The queue is full again: the blocked message took the place of the received one.
         let expected = Expected::new("msg-stall")
             .kind("msg")
             .ids([queue.0])
@@ -67,7 +69,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .exact("message_bytes", MESSAGE_BYTES)
             .exact("messages", capacity)
             .exact("queued_bytes", capacity * MESSAGE_BYTES as u64);
-        Truth::one(if endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
+        Truth::one(if endless { Stalls::ongoing(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "msg-stall")
     };

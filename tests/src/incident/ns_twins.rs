@@ -1,19 +1,20 @@
-//! Two containers that leak semaphore sets. Those of both have the same ids, for each IPC namespace counts for itself.
-//! In a third, with a user and a pid namespace of its own, the first process keeps using its set.
+//! Two containers leak semaphore sets. The ids are the same, because each IPC namespace counts its own.
+//!
+//! A third container has its own user and pid namespaces, and its first process keeps using its set.
 
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{self, SemSet};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
-/// Sets of each twin. Of a single one that was used just now nobody can tell afterwards that it is left over.
+/// Sets of each container. A traced run that attaches later cannot tell that a single recent set is left behind.
 const SETS: usize = 3;
 
-/// Slots: ids and creators of the last twin, and its namespace.
+/// Slots: the ids and creators of the last container, and its IPC namespace.
 const ID: usize = 0;
 const CREATOR: usize = ID + SETS;
 const NAMESPACE: usize = CREATOR + SETS;
@@ -24,7 +25,7 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     let mut truth = Truth::default();
     let mut namespaces = Vec::new();
     for twin in 1..=2 {
-        // It keeps the namespace, and with it the sets: nothing is to be cleaned up.
+        // This process keeps the namespace, which takes the sets with it when the process ends.
         let keeper = stage.spawn(&[], move || {
             call::unshare(libc::CLONE_NEWIPC).context("cannot make an IPC namespace; run as root")?;
             for number in 0..SETS {
@@ -68,7 +69,7 @@ fn create() -> Result<SemSet> {
     Ok(set)
 }
 
-/// Pid 1 of its namespace: its pids are those of that, so nothing is recorded.
+/// Pid 1 of its namespace. It must not register its pid, which is that of its own pid namespace.
 fn contained(stage: Stage) -> ! {
     let death = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     if death.is_err() || create().is_err() {
@@ -78,6 +79,7 @@ fn contained(stage: Stage) -> ! {
     stage.idle()
 }
 
+/// The inode number of this process's IPC namespace.
 fn own_namespace() -> Result<u64> {
-    Ok(std::fs::metadata("/proc/self/ns/ipc").context("cannot look at the IPC namespace")?.ino())
+    Ok(std::fs::metadata("/proc/self/ns/ipc").context("cannot read the inode of the IPC namespace")?.ino())
 }

@@ -1,4 +1,4 @@
-//! What the fd-passing incidents share: the socket pair, and the sender of a file's descriptors.
+//! Shared by the incidents that pass descriptors: the socket pair and the sender.
 
 use std::fs::File;
 use std::io::IoSlice;
@@ -12,13 +12,13 @@ use rustix::net::{
 
 use crate::stage::Stage;
 
-/// The file whose descriptors are passed; every system has it.
+/// The file whose descriptors the sender passes; every system has it.
 pub(super) const FILE: &str = "/etc/passwd";
 
-/// Most fds in one message.
+/// The highest number of descriptors in one message.
 const MOST: usize = 16;
 
-/// Slot of messages sent; receivers must not use it.
+/// Slot with the number of messages sent; receivers must not use it.
 pub(super) const SENT: usize = 60;
 
 /// A connected pair of SOCK_SEQPACKET sockets.
@@ -27,7 +27,7 @@ pub(super) fn pair() -> Result<(OwnedFd, OwnedFd)> {
         .context("cannot make a pair of unix sockets")
 }
 
-/// Sends one message with copies of an fd.
+/// Sends one message with copies of a descriptor.
 pub(super) fn send(socket: &OwnedFd, file: BorrowedFd<'_>, copies: usize) -> Result<()> {
     let fds = vec![file; copies.min(MOST)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
@@ -38,12 +38,12 @@ pub(super) fn send(socket: &OwnedFd, file: BorrowedFd<'_>, copies: usize) -> Res
         .context("cannot send file descriptors")
 }
 
-/// Starts a sender of `messages` messages with `copies` fds each; gives its pid and the receiver's socket.
+/// Starts a sender of `messages` messages with `copies` descriptors each; returns its pid and the receiver's socket.
 pub(super) fn sender(stage: Stage, messages: usize, copies: usize) -> Result<(i32, OwnedFd)> {
     let (ours, theirs) = pair()?;
     let pid = stage.spawn(&[theirs.as_raw_fd()], move || {
         for _ in 0..messages {
-            // Opened and closed for each request, as a privileged parent does.
+            // Opens and closes the file for each request, as a privileged parent does.
             let file = File::open(FILE).with_context(|| format!("cannot open {FILE}"))?;
             send(&ours, file.as_fd(), copies)?;
         }

@@ -1,8 +1,10 @@
 //! An unprivileged user at RLIMIT_NPROC: fork fails with EAGAIN.
+//!
+//! Healthy: the parent reaps each child before it forks the next.
 
 use anyhow::{Context, Result, ensure};
 
-use super::Options;
+use super::options::Options;
 use crate::call;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
@@ -33,8 +35,11 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     if !bug {
         return Ok(Truth::default().role("parent", [parent]));
     }
-    let used = stage.value(MADE) + 1; // the parent is the user's process, too
-    ensure!(used == NPROC, "{used} processes of user {USER_OF_BUG}; does it have others?");
+    let used = stage.value(MADE) + 1; // the parent counts, too
+    ensure!(
+        used == NPROC,
+        "fork failed at {used} processes, expected {NPROC}; end other processes of user {USER_OF_BUG}"
+    );
     let expected = Expected::new("pid-exhausted")
         .role("parent", parent)
         .limit("RLIMIT_NPROC")
@@ -50,7 +55,7 @@ fn exhaust(stage: Stage) -> Result<()> {
             Ok(_) => stage.reach(MADE, stage.value(MADE) + 1),
             Err(error) => {
                 let errno = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-                ensure!(errno == Some(libc::EAGAIN), "fork failed otherwise: {error:#}");
+                ensure!(errno == Some(libc::EAGAIN), "fork failed, but not with EAGAIN: {error:#}");
                 stage.reach(FAILED, stage.value(FAILED) + 1);
             }
         }

@@ -1,4 +1,6 @@
-//! A non-blocking writer gets EAGAIN 50 times while the reader sleeps; the healthy one polls a pipe that is drained.
+//! A non-blocking writer gets EAGAIN 50 times while the reader sleeps.
+//!
+//! Healthy: the writer polls, and the reader drains the pipe.
 
 use std::os::fd::AsRawFd;
 
@@ -7,12 +9,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const REFUSALS: u64 = 50;
-/// PIPE_BUF: poll promises that this much fits.
+/// PIPE_BUF bytes: a write of this size fits if poll reports POLLOUT.
 const LINE: [u8; 4096] = [b'.'; 4096];
 const HEALTHY_LINES: usize = 256;
 
@@ -50,7 +52,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             for _ in 0..HEALTHY_LINES {
                 poll(&mut [PollFd::new(&writer, PollFlags::OUT)], None).context("cannot poll")?;
                 if rustix::io::write(&writer, &LINE).context("cannot write")? != LINE.len() {
-                    bail!("a line did not fit although poll said so");
+                    bail!("a line did not fit although poll reported room");
                 }
             }
         }

@@ -1,19 +1,23 @@
-//! An unprivileged user opens pipes until `pipe-user-pages-soft` makes new ones small.
+//! An unprivileged user opens pipes until the kernel makes new ones small at `pipe-user-pages-soft`.
+//!
+//! Healthy: the user stays below the limit.
 
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 
-use super::{Options, Skip};
+use super::options::Options;
 use crate::call;
+use crate::skip::Skip;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
-/// One user for each variant: the pages are counted by user.
+/// One uid for each variant, because the kernel counts pipe pages per user.
 const USER_OF_BUG: u32 = 65_533;
 const USER_OF_FIXED: u32 = 65_532;
 const DEFAULT_BYTES: usize = 65_536;
+/// Small pipes to open.
 const SHRUNK: usize = 3;
 const FEW: usize = 100;
 
@@ -27,7 +31,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let soft = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft")?;
     let soft: usize = soft.trim().parse().context("pipe-user-pages-soft is not a number")?;
     if soft == 0 {
-        return Err(Skip("pipe-user-pages-soft is 0: pipes are never made smaller".to_owned()).into());
+        return Err(Skip("fs.pipe-user-pages-soft is 0, so the kernel never shrinks pipes".to_owned()).into());
     }
     let most = soft * 4096 / DEFAULT_BYTES + 64;
     let user = stage.spawn(&[], move || {
@@ -52,18 +56,19 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         .exact("capacity_bytes", stage.value(BYTES))
         .exact("default_bytes", DEFAULT_BYTES)
         .near("pipes_of_user", pipes as f64, SHRUNK as f64 + INHERITED);
-    // A thousand pipes that are never closed are a leak as well.
+    // A thousand open pipes are a leak as well.
     Ok(Truth::one(expected).may("fd-leak").role("owner", [user]).fact("pipes", pipes).fact("soft_limit_pages", soft))
 }
 
-/// Pipes that the program got from whoever started it.
+/// The highest number of pipes that the program may inherit.
 const INHERITED: f64 = 16.0;
 
+/// Opens pipes until [`SHRUNK`] of them are small, and keeps all.
 fn beyond_the_limit(stage: Stage, most: usize) -> Result<Vec<(OwnedFd, OwnedFd)>> {
     let mut pipes = Vec::new();
     let mut shrunk = 0;
     while shrunk < SHRUNK {
-        ensure!(pipes.len() < most, "{most} pipes of one user, and none is small");
+        ensure!(pipes.len() < most, "one user has {most} pipes, and none is small");
         let pipe = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
         let bytes = fcntl_getpipe_size(&pipe.0)?;
         if bytes < DEFAULT_BYTES {
@@ -77,7 +82,7 @@ fn beyond_the_limit(stage: Stage, most: usize) -> Result<Vec<(OwnedFd, OwnedFd)>
     Ok(pipes)
 }
 
-/// Opens many, keeps four.
+/// Opens 100 pipes and keeps four.
 fn below_the_limit() -> Result<Vec<(OwnedFd, OwnedFd)>> {
     let mut pipes = Vec::new();
     for _ in 0..FEW {

@@ -1,4 +1,6 @@
-//! A consumer pauses for 500 ms three times, or for ever. In a pipe of 64 KiB the producer blocks; in one of 1 MiB it does not.
+//! A consumer pauses for 500 ms three times, or for ever, and its producer blocks at the pipe of 64 KiB.
+//!
+//! Healthy: the pipe holds 1 MiB, so the producer does not block.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::sleep;
@@ -7,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
 
 const PAUSES: u64 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 const LINES: [u8; 4096] = [b'.'; 4096];
-/// The healthy producer's rate is 1 MB/s: half of its pipe in one pause.
+/// Interval of the healthy producer: 1 MB/s, half of its pipe in one pause.
 const LINE_EVERY: Duration = Duration::from_millis(4);
 const LARGE: usize = 1 << 20;
 const READ_BETWEEN: usize = 256 * 1024;
@@ -54,7 +56,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .pids([producer])
             .role("reader", consumer)
             .exact("capacity_bytes", capacity);
-        Truth::one(if endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
+        Truth::one(if endless { Stalls::ongoing(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "pipe-stall")
     };
@@ -69,7 +71,7 @@ fn consume(stage: Stage, reader: &OwnedFd, until_blocked: bool, endless: bool) -
         loop {
             let read = rustix::io::read(reader, &mut buffer).context("cannot read")?;
             total += read;
-            // The healthy consumer catches up: a short read means that the pipe was drained.
+            // The healthy consumer catches up: a short read means that the pipe is empty.
             if if until_blocked { total >= READ_BETWEEN } else { read < buffer.len() } {
                 break;
             }

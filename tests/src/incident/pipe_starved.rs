@@ -1,5 +1,6 @@
-//! A program of higher priority takes the processor of the reader, so that the writer waits though nothing blocks the
-//! reader. The healthy twin for the pipe: it takes that of the writer, which finds room as soon as it may run.
+//! A program of higher priority takes the processor of the reader: the writer blocks although the reader is runnable.
+//!
+//! Healthy: the program takes the processor of the writer, which finds room as soon as it runs.
 
 use std::os::fd::AsRawFd;
 use std::thread::sleep;
@@ -9,16 +10,17 @@ use anyhow::{Context, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use super::{Options, Skip};
+use super::options::Options;
 use crate::call;
+use crate::skip::Skip;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
-/// As much as the pipe takes: the writer is asleep in a write nearly all the time.
+/// As much as the pipe holds, so that the writer blocks nearly all the time.
 const PIECE: usize = 65536;
 const BURSTS: u64 = 4;
 const BURST: Duration = Duration::from_millis(400);
-/// What the reader does with a pipe's content: it is no idle reader.
+/// Time that the reader computes after each read.
 const WORK: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(150);
 
@@ -51,7 +53,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     })?;
     stage.spawn(&[], move || {
         stay_on(cpu)?;
-        call::become_realtime().context("cannot take the policy SCHED_FIFO; run as root")?;
+        call::become_realtime().context("cannot set the policy SCHED_FIFO; run as root")?;
         for _ in 0..BURSTS {
             sleep(PAUSE);
             compute(BURST);
@@ -61,8 +63,11 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     })?;
     stage.await_slot(DONE, 1)?;
     if bug && stage.stalls().count() == 0 {
-        // On one processor it may be the writer's, each time.
-        return Err(Skip("the reader never lost its processor while the writer waited".to_owned()).into());
+        // On one processor the program may preempt the writer each time.
+        return Err(Skip(
+            "the reader never lost its processor while the writer blocked; it needs two processors".to_owned(),
+        )
+        .into());
     }
     let truth = if bug {
         let expected = Expected::new("pipe-stall").kind("pipe").ids([inode]).pids([producer]).role("reader", consumer);
@@ -75,6 +80,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     Ok(truth.role("writer", [producer]).role("reader", [consumer]).fact("inode", inode))
 }
 
+/// Uses the processor for this time.
 fn compute(time: Duration) {
     let start = Instant::now();
     while start.elapsed() < time {
@@ -88,12 +94,12 @@ fn stay_on(cpu: usize) -> Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("cannot stay on processor {cpu}"))
 }
 
-/// Leaves a processor to others, if there is one besides.
+/// Moves this process to the other processors, if there are any.
 fn stay_off(cpu: usize) -> Result<()> {
     let mut set = sched_getaffinity(None)?;
     set.unset(cpu);
     if set.count() > 0 {
-        sched_setaffinity(None, &set).with_context(|| format!("cannot keep off processor {cpu}"))?;
+        sched_setaffinity(None, &set).with_context(|| format!("cannot leave processor {cpu}"))?;
     }
     Ok(())
 }

@@ -1,14 +1,16 @@
 //! A program creates sets until semget fails with ENOSPC, in an IPC namespace of its own with small limits.
+//!
+//! Healthy: the program removes each set before it creates the next.
 
 use anyhow::{Context, Result, bail};
 
-use super::{Limit, Options};
+use super::options::{Limit, Options};
 use crate::call::{self, SemSet};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const SETS: u64 = 8;
-const SEMS_A_SET: u64 = 8;
+const SEMS_PER_SET: u64 = 8;
 const FAILURES: u64 = 4;
 
 const MADE: usize = 0;
@@ -17,11 +19,11 @@ const DONE: usize = 2;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let (bug, limit) = (options.bug(), options.limit);
-    // The sets go with the namespace, when the last process in it ends.
+    // The namespace takes its sets with it when its last process ends.
     let creator = stage.spawn(&[], move || {
         call::unshare(libc::CLONE_NEWIPC).context("cannot make an IPC namespace; run as root")?;
         let (semmns, semmni) = match limit {
-            Limit::Semmns => (SETS * SEMS_A_SET, 128),
+            Limit::Semmns => (SETS * SEMS_PER_SET, 128),
             Limit::Semmni | Limit::Shmmni | Limit::Shmall => (32_000, SETS),
         };
         std::fs::write("/proc/sys/kernel/sem", format!("250 {semmns} 100 {semmni}"))
@@ -39,7 +41,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         return Ok(Truth::default().role("creator", [creator]));
     }
     let (used, name) = match limit {
-        Limit::Semmns => (stage.value(MADE) * SEMS_A_SET, "SEMMNS"),
+        Limit::Semmns => (stage.value(MADE) * SEMS_PER_SET, "SEMMNS"),
         Limit::Semmni | Limit::Shmmni | Limit::Shmall => (stage.value(MADE), "SEMMNI"),
     };
     let expected = Expected::new("sem-exhausted")
@@ -53,8 +55,8 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
 
 fn exhaust(stage: Stage) -> Result<()> {
     while stage.value(FAILED) < FAILURES {
-        match SemSet::create(libc::IPC_PRIVATE, SEMS_A_SET as i32) {
-            Ok(_) if stage.value(MADE) == SETS => bail!("the limit of {SETS} sets does not hold"),
+        match SemSet::create(libc::IPC_PRIVATE, SEMS_PER_SET as i32) {
+            Ok(_) if stage.value(MADE) == SETS => bail!("semget did not fail at the limit of {SETS} sets"),
             Ok(_) => stage.reach(MADE, stage.value(MADE) + 1),
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 stage.reach(FAILED, stage.value(FAILED) + 1);
@@ -67,7 +69,7 @@ fn exhaust(stage: Stage) -> Result<()> {
 
 fn reuse() -> Result<()> {
     for _ in 0..SETS * 3 {
-        SemSet::create(libc::IPC_PRIVATE, SEMS_A_SET as i32)
+        SemSet::create(libc::IPC_PRIVATE, SEMS_PER_SET as i32)
             .and_then(SemSet::remove)
             .context("cannot create and remove a semaphore set")?;
     }

@@ -1,14 +1,16 @@
-//! Workers create a semaphore set each; those that cannot reach their database return early, without IPC_RMID.
+//! Workers create a semaphore set each; workers that cannot reach their database return early, without IPC_RMID.
+//!
+//! Healthy: all workers remove their sets.
 
 use anyhow::{Context, Result, bail};
 
-use super::Options;
+use super::options::Options;
 use crate::call::SemSet;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const WORKERS: usize = 24;
-/// Every sixth worker finds its database and ends properly.
+/// Every sixth worker reaches its database and removes its set, also in the bug.
 const GOOD_EVERY: usize = 6;
 
 pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
@@ -31,7 +33,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     Ok(Truth::one(expected).role("worker", workers))
 }
 
-/// Slot: the id that the last worker got.
+/// Slot with the id of the last set.
 const ID: usize = 0;
 
 fn work(stage: Stage, keyed: bool, removes: bool) -> Result<()> {
@@ -41,7 +43,7 @@ fn work(stage: Stage, keyed: bool, removes: bool) -> Result<()> {
     set.set_value(1).context("cannot set the semaphore's value")?;
     let database_reachable = removes;
     if !database_reachable {
-        return Ok(()); // the bug
+        return Ok(()); // the bug: no IPC_RMID
     }
     set.remove().context("cannot remove the semaphore set")?;
     stage.forget_sem(set.0);
@@ -55,5 +57,5 @@ fn create_keyed() -> Result<SemSet> {
             result => return result.context("cannot create a semaphore set"),
         }
     }
-    bail!("all keys from 0x49504301 to 0x495043ff are in use; look at ipcs -s")
+    bail!("all keys from 0x49504301 to 0x495043fe are in use; remove leftover sets with ipcrm (see ipcs -s)")
 }

@@ -1,8 +1,10 @@
-//! A lock holder is killed. Without SEM_UNDO nobody can take the lock again; with it the kernel gives it back.
+//! A lock holder is killed. Without SEM_UNDO the lock is never released.
+//!
+//! Healthy: with SEM_UNDO the kernel releases the lock.
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{self, SemSet};
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
@@ -46,7 +48,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
             .pids(waiters.iter().copied())
             .role("holder", holder)
             .exact("waiters", WAITERS);
-        // They wait for ever, for a lock that nobody living can release.
+        // The waiters block for ever, because no living process can release the lock.
         Truth::one(expected).may("sem-stall").may("deadlock")
     } else {
         stage.await_slot(PASSED, WAITERS)?;

@@ -1,11 +1,13 @@
-//! A holder keeps a lock for 400 ms while another waits, three times, or for ever; the healthy holder keeps it for 5 ms.
+//! A process holds a lock for 400 ms while another one waits, three times, or for ever.
+//!
+//! Healthy: the process holds the lock for 5 ms.
 
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::SemSet;
 use crate::stage::{Stage, Stalls};
 use crate::truth::{Expected, Truth};
@@ -50,7 +52,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
 
     let truth = if options.bug() {
         let expected = Expected::new("sem-stall").kind("sem").ids([lock.0]).pids([waiter]).role("holder", holder);
-        Truth::one(if endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
+        Truth::one(if endless { Stalls::ongoing(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "sem-stall")
     };

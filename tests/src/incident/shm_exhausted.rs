@@ -5,7 +5,7 @@ use std::io;
 use anyhow::Result;
 
 use super::exhaustion::{self, Kind, OBJECTS};
-use super::{Limit, Options};
+use super::options::{Limit, Options};
 use crate::call::Segment;
 use crate::stage::Stage;
 use crate::truth::Truth;

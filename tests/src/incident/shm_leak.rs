@@ -1,18 +1,20 @@
-//! Workers make a segment each and end without IPC_RMID; the healthy ones remove it as soon as it is attached.
+//! Workers create a segment each and exit without IPC_RMID.
+//!
+//! Healthy: the workers remove their segments after they attach them; other segments only look left behind.
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::Segment;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const WORKERS: usize = 9;
-/// Every third worker does it right.
+/// Every third worker removes its segment, also in the bug.
 const GOOD_EVERY: usize = 3;
 const BYTES: usize = 45_056;
 
-/// Slots: the id that the last worker got, and how far the keepers have come.
+/// Slots: the id of the last segment, and the number of segments that are in use.
 const ID: usize = 0;
 const KEPT: usize = 1;
 
@@ -47,7 +49,7 @@ fn work(stage: Stage, removes: bool) -> Result<()> {
     if removes {
         segment.remove().context("cannot remove the segment")?;
     }
-    Ok(()) // without IPC_RMID the bug
+    Ok(()) // the bug: no IPC_RMID
 }
 
 fn create(stage: Stage) -> Result<Segment> {
@@ -57,7 +59,9 @@ fn create(stage: Stage) -> Result<Segment> {
     Ok(segment)
 }
 
-/// Segments that only look left behind: one has a dead creator but is attached, one a living creator.
+/// Creates segments that only look left behind; returns the pids of their processes.
+///
+/// The creator of the first segment is dead, but another process has it attached. The creator of the second one lives.
 fn keep(stage: Stage) -> Result<Vec<i32>> {
     let creator = stage.spawn(&[], move || create(stage).map(drop))?;
     stage.join(creator)?;

@@ -1,15 +1,17 @@
-//! Real-time signals are queued for a worker that has blocked them, until RLIMIT_SIGPENDING. The healthy one takes them.
+//! A process queues real-time signals for a worker that blocks them, until RLIMIT_SIGPENDING.
+//!
+//! Healthy: the worker takes each signal.
 
 use anyhow::{Context, Result, ensure};
 
-use super::Options;
+use super::options::Options;
 use crate::call;
 use crate::stage::Stage;
 use crate::truth::{Expected, Truth};
 
 const PENDING: u64 = 16;
 const SENT: u64 = 40;
-const MERGED: u64 = 3;
+const COALESCED: u64 = 3;
 
 const READY: usize = 0;
 const TAKEN: usize = 1;
@@ -20,7 +22,7 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     let bug = options.bug();
     let signal = libc::SIGRTMIN() + 1;
     let worker = stage.spawn(&[], move || {
-        // The limit counts what is queued for all processes of the user; the healthy one needs room beside others.
+        // The kernel counts signals per user, so the healthy worker keeps the normal limit.
         if bug {
             call::set_limit(libc::RLIMIT_SIGPENDING, PENDING, PENDING).context("cannot set RLIMIT_SIGPENDING")?;
         }
@@ -35,22 +37,22 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
         }
         stage.idle()
     })?;
-    let boss = stage.spawn(&[], move || {
+    let sender = stage.spawn(&[], move || {
         stage.await_slot(READY, 1)?;
         for sent in 1..=SENT {
             match call::queue(worker, signal, 7) {
                 Ok(()) if bug => {}
                 Ok(()) => stage.await_slot(TAKEN, sent)?,
                 Err(e) => {
-                    ensure!(e.raw_os_error() == Some(libc::EAGAIN), "sigqueue failed otherwise: {e}");
+                    ensure!(e.raw_os_error() == Some(libc::EAGAIN), "sigqueue failed, but not with EAGAIN: {e}");
                     stage.reach(DROPPED, stage.value(DROPPED) + 1);
                 }
             }
         }
         if bug {
-            // A standard signal comes in any case, but without its value.
-            // While it is pending, more of them are merged with it.
-            for _ in 0..=MERGED {
+            // The kernel delivers a standard signal in any case, but without its value.
+            // Further ones are coalesced with the pending one.
+            for _ in 0..=COALESCED {
                 call::queue(worker, libc::SIGUSR1, 7).context("cannot queue SIGUSR1")?;
             }
         }
@@ -60,17 +62,17 @@ pub(super) fn play(stage: Stage, options: &Options) -> Result<Truth> {
     stage.await_slot(DONE, 1)?;
     let dropped = stage.value(DROPPED);
     if !bug {
-        ensure!(dropped == 0, "{dropped} signals were dropped though all were taken");
-        return Ok(Truth::default().role("sender", [boss]).role("receiver", [worker]));
+        ensure!(dropped == 0, "the kernel dropped {dropped} signals although the worker took all");
+        return Ok(Truth::default().role("sender", [sender]).role("receiver", [worker]));
     }
-    ensure!(dropped >= SENT - PENDING, "only {dropped} of {SENT} signals were dropped");
+    ensure!(dropped >= SENT - PENDING, "the kernel dropped only {dropped} of {SENT} signals");
     let expected = Expected::new("signal-queue-full")
-        .role("sender", boss)
+        .role("sender", sender)
         .role("receiver", worker)
         .limit("RLIMIT_SIGPENDING")
         .exact("failed", dropped)
         .exact("stripped", 1)
-        .exact("coalesced", MERGED)
+        .exact("coalesced", COALESCED)
         .exact("max", PENDING);
-    Ok(Truth::one(expected).role("sender", [boss]).role("receiver", [worker]))
+    Ok(Truth::one(expected).role("sender", [sender]).role("receiver", [worker]))
 }

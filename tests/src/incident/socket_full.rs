@@ -1,4 +1,6 @@
-//! A non-blocking logger gets EAGAIN 200 times, because nobody reads its datagrams. The healthy one polls, and is read.
+//! A non-blocking logger gets EAGAIN 200 times, because no process reads its datagrams.
+//!
+//! Healthy: the logger polls, and the receiver reads.
 
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
@@ -7,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::{Stage, pid};
 use crate::truth::{Expected, Truth};
 

@@ -1,6 +1,7 @@
-//! A receiver pauses for 500 ms three times, or for ever; its sender blocks. Healthy: pauses of 20 ms.
+//! A receiver pauses for 500 ms three times, or for ever, and its sender blocks.
 //!
-//! As a stream over a pair of sockets, or as datagrams to a receiver that is known by its name only, as loggers do it.
+//! They use a stream over a pair of sockets, or datagrams to a receiver known only by its address, like a logger's.
+//! Healthy: the pauses last 20 ms.
 
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::stage::{Stage, Stalls, pid};
 use crate::truth::{Expected, Truth};
 
@@ -18,7 +19,7 @@ const PAUSES: u64 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 const SHORT_PAUSE: Duration = Duration::from_millis(20);
 const MESSAGE: [u8; 4096] = [b'.'; 4096];
-/// So much is read between two pauses: more than any queue holds, so that the sender goes on.
+/// Bytes to read between two pauses: more than any queue holds, so that the sender continues.
 const READ_BETWEEN: usize = 1 << 20;
 /// Messages of the healthy sender.
 const MESSAGES: usize = 2_000;
@@ -114,7 +115,7 @@ fn truth(stage: Stage, options: &Options, inode: u64, sender: i32, receiver: i32
             .role("sender", sender)
             .role("receiver", receiver)
             .exact("type", kind);
-        Truth::one(if options.endless { Stalls::lasting(expected) } else { stage.stalls().expect(expected) })
+        Truth::one(if options.endless { Stalls::ongoing(expected) } else { stage.stalls().expect(expected) })
     } else {
         stage.stalls().allow(Truth::default(), "socket-stall")
     };

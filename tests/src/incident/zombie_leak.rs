@@ -1,4 +1,6 @@
-//! A parent leaves exited children unreaped, for each of the reasons that a verdict can name; and three healthy parents.
+//! A parent leaves exited children unreaped, for each cause that a finding can name.
+//!
+//! Healthy: three parents without zombies.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::SeqCst;
@@ -6,17 +8,17 @@ use std::sync::atomic::Ordering::SeqCst;
 use anyhow::{Context, Result, ensure};
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, pipe_with};
 
-use super::{Cause, Fix, Options};
+use super::options::{Cause, Fix, Options};
 use crate::call;
 use crate::stage::{Stage, pid, proc};
 use crate::truth::{Expected, Truth};
 
 const CHILDREN: usize = 50;
-/// For the handler with one wait: bursts, so that it runs more than once.
+/// Bursts of exits, so that the handler that reaps one child per SIGCHLD runs more than once.
 const BURSTS: usize = 5;
-/// Children that a parent reaped well before it got stuck.
+/// Children that a parent reaps before it blocks.
 const REAPED_BEFORE: usize = 5;
-/// Children left to a pid 1 that does not reap.
+/// Orphans of a pid 1 that does not reap.
 const ORPHANS: usize = 10;
 
 const DONE: usize = 0;
@@ -68,16 +70,16 @@ fn leak(stage: Stage, cause: Cause) -> Result<Truth> {
         }
     };
     let zombies = proc::zombies(parent);
-    ensure!(zombies.len() == unreaped, "{} zombies rather than {unreaped}", zombies.len());
+    ensure!(zombies.len() == unreaped, "{} zombies, expected {unreaped}", zombies.len());
     let expected = expected.exact("unreaped", unreaped).pids(zombies.iter().copied()).role("parent", parent);
     let mut truth = Truth::one(expected).role("parent", [parent]).role("zombie", zombies.iter().copied());
     truth.all_pids.extend(zombies);
     truth.all_pids.insert(parent);
-    // What blocks this parent is a stall of its own.
+    // The blocked write of this parent is a stall as well.
     Ok(if cause == Cause::ParentBlocked { truth.may("pipe-stall") } else { truth })
 }
 
-/// Starts children that end at once, and waits until all of them are zombies.
+/// Starts children that exit at once, and waits until all of them are zombies.
 fn burst(stage: Stage, count: usize) -> Result<()> {
     let mut children = Vec::new();
     for _ in 0..count {
@@ -102,7 +104,7 @@ fn done(stage: Stage) -> ! {
 fn one_wait_per_signal(stage: Stage) -> Result<()> {
     call::on_signal(libc::SIGCHLD, reap_just_one, libc::SA_RESTART)?;
     for _ in 0..BURSTS {
-        // A busy moment: the signal is blocked while a burst of children ends, so exactly one is pending.
+        // SIGCHLD is blocked while a burst of children exits, so exactly one is pending afterwards.
         call::mask(libc::SIG_BLOCK, &[libc::SIGCHLD])?;
         burst(stage, CHILDREN / BURSTS)?;
         call::mask(libc::SIG_UNBLOCK, &[libc::SIGCHLD])?;
@@ -118,7 +120,7 @@ fn never_waits(stage: Stage) -> Result<()> {
 fn waits_for_others(stage: Stage) -> Result<()> {
     let lasting = stage.spawn(&[], || stage.idle())?;
     let parent = pid();
-    // Says DONE for the parent, which is blocked then.
+    // Reports that the incident is complete, because the parent blocks then.
     stage.spawn(&[], move || {
         stage.wait_for("all children to be zombies", || Ok(proc::zombies(parent).len() == CHILDREN))?;
         stage.wait_until_blocked(parent, libc::SYS_wait4)?;
@@ -138,7 +140,7 @@ fn sigchld_blocked(stage: Stage) -> Result<()> {
     done(stage)
 }
 
-/// An event loop that reaps after each event, until the write of a log line blocks it.
+/// An event loop that reaps after each event, until it blocks in the write of a log line.
 fn parent_blocked(stage: Stage) -> Result<()> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
     for _ in 0..REAPED_BEFORE {
@@ -149,7 +151,7 @@ fn parent_blocked(stage: Stage) -> Result<()> {
     fill(&writer, room)?;
     let parent = pid();
     stage.spawn(&[], move || {
-        // The log's reader, which does not read.
+        // The reader of the log does not read.
         let _reader = reader;
         stage.wait_for("all children to be zombies", || Ok(proc::zombies(parent).len() == CHILDREN))?;
         stage.wait_until_blocked(parent, libc::SYS_write)?;
@@ -165,7 +167,7 @@ fn fill(pipe: &OwnedFd, bytes: usize) -> Result<()> {
     rustix::io::write(pipe, &vec![b'.'; bytes]).map(drop).context("cannot write")
 }
 
-/// A container whose pid 1 was not made for it: orphans come to it and stay.
+/// A container whose pid 1 does not reap the orphans that the kernel reparents to it.
 fn init_does_not_reap(stage: Stage) -> Result<()> {
     call::unshare(libc::CLONE_NEWPID).context("cannot make a pid namespace; run as root")?;
     let Some(init) = call::fork()? else { pid_one(stage) };
@@ -174,7 +176,7 @@ fn init_does_not_reap(stage: Stage) -> Result<()> {
     done(stage)
 }
 
-/// Pids are those of the new namespace here, so nothing is recorded.
+/// Pid 1 of its namespace. It must not register pids, which are those of the new pid namespace.
 fn pid_one(stage: Stage) -> ! {
     let death = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     if death.is_err() {
@@ -205,7 +207,7 @@ fn healthy(stage: Stage, fix: Fix) -> Result<Truth> {
             stage.spawn(&[], || Ok(()))?;
         }
         if fix == Fix::Loop {
-            // The same burst as in the bug: one signal for ten children.
+            // The same burst as in the bug: one SIGCHLD for ten children.
             call::mask(libc::SIG_BLOCK, &[libc::SIGCHLD])?;
             burst(stage, CHILDREN / BURSTS)?;
             call::mask(libc::SIG_UNBLOCK, &[libc::SIGCHLD])?;

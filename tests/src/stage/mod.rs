@@ -1,6 +1,6 @@
-//! The stage a workload plays on: processes that die with their parent, shared memory, waiting, and cleaning up.
+//! The stage of a workload: processes that die with their parent, shared memory, waits, and cleanup.
 //!
-//! A guard process starts the body that plays the incident. Each cleans up if the other is killed.
+//! A guard process forks the body that plays the incident. Each of the two cleans up if the other is killed.
 
 pub mod proc;
 mod shared;
@@ -17,22 +17,24 @@ use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use crate::call;
 pub use shared::{Name, Named, Shared, Stalls};
 
-/// Longest time that one step of a workload may take, also on an emulated machine.
-const STEP: Duration = Duration::from_secs(60);
+/// The longest time that one step of a workload may take, also on an emulated machine.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(1);
+/// Interval at which a condition is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Signals that end a workload early.
 const ENDING: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
-/// A handle that every process of the workload may copy.
+/// A handle to the shared state of a workload, which every process of the workload may copy.
 #[derive(Clone, Copy)]
 pub struct Stage {
     shared: &'static Shared,
 }
 
-/// Runs `body` in a child and cleans up behind it; gives the exit code.
+/// Runs `body` in a child process and cleans up after it.
+///
+/// Returns the exit code of the child: 0, 1 after an error, 101 after a panic, 128+n after signal n.
 pub fn guarded(body: impl FnOnce(Stage) -> Result<()>) -> Result<i32> {
     let shared = Shared::map().context("cannot map memory shared by the workload's processes")?;
     let stage = Stage { shared };
@@ -64,13 +66,13 @@ pub fn guarded(body: impl FnOnce(Stage) -> Result<()>) -> Result<i32> {
         }
         let Some(code) = reaped(child)? else { continue };
         shared.clean_up();
-        // The rest has been told to die with its parent and has been re-parented to this process.
+        // The other processes die with their parents; the kernel has reparented them to this one, a subreaper.
         while call::wait_for_pid(-1)?.is_some() {}
         return Ok(code);
     }
 }
 
-/// Reaps whoever has ended; the exit code of `child` if it was among them.
+/// Reaps all ended children; returns the exit code of `child` if it is one of them.
 fn reaped(child: i32) -> Result<Option<i32>> {
     let mut code = None;
     while let Some((pid, status)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG).unwrap_or(None) {
@@ -82,9 +84,10 @@ fn reaped(child: i32) -> Result<Option<i32>> {
 }
 
 impl Stage {
-    /// Starts a process of the workload; it dies with the process that started it.
+    /// Forks a process that runs `play` and dies with this process; returns its pid.
     ///
-    /// What `play` owns is closed here and stays open there; `not_inherited` names fds that only the caller keeps.
+    /// Descriptors that `play` owns stay open in the child and are closed here.
+    /// `not_inherited` lists descriptors that the child closes and only the caller keeps.
     pub fn spawn(self, not_inherited: &[RawFd], play: impl FnOnce() -> Result<()>) -> Result<i32> {
         let parent = pid();
         let Some(child) = call::fork().context("cannot fork")? else {
@@ -101,7 +104,7 @@ impl Stage {
         Ok(child)
     }
 
-    /// The child's side of a fork: nothing may escape into the parent's code.
+    /// The child's side of a fork: neither an error nor a panic may return into the parent's code. Returns the exit code.
     fn child(self, parent: i32, death: Signal, play: impl FnOnce() -> Result<()>) -> i32 {
         let play = || {
             die_with_parent(death)?;
@@ -124,52 +127,56 @@ impl Stage {
         }
     }
 
-    /// Becomes an unprivileged user; still dies with its parent.
+    /// Switches to an unprivileged user for good; the process still dies with its parent.
     pub fn become_user(self, uid: u32) -> Result<()> {
         call::become_user(uid).with_context(|| format!("cannot become user {uid}; run as root"))?;
         die_with_parent(Signal::KILL)
     }
 
-    /// Waits until a condition holds; fails after a minute, naming what was waited for.
+    /// Waits until a condition holds.
+    ///
+    /// # Errors
+    /// The condition fails, does not hold within [`STEP_TIMEOUT`], or another process of the workload failed.
+    /// `what` names the condition in the error.
     pub fn wait_for(self, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-        let end = Instant::now() + STEP;
+        let end = Instant::now() + STEP_TIMEOUT;
         while !condition().with_context(|| format!("while waiting for {what}"))? {
             if self.shared.failed.load(SeqCst) != 0 {
                 bail!("a process of the workload failed while this one waited for {what}");
             }
             if Instant::now() > end {
-                bail!("waited {} s in vain for {what}", STEP.as_secs());
+                bail!("timed out after {} s waiting for {what}", STEP_TIMEOUT.as_secs());
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Waits until a child has ended well.
+    /// Waits for a child and fails unless it exits with 0.
     pub fn join(self, child: i32) -> Result<()> {
         match call::wait_for_pid(child)? {
             Some(0) => Ok(()),
             Some(status) => bail!("process {child} failed (wait status {status:#x})"),
-            None => bail!("process {child} was reaped by somebody else"),
+            None => bail!("another wait has already reaped process {child}"),
         }
     }
 
-    /// Waits until a peer sleeps inside a system call.
+    /// Waits until a process sleeps in a system call.
     pub fn wait_until_blocked(self, pid: i32, syscall: libc::c_long) -> Result<()> {
         self.wait_for(&format!("{pid} to block in system call {syscall}"), || Ok(proc::blocked_in(pid, syscall)))
     }
 
-    /// A shared number that the workload is free to use.
+    /// A shared number (slots 0 to 63) that the workload is free to use.
     pub fn slot(self, slot: usize) -> &'static AtomicU64 {
         &self.shared.slots[slot]
     }
 
-    /// Says that something has come so far.
+    /// Sets a shared number, for processes in [`Stage::await_slot`].
     pub fn reach(self, slot: usize, value: u64) {
         self.slot(slot).store(value, SeqCst);
     }
 
-    /// Waits until somebody has come so far.
+    /// Waits until a shared number is at least `value`.
     pub fn await_slot(self, slot: usize, value: u64) -> Result<()> {
         self.wait_for(&format!("step {slot} to reach {value}"), || Ok(self.slot(slot).load(SeqCst) >= value))
     }
@@ -179,11 +186,12 @@ impl Stage {
         self.slot(slot).load(SeqCst)
     }
 
+    /// The stalls that [`Stage::timed`] measured.
     pub fn stalls(self) -> &'static Stalls {
         &self.shared.stalls
     }
 
-    /// Times a call that may wait. What it waited for a processor alone is no stall.
+    /// Runs and measures a call that may block. Time without a processor does not count as a stall.
     pub fn timed<T>(self, call: impl FnOnce() -> T) -> T {
         let (start, queued) = (Instant::now(), proc::runqueue());
         let result = call();
@@ -191,63 +199,63 @@ impl Stage {
         result
     }
 
-    /// Sleeps until the end of the workload.
+    /// Waits for signals in pause(2) until the end of the workload.
     pub fn idle(self) -> ! {
         loop {
             rustix::event::pause();
         }
     }
 
-    /// Does something that is no waiting for input until the end of the workload.
+    /// Sleeps in timed sleeps, which are no waits for input, until the end of the workload.
     pub fn busy(self) -> ! {
         loop {
-            std::thread::sleep(STEP);
+            std::thread::sleep(STEP_TIMEOUT);
         }
     }
 
-    /// A semaphore set to be removed at the end.
+    /// Registers a semaphore set for removal at the end.
     pub fn own_sem(self, id: i32) {
         self.shared.sems.push(shared::listed(id));
     }
 
-    /// A set that the workload removed itself.
+    /// Forgets a set that the workload removed itself.
     pub fn forget_sem(self, id: i32) {
         self.shared.sems.forget(shared::listed(id));
     }
 
-    /// A shared memory segment to be removed at the end.
+    /// Registers a shared memory segment for removal at the end.
     pub fn own_segment(self, id: i32) {
         self.shared.segments.push(shared::listed(id));
     }
 
-    /// A message queue to be removed at the end.
+    /// Registers a message queue for removal at the end.
     pub fn own_queue(self, id: i32) {
         self.shared.queues.push(shared::listed(id));
     }
 
-    /// A queue that the workload removed itself.
+    /// Forgets a queue that the workload removed itself.
     pub fn forget_queue(self, id: i32) {
         self.shared.queues.forget(shared::listed(id));
     }
 
-    /// The name of a POSIX object, which is removed at the end.
+    /// Returns the name of a POSIX object, and registers it for removal at the end.
     pub fn own_name(self, kind: Named, number: u16) -> Name {
         let name = Name::new(kind, number);
         self.shared.names.push(name.0);
         name
     }
 
-    /// How a name is written, for the calls that take it and for reports.
+    /// A name as text, as system calls take it and reports show it.
     pub fn text_of(self, name: Name) -> std::ffi::CString {
         name.text(self.shared.pids.iter().next().unwrap_or(0))
     }
 
-    /// Removes a name now.
+    /// Removes a name at once.
     pub fn unlink(self, name: Name) {
         name.remove(self.shared.pids.iter().next().unwrap_or(0));
     }
 
-    /// Leaves the SysV objects behind (for `--keep`).
+    /// Cancels the removal of all SysV objects (for `--keep`).
     pub fn keep_objects(self) {
         for list in [&self.shared.sems, &self.shared.segments, &self.shared.queues] {
             let kept: Vec<i32> = list.iter().collect();
@@ -255,17 +263,18 @@ impl Stage {
         }
     }
 
+    /// Registers a FIFO and its directory for removal at the end.
     pub fn own_fifo(self, directory: &std::ffi::CStr, fifo: &std::ffi::CStr) {
         self.shared.own_fifo(directory, fifo);
     }
 
-    /// Every process started so far.
+    /// The pids of all processes started so far.
     pub fn all_pids(self) -> BTreeSet<i32> {
         self.shared.pids.iter().collect()
     }
 }
 
-/// This process.
+/// The pid of this process.
 pub fn pid() -> i32 {
     getpid().as_raw_nonzero().get()
 }

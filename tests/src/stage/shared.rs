@@ -1,7 +1,7 @@
-//! Memory that all processes of a workload share: who they are, what must be cleaned up, and how far each has come.
+//! Memory that all processes of a workload share: their pids, the objects to remove, and numbers that synchronise them.
 //!
-//! Plain atomics, so that workloads synchronise without IPC of their own that a tracer would see,
-//! and so that a signal handler may read everything.
+//! It consists of plain atomics: workloads synchronise without IPC that a tracer would record, and signal handlers may
+//! read everything.
 
 use std::ffi::CStr;
 use std::io::{Error, Result};
@@ -12,32 +12,32 @@ use std::time::Duration;
 use crate::call::{self, Queue, Segment, SemSet};
 use crate::truth::{Expected, MIN_STALL_MS, STALL_TOLERANCE_MS, Truth};
 
-/// The shared memory. All zero is its valid first state.
+/// The shared memory. All zero is its valid initial state.
 #[repr(C)]
 pub struct Shared {
     pub pids: List,
     pub sems: List,
     pub segments: List,
     pub queues: List,
-    /// Names of POSIX objects: [`Name`] as numbers.
+    /// Names of POSIX objects, as the numbers in [`Name`].
     pub names: List,
-    /// Free for the workload: rounds, counters, flags.
+    /// Numbers that the workload is free to use: rounds, counters, flags.
     pub slots: [AtomicU64; 64],
     pub stalls: Stalls,
-    /// A process ended with an error: nobody need wait for it.
+    /// 1 if a process ended with an error, so that no other process waits for it.
     pub failed: AtomicU64,
     directory: [AtomicU8; 128],
     fifo: [AtomicU8; 128],
 }
 
-/// A list that only grows, written by any process.
+/// A list that only grows; any process may write it. 0 marks an empty entry.
 #[repr(C)]
 pub struct List {
     len: AtomicUsize,
     items: [AtomicI32; 4096],
 }
 
-/// The waits that a workload's own clock measured around its calls.
+/// The stalls that a workload measured around its calls, in microseconds.
 #[repr(C)]
 pub struct Stalls {
     count: AtomicU64,
@@ -48,7 +48,7 @@ pub struct Stalls {
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(null_mut());
 
 impl Shared {
-    /// Maps it; every process forked afterwards shares it. It stays mapped until the process ends.
+    /// Maps the memory, which every process forked afterwards shares. It stays mapped until the process ends.
     pub fn map() -> Result<&'static Self> {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
@@ -62,21 +62,21 @@ impl Shared {
         Ok(unsafe { &*address.cast::<Self>() })
     }
 
-    /// For signal handlers.
+    /// The mapped memory, for signal handlers.
     pub fn current() -> Option<&'static Self> {
         // SAFETY: null or the mapping of `map`, which is never unmapped.
         unsafe { SHARED.load(SeqCst).as_ref() }
     }
 
-    /// Records a directory and the FIFO in it, to be removed at the end.
+    /// Registers a directory and the FIFO in it for removal at the end.
     pub fn own_fifo(&self, directory: &CStr, fifo: &CStr) {
         store(&self.directory, directory);
         store(&self.fifo, fifo);
     }
 
-    /// Removes the IPC objects and files that are left. Async-signal-safe, harmless when repeated.
+    /// Removes the remaining IPC objects and files. Async-signal-safe and idempotent.
     pub fn clean_up(&self) {
-        // The owner may have removed them already.
+        // Errors are ignored: the owner may have removed them already.
         for id in self.sems.iter() {
             let _ = SemSet(unlisted(id)).remove();
         }
@@ -97,7 +97,7 @@ impl Shared {
     }
 }
 
-/// Which POSIX objects a workload makes.
+/// The kind of a POSIX object with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Named {
     Mq,
@@ -105,13 +105,13 @@ pub enum Named {
     Shm,
 }
 
-/// A name of a POSIX object, made of its kind, the guard's pid and a number; kept as one number other than 0.
+/// A name of a POSIX object, built from its kind, the guard's pid and a number; stored as one number other than 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name(pub(super) i32);
 
-/// Names of one workload and kind.
+/// Names per workload and kind.
 const NAMES: i32 = 1 << 16;
-/// The longest path of a name.
+/// Bytes for the longest path of a name, with its zero byte.
 const PATH_LEN: usize = 64;
 
 impl Name {
@@ -119,24 +119,24 @@ impl Name {
         Self((kind as i32 + 1) * NAMES + i32::from(number))
     }
 
-    /// Writes it, with `before` in front and a zero byte behind; nothing is allocated.
+    /// The name with a prefix and a final zero byte, without allocation.
     fn write(self, before: &str, owner: i32) -> [u8; PATH_LEN] {
         use std::io::Write;
         let mut path = [0; PATH_LEN];
         let number = self.0 % NAMES;
         let mut rest = path.get_mut(..PATH_LEN - 1).unwrap_or_default();
-        // It fits: two numbers of ten digits at most.
+        // It fits: the two numbers have ten digits at most.
         let _ = write!(rest, "{before}incident-{owner}-{number}");
         path
     }
 
-    /// As mq_open, sem_open and shm_open take it.
+    /// The name as mq_open, sem_open and shm_open take it.
     pub(super) fn text(self, owner: i32) -> std::ffi::CString {
         let path = self.write("/", owner);
         CStr::from_bytes_until_nul(&path).unwrap_or_default().to_owned()
     }
 
-    /// Async-signal-safe: mq_unlink and unlink are system calls.
+    /// Removes the object. Async-signal-safe, because mq_unlink and unlink are system calls.
     pub(super) fn remove(self, owner: i32) {
         let kind = self.0 / NAMES - 1;
         if kind == Named::Mq as i32 {
@@ -152,8 +152,8 @@ impl Name {
     }
 }
 
-/// How a SysV id is kept in a list: 0 marks an empty entry, so such an id (the first of a fresh machine or namespace)
-/// is kept as a negative.
+/// A SysV id as a [`List`] stores it: id 0 (the first one of a fresh machine or namespace) becomes a negative number,
+/// because 0 marks an empty entry.
 pub(super) fn listed(id: i32) -> i32 {
     if id == 0 { i32::MIN } else { id }
 }
@@ -163,7 +163,7 @@ fn unlisted(item: i32) -> i32 {
 }
 
 impl List {
-    /// Adds one; a full list drops it, which only makes cleaning up less thorough.
+    /// Adds a value; a full list drops it, which only makes the cleanup less thorough.
     pub fn push(&self, value: i32) {
         let at = self.len.fetch_add(1, SeqCst);
         if let Some(item) = self.items.get(at) {
@@ -171,13 +171,13 @@ impl List {
         }
     }
 
-    /// Those written so far; a slot that is taken but not yet written (0) is left out.
+    /// The values so far, without removed values and entries that another process is about to write.
     pub fn iter(&self) -> impl Iterator<Item = i32> + '_ {
         let len = self.len.load(SeqCst).min(self.items.len());
         self.items.iter().take(len).map(|item| item.load(SeqCst)).filter(|&value| value != 0)
     }
 
-    /// Removes a value, where the workload has ended the object itself.
+    /// Removes a value, because the workload removed the object itself.
     pub fn forget(&self, value: i32) {
         for item in &self.items {
             let _ = item.compare_exchange(value, 0, SeqCst, SeqCst);
@@ -186,7 +186,7 @@ impl List {
 }
 
 impl Stalls {
-    /// Takes the length of one call that may have waited, and for how much of it its thread only lacked a processor.
+    /// Counts a call as a stall if it took [`MIN_STALL_MS`] or more, less the time that its thread lacked a processor.
     pub fn record(&self, waited: Duration, runqueue: Duration) {
         if waited.saturating_sub(runqueue) < Duration::from_millis(MIN_STALL_MS) {
             return;
@@ -197,11 +197,12 @@ impl Stalls {
         self.max_us.fetch_max(us, SeqCst);
     }
 
+    /// The number of stalls.
     pub fn count(&self) -> u64 {
         self.count.load(SeqCst)
     }
 
-    /// The finding's numbers as measured.
+    /// Requires the measured numbers of the finding.
     pub fn expect(&self, expected: Expected) -> Expected {
         let count = self.count();
         expected.exact("stalls", count).near("max_ms", ms(self.max_us.load(SeqCst)), STALL_TOLERANCE_MS).near(
@@ -211,12 +212,12 @@ impl Stalls {
         )
     }
 
-    /// The finding's numbers while one wait, the only one, still lasts.
-    pub fn lasting(expected: Expected) -> Expected {
+    /// Requires the numbers of a finding about a single stall that is still ongoing.
+    pub fn ongoing(expected: Expected) -> Expected {
         expected.exact("stalls", 1).exact("ongoing", 1)
     }
 
-    /// In a healthy twin a loaded machine may still make a call wait; then the finding would be right.
+    /// Allows the finding in a healthy twin if a loaded machine made a call stall, because then it is true.
     pub fn allow(&self, truth: Truth, code: &str) -> Truth {
         if self.count() == 0 {
             return truth;
@@ -235,7 +236,7 @@ fn store(to: &[AtomicU8; 128], text: &CStr) {
     }
 }
 
-/// What the body does on SIGTERM and SIGINT; children die by their death signal.
+/// Signal handler of the body; its children die by their death signal.
 pub(super) extern "C" fn clean_up_and_exit(_signal: libc::c_int) {
     if let Some(shared) = Shared::current() {
         shared.clean_up();

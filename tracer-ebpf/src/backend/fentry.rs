@@ -1,5 +1,5 @@
-//! fentry and fexit stubs (5.5 and later). The result of an fexit follows the last argument:
-//! reading it there works on 5.10 too, unlike bpf_get_func_ret (5.17).
+//! fentry and fexit stubs (5.5 and later). In the context of an fexit the result follows the last argument; reading it
+//! there works on 5.10, too, unlike bpf_get_func_ret (5.17).
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{fentry, fexit};
@@ -11,12 +11,12 @@ use tracer_common::site::Site;
 use super::syscall;
 use crate::emit::Call;
 use crate::kread;
-use crate::mech::{blocked, child, eventfd, fdpass, futex, mq, msg, pipe, posix, sem, socket, sysv};
+use crate::mech::{blocked, child, eventfd, fdpass, fdtable, futex, mq, msg, pipe, posix, sem, socket, sysv};
 use crate::resolve::File;
 use crate::task::Regs;
 
-/// Pointer argument `n` as a plain number. Read from the context's memory, because the verifier gives arguments types,
-/// and 5.10 refuses arithmetic and comparisons on typed pointers that later kernels accept.
+/// Pointer argument `n` as a plain number. It is read from the context's memory, because the verifier gives arguments
+/// types, and that of 5.10 refuses arithmetic and comparisons of typed pointers that later kernels accept.
 #[inline(always)]
 fn pointer(ctx: &impl EbpfContext, n: u64) -> u64 {
     kread::kernel(ctx.as_ptr() as u64 + 8 * n).unwrap_or(0)
@@ -43,7 +43,7 @@ macro_rules! exits {
 exits! {
     fexit_sem_create, 2, SemCreate, |ctx, call| sem::created(&call, true);
     fexit_sem_op, 4, SemOp, |ctx, call| if let Some(regs) = Regs::current() { sem::operated(&call, regs) };
-    fexit_sem_wait_end, 4, SemOp, |ctx, call| blocked::ended(&call, ObjRef::default());
+    fexit_sem_wait_end, 4, SemOp, |ctx, call| blocked::on_return(&call, ObjRef::default());
     fexit_pipe_write, 2, PipeWrite, |ctx, call| pipe::written(&call, file_of(&ctx, 0));
     fexit_pipe_read, 2, PipeRead, |ctx, call| pipe::read(&call, || file_of(&ctx, 0));
     fexit_fifo_open, 2, FifoOpen, |ctx, call| pipe::opened(&call, None, Some(pointer(&ctx, 1)));
@@ -52,7 +52,7 @@ exits! {
     fexit_fd_receive_again, 3, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_receive4_again, 4, FdReceive, |ctx, call| fdpass::installed(&call);
     fexit_fd_send, 3, FdSend, |ctx, call| if let Some(regs) = Regs::current() { fdpass::sent(&call, regs) };
-    fexit_fd_fail, 3, FdFail, |ctx, call| fdpass::failed(&call);
+    fexit_fd_fail, 3, FdFail, |ctx, call| fdtable::failed(&call);
     fexit_eventfd_create, 2, EventfdCreate, |ctx, call| eventfd::created(&call);
     fexit_eventfd_write, 4, EventfdWrite,
         |ctx, call| pipe::written(&call, File::at(pointer(&ctx, 0)));
@@ -61,7 +61,7 @@ exits! {
     fexit_shm_create, 2, ShmCreate, |ctx, call| sysv::created(&call, kind::SHM, true);
     fexit_msg_create, 2, MsgCreate, |ctx, call| sysv::created(&call, kind::MSG, true);
     fexit_msg_send, 5, MsgSend, |ctx, call| if let Some(regs) = Regs::current() { msg::sent(&call, regs) };
-    fexit_msg_wait_end, 5, MsgSend, |ctx, call| blocked::ended(&call, ObjRef::default());
+    fexit_msg_wait_end, 5, MsgSend, |ctx, call| blocked::on_return(&call, ObjRef::default());
     fexit_msg_receive, 6, MsgReceive, |ctx, call| if let Some(regs) = Regs::current() { msg::received(&call, regs) };
     fexit_mq_open, 4, MqOpen, |ctx, call| if let Some(regs) = Regs::current() { mq::opened(&call, regs) };
     fexit_mq_send, 5, MqSend, |ctx, call| mq::sent(&call);
@@ -86,7 +86,7 @@ pub fn fexit_fd_detached(ctx: FExitContext) -> i32 {
 
 #[fentry]
 pub fn fentry_fifo_begin(_ctx: FEntryContext) -> i32 {
-    blocked::fifo_begins();
+    blocked::on_fifo_open();
     0
 }
 
@@ -118,7 +118,7 @@ pub fn fentry_msg_remove(ctx: FEntryContext) -> i32 {
 #[fentry]
 pub fn fentry_fd_close(ctx: FEntryContext) -> i32 {
     let call = Call::new(&ctx, Site::FdClose, 0);
-    fdpass::closed(&call, pointer(&ctx, 0), ctx.arg(1), 0);
+    fdtable::closed(&call, pointer(&ctx, 0), ctx.arg(1), fdtable::HOW_CLOSE);
     0
 }
 

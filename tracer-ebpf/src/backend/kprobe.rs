@@ -1,4 +1,4 @@
-//! kprobe and kretprobe stubs. A kretprobe has no arguments: the handlers take them from the saved user registers.
+//! kprobe and kretprobe stubs. A kretprobe has no arguments: the handlers read them from the saved user registers.
 
 use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
@@ -8,11 +8,11 @@ use tracer_common::syscall::Syscall;
 
 use super::syscall;
 use crate::emit::Call;
-use crate::mech::{child, eventfd, fdpass, futex, mq, msg, pipe, sem, socket, sysv};
+use crate::mech::{child, eventfd, fdpass, fdtable, futex, mq, msg, pipe, sem, socket, sysv};
 use crate::resolve::{self, File};
 use crate::task::Regs;
 
-/// The file of the current call's first argument.
+/// The file of the descriptor in the current call's first argument.
 #[inline(always)]
 fn own_file() -> Option<File> {
     Regs::current().and_then(|regs| regs.arg(0)).and_then(|fd| resolve::file(fd as u32))
@@ -38,7 +38,7 @@ returns! {
     kretprobe_fd_receive4, FdReceive, |call| fdpass::installed(&call);
     kretprobe_fd_detached, FdReceive, |call| fdpass::detached(&call);
     kretprobe_fd_send, FdSend, |call| if let Some(regs) = Regs::current() { fdpass::sent(&call, regs) };
-    kretprobe_fd_fail, FdFail, |call| fdpass::failed(&call);
+    kretprobe_fd_fail, FdFail, |call| fdtable::failed(&call);
     kretprobe_eventfd_create, EventfdCreate, |call| eventfd::created(&call);
     kretprobe_eventfd_write, EventfdWrite, |call| pipe::written(&call, None);
     kretprobe_eventfd_read, EventfdRead, |call| pipe::read(&call, own_file);
@@ -95,7 +95,7 @@ pub fn kprobe_msg_remove(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub fn kprobe_fd_close(ctx: ProbeContext) -> u32 {
     if let (Some(files), Some(fd)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1)) {
-        fdpass::closed(&Call::new(&ctx, Site::FdClose, 0), files, fd, 0);
+        fdtable::closed(&Call::new(&ctx, Site::FdClose, 0), files, fd, fdtable::HOW_CLOSE);
     }
     0
 }

@@ -1,4 +1,4 @@
-//! Thin stubs: each attach kind fills a `Call` and hands it to the mechanism's handler.
+//! Thin stubs, one file an attach kind: each fills a `Call` and calls the handler of a mechanism.
 
 pub mod fentry;
 pub mod iter;

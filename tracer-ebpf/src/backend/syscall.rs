@@ -1,16 +1,16 @@
-//! Calls that are hooked as system calls on every backend: what their return means, for the sys_exit tracepoint and for
-//! fexit and kretprobe on the call's own function.
+//! Calls that every backend hooks as system calls: which handler their return goes to, for the sys_exit tracepoint and
+//! for fexit and kretprobe on the wrapper of the call.
 //!
-//! One function a family: a program holds the code of its own calls only, and the verifier's work is in proportion.
+//! One function a family of calls: so a program has only the code of its own calls, and the verifier little to do.
 
 use tracer_common::site::Site;
 use tracer_common::syscall::Syscall;
 
 use crate::emit::Call;
-use crate::mech::{child, fdpass, pipe, sem};
+use crate::mech::{child, fdpass, fdtable, pipe, sem};
 use crate::task::Regs;
 
-/// The call returned. The call is a constant where this is used, so all but one arm go.
+/// The call returned. `syscall` is a constant wherever this is used, so the compiler drops all arms but one.
 #[inline(always)]
 pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
     match syscall {
@@ -18,7 +18,7 @@ pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
         Syscall::Pipe | Syscall::Pipe2 => pipe::created(&call.at(Site::PipeCreate), regs),
         Syscall::Splice | Syscall::Tee | Syscall::Vmsplice | Syscall::Sendfile => spliced(call, regs, syscall),
         Syscall::Wait4 | Syscall::Waitid => child::waited(&call.at(Site::ChildWait), regs),
-        Syscall::CloseRange => fdpass::close_range_ended(&call.at(Site::FdClose), regs),
+        Syscall::CloseRange => fdtable::close_range_ended(&call.at(Site::FdClose), regs),
         Syscall::PidfdGetfd => fdpass::got(&call.at(Site::FdGetfd), regs),
         Syscall::Dup | Syscall::Dup2 | Syscall::Dup3 | Syscall::Fcntl => duplicated(call, regs, syscall),
         _ => {}
@@ -28,7 +28,7 @@ pub fn wrapper(call: Call, regs: Regs, syscall: Syscall) {
 /// splice, tee, vmsplice or sendfile returned.
 #[inline(always)]
 pub fn spliced(call: Call, regs: Regs, syscall: Syscall) {
-    // Arguments that hold the descriptors of the target and of the source.
+    // Arguments with the descriptors of the target and of the source.
     let (to, from) = match syscall {
         Syscall::Splice => (2, Some(0)),
         Syscall::Tee => (1, None),
@@ -46,11 +46,11 @@ pub fn spliced(call: Call, regs: Regs, syscall: Syscall) {
 pub fn duplicated(call: Call, regs: Regs, syscall: Syscall) {
     let call = call.at(Site::FdDup);
     if syscall != Syscall::Fcntl {
-        return fdpass::duplicated(&call, regs, syscall != Syscall::Dup);
+        return fdtable::duplicated(&call, regs, syscall != Syscall::Dup);
     }
     match regs.arg(1).map(|cmd| cmd as u32) {
-        Some(fdpass::F_DUPFD | fdpass::F_DUPFD_CLOEXEC) => fdpass::duplicated(&call, regs, false),
-        Some(fdpass::F_SETFD) => fdpass::flags_set(&call, regs),
+        Some(fdtable::F_DUPFD | fdtable::F_DUPFD_CLOEXEC) => fdtable::duplicated(&call, regs, false),
+        Some(fdtable::F_SETFD) => fdtable::flags_set(&call, regs),
         Some(pipe::F_SETPIPE_SZ) => pipe::resized(&call.at(Site::PipeResize), regs),
         _ => {}
     }

@@ -1,4 +1,5 @@
-//! Raw tracepoint stubs (4.17 and later): the system call backend, and the kernel's own tracepoints that every backend uses.
+//! Raw tracepoint stubs (4.17 and later): the system call backend, and the tracepoints of the kernel that every backend
+//! uses.
 
 use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::ProgramArray;
@@ -14,21 +15,21 @@ use crate::emit::Call;
 use crate::filter;
 use crate::kread;
 use crate::maps::{CALIBRATION, config};
-use crate::mech::{blocked, child, eventfd, fdpass, futex, mq, msg, pipe, posix, sem, signal, socket, sysv};
+use crate::mech::{child, eventfd, fdpass, fdtable, futex, mq, msg, pipe, posix, sem, signal, socket, sysv, waits};
 use crate::resolve;
 use crate::task::{self, Regs};
 
-/// Errors that matter whatever the call.
+/// Errors that are recorded for every call.
 const EMFILE: i64 = -24;
 const ENFILE: i64 = -23;
 
-/// One program for the return of each watched call: small ones, for the verifier's and the stack's sake.
+/// One program for the return of each watched call, so that none exceeds the limits of the verifier and of the stack.
 #[map]
 static SYS_EXIT: ProgramArray = ProgramArray::with_max_entries(SLOTS, 0);
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    if !filter::may_matter(task::ids().0) {
+    if !filter::may_be_watched(task::ids().0) {
         return 0;
     }
     let regs = Regs::at(ctx.arg(0));
@@ -36,16 +37,16 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let Some(nr) = regs.nr() else { return 0 };
     let call = Call::new(&ctx, Site::FdFail, ret);
     let which = task::lookup_raw(nr);
-    // mq_open says EMFILE at a limit of its own, too.
+    // mq_open also fails with EMFILE at a limit of its own.
     let table = (ret == EMFILE || ret == ENFILE) && which != Syscall::MqOpen as u8;
     let failed = table && call.by_tracepoint();
     if (which == 0 && !failed) || task::compat(task::current()) {
         return 0;
     }
     if failed {
-        fdpass::failed(&call);
+        fdtable::failed(&call);
     }
-    // SAFETY: an empty slot makes the call fail and the program go on.
+    // SAFETY: if the slot is empty, the call fails and the program goes on.
     unsafe { SYS_EXIT.tail_call(&ctx, u32::from(which)) };
     0
 }
@@ -69,8 +70,8 @@ returns! {
     exit_semop, SemOp, |call, regs| sem::operated(&call, regs);
     exit_connect, SocketConnect, |call, _regs| socket::connected(&call);
     exit_recvfrom, SocketRead, |call, regs| socket::received(&call, || socket_of(regs));
-    exit_close, FdClose, |call, regs| fdpass::close_ended(&call, regs);
-    exit_close_range, FdClose, |call, regs| fdpass::close_range_ended(&call, regs);
+    exit_close, FdClose, |call, regs| fdtable::close_ended(&call, regs);
+    exit_close_range, FdClose, |call, regs| fdtable::close_range_ended(&call, regs);
     exit_eventfd, EventfdCreate, |call, _regs| eventfd::created(&call);
     exit_fork, ChildForkFail, |call, _regs| child::fork_failed(&call);
     exit_pipe, PipeCreate, |call, regs| pipe::created(&call, regs);
@@ -89,7 +90,7 @@ returns! {
     exit_mq_receive, MqReceive, |call, _regs| mq::received(&call);
 }
 
-/// The `struct socket` of the call's descriptor, or whatever else that file keeps.
+/// The `struct socket` of the call's descriptor; `None`: it is no socket.
 #[inline(always)]
 fn socket_of(regs: Regs) -> Option<u64> {
     resolve::file(regs.arg(0)? as u32)?.socket()
@@ -117,7 +118,7 @@ pub fn exit_receive(ctx: RawTracePointContext) -> i32 {
     }
     let call = call.at(Site::FdReceive);
     if call.by_tracepoint() && fdpass::receive_ended(&call, regs) {
-        // SAFETY: an empty slot makes the call fail and the program go on.
+        // SAFETY: if the slot is empty, the call fails and the program goes on.
         unsafe { SYS_EXIT.tail_call(&ctx, SLOT_RECEIVED) };
     }
     0
@@ -134,7 +135,7 @@ pub fn exit_received(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Calls that belong to two sites.
+/// write and its variants, which belong to several sites.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn exit_write(ctx: RawTracePointContext) -> i32 {
     let call = Call::new(&ctx, Site::PipeWrite, ctx.arg(1));
@@ -187,7 +188,7 @@ pub fn exit_semctl(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// recvmsg begins; attached only if the tracepoint backend watches receives.
+/// recvmsg begins. Attached only if the tracepoint backend watches receives.
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     let nr: u64 = ctx.arg(1);
@@ -203,7 +204,7 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
 
 #[raw_tracepoint(tracepoint = "sched_switch")]
 pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
-    // First: behind the other, each of its many outcomes would be followed through this by the verifier.
+    // This comes first: behind `on_switch`, the verifier would follow it once for each of that function's outcomes.
     if fdpass::receives_wait()
         && let Some(next) = kread::field::<u32>(ctx.arg(2), Field::TaskPid)
     {
@@ -211,7 +212,7 @@ pub fn sched_switch(ctx: RawTracePointContext) -> i32 {
     }
     let preempted: u64 = ctx.arg(0);
     let call = Call::new(&ctx, Site::Blocked, 0);
-    blocked::switched_out(&call, ctx.arg(1), preempted & 0xff != 0);
+    waits::on_switch(&call, ctx.arg(1), preempted & 0xff != 0);
     0
 }
 
@@ -252,7 +253,7 @@ pub fn signal_deliver(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// Measures, on the tracer's own write to its own eventfd, where saved registers lie and how eventfds look.
+/// Measures where the saved registers are, and how eventfds are recognized, at the tracer's write to its own eventfd.
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn calibrate(ctx: RawTracePointContext) -> i32 {
     let (tgid, _) = task::ids();

@@ -5,6 +5,7 @@ use tracer_common::field::Field;
 use tracer_common::map::ChildStats;
 use tracer_common::syscall::Syscall;
 
+use crate::clock;
 use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
@@ -21,7 +22,7 @@ const P_PIDFD: u64 = 3;
 /// Offset of si_pid in `siginfo_t` of a 64-bit process.
 const SI_PID: u64 = 16;
 
-/// Counters of parent `tgid`, made at first use; `None`: no room.
+/// Counters of the parent `tgid`, made at their first use; `None`: the map is full.
 #[inline(always)]
 pub fn stats(call: &Call, tgid: u32, task: u64) -> Option<*mut ChildStats> {
     if let Some(s) = CHILDREN.get_ptr_mut(tgid) {
@@ -29,7 +30,7 @@ pub fn stats(call: &Call, tgid: u32, task: u64) -> Option<*mut ChildStats> {
         let known = unsafe { &mut *s };
         let start = task::start_ns(task);
         if known.start_ns != start {
-            // The pid has been used again.
+            // Another process has the pid now.
             *known = ChildStats { start_ns: start, ..ChildStats::default() };
         }
         return Some(s);
@@ -41,7 +42,7 @@ pub fn stats(call: &Call, tgid: u32, task: u64) -> Option<*mut ChildStats> {
     CHILDREN.get_ptr_mut(tgid)
 }
 
-/// A task was made; threads do not matter.
+/// A task was made; only processes are recorded.
 #[inline(always)]
 pub fn forked(call: &Call, child: u64) {
     let (Some(pid), Some(tgid)) =
@@ -64,25 +65,25 @@ pub fn forked(call: &Call, child: u64) {
 pub fn executed(call: &Call, old_tid: u32) {
     let (tgid, _) = task::ids();
     if filter::wanted(tgid) {
-        // How the former program waited says nothing about this one.
+        // How the previous program waited says nothing about the new one.
         let _ = CHILDREN.remove(tgid);
         emit::event(call, Exec { old_tid, _pad: 0 });
     }
 }
 
-/// A thread ends; with the last one the process does.
+/// A thread ends; with the last one its process ends.
 #[inline(always)]
 pub fn exited(call: &Call, task: u64) {
     let (tgid, tid) = task::ids();
-    blocked::thread_exited(call, tid);
-    fdpass::thread_exited(tid);
+    blocked::on_thread_exit(call, tid);
+    fdpass::on_thread_exit(tid);
     let live: i32 = kread::field::<u64>(task, Field::TaskSignal)
         .and_then(|signal| kread::field(signal, Field::SignalLive))
         .unwrap_or(0);
     if live != 0 {
         return;
     }
-    sem::process_exited(call, tgid);
+    sem::on_process_exit(call, tgid);
     let parent_task: u64 = kread::field(task, Field::TaskRealParent).unwrap_or(0);
     let parent: u32 = kread::field(parent_task, Field::TaskTgid).unwrap_or(0);
     let parent_wanted = filter::wanted(parent);
@@ -102,7 +103,7 @@ pub fn exited(call: &Call, task: u64) {
     emit::event(call, Exit { code, parent, parent_start_ns: task::start_ns(parent_task) });
 }
 
-/// A task's last trace goes; for a leader that means it was reaped.
+/// A task leaves the process table; for the leader of a process this means that it was reaped.
 #[inline(always)]
 pub fn freed(call: &Call, task: u64) {
     let (Some(pid), Some(tgid)) =
@@ -143,7 +144,7 @@ pub fn waited(call: &Call, regs: Regs) {
         if reaped {
             add(if one { &raw mut (*s).reaped_one } else { &raw mut (*s).reaped_any }, 1);
         }
-        (*s).last_wait_ns = emit::now_ns();
+        (*s).last_wait_ns = clock::now_ns();
         if one {
             (*s).last_pid = pid.unsigned_abs();
         }

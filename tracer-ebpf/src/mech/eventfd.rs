@@ -1,4 +1,5 @@
-//! Eventfds: created, and writes refused at a full counter. Reads and waits go with the pipe's handlers.
+//! Eventfds: created, and writes that a full counter refused. Reads and writes return to the handlers of `pipe`, which
+//! find out what a descriptor leads to.
 
 use tracer_common::event::EventfdCreate;
 use tracer_common::site::Site;
@@ -6,14 +7,27 @@ use tracer_common::syscall::Syscall;
 
 use crate::emit::{self, Call};
 use crate::filter;
+use crate::mech::blocked::Wait;
 use crate::mech::refused;
 use crate::resolve::{self, File, Target};
 use crate::task::{self, Regs};
 
-/// eventfd(2), eventfd2(2) returned a descriptor.
+/// An eventfd whose counter cannot take what a thread writes.
+#[inline(always)]
+pub fn wait(ctx: u64, fd: u32) -> Wait {
+    Wait {
+        site: Site::EventfdWrite,
+        obj: resolve::eventfd(ctx),
+        state: resolve::eventfd_state(ctx).into(),
+        ptr: ctx,
+        fd: fd as i32,
+    }
+}
+
+/// eventfd(2) or eventfd2(2) returned.
 #[inline(always)]
 pub fn created(call: &Call) {
-    // `do_eventfd` returns an int: an error of it is not sign-extended in the register.
+    // `do_eventfd` returns an int: its errors are not sign-extended in the register.
     if (call.ret as i32) < 0 || !filter::wanted(task::ids().0) {
         return;
     }
@@ -33,7 +47,7 @@ pub fn created(call: &Call) {
 
 /// A write was refused: the counter cannot take it.
 #[inline(always)]
-pub fn full(call: &Call, ctx: u64, fd: i32) {
+pub fn write_refused(call: &Call, ctx: u64, fd: i32) {
     let call = call.at(Site::EventfdWrite);
-    let _ = refused::count(&call, resolve::eventfd(ctx), resolve::eventfd_state(ctx), ctx, fd);
+    let _ = refused::count(&call, resolve::eventfd(ctx), resolve::eventfd_state(ctx).into(), ctx, fd);
 }

@@ -1,20 +1,18 @@
-//! Descriptors passed between processes: received, dropped, duplicated, closed, sent; and full tables.
+//! Descriptors that processes pass to each other: sent, received, dropped. What happens to them later is in `fdtable`.
 
-use tracer_common::event::{FdClose, FdCloseRange, FdDup, FdFail, FdFlags, FdReceive, FdSend, FdTruncated};
+use tracer_common::event::{FdReceive, FdSend, FdTruncated};
 use tracer_common::field::Field;
-use tracer_common::map::{FdKey, Receiving};
-use tracer_common::site::Site;
+use tracer_common::map::Receiving;
 use tracer_common::syscall::Syscall;
 
 use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
-use crate::maps::{self, FD_TABLES, FD_TRACKED, GAUGES, RECEIVING, SOCK_WATCHED, WAITING_RECEIVES};
+use crate::maps::{self, GAUGES, RECEIVING, SOCK_WATCHED, WAITING_RECEIVES};
+use crate::mech::fdtable;
 use crate::resolve;
 use crate::task::{self, Regs};
 
-const EMFILE: i64 = -24;
-const ENFILE: i64 = -23;
 /// include/linux/socket.h
 const MSG_PEEK: u64 = 0x2;
 const MSG_CTRUNC: u32 = 0x8;
@@ -23,26 +21,24 @@ const SOL_SOCKET: i32 = 1;
 const SCM_RIGHTS: i32 = 1;
 /// include/net/scm.h
 const SCM_MAX_FD: u64 = 253;
-/// Control messages looked at in one message.
+/// Control messages that are read in one message.
 const CMSGS_MAX: u32 = 4;
-/// Descriptors taken in one step; 33 tail calls are allowed, so a message of 253 is done in 32.
+/// Descriptors reported in one step: a message of 253 takes 32 steps, and 33 tail calls are allowed
+/// (`MAX_TAIL_CALL_CNT`, include/linux/bpf.h).
 const FDS_A_STEP: u32 = 8;
-/// Size of `struct mmsghdr`.
+/// Size of `struct mmsghdr`, include/linux/socket.h.
 const MMSGHDR_LEN: u64 = 64;
-/// include/uapi/linux/fcntl.h
-pub const F_DUPFD: u32 = 0;
-pub const F_SETFD: u32 = 2;
-pub const F_DUPFD_CLOEXEC: u32 = 1030;
-const CLOSE_RANGE_CLOEXEC: u64 = 4;
+/// [`FdReceive`]: `via`.
 const VIA_RIGHTS: u32 = 0;
 const VIA_GETFD: u32 = 1;
 const VIA_PEEK: u32 = 2;
+/// [`FdTruncated`]: `cause`.
 const CAUSE_UNKNOWN: u32 = 0;
 const CAUSE_TABLE_FULL: u32 = 1;
 const CAUSE_BUFFER: u32 = 2;
 const CAUSE_DENIED: u32 = 3;
 
-/// `struct user_msghdr`, the part behind the I/O vector.
+/// `struct user_msghdr`, include/linux/socket.h: the part behind the I/O vector.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Control {
@@ -53,7 +49,7 @@ struct Control {
 }
 const CONTROL_OFFSET: u64 = 32;
 
-/// `struct cmsghdr`
+/// `struct cmsghdr`, include/linux/socket.h
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Cmsg {
@@ -63,7 +59,7 @@ struct Cmsg {
 }
 const CMSG_LEN: u64 = 16;
 
-/// How the current call receives.
+/// What all descriptors of a receiving call have in common: fields of [`FdReceive`].
 #[derive(Clone, Copy)]
 struct Receipt {
     files: u64,
@@ -91,43 +87,25 @@ fn receipt(regs: Regs, via: u32) -> Option<Receipt> {
     })
 }
 
-/// One descriptor has been installed by a receive.
+/// Reports a received descriptor and follows it from now on.
 #[inline(always)]
-fn received(call: &Call, r: Receipt, fd: u32) {
+fn send_received(call: &Call, r: Receipt, fd: u32) {
     let mut event =
         FdReceive { files: r.files, sock: r.sock, fd, via: r.via, cloexec: r.cloexec, ..FdReceive::default() };
     if let Some(file) = resolve::file(fd) {
         event.obj = file.identity();
         file.name(&mut event.name);
     }
-    track(call, r.files, fd);
+    fdtable::track(call, r.files, fd);
     if r.sock != 0 {
         let _ = SOCK_WATCHED.insert(r.sock, 1, 0);
-        filter::others_matter();
+        filter::watch_others();
     }
     emit::event_with_stack(call, event);
 }
 
-#[inline(always)]
-fn track(call: &Call, files: u64, fd: u32) {
-    if FD_TRACKED.insert(FdKey { files, fd, _pad: 0 }, 1, 0).is_err() {
-        emit::fault(call.site);
-    }
-    let _ = FD_TABLES.insert(files, 1, 0);
-}
-
-#[inline(always)]
-fn tracked(files: u64, fd: u32) -> bool {
-    // SAFETY: the value is a plain integer.
-    unsafe { FD_TRACKED.get(FdKey { files, fd, _pad: 0 }) }.is_some()
-}
-
-#[inline(always)]
-fn untrack(files: u64, fd: u32) {
-    let _ = FD_TRACKED.remove(FdKey { files, fd, _pad: 0 });
-}
-
-/// scm_detach_fds begins: the kernel knows how many descriptors the message has and how much room there is.
+/// `scm_detach_fds` (net/core/scm.c) begins: the kernel knows the descriptors of the message and the size of the
+/// control buffer.
 #[inline(always)]
 pub fn detach(msg: u64, scm: u64) {
     let (tgid, tid) = task::ids();
@@ -140,7 +118,7 @@ pub fn detach(msg: u64, scm: u64) {
     let _ = RECEIVING.insert(tid, Receiving { control_len, sent, ..Receiving::default() }, 0);
 }
 
-/// A receive function of the kernel returned a descriptor (or -errno).
+/// A receive function of the kernel returned a descriptor, or -errno.
 #[inline(always)]
 pub fn installed(call: &Call) {
     let (tgid, tid) = task::ids();
@@ -149,34 +127,34 @@ pub fn installed(call: &Call) {
         return;
     }
     let Some(regs) = Regs::current() else { return emit::fault(call.site) };
-    // pidfd_getfd passes here on some kernels; it has a site of its own.
+    // On some kernels pidfd_getfd comes here, too; it has a site of its own.
     if regs.call() == Syscall::PidfdGetfd {
         return;
     }
-    // Where two programs are attached, the second finds it told: a message's descriptors have different numbers.
-    let told = match RECEIVING.get_ptr_mut(tid) {
+    // If two programs are attached, the first has reported it. The descriptors of a message have different numbers.
+    let known = match RECEIVING.get_ptr_mut(tid) {
         Some(r) => {
             // SAFETY: a map value; only this thread writes its own entry.
             let r = unsafe { &mut *r };
-            let told = r.next == fd as u64 + 1;
-            if !told {
+            let known = r.next == fd as u64 + 1;
+            if !known {
                 r.next = fd as u64 + 1;
                 r.installed += 1;
             }
-            told
+            known
         }
-        None => resolve::files().is_some_and(|files| tracked(files, fd as u32)),
+        None => resolve::files().is_some_and(|files| fdtable::is_tracked(files, fd as u32)),
     };
-    if told {
+    if known {
         return;
     }
     match receipt(regs, VIA_RIGHTS) {
-        Some(r) => received(call, r, fd as u32),
+        Some(r) => send_received(call, r, fd as u32),
         None => emit::fault(call.site),
     }
 }
 
-/// scm_detach_fds ends: what was not installed is dropped.
+/// `scm_detach_fds` returned: descriptors that were not installed are dropped.
 #[inline(always)]
 pub fn detached(call: &Call) {
     let (_, tid) = task::ids();
@@ -188,28 +166,30 @@ pub fn detached(call: &Call) {
     }
     let cause = if r.table_full != 0 {
         CAUSE_TABLE_FULL
-    } else if room(r.control_len) > r.installed as u64 {
+    } else if capacity(r.control_len) > r.installed as u64 {
         CAUSE_DENIED
     } else {
         CAUSE_BUFFER
     };
-    truncated(call, r.sent, r.installed, cause);
+    send_truncated(call, r.sent, r.installed, cause);
 }
 
-/// Descriptors that fit in a control buffer.
+/// Descriptors that fit into a control buffer of this size.
 #[inline(always)]
-fn room(control_len: u64) -> u64 {
+fn capacity(control_len: u64) -> u64 {
     if control_len < CMSG_LEN { 0 } else { (control_len - CMSG_LEN) / 4 }
 }
 
+/// Reports that descriptors of a message were dropped.
 #[inline(always)]
-fn truncated(call: &Call, sent: i32, received: u32, cause: u32) {
+fn send_truncated(call: &Call, sent: i32, received: u32, cause: u32) {
     let fd = Regs::current().and_then(|r| r.arg(0)).unwrap_or(0) as u32;
     let sock = resolve::file(fd).and_then(|f| f.unix_sock()).map_or(0, resolve::sock_inode);
     emit::event_with_stack(call, FdTruncated { sock, sent, received, cause, fd });
 }
 
-/// recvmsg begins (tracepoint backend): remember the room, and the message if it is there already.
+/// recvmsg begins (tracepoint backend): stores the size of the control buffer, and the descriptors of the message if it
+/// is already in the queue.
 #[inline(always)]
 pub fn receive_begins(call: &Call, fd: u32, msg: u64) {
     let (tgid, tid) = task::ids();
@@ -226,7 +206,7 @@ pub fn receive_begins(call: &Call, fd: u32, msg: u64) {
     count_waiting(entry.waits.into());
 }
 
-/// A receive begins, or ceases, to wait for its message.
+/// Counts the receives that wait for their message.
 #[inline(always)]
 fn count_waiting(by: i64) {
     if by != 0 {
@@ -234,17 +214,17 @@ fn count_waiting(by: i64) {
     }
 }
 
-/// True if a receive waits for its message.
+/// Whether any receive waits for its message.
 #[inline(always)]
 pub fn receives_wait() -> bool {
     maps::any(&GAUGES, WAITING_RECEIVES)
 }
 
-/// A thread that waits in recvmsg is switched in: the message that woke it is at the head of the queue.
+/// A thread is switched in. If it waited in recvmsg, the message that woke it is at the head of the queue.
 #[inline(always)]
 pub fn receiver_woken(tid: u32) {
     if let Some(r) = RECEIVING.get_ptr_mut(tid) {
-        // SAFETY: a map value; its thread is about to run, nobody else writes.
+        // SAFETY: a map value; only its thread writes it, and that is about to run.
         let r = unsafe { &mut *r };
         if r.sent < 0 {
             r.sent = resolve::queued_fds(r.sk);
@@ -252,8 +232,8 @@ pub fn receiver_woken(tid: u32) {
     }
 }
 
-/// recvmsg or recvmmsg returned (tracepoint backend). Its descriptors are taken in steps, each a program of its own:
-/// the verifier bounds the length of a loop. Returns true if there is a (further) step.
+/// recvmsg or recvmmsg returned (tracepoint backend). The descriptors are reported in steps, each in a run of its own,
+/// because the verifier bounds the length of a loop. Returns true if a step is needed.
 #[inline(always)]
 pub fn receive_ended(call: &Call, regs: Regs) -> bool {
     let (tgid, tid) = task::ids();
@@ -270,7 +250,8 @@ pub fn receive_ended(call: &Call, regs: Regs) -> bool {
     RECEIVING.insert(tid, state, 0).is_ok()
 }
 
-/// One step: the next message, or the next descriptors of the current one. True: there is more.
+/// One step: finds the next message, or reports the next descriptors of the current one. Returns true if another step
+/// is needed.
 #[inline(always)]
 pub fn received_step(call: &Call, regs: Regs) -> bool {
     let (_, tid) = task::ids();
@@ -296,7 +277,7 @@ pub fn received_step(call: &Call, regs: Regs) -> bool {
             return true;
         }
         if let Some(fd) = kread::user::<u32>(state.next) {
-            received(call, r, fd);
+            send_received(call, r, fd);
         }
         state.next += 4;
         state.fds -= 1;
@@ -332,28 +313,28 @@ fn next_message(call: &Call, regs: Regs, state: &mut Receiving) {
         i += 1;
     }
     if control.flags & MSG_CTRUNC != 0 {
-        cut(call, state, regs.call() == Syscall::Recvmsg);
+        on_control_truncated(call, state, regs.call() == Syscall::Recvmsg);
     }
 }
 
-/// MSG_CTRUNC: were descriptors dropped, and why? Other control data can be cut too.
-/// Of recvmmsg neither the messages nor the room before the call are known.
+/// Handles MSG_CTRUNC: finds out whether descriptors were dropped, and why. Other control data can be cut, too.
+/// Of recvmmsg, neither the messages nor the size of the control buffers before the call are known.
 #[inline(always)]
-fn cut(call: &Call, r: &Receiving, single: bool) {
+fn on_control_truncated(call: &Call, r: &Receiving, single: bool) {
     let got = r.fds;
     if single && (r.sk == 0 || (r.sent >= 0 && r.sent <= got as i32)) {
         return;
     }
     if r.sent < 0 && got == 0 {
-        // Nothing tells whether there were descriptors.
+        // The message may have had descriptors or not.
         return emit::fault(call.site);
     }
     let cause = match single {
-        true if room(r.control_len) > got as u64 => CAUSE_TABLE_FULL,
+        true if capacity(r.control_len) > got as u64 => CAUSE_TABLE_FULL,
         true => CAUSE_BUFFER,
         false => CAUSE_UNKNOWN,
     };
-    truncated(call, r.sent, got, cause);
+    send_truncated(call, r.sent, got, cause);
 }
 
 /// pidfd_getfd returned a descriptor.
@@ -363,14 +344,14 @@ pub fn got(call: &Call, regs: Regs) {
         return;
     }
     if let Some(r) = receipt(regs, VIA_GETFD) {
-        received(call, r, call.ret as u32);
+        send_received(call, r, call.ret as u32);
     }
 }
 
-/// A message was sent, or is being sent: count its descriptors.
+/// A message was sent, or is being sent: reports how many descriptors it has.
 #[inline(always)]
 pub fn sent(call: &Call, regs: Regs) {
-    // `__scm_send` returns an int: an error of it is not sign-extended in the register.
+    // `__scm_send` (net/core/scm.c) returns an int: its errors are not sign-extended in the register.
     if (call.ret as i32) < 0 {
         return;
     }
@@ -387,17 +368,17 @@ pub fn sent(call: &Call, regs: Regs) {
     }
 }
 
-/// Descriptors that the current call sends.
+/// Number of descriptors that the current call sends.
 #[inline(always)]
 pub fn sending(regs: Regs) -> u32 {
     match regs.call() {
-        // Of sendmmsg the first message is looked at.
+        // Of sendmmsg only the first message is read.
         Syscall::Sendmsg | Syscall::Sendmmsg => regs.arg(1).map_or(0, sent_in),
         _ => 0,
     }
 }
 
-/// Descriptors in the first control messages of a message to send.
+/// Number of descriptors in the first control message of a message to send.
 #[inline(always)]
 fn sent_in(msg: u64) -> u32 {
     let Some(control) = kread::user::<Control>(msg + CONTROL_OFFSET) else { return 0 };
@@ -410,103 +391,9 @@ fn sent_in(msg: u64) -> u32 {
     }
 }
 
-/// Descriptor `fd` of table `files` is closed.
+/// The thread ends, and its receive with it.
 #[inline(always)]
-pub fn closed(call: &Call, files: u64, fd: u32, how: u32) {
-    if tracked(files, fd) {
-        untrack(files, fd);
-        emit::event(call, FdClose { files, fd, how });
-    }
-}
-
-/// close(2) returned (tracepoint backend).
-#[inline(always)]
-pub fn close_ended(call: &Call, regs: Regs) {
-    // An error of the file's flush (EINTR, EIO) closes it all the same; only EBADF does not.
-    if call.ret == -9 {
-        return;
-    }
-    if let (Some(files), Some(fd)) = (resolve::files(), regs.arg(0)) {
-        closed(call, files, fd as u32, 0);
-    }
-}
-
-/// close_range(2) returned. Where single closes are seen too, the world has them already.
-#[inline(always)]
-pub fn close_range_ended(call: &Call, regs: Regs) {
-    if call.ret != 0 {
-        return;
-    }
-    let (Some(files), Some(first), Some(last), Some(flags)) = (resolve::files(), regs.arg(0), regs.arg(1), regs.arg(2))
-    else {
-        return;
-    };
-    // SAFETY: the value is a plain integer.
-    if unsafe { FD_TABLES.get(files) }.is_none() {
-        return;
-    }
-    let cloexec = u32::from(flags & CLOSE_RANGE_CLOEXEC != 0);
-    emit::event(call, FdCloseRange { files, first: first as u32, last: last as u32, cloexec, _pad: 0 });
-}
-
-/// dup, dup2, dup3 returned; `over`: the new number was chosen by the caller.
-#[inline(always)]
-pub fn duplicated(call: &Call, regs: Regs, over: bool) {
-    if call.ret < 0 {
-        return;
-    }
-    let (Some(files), Some(old)) = (resolve::files(), regs.arg(0)) else { return };
-    let (old, new) = (old as u32, call.ret as u32);
-    if old == new {
-        return;
-    }
-    if over {
-        closed(call, files, new, 2);
-    }
-    if tracked(files, old) {
-        track(call, files, new);
-        emit::event(call, FdDup { files, old, new });
-    }
-}
-
-/// fcntl(F_SETFD) returned.
-#[inline(always)]
-pub fn flags_set(call: &Call, regs: Regs) {
-    if call.ret != 0 {
-        return;
-    }
-    let (Some(files), Some(fd), Some(arg)) = (resolve::files(), regs.arg(0), regs.arg(2)) else { return };
-    if tracked(files, fd as u32) {
-        emit::event(call, FdFlags { files, fd: fd as u32, cloexec: arg as u32 & 1 });
-    }
-}
-
-/// A call, or alloc_fd inside it, failed with EMFILE or ENFILE.
-#[inline(always)]
-pub fn failed(call: &Call) {
-    let errno = call.of_int().ret;
-    if errno != EMFILE && errno != ENFILE {
-        return;
-    }
-    let (tgid, tid) = task::ids();
-    if !filter::wanted(tgid) {
-        return;
-    }
-    let syscall = Regs::current().map_or(Syscall::None, Regs::call);
-    if matches!(syscall, Syscall::Recvmsg | Syscall::Recvmmsg) {
-        // Not a failure of the call: the descriptor is dropped and the message truncated.
-        if let Some(r) = RECEIVING.get_ptr_mut(tid) {
-            // SAFETY: a map value; only this thread writes its own entry.
-            unsafe { (*r).table_full = 1 };
-        }
-        return;
-    }
-    emit::event_with_stack(&call.at(Site::FdFail), FdFail { errno: -errno as i32, call: syscall as u32 });
-}
-
-/// The thread ends.
-#[inline(always)]
-pub fn thread_exited(tid: u32) {
+pub fn on_thread_exit(tid: u32) {
     // SAFETY: a map value.
     if let Some(r) = unsafe { RECEIVING.get(tid) } {
         count_waiting(-i64::from(r.waits));

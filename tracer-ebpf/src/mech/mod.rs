@@ -1,10 +1,13 @@
-//! One file a mechanism: what a call means. Handlers never know how they were attached.
+//! The handlers: what a call means, one file a mechanism, and what mechanisms share. They must not know how they were
+//! attached.
 
 pub mod blocked;
 pub mod child;
 pub mod eventfd;
 pub mod fdpass;
+pub mod fdtable;
 pub mod futex;
+pub mod last_read;
 pub mod mq;
 pub mod msg;
 pub mod open;
@@ -15,3 +18,4 @@ pub mod sem;
 pub mod signal;
 pub mod socket;
 pub mod sysv;
+pub mod waits;

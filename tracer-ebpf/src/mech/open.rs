@@ -1,4 +1,4 @@
-//! What is open: a row for each descriptor of each table.
+//! Open descriptors: one row for each descriptor of each table.
 
 use tracer_common::field::Field;
 use tracer_common::map::kind;
@@ -8,7 +8,8 @@ use crate::kread;
 use crate::resolve::{self, File};
 use crate::task;
 
-/// Fills the row of one descriptor; false at the end of the iteration, and for threads that share their process's table.
+/// Fills the row of one descriptor. False: there is no row, at the end of the iteration and for threads that share the
+/// table of their process.
 #[inline(always)]
 pub fn fill(row: &mut FileRow, task: u64, fd: u32, file: u64) -> bool {
     let Some(open) = File::at(file) else { return false };
@@ -24,12 +25,13 @@ pub fn fill(row: &mut FileRow, task: u64, fd: u32, file: u64) -> bool {
     row.fd = fd;
     if row.obj.kind == kind::PIPE {
         let Some(pipe) = open.pipe() else { return false };
-        row.state = resolve::pipe_state(pipe);
+        row.state = resolve::pipe_state(pipe).into();
     }
     true
 }
 
-/// Kernels before 5.11 show the table of a process once for each of its threads.
+/// Kernels before 5.11 show the table of a process once for each of its threads (`task_seq_get_next`,
+/// kernel/bpf/task_iter.c).
 #[inline(always)]
 fn shares_table(task: u64) -> bool {
     let leader: u64 = kread::field_or_zero(task, Field::TaskGroupLeader);

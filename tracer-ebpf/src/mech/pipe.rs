@@ -1,21 +1,59 @@
-//! Pipes and FIFOs: created, written, read, resized, opened.
+//! Pipes and FIFOs: created, written, read, resized, opened. Also reads and writes of descriptors that may lead to an
+//! eventfd or a socket: the handlers here find out which, and call its mechanism.
 
 use tracer_common::event::{PipeCreate, PipeResize};
-use tracer_common::map::ObjRef;
+use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
+use tracer_common::state::ObjState;
+use tracer_common::syscall::Syscall;
 
 use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
-use crate::mech::{blocked, eventfd, refused, socket};
+use crate::mech::blocked::{self, Sleeper, Wait};
+use crate::mech::{eventfd, last_read, refused, socket};
 use crate::resolve::{self, File, Target};
 use crate::task::{self, Regs};
 
 const EAGAIN: i64 = -11;
 /// include/uapi/linux/fcntl.h
 pub const F_SETPIPE_SZ: u32 = 1031;
+/// include/uapi/asm-generic/fcntl.h
+const O_ACCMODE: u64 = 3;
+const O_WRONLY: u64 = 1;
 
-/// pipe(2), pipe2(2) returned.
+/// open(path, flags) or openat(directory, path, flags) of a FIFO that has no reader yet.
+#[inline(always)]
+pub fn open_wait(sleeper: Sleeper) -> Option<Wait> {
+    // An open for reading waits for input, as an idle reader does.
+    if sleeper.regs.arg(if sleeper.call == Syscall::Open { 1 } else { 2 })? & O_ACCMODE != O_WRONLY {
+        return None;
+    }
+    // The file is known only when open returns.
+    let obj = ObjRef { kind: kind::PIPE, ns: 0, id: 0 };
+    Some(Wait { site: Site::FifoOpen, obj, state: ObjState::default(), ptr: 0, fd: -1 })
+}
+
+/// The object that a thread waits for in a call that writes to the descriptor in argument `n`. `site`: that of the
+/// call if the object is a pipe; a splice may also sleep because its source is empty.
+#[inline(always)]
+pub fn write_wait(sleeper: Sleeper, n: usize, site: Site) -> Option<Wait> {
+    let fd = sleeper.regs.arg(n)? as u32;
+    match resolve::file_of(sleeper.task, fd)?.target()? {
+        Target::Pipe { inode, pipe } => {
+            let state = resolve::pipe_state(pipe);
+            if !state.is_full() {
+                return None;
+            }
+            Some(Wait { site, obj: resolve::pipe(inode), state: state.into(), ptr: pipe, fd: fd as i32 })
+        }
+        Target::Eventfd { ctx } => Some(eventfd::wait(ctx, fd)),
+        Target::Socket(file) => socket::wait(file, fd, site),
+        Target::Other => None,
+    }
+}
+
+/// pipe(2) or pipe2(2) returned.
 #[inline(always)]
 pub fn created(call: &Call, regs: Regs) {
     if call.ret != 0 || !filter::wanted(task::ids().0) {
@@ -30,22 +68,23 @@ pub fn created(call: &Call, regs: Regs) {
     emit::event_with_stack(call, PipeCreate { ino: resolve::pipe(inode).id, slots, _pad: 0 });
 }
 
-/// A write to a pipe or eventfd returned; `file` if the hook knows it, else it is looked up by the call's descriptor.
+/// A write to a pipe or eventfd returned. `file`: its file; `None`: the hook does not know it, and the call's
+/// descriptor leads to it.
 #[inline(always)]
 pub fn written(call: &Call, file: Option<File>) {
-    blocked::ended(call, ObjRef::default());
+    blocked::on_return(call, ObjRef::default());
     if call.ret != EAGAIN || !filter::wanted(task::ids().0) {
         return;
     }
     let fd = Regs::current().and_then(|r| r.arg(0)).map_or(-1, |fd| fd as i32);
     let Some(file) = file.or_else(|| resolve::file(fd as u32)) else { return };
-    full(call, file, fd);
+    write_refused(call, file, fd);
 }
 
 /// A splice into the pipe `to` returned.
 #[inline(always)]
 pub fn spliced(call: &Call, to: Option<u64>) {
-    blocked::ended(call, ObjRef::default());
+    blocked::on_return(call, ObjRef::default());
     if call.ret != EAGAIN || !filter::wanted(task::ids().0) {
         return;
     }
@@ -53,36 +92,35 @@ pub fn spliced(call: &Call, to: Option<u64>) {
     if let Some(file) = resolve::file(fd as u32)
         && let Some(Target::Pipe { pipe, .. }) = file.target()
     {
-        // An empty source gives EAGAIN too.
-        let state = resolve::pipe_state(pipe);
-        if state.b >= state.a {
-            full(call, file, fd as i32);
+        // An empty source gives EAGAIN, too.
+        if resolve::pipe_state(pipe).is_full() {
+            write_refused(call, file, fd as i32);
         }
     }
 }
 
 #[inline(always)]
-fn full(call: &Call, file: File, fd: i32) {
+fn write_refused(call: &Call, file: File, fd: i32) {
     match file.target() {
         Some(Target::Pipe { inode, pipe }) => {
-            let _ =
-                refused::count(&call.at(Site::PipeWrite), resolve::pipe(inode), resolve::pipe_state(pipe), pipe, fd);
+            let call = call.at(Site::PipeWrite);
+            let _ = refused::count(&call, resolve::pipe(inode), resolve::pipe_state(pipe).into(), pipe, fd);
         }
-        Some(Target::Eventfd { ctx }) => eventfd::full(call, ctx, fd),
+        Some(Target::Eventfd { ctx }) => eventfd::write_refused(call, ctx, fd),
         Some(Target::Socket(file)) => socket::write_refused(call, file, fd),
         Some(Target::Other) | None => {}
     }
 }
 
-/// A read from a pipe or eventfd returned; `file` is asked for only if it matters.
+/// A read from a pipe or eventfd returned; `file` finds its file, and is called only for successful reads of targets.
 #[inline(always)]
 pub fn read(call: &Call, file: impl FnOnce() -> Option<File>) {
     if call.ret <= 0 || !filter::wanted(task::ids().0) {
         return;
     }
     match file().and_then(File::target) {
-        Some(Target::Pipe { inode, pipe }) => blocked::drained(call, pipe, resolve::number(inode)),
-        Some(Target::Eventfd { ctx }) => blocked::drained(call, ctx, resolve::eventfd(ctx).id),
+        Some(Target::Pipe { inode, pipe }) => last_read::on_read(call, pipe, resolve::number(inode)),
+        Some(Target::Eventfd { ctx }) => last_read::on_read(call, ctx, resolve::eventfd(ctx).id),
         Some(Target::Socket(file)) => socket::file_read(call, file),
         Some(Target::Other) | None => {}
     }
@@ -96,7 +134,7 @@ pub fn spliced_out(call: &Call, from: Option<u64>) {
     }
     let file = from.and_then(|fd| resolve::file(fd as u32));
     if let Some(Target::Pipe { inode, pipe }) = file.and_then(File::target) {
-        blocked::drained(call, pipe, resolve::number(inode));
+        last_read::on_read(call, pipe, resolve::number(inode));
     }
 }
 
@@ -112,7 +150,7 @@ pub fn resized(call: &Call, regs: Regs) {
     }
 }
 
-/// open(2) of something returned; only a FIFO that made the thread wait matters.
+/// open(2) of a file of any kind returned: it ends the wait for a FIFO.
 #[inline(always)]
 pub fn opened(call: &Call, fd: Option<u32>, file: Option<u64>) {
     let file = match file {
@@ -123,5 +161,5 @@ pub fn opened(call: &Call, fd: Option<u32>, file: Option<u64>) {
         Some(Target::Pipe { inode, .. }) => resolve::pipe(inode),
         _ => ObjRef::default(),
     };
-    blocked::ended(call, obj);
+    blocked::on_return(call, obj);
 }

@@ -1,4 +1,4 @@
-//! Files where the C library keeps POSIX semaphores and shared memory: created. What happens to them later is not watched.
+//! Creation of the files where the C library keeps POSIX semaphores and shared memory. Later uses are not recorded.
 
 use tracer_common::config::calibration::SHM_DEVICE;
 use tracer_common::event::PosixCreate;
@@ -12,29 +12,30 @@ use crate::maps::CALIBRATION;
 use crate::resolve;
 use crate::task;
 
-/// The open has created the file (include/linux/fs.h, 4.19 and later).
+/// The open created the file (include/linux/fs.h, 4.19 and later).
 const FMODE_CREATED: u32 = 0x10_0000;
 
-/// shmem_create of this `struct dentry` returned.
+/// `shmem_create` (mm/shmem.c) of this `struct dentry` returned.
 #[inline(always)]
 pub fn created(call: &Call, dentry: u64) {
     if call.ret as i32 != 0 || !filter::wanted(task::ids().0) {
         return;
     }
-    tell(call, dentry);
+    send_create(call, dentry);
 }
 
-/// open(2) of something returned this descriptor.
+/// open(2) of a file of any kind returned this descriptor.
 #[inline(always)]
 pub fn opened(call: &Call, fd: u32) {
     let Some(file) = resolve::file(fd) else { return };
     if file.mode() & FMODE_CREATED != 0 && filter::wanted(task::ids().0) {
-        tell(call, file.dentry());
+        send_create(call, file.dentry());
     }
 }
 
+/// Sends the event if the file is on the C library's file system.
 #[inline(always)]
-fn tell(call: &Call, dentry: u64) {
+fn send_create(call: &Call, dentry: u64) {
     let inode: u64 = kread::field_or_zero(dentry, Field::DentryInode);
     let sb: u64 = kread::field_or_zero(inode, Field::InodeSb);
     let device: u32 = kread::field_or_zero(sb, Field::SbDev);

@@ -1,22 +1,25 @@
-//! Non-blocking calls that got EAGAIN: counted in the kernel, read by userspace once a second.
+//! Non-blocking calls that failed with EAGAIN. They are counted here; userspace reads the counts once a second.
 
-use tracer_common::map::{ObjRef, ObjState, Refused, RefusedKey, read_id};
+use tracer_common::map::{ObjRef, Refused, RefusedKey, read_id};
+use tracer_common::state::{MqState, ObjState};
 
+use crate::clock;
 use crate::emit::{self, Call};
-use crate::maps::{LAST_READ, REFUSED, add};
+use crate::maps::{REFUSED, add};
+use crate::mech::last_read;
 use crate::task;
 
-/// Counts one refusal by the object at address `ptr`; true if it is the first of this object and process.
+/// Counts one refusal by the object at address `ptr` (key of `LAST_READ`; 0: none). True: the first by this object for
+/// this process.
 #[inline(always)]
 pub fn count(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32) -> bool {
-    let now = emit::now_ns();
+    let now = clock::now_ns();
     if let Some(known) = REFUSED.get_ptr_mut(key(call, obj)) {
-        // SAFETY: a map value; plain integers.
-        let read_ns = match unsafe { LAST_READ.get(ptr) } {
+        let read_ns = match last_read::find(ptr) {
             Some(last) if last.id == read_id(obj, state) => last.ts_ns,
             _ => 0,
         };
-        // SAFETY: a map value. Two threads may lose a count to each other: the add is atomic, the rest is the latest.
+        // SAFETY: a map value. The add is atomic; of two threads at the same time, one may overwrite the rest.
         unsafe {
             add(&raw mut (*known).count, 1);
             let run = if read_ns <= (*known).last_ns { (*known).run + 1 } else { 0 };
@@ -31,22 +34,25 @@ pub fn count(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32) -> bo
     true
 }
 
-/// Counts one refusal by the POSIX message queue at address `ptr`, or one call that gave up after its time-out.
+/// Counts one refusal by the POSIX message queue at address `ptr`, or one call that timed out.
 #[inline(always)]
-pub fn queue(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32, timed_out: bool) {
-    let (at_once, given_up) = if timed_out { (0, 1) } else { (1, 0) };
+pub fn count_queue(call: &Call, obj: ObjRef, state: MqState, ptr: u64, fd: i32, timed_out: bool) {
+    let (refusals, timeouts) = if timed_out { (0, 1) } else { (1, 0) };
     if let Some(known) = REFUSED.get_ptr_mut(key(call, obj)) {
         // SAFETY: as above.
         unsafe {
-            add(&raw mut (*known).count, at_once);
-            add(&raw mut (*known).state.c, given_up);
-            (*known).last_ns = emit::now_ns();
+            add(&raw mut (*known).count, refusals);
+            // `MqState::timed_out`, in place, so that no count is lost.
+            add(&raw mut (*known).state.c, timeouts);
+            (*known).last_ns = clock::now_ns();
+            let state = ObjState::from(state);
             (*known).state.a = state.a;
             (*known).state.b = state.b;
         }
         return;
     }
-    first(call, obj, ObjState { c: given_up as u64, ..state }, ptr, fd, at_once as u64);
+    let state = MqState { timed_out: timeouts as u64, ..state };
+    first(call, obj, state.into(), ptr, fd, refusals as u64);
 }
 
 #[inline(always)]
@@ -54,9 +60,10 @@ fn key(call: &Call, obj: ObjRef) -> RefusedKey {
     RefusedKey { obj, tgid: task::ids().0, site: call.site as u32 }
 }
 
+/// Stores the first refusal, or the first timeout with a `count` of 0.
 #[inline(always)]
 fn first(call: &Call, obj: ObjRef, state: ObjState, ptr: u64, fd: i32, count: u64) {
-    let now = emit::now_ns();
+    let now = clock::now_ns();
     let entry = Refused {
         state,
         count,

@@ -1,14 +1,17 @@
-//! SysV semaphores: created, refused, removed, set, used, and held at exit.
+//! System V semaphores: created, failed to create, removed, set, used, and held at exit.
 
-use tracer_common::event::{SemCreate, SemFail, SemFirstUse, SemHeldAtExit, SemRemove, SemSet, UNKNOWN};
+use tracer_common::event::{SemCreate, SemFail, SemFirstUse, SemHeldAtExit, SemRemove, SemSet};
 use tracer_common::field::Field;
-use tracer_common::map::{ObjRef, ObjState, SEM_HELD_MAX, SemKey, SemUseKey, kind};
+use tracer_common::map::{ObjRef, SEM_HELD_MAX, SemKey, SemUseKey, kind};
+use tracer_common::site::Site;
+use tracer_common::state::SemState;
 
 use crate::emit::{self, Call};
 use crate::filter;
 use crate::kread;
 use crate::maps::{SEM_EMPTY, SEM_GIVES, SEM_HELD, SEM_SEEN, SEM_WATCHED};
-use crate::mech::{blocked, refused};
+use crate::mech::blocked::{self, Sleeper, Wait};
+use crate::mech::refused;
 use crate::task::{self, Regs};
 
 const EAGAIN: i64 = -11;
@@ -20,14 +23,14 @@ const IPC_64: u32 = 0x100;
 const SETVAL: u32 = 16;
 const SETALL: u32 = 17;
 const SEM_UNDO: u16 = 0x1000;
-/// Slots of a process in which a semaphore can be found, from one that its number tells.
+/// Slots that are searched for a semaphore, beginning with the one that follows from its number.
 const SLOTS_TRIED: usize = 6;
 /// Operations of one call that are followed.
 const OPS_MAX: u64 = 4;
-/// A semaphore with more free increments than this is a counter, not a lock (one is its initial value).
-const GIVES_OF_A_LOCK: u32 = 1;
+/// A semaphore with more unmatched increments than this is a counter, not a lock. One of them sets its initial value.
+const LOCK_GIVES_MAX: u32 = 1;
 
-/// `struct sembuf`
+/// `struct sembuf`, include/uapi/linux/sem.h
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Sembuf {
@@ -36,7 +39,23 @@ struct Sembuf {
     flags: u16,
 }
 
-/// A set may have been made: `exact` by newary, else semget returned.
+/// The set that a thread waits for. The program can read the operations only of the current thread; userspace reads
+/// those of others, at the address in `ptr`.
+#[inline(always)]
+pub fn wait(sleeper: Sleeper) -> Option<Wait> {
+    let regs = sleeper.regs;
+    if sleeper.is_current {
+        let (obj, state) = first_operation(regs)?;
+        return Some(Wait { site: Site::SemOp, obj, state: state.into(), ptr: 0, fd: -1 });
+    }
+    let id = regs.arg(0)? as u32;
+    let obj = ObjRef { kind: kind::SEM, ns: task::ipc_ns_of(sleeper.task), id: id as u64 };
+    let state = SemState { num: None, op: 0, waits_for_zero: false };
+    Some(Wait { site: Site::SemOp, obj, state: state.into(), ptr: regs.arg(1).unwrap_or(0), fd: -1 })
+}
+
+/// `exact`: `newary` (ipc/sem.c) returned, which makes a set. Else semget returned, and the set may have existed
+/// before.
 #[inline(always)]
 pub fn created(call: &Call, exact: bool) {
     if !filter::wanted(task::ids().0) {
@@ -59,7 +78,8 @@ pub fn created(call: &Call, exact: bool) {
     }
 }
 
-/// freeary: the set goes, by IPC_RMID or with its namespace (then in a kernel worker).
+/// `freeary` (ipc/sem.c) begins: the set is freed by IPC_RMID, or with its namespace. In the latter case a kernel
+/// worker runs, which has no user registers.
 #[inline(always)]
 pub fn freed(call: &Call, ns: u64, perm: u64) {
     let ns_end = Regs::current().is_none();
@@ -69,12 +89,13 @@ pub fn freed(call: &Call, ns: u64, perm: u64) {
 
 #[inline(always)]
 fn removed(call: &Call, id: i32, ns: u32, ns_end: bool) {
-    if ns_end || filter::wanted(task::ids().0) || watched(ns, id) {
+    if ns_end || filter::wanted(task::ids().0) || is_watched(ns, id) {
         emit::event(call, SemRemove { id, ns, ns_end: u32::from(ns_end), _pad: 0 });
     }
 }
 
-/// semctl returned; `removes`: removals are not seen elsewhere.
+/// semctl returned. `removes`: the call to report removals with, if no other site reports them. `sets`: new values are
+/// reported.
 #[inline(always)]
 pub fn controlled(call: &Call, regs: Regs, removes: Option<&Call>, sets: bool) {
     if call.ret != 0 {
@@ -90,7 +111,7 @@ pub fn controlled(call: &Call, regs: Regs, removes: Option<&Call>, sets: bool) {
         }
         return;
     }
-    if sets && (cmd == SETVAL || cmd == SETALL) && (filter::wanted(task::ids().0) || watched(ns, id)) {
+    if sets && (cmd == SETVAL || cmd == SETALL) && (filter::wanted(task::ids().0) || is_watched(ns, id)) {
         let all = cmd == SETALL;
         emit::event(
             call,
@@ -102,12 +123,12 @@ pub fn controlled(call: &Call, regs: Regs, removes: Option<&Call>, sets: bool) {
 /// semop or semtimedop returned.
 #[inline(always)]
 pub fn operated(call: &Call, regs: Regs) {
-    blocked::ended(call, ObjRef::default());
+    blocked::on_return(call, ObjRef::default());
     let Some(id) = regs.arg(0) else { return emit::fault(call.site) };
     let (id, ns, (tgid, _)) = (id as i32, task::ipc_ns(), task::ids());
     if filter::wanted(tgid) {
         watch(ns, id);
-    } else if !watched(ns, id) {
+    } else if !is_watched(ns, id) {
         return;
     }
     let seen = SemUseKey { tgid, ns, id };
@@ -117,8 +138,8 @@ pub fn operated(call: &Call, regs: Regs) {
         emit::event(call, SemFirstUse { id, ns });
     }
     if call.ret == EAGAIN {
-        if let Some((obj, state)) = waits_for(regs) {
-            let _ = refused::count(call, obj, state, 0, -1);
+        if let Some((obj, state)) = first_operation(regs) {
+            let _ = refused::count(call, obj, state.into(), 0, -1);
         }
         return;
     }
@@ -158,7 +179,7 @@ fn account(call: &Call, tgid: u32, key: SemKey, op: i32) {
             }
         }
     };
-    // Not a scan of all slots: four operations of a call, each with sixteen slots, would keep 5.10's verifier busy for
+    // Not a scan of all slots: with four operations a call and sixteen slots each, the verifier of 5.10 would take
     // seconds under emulation.
     let start = (key.id as u32).wrapping_mul(31).wrapping_add(key.num) as usize;
     let mut free = SEM_HELD_MAX;
@@ -171,7 +192,7 @@ fn account(call: &Call, tgid: u32, key: SemKey, op: i32) {
             free = at;
         } else if slot.id == key.id && slot.num == key.num && slot.ns == key.ns {
             if op > 0 && slot.net > 0 {
-                gave(key);
+                count_unmatched_give(key);
             }
             slot.net += op;
             return;
@@ -179,7 +200,7 @@ fn account(call: &Call, tgid: u32, key: SemKey, op: i32) {
         i += 1;
     }
     if op > 0 {
-        gave(key);
+        count_unmatched_give(key);
     }
     if free >= SEM_HELD_MAX {
         return emit::fault(call.site);
@@ -192,9 +213,9 @@ fn account(call: &Call, tgid: u32, key: SemKey, op: i32) {
     slot.net = op;
 }
 
-/// An increment by a process that had taken nothing.
+/// Counts an increment by a process that had taken nothing.
 #[inline(always)]
-fn gave(key: SemKey) {
+fn count_unmatched_give(key: SemKey) {
     if let Some(n) = SEM_GIVES.get_ptr_mut(key) {
         // SAFETY: a map value.
         unsafe { *n += 1 };
@@ -203,9 +224,9 @@ fn gave(key: SemKey) {
     }
 }
 
-/// The process ends: tell what it has taken and not given back.
+/// The process ends: reports the semaphores that it has taken and not given back.
 #[inline(always)]
-pub fn process_exited(call: &Call, tgid: u32) {
+pub fn on_process_exit(call: &Call, tgid: u32) {
     let Some(held) = SEM_HELD.get_ptr_mut(tgid) else { return };
     let mut i = 0usize;
     while i < SEM_HELD_MAX {
@@ -215,7 +236,7 @@ pub fn process_exited(call: &Call, tgid: u32) {
             let key = SemKey { ns: slot.ns, id: slot.id, num: slot.num };
             // SAFETY: the value is a plain integer.
             let gives = unsafe { SEM_GIVES.get(key) }.copied().unwrap_or(0);
-            if gives <= GIVES_OF_A_LOCK {
+            if gives <= LOCK_GIVES_MAX {
                 emit::event(call, SemHeldAtExit { id: slot.id, ns: slot.ns, num: slot.num, net: slot.net });
             }
         }
@@ -224,35 +245,28 @@ pub fn process_exited(call: &Call, tgid: u32) {
     let _ = SEM_HELD.remove(tgid);
 }
 
-/// The set and the first operation that a sleeping thread waits with.
+/// The set and the first operation in the current thread's semop(id, operations, count).
 #[inline(always)]
-pub fn waits_for(regs: Regs) -> Option<(ObjRef, ObjState)> {
+fn first_operation(regs: Regs) -> Option<(ObjRef, SemState)> {
     let id = regs.arg(0)? as u32;
     let op: Sembuf = kread::user(regs.arg(1)?)?;
-    let state = ObjState { a: u64::from(op.op == 0), b: op.num as u64, c: op.op as i64 as u64 };
-    Some((ObjRef { kind: kind::SEM, ns: task::ipc_ns(), id: id as u64 }, state))
+    let obj = ObjRef { kind: kind::SEM, ns: task::ipc_ns(), id: id as u64 };
+    Some((obj, SemState::operation(op.num, op.op)))
 }
 
-/// The set that a thread found asleep waits at. Its operations lie in its own memory, which cannot be read from here.
-#[inline(always)]
-pub fn found(task: u64, regs: Regs) -> Option<(ObjRef, ObjState)> {
-    let id = regs.arg(0)? as u32;
-    let state = ObjState { b: UNKNOWN, ..ObjState::default() };
-    Some((ObjRef { kind: kind::SEM, ns: task::ipc_ns_of(task), id: id as u64 }, state))
-}
-
+/// From now on calls of all processes on this set are watched.
 #[inline(always)]
 fn watch(ns: u32, id: i32) {
     let key = SemKey { ns, id, num: 0 };
     // SAFETY: the value is a plain integer.
     if unsafe { SEM_WATCHED.get(key) }.is_none() {
         let _ = SEM_WATCHED.insert(key, 1, 0);
-        filter::others_matter();
+        filter::watch_others();
     }
 }
 
 #[inline(always)]
-fn watched(ns: u32, id: i32) -> bool {
+fn is_watched(ns: u32, id: i32) -> bool {
     // SAFETY: the value is a plain integer.
     unsafe { SEM_WATCHED.get(SemKey { ns, id, num: 0 }) }.is_some()
 }

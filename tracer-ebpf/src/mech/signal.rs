@@ -1,9 +1,10 @@
-//! SIGCHLD of ended children: queued, coalesced, ignored, delivered. And signals that found the queue full, or were merged
-//! with one that was pending.
-//! Counted, no events.
+//! SIGCHLD for the end of children: queued, coalesced, ignored, delivered. Also signals that found the queue full or
+//! were merged with a pending one.
+//! All of them are counted; none makes an event.
 
 use tracer_common::field::Field;
-use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::map::{ObjRef, kind};
+use tracer_common::state::SignalState;
 
 use crate::emit::Call;
 use crate::filter;
@@ -14,7 +15,8 @@ use crate::mech::refused;
 use crate::task;
 
 const SIGCHLD: i32 = 17;
-/// include/uapi/asm-generic/siginfo.h: CLD_EXITED, CLD_KILLED, CLD_DUMPED; the others are stops and continues.
+/// include/uapi/asm-generic/siginfo.h: CLD_EXITED, CLD_KILLED and CLD_DUMPED are ends; higher codes are stops and
+/// continues.
 const CLD_LAST_END: i32 = 3;
 /// Offset of si_code in `kernel_siginfo`.
 const SI_CODE: u64 = 8;
@@ -22,7 +24,8 @@ const SI_CODE: u64 = 8;
 const QUEUED: i32 = 0;
 const IGNORED: i32 = 1;
 const COALESCED: i32 = 2;
-/// TRACE_SIGNAL_OVERFLOW_FAIL, _LOSE_INFO: no room below RLIMIT_SIGPENDING (`__send_signal_locked`, kernel/signal.c).
+/// TRACE_SIGNAL_OVERFLOW_FAIL, _LOSE_INFO: the queue has reached RLIMIT_SIGPENDING (`__send_signal_locked`,
+/// kernel/signal.c).
 const NO_ROOM: i32 = 3;
 const WITHOUT_INFO: i32 = 4;
 
@@ -31,9 +34,9 @@ const WITHOUT_INFO: i32 = 4;
 pub fn generated(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
     let merged = result == COALESCED && sig != SIGCHLD;
     if merged || result == NO_ROOM || result == WITHOUT_INFO {
-        return not_queued(call, sig, info, target, result);
+        return count_not_queued(call, sig, info, target, result);
     }
-    // Values 0 and 1 stand for "no information" (SEND_SIG_NOINFO, SEND_SIG_PRIV).
+    // 0 and 1 mean that there is no information (SEND_SIG_NOINFO, SEND_SIG_PRIV; include/linux/sched/signal.h).
     if sig != SIGCHLD || info <= 1 {
         return;
     }
@@ -57,8 +60,9 @@ pub fn generated(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
     }
 }
 
+/// Counts a signal that was dropped, lost its information, or was merged with a pending one.
 #[inline(always)]
-fn not_queued(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
+fn count_not_queued(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
     let tgid: u32 = kread::field_or_zero(target, Field::TaskTgid);
     if !filter::wanted(tgid) && !filter::wanted(task::ids().0) {
         return;
@@ -70,12 +74,12 @@ fn not_queued(call: &Call, sig: i32, info: u64, target: u64, result: i32) {
         _ => kind::SIGNAL_MERGED,
     };
     let obj = ObjRef { kind, ns: sig as u32, id: u64::from(tgid) };
-    // A positive code is the kernel's own (include/uapi/asm-generic/siginfo.h): whoever runs now did not send it.
-    let state = ObjState { a: task::start_ns(target), b: u64::from(code > 0), c: 0 };
-    refused::count(call, obj, state, 0, -1);
+    // A positive code is the kernel's own (include/uapi/asm-generic/siginfo.h): the current process did not send it.
+    let state = SignalState { target_start_ns: task::start_ns(target), from_kernel: code > 0 };
+    refused::count(call, obj, state.into(), 0, -1);
 }
 
-/// A signal reaches the current task's handler.
+/// A signal is delivered to a handler of the current task.
 #[inline(always)]
 pub fn delivered(call: &Call, sig: i32) {
     let (tgid, _) = task::ids();

@@ -1,4 +1,4 @@
-//! SysV message queues and segments: created, refused, removed. What threads wait for at a queue is in `msg`.
+//! System V message queues and segments: created, failed to create, removed. Sends and receives are in `msg`.
 
 use tracer_common::event::{SysvCreate, SysvFail, SysvRemove};
 use tracer_common::field::Field;
@@ -15,13 +15,14 @@ const ENOSPC: i32 = -28;
 const IPC_RMID: u32 = 0;
 const IPC_64: u32 = 0x100;
 
-/// An object of this kind may have been made: `exact` by newque or newseg, else msgget or shmget returned.
+/// `exact`: `newque` (ipc/msg.c) or `newseg` (ipc/shm.c) returned, which make an object of this kind. Else msgget or
+/// shmget returned, and the object may have existed before.
 #[inline(always)]
 pub fn created(call: &Call, kind: u32, exact: bool) {
     if !filter::wanted(task::ids().0) {
         return;
     }
-    // The int results of newque and newseg are not sign-extended.
+    // `newque` and `newseg` return an int: its errors are not sign-extended in the register.
     let ret = call.ret as i32;
     if ret < 0 && ret != ENOSPC && ret != ENOMEM {
         return;
@@ -41,8 +42,9 @@ pub fn created(call: &Call, kind: u32, exact: bool) {
     }
 }
 
-/// freeque or shm_destroy: the object goes, by IPC_RMID, with its last attachment, or with its namespace (then in a
-/// kernel worker). `perm` is the object, which begins with its `kern_ipc_perm`.
+/// `freeque` or `shm_destroy` begins: the object is freed by IPC_RMID, with its last attachment, or with its namespace.
+/// In the last case a kernel worker runs, which has no user registers. `perm`: the object, which begins with its
+/// `kern_ipc_perm`.
 #[inline(always)]
 pub fn freed(call: &Call, kind: u32, ns: u64, perm: u64) {
     let ns_end = Regs::current().is_none();
@@ -50,7 +52,7 @@ pub fn freed(call: &Call, kind: u32, ns: u64, perm: u64) {
     removed(call, kind, id, task::ns_inum(ns).unwrap_or(0), ns_end);
 }
 
-/// msgctl or shmctl returned; only what it removed matters.
+/// msgctl or shmctl returned; only IPC_RMID is recorded.
 #[inline(always)]
 pub fn controlled(call: &Call, kind: u32, regs: Regs) {
     if call.ret != 0 || regs.arg_or_zero(1) as u32 & !IPC_64 != IPC_RMID {

@@ -1,9 +1,10 @@
-//! Reads the snapshot of what exists now that `ls`, `show` and `rm` work on.
+//! Reads the snapshot of existing objects that `ls`, `show` and `rm` work on.
 
 use std::collections::HashMap;
 
 use anyhow::Result;
-use tracer_common::map::{ObjState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::PipeState;
 
 use tracer_collector::inventory::{self, Scope};
 use tracer_collector::kernel::host::Host;
@@ -39,7 +40,7 @@ fn fill_pipes(pipes: &mut [OpenObject]) -> Result<()> {
     let (_programs, mut files) = iter::files_alone(&Host::read())?;
     files.each(&mut |row| {
         if row.obj.kind == kind::PIPE && row.obj.ns == 0 {
-            let ObjState { a: slots, b: slots_used, c: bytes } = row.state;
+            let PipeState { capacity_slots: slots, used_slots: slots_used, used_bytes: bytes } = row.state.into();
             found.insert(row.obj.id, PipeFill { capacity_bytes: slots * page, bytes, slots, slots_used });
         }
     })?;

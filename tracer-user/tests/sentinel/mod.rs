@@ -3,6 +3,7 @@
 use tracer_common::event::{Body, FdReceive, HEADER_LEN, Header, PosixCreate, SocketAddress, Stall};
 use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
+use tracer_common::state::PipeState;
 use tracer_record::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -63,7 +64,7 @@ pub fn records(mark: &str, function: &str) -> Vec<Record> {
     let owner = FutexOwner { tid: OTHER, tgid: OTHER, start_ns: START - SECOND, comm: text() };
     let futex =
         FutexRow { obj: FUTEX, start_ns: START - SECOND, place: Some(place), owner_tid: OTHER, owner: Some(owner) };
-    let look = ReaderLook {
+    let look = ReaderSampleRow {
         obj: PIPE,
         tgid: OTHER,
         start_ns: START - SECOND,
@@ -75,7 +76,7 @@ pub fn records(mark: &str, function: &str) -> Vec<Record> {
     };
     let blocked = |obj, call| BlockedThread {
         obj,
-        state: State { a: 16, b: 4, c: 9 },
+        state: PipeState { capacity_slots: 16, used_slots: 4, used_bytes: 9 }.into(),
         tgid: PID,
         tid: PID,
         start_ns: START - SECOND,
@@ -210,7 +211,7 @@ fn inventory(mark: &str, ts_ns: u64) -> Inventory {
         holders: vec![],
         complete: true,
     };
-    let passed = PassedRow {
+    let passed = ReceivedFdsRow {
         tgid: PID,
         start_ns: START - SECOND,
         opener: OTHER,

@@ -1,8 +1,7 @@
-//! Debian packages: those installed on this machine, and those of other suites, fetched through a
-//! private apt root.
+//! Debian packages: those of this machine, and those of other suites from a private apt root.
 //!
 //! The private root has its own sources, lists and cache, and changes nothing on the machine.
-//! Mirror, proxy and keyrings are the machine's own, and every signature is checked by apt.
+//! It uses the machine's mirror, proxy and keyrings, and apt checks every signature.
 
 pub(crate) mod sources;
 
@@ -16,12 +15,12 @@ use crate::machine::{Machine, find_on_path, stdout_of};
 use crate::step::Step;
 use sources::{Source, Suite};
 
-/// A private apt root with the lists of some suites. Its folder goes when it is dropped.
+/// A private apt root with the lists of some suites. Its folder is removed on drop.
 pub(crate) struct PrivateRoot {
     folder: tempfile::TempDir,
 }
 
-/// What is needed to know of a package in a private root.
+/// A package in a private root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Package {
     pub(crate) name: String,
@@ -53,8 +52,8 @@ impl PrivateRoot {
         fs::write(root.path("apt.conf"), root.config())?;
         let names: Vec<&str> = suites.iter().map(|suite| suite.name).collect();
         step.now(&format!("package lists of {}", names.join(", ")));
-        // A suite that left the mirror fails the update; the others are still there, and what is
-        // missing is reported when a package is not found.
+        // A suite that is gone from the mirror fails the update, but the others are usable. A package that is
+        // missing then is an error of its own.
         let (status, tail) = step.capture(root.apt("apt-get").arg("update"), &mut |_| {})?;
         if !status.success() && root.names("")?.is_empty() {
             bail!(
@@ -74,7 +73,7 @@ impl PrivateRoot {
 
     /// All versions of a package; empty if there is none.
     pub(crate) fn versions(&self, name: &str) -> Result<Vec<Package>> {
-        // apt-cache fails when a package is unknown; that is an answer, not an error.
+        // apt-cache fails if a package is unknown, which is no error here.
         let output = self.apt("apt-cache").args(["show", name]).output().context("cannot run apt-cache")?;
         Ok(parse_packages(&String::from_utf8_lossy(&output.stdout)))
     }
@@ -113,12 +112,12 @@ impl PrivateRoot {
         command
     }
 
-    /// The options that make the root private. Read after the machine's own configuration, so
-    /// that its proxy, its keyrings and its certificates stay.
+    /// The options that make the root private. apt reads them after the machine's own configuration, so proxy, keyrings
+    /// and certificates stay in force.
     fn config(&self) -> String {
         let at = |name: &str| self.path(name).display().to_string();
         let mut config = String::new();
-        // The machine's hooks clean and index its own state, not ours.
+        // The machine's hooks clean and index the machine's state.
         for hook in [
             "APT::Update::Pre-Invoke",
             "APT::Update::Post-Invoke",
@@ -135,13 +134,13 @@ impl PrivateRoot {
             ("Dir::State::status", at("status")),
             ("Dir::State::lists", at("lists")),
             ("Dir::Cache", at("cache")),
-            // Some images switch these caches off; without them each look-up parses all lists.
+            // Some images disable these caches; without them each query parses all lists.
             ("Dir::Cache::pkgcache", "pkgcache.bin".to_owned()),
             ("Dir::Cache::srcpkgcache", "srcpkgcache.bin".to_owned()),
-            // Packing the lists again costs more than all the rest of the update.
+            // Compressing the lists takes longer than the rest of the update.
             ("Acquire::GzipIndexes", "false".to_owned()),
             ("Acquire::Languages", "none".to_owned()),
-            // apt's own user cannot enter a folder below a home.
+            // apt's own user has no access to a folder below a home.
             ("APT::Sandbox::User", "root".to_owned()),
         ] {
             config.push_str(&format!("{option} \"{value}\";\n"));
@@ -179,10 +178,10 @@ pub(crate) fn install(machine: &Machine, step: &Step, packages: &[&str]) -> Resu
     if status.success() {
         return Ok(());
     }
-    // Most often the lists are empty or old: fetch them, and try once more.
+    // Most often the lists are empty or old.
     step.now("apt-get update");
     step.capture(&mut apt(&["update"])?, &mut |_| {})?;
-    step.run(&mut apt(&arguments)?).with_context(|| format!("run `{why}` by hand and see what it says"))
+    step.run(&mut apt(&arguments)?).with_context(|| format!("run `{why}` by hand to see its messages"))
 }
 
 /// The machine's own sources, from the files that its apt configuration names.
@@ -209,7 +208,7 @@ fn machine_sources() -> Result<Vec<Source>> {
     files.sort();
     let mut sources = Vec::new();
     for file in files {
-        // One unreadable or absent file leaves the others.
+        // A missing or unreadable file does not affect the others.
         let Ok(text) = fs::read_to_string(&file) else {
             continue;
         };
@@ -236,7 +235,7 @@ fn codename() -> Result<String> {
     }
 }
 
-/// Parses what `apt-cache show` prints.
+/// Parses the output of `apt-cache show`.
 fn parse_packages(text: &str) -> Vec<Package> {
     text.split("\n\n")
         .filter_map(|stanza| {

@@ -1,6 +1,6 @@
-//! The machine's own apt sources, parsed: where its mirror is and which keyring signs it.
+//! The machine's own apt sources, parsed: its mirror and the keyring of that mirror.
 //!
-//! Pure: text in, sources out. No mirror's name is written here; it always comes from the machine.
+//! Pure: text in, sources out. The mirror's name always comes from the machine.
 
 use anyhow::{Context, Result};
 
@@ -33,9 +33,9 @@ impl Source {
         self.field(name).unwrap_or_default().split_whitespace()
     }
 
-    /// Which archive of the distribution this source is, if it is one of the two.
+    /// The distribution's archive that this source is, if it is one of the two.
     fn archive(&self, codename: &str) -> Option<Archive> {
-        // A flat or foreign repository has no component `main` of our suite.
+        // Only the distribution's archives have the component `main` of its suites.
         if !self.words("Components").any(|word| word == "main") {
             return None;
         }
@@ -54,7 +54,7 @@ impl Source {
     fn with_suite(&self, suite: &str) -> String {
         let mut text = format!("Types: deb\nSuites: {suite}\nComponents: main\n");
         for (key, value) in &self.fields {
-            // `Trusted` would switch the signature check off: never carried over.
+            // Never `Trusted`, which disables the signature check.
             let kept = ["URIs", "Signed-By", "Check-Valid-Until"];
             if kept.iter().any(|name| name.eq_ignore_ascii_case(key)) {
                 text.push_str(&format!("{key}: {value}\n"));
@@ -79,7 +79,7 @@ pub(crate) fn parse_deb822(text: &str) -> Vec<Source> {
                 sources.push(source);
             }
         } else if line.starts_with([' ', '\t']) {
-            // A continued value: an embedded key, or a long list.
+            // A continuation line: an embedded key, or a long list.
             if let Some((_, value)) = fields.last_mut() {
                 value.push('\n');
                 value.push_str(line);
@@ -125,7 +125,7 @@ fn parse_list_line(line: &str) -> Option<Source> {
     Some(Source { fields })
 }
 
-/// Sources of other suites, on the mirrors that the machine itself uses.
+/// Sources of other suites on the machine's own mirrors.
 pub(crate) fn derive(sources: &[Source], codename: &str, suites: &[Suite]) -> Result<String> {
     let mut stanzas = Vec::new();
     for suite in suites {
@@ -137,7 +137,7 @@ pub(crate) fn derive(sources: &[Source], codename: &str, suites: &[Suite]) -> Re
     // A machine without the security archive still has the main one.
     (!stanzas.is_empty())
         .then(|| stanzas.join("\n"))
-        .with_context(|| format!("this machine's apt sources name no Debian mirror for `{codename}`"))
+        .with_context(|| format!("this machine's apt sources have no Debian mirror for `{codename}`"))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The scenario `baseline`: what it costs to read what exists, on a host with many processes and descriptors, and in an
-//! IPC namespace that is nearly full of semaphore sets.
+//! The scenario `baseline`: the cost of the baseline on a host with many processes and descriptors, and of `ls sem` in
+//! an IPC namespace that is nearly full of semaphore sets.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -14,18 +14,18 @@ use super::workload::Running;
 use crate::machine::{Machine, find_on_path};
 use crate::step::Step;
 
-/// The tables of such a host are to be read in this time, and in this memory.
+/// The goals for time and memory of the baseline.
 const GOAL_MS: f64 = 2_000.0;
 const GOAL_MIB: f64 = 100.0;
-/// What `ls sem` may cost, in terms of `ipcs -s`.
+/// The goal for the time of `ls sem`, in terms of `ipcs -s`.
 const GOAL_IPCS: f64 = 2.0;
 
-/// All runs of the scenario; an empty list was not measured.
+/// The results of all runs; an empty list was not measured.
 #[derive(Debug, Default)]
 pub(super) struct Baseline {
     /// From the start of `watch --all` to `ready`.
     ready_ms: Vec<f64>,
-    /// Of it, reading the tables and taking them into the model.
+    /// The part of it that reads the tables and applies them to the model.
     tables_ms: Vec<f64>,
     watch_mib: Vec<f64>,
     ls_ms: Vec<f64>,
@@ -36,7 +36,7 @@ pub(super) struct Baseline {
     skipped: Vec<String>,
 }
 
-/// Measures all of it. What cannot be measured here is left out, with its reason.
+/// Runs the scenario. Skips what cannot be measured here, with its reason.
 pub(super) fn measure(machine: &Machine, log_dir: &Path, runs: u16) -> Result<Baseline> {
     let what = format!("{runs} rounds among {PROCESSES} processes, and among {SETS} semaphore sets");
     let step = Step::start("baseline", &what, log_dir)?;
@@ -75,8 +75,8 @@ impl Baseline {
         command.args(["watch", "--all", "--duration", "100ms", "--format", "json", "-o"]);
         command.arg(folder.path().join("report.json")).env("IPCTRACE_LOG", "ipctrace=debug,tracer_collector=debug");
         let ended = run(&mut command)?;
-        self.ready_ms.push(ended.ready_ms.context("ipctrace did not say `ready`")?);
-        self.tables_ms.push(ended.tables_ms.context("ipctrace did not tell the time of its baseline")?);
+        self.ready_ms.push(ended.ready_ms.context("ipctrace did not print `ready`")?);
+        self.tables_ms.push(ended.tables_ms.context("ipctrace did not log the time of its baseline")?);
         self.watch_mib.push(ended.peak_mib);
         Ok(())
     }
@@ -86,8 +86,8 @@ impl Baseline {
         let (ours, theirs) = (format!("{}\tls\tsem", program.display()), format!("{}\t-s", ipcs.display()));
         let mut crowd = Running::start_command(["crowd", "sets"])?;
         for _ in 0..runs {
-            self.ipcs_ms.push(crowd.say(&theirs)? as f64 / 1e6);
-            self.ls_sem_ms.push(crowd.say(&ours)? as f64 / 1e6);
+            self.ipcs_ms.push(crowd.request(&theirs)? as f64 / 1e6);
+            self.ls_sem_ms.push(crowd.request(&ours)? as f64 / 1e6);
         }
         Ok(())
     }
@@ -102,10 +102,10 @@ impl Baseline {
         let mut text = format!("{PROCESSES} processes, {} descriptors\n", PROCESSES * FDS_A_PROCESS);
         let mut line = |what: &str, value: Option<f64>, unit: &str, goal: Option<f64>| {
             let Some(value) = value else { return };
-            let told = goal.map_or_else(String::new, |goal| {
+            let verdict = goal.map_or_else(String::new, |goal| {
                 format!("   <= {goal} {unit}: {}", if value <= goal { "reached" } else { "not reached" })
             });
-            text.push_str(&format!("{what:34} {value:>9.1} {unit:3}{told}\n"));
+            text.push_str(&format!("{what:34} {value:>9.1} {unit:3}{verdict}\n"));
         };
         line("watch --all, until ready", median(&self.ready_ms), "ms", None);
         line("watch --all, its baseline", median(&self.tables_ms), "ms", Some(GOAL_MS));
@@ -153,7 +153,7 @@ fn most(values: &[f64]) -> Option<f64> {
     sorted(values).last().copied()
 }
 
-/// What a run of ipctrace cost.
+/// The cost of a run of ipctrace.
 struct Ended {
     wall_ms: f64,
     peak_mib: f64,
@@ -161,7 +161,7 @@ struct Ended {
     tables_ms: Option<f64>,
 }
 
-/// Runs it to its end; its standard output is read by nobody.
+/// Runs the command and discards its standard output.
 fn run(command: &mut Command) -> Result<Ended> {
     let started = Instant::now();
     let ms = || started.elapsed().as_secs_f64() * 1e3;
@@ -171,26 +171,26 @@ fn run(command: &mut Command) -> Result<Ended> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
-    let (mut ready_ms, mut tables_ms, mut said) = (None, None, Vec::new());
+    let (mut ready_ms, mut tables_ms, mut messages) = (None, None, Vec::new());
     for line in BufReader::new(child.stderr.take().context("no standard error")?).lines() {
-        let line = line.context("cannot read its messages")?;
+        let line = line.context("cannot read the messages of ipctrace")?;
         if let Some((_, rest)) = line.split_once("baseline_us=") {
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
             tables_ms = digits.parse::<f64>().ok().map(|us| us / 1e3);
         } else if line.trim() == "ready" {
             ready_ms = Some(ms());
         }
-        said.push(line);
+        messages.push(line);
     }
     let pid = i32::try_from(child.id()).context("a pid beyond 31 bits")?;
     let mut status = 0;
     // SAFETY: an all-zero rusage is a valid one.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are valid; the child is ours, and nobody else waits for it.
+    // SAFETY: both pointers are valid. The child is ours, and nothing else waits for it.
     let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
     ensure!(waited == pid, "cannot wait for ipctrace: {}", std::io::Error::last_os_error());
     if status != 0 {
-        bail!("ipctrace ended with wait status {status:#x}: {}", said.join("; "));
+        bail!("ipctrace ended with wait status {status:#x}: {}", messages.join("; "));
     }
     Ok(Ended { wall_ms: ms(), peak_mib: usage.ru_maxrss as f64 / 1024.0, ready_ms, tables_ms })
 }
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goals_and_what_is_missing() {
+    fn goals_and_skips_are_in_the_table() {
         let found = Baseline {
             tables_ms: vec![900.0, 2_500.0, 1_000.0],
             watch_mib: vec![90.0, 101.0],
@@ -210,11 +210,11 @@ mod tests {
             ..Baseline::default()
         };
         let text = found.text();
-        for (what, told) in
+        for (what, verdict) in
             [("its baseline", ": reached"), ("peak memory", "not reached"), ("ls sem / ipcs", ": reached")]
         {
             let line = text.lines().find(|line| line.contains(what)).unwrap_or_default();
-            assert!(line.ends_with(told), "{line:?}");
+            assert!(line.ends_with(verdict), "{line:?}");
         }
         assert!(text.contains("skipped: ls: why") && !text.contains("until ready"), "{text}");
     }

@@ -1,7 +1,7 @@
 //! A crowd for the baseline: many processes with many descriptors, or many semaphore sets.
 //!
-//! Each is made by one process of its own, which says `ready`, and takes everything away again when its standard
-//! input closes. The sets live in an IPC namespace of their own.
+//! A process creates it, prints `ready`, and removes it when its standard input closes. The sets are in an IPC namespace
+//! of their own.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,16 +18,16 @@ use rustix::process::{
 
 use super::workload::ignore_interrupts;
 
-/// The crowd's size: a large host.
+/// The size of the crowd: a large host.
 pub(super) const PROCESSES: usize = 5_000;
 pub(super) const FDS_A_PROCESS: usize = 40;
 /// Below the default limit of 32,000.
 pub(super) const SETS: usize = 30_000;
-/// What the descriptors are, beside files: two for each pipe, one for each eventfd.
+/// The descriptors that are no files: two for each pipe, one for each eventfd.
 const PIPES: usize = 10;
 const EVENTFDS: usize = 8;
 
-/// What a crowd is of.
+/// The kind of a crowd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Crowd {
     Processes,
@@ -36,8 +36,8 @@ pub(crate) enum Crowd {
 
 /// The crowd's own side: `cargo xtask crowd KIND`.
 ///
-/// With sets, each line of standard input is a command, its words separated by tabs, that is run among them; the answer
-/// is the nanoseconds that it took.
+/// With sets, each line of standard input is a command with its words separated by tabs. It runs in the namespace of the
+/// sets, and its time in nanoseconds is printed.
 pub(crate) fn serve(crowd: Crowd) -> Result<()> {
     ignore_interrupts();
     match crowd {
@@ -47,7 +47,7 @@ pub(crate) fn serve(crowd: Crowd) -> Result<()> {
 }
 
 fn processes() -> Result<()> {
-    // What this program was given by whoever started it would be in all tables. Kernels before 5.9 do not know the call.
+    // Inherited descriptors would be in all tables. Kernels before 5.9 do not have the call.
     // SAFETY: no pointers; nothing but the standard descriptors is in use yet.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     let mut children = Vec::with_capacity(PROCESSES);
@@ -56,7 +56,7 @@ fn processes() -> Result<()> {
         std::io::stdin().read_to_end(&mut Vec::new()).map(drop).context("cannot read standard input")
     });
     for child in &children {
-        // It may be gone.
+        // It may have ended.
         let _ = kill_process(*child, Signal::KILL);
     }
     for child in children {
@@ -66,12 +66,12 @@ fn processes() -> Result<()> {
 }
 
 fn populate(children: &mut Vec<Pid>) -> Result<()> {
-    let (all_ready, one_ready) = pipe().context("cannot make a pipe")?;
-    // A pipe that all share, such as the log of a supervisor.
-    let (log_reader, log) = pipe().context("cannot make a pipe")?;
+    let (all_ready, one_ready) = pipe().context("cannot create a pipe")?;
+    // A pipe that all processes share, such as the log of a supervisor.
+    let (log_reader, log) = pipe().context("cannot create a pipe")?;
     let parent = getpid();
     for number in 0..PROCESSES {
-        // SAFETY: this process has one thread, so the child may go on as a normal process.
+        // SAFETY: this process has one thread, so the child is a normal process.
         let pid = unsafe { libc::fork() };
         ensure!(pid >= 0, "fork failed after {number} processes: {}", std::io::Error::last_os_error());
         let Some(child) = Pid::from_raw(pid) else {
@@ -83,15 +83,15 @@ fn populate(children: &mut Vec<Pid>) -> Result<()> {
     }
     drop((one_ready, log));
     let mut ready = Vec::new();
-    // Those that fail end, so this does not wait for them.
+    // A process that fails ends, so this does not block on it.
     File::from(all_ready).take(PROCESSES as u64).read_to_end(&mut ready)?;
     drop(log_reader);
     ensure!(ready.len() == PROCESSES, "only {} of {PROCESSES} processes have their descriptors", ready.len());
     Ok(())
 }
 
-/// One process of the crowd, which says when it is complete; returns only if it cannot be one.
-/// It inherits the log, and closes what else belongs to the parent.
+/// One process of the crowd, which reports when it is complete. Returns only on an error.
+/// It keeps the log, and closes the parent's other descriptors.
 fn member(parent: Pid, ready: &OwnedFd, of_parent: [&OwnedFd; 3]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if getppid() != Some(parent) {
@@ -99,12 +99,12 @@ fn member(parent: Pid, ready: &OwnedFd, of_parent: [&OwnedFd; 3]) -> Result<()> 
     }
     let null = File::options().read(true).write(true).open("/dev/null")?;
     for standard in 0..3 {
-        // SAFETY: no pointers; whatever these numbers were, nothing here uses them any more.
+        // SAFETY: no pointers; whatever these numbers were, nothing here uses them.
         unsafe { libc::dup2(null.as_raw_fd(), standard) };
     }
     let _pipes = std::iter::repeat_with(pipe).take(PIPES).collect::<Result<Vec<_>, _>>()?;
     let _events = (0..EVENTFDS).map(|n| eventfd(n as u32, EventfdFlags::empty())).collect::<Result<Vec<_>, _>>()?;
-    // Three standard ones, the one that is opened first, and the log.
+    // Besides three standard ones, the first one of /dev/null, and the log.
     let others = FDS_A_PROCESS - 3 - 1 - 1 - 2 * PIPES - EVENTFDS;
     let _files = std::iter::repeat_with(|| null.try_clone()).take(others).collect::<Result<Vec<_>, _>>()?;
     rustix::io::write(ready, b".")?;
@@ -120,7 +120,7 @@ fn member(parent: Pid, ready: &OwnedFd, of_parent: [&OwnedFd; 3]) -> Result<()> 
 fn sets() -> Result<()> {
     // SAFETY: no pointers; this process has one thread.
     let unshared = unsafe { libc::unshare(libc::CLONE_NEWIPC) };
-    ensure!(unshared == 0, "cannot make an IPC namespace: {}", std::io::Error::last_os_error());
+    ensure!(unshared == 0, "cannot create an IPC namespace: {}", std::io::Error::last_os_error());
     for number in 0..SETS {
         // SAFETY: plain numbers. The namespace's end removes them.
         let id = unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) };

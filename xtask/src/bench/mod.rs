@@ -1,10 +1,9 @@
-//! `cargo xtask bench`: what tracing costs, on fixed work.
+//! `cargo xtask bench`: the cost of tracing fixed work.
 //!
-//! Each workload runs untraced and under each tracer in turn, several rounds, and the medians are
-//! compared: slow-down is t / t_untraced - 1. All work is pinned to one processor; spread over two,
-//! the second hides the cost.
+//! Each workload runs untraced and under each tracer in turn, for several rounds; slow-down is t / t_untraced - 1, of
+//! medians. All work is pinned to one CPU, because a second one would hide the cost.
 //!
-//! The other scenario is what it costs to read what exists, on a machine with many processes.
+//! The other scenario measures the baseline on a machine with many processes.
 
 mod baseline;
 pub(crate) mod crowd;
@@ -25,31 +24,31 @@ use table::{Cell, Row};
 use tracer::Mode;
 use workload::{Running, Work};
 
-/// What is measured.
+/// What the command measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Scenario {
     /// The slow-down of traced work
     Tracing,
-    /// Reading what exists among many processes, descriptors and semaphore sets
+    /// The baseline among many processes, descriptors and semaphore sets
     Baseline,
 }
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Rounds; the median of each mode is taken
+    /// Number of rounds; the result is the median of each mode
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Only this scenario [default: both]
+    /// Measure only this scenario [default: both]
     #[arg(long, value_enum)]
     scenario: Option<Scenario>,
-    /// Only these workloads [default: all]
+    /// Measure only these workloads [default: all]
     #[arg(long, value_enum)]
     work: Vec<Work>,
-    /// Only these modes, beside untraced [default: all]
+    /// Measure only these modes, and untraced [default: all]
     #[arg(long, value_enum)]
     mode: Vec<Mode>,
-    /// The programs are built already (set when the command starts itself again through sudo)
+    /// The programs are built (set when the command restarts itself through sudo)
     #[arg(long, hide = true)]
     built: bool,
 }
@@ -73,7 +72,7 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
         let step = Step::start(work.name(), &what, &log_dir)?;
         let row = measure(machine, &step, work, &modes, options.runs)?;
         step.done("measured");
-        // At once: a long bench that is stopped has told what it knows.
+        // Printed at once, so that a bench that is interrupted has results.
         eprint!("{}", table::text(std::slice::from_ref(&row)));
         rows.push(row);
     }
@@ -87,7 +86,7 @@ pub(crate) fn run(machine: &Machine, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs all rounds of one workload. A mode that cannot run is left out, with its reason.
+/// Runs all rounds of one workload. Skips a mode that cannot run, with its reason.
 fn measure(machine: &Machine, step: &Step, work: Work, modes: &[Mode], runs: u16) -> Result<Row> {
     let mut cells: Vec<Cell> = modes.iter().map(|mode| Cell::new(*mode)).collect();
     for round in 1..=runs {
@@ -98,7 +97,7 @@ fn measure(machine: &Machine, step: &Step, work: Work, modes: &[Mode], runs: u16
             step.now(&format!("round {round} of {runs}: {}", cell.mode.name()));
             match once(machine, work, cell.mode) {
                 Ok(nanoseconds) => cell.times_ns.push(nanoseconds),
-                // Without its yardstick the whole row means nothing.
+                // All slow-downs of the row are relative to this one.
                 Err(error) if cell.mode == Mode::Untraced => return Err(error),
                 Err(error) => {
                     let reason = format!("{error:#}");
@@ -111,21 +110,21 @@ fn measure(machine: &Machine, step: &Step, work: Work, modes: &[Mode], runs: u16
     Ok(Row { work: work.name(), cells })
 }
 
-/// One run: the workload is ready, the tracer attaches, the work is done, the tracer ends.
+/// One run: starts the workload, attaches the tracer, does the work, ends the tracer. Returns the nanoseconds.
 fn once(machine: &Machine, work: Work, mode: Mode) -> Result<u64> {
     let mut running = Running::start(Some(work))?;
-    // A process that the workload has nothing to do with, for the modes that look elsewhere.
+    // The target of the modes that trace another process.
     let bystander = Running::start(None)?;
-    let target = if mode.matches() { running.pid() } else { bystander.pid() };
+    let target = if mode.traces_workload() { running.pid() } else { bystander.pid() };
     let tracer = tracer::start(machine, mode, work, target)?;
-    let elapsed = running.go()?;
+    let elapsed = running.run()?;
     if let Some(tracer) = tracer {
         tracer.finish(mode)?;
     }
     Ok(elapsed)
 }
 
-/// The same command, through sudo: every tracer needs root, and so does signalling it.
+/// Runs the same command through sudo: tracers need root, and so does a signal to them.
 fn again_as_root(machine: &Machine, built: bool) -> Result<ExitCode> {
     let why = "the bench (all tracers load eBPF programs or trace other processes)";
     machine.announce_root(why);

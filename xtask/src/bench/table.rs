@@ -1,4 +1,4 @@
-//! The bench's figures: medians and slow-downs as a table, every single time as JSON.
+//! The results of the bench: medians and slow-downs as a table, every time as JSON.
 //!
 //! Pure: measurements in, text out.
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::tracer::Mode;
 
-/// What of bpftrace's slow-down ipctrace may cost at most, when it traces the workload.
+/// The goal for ipctrace's slow-down of a traced workload, in terms of bpftrace's.
 const GOAL: f64 = 1.3;
 
 /// All modes of one workload.
@@ -21,7 +21,7 @@ pub(super) struct Row {
 pub(super) struct Cell {
     pub(super) mode: Mode,
     pub(super) times_ns: Vec<u64>,
-    /// Why it was not measured.
+    /// Why the mode was not measured.
     pub(super) skipped: Option<String>,
 }
 

@@ -1,7 +1,7 @@
-//! The tracers that are compared, each started on a pid, waited for until it traces, and ended as
-//! its user would end it.
+//! The tracers that are compared: each starts on a pid, and ends as its user would end it.
 
 use std::io::{BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -14,20 +14,20 @@ use super::workload::Work;
 use crate::machine::{Machine, find_on_path};
 use crate::step::each_line;
 
-/// How long a tracer may take to attach, or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest time that a tracer may take to attach, or to end.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The ways to run a workload.
+/// How a workload runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Mode {
     Untraced,
-    /// ipctrace, on another process
+    /// ipctrace on another process
     IpctraceOther,
-    /// ipctrace, on the workload
+    /// ipctrace on the workload
     Ipctrace,
-    /// The least bpftrace script that answers the same question, on another process
+    /// The smallest bpftrace script for the same question, on another process
     BpftraceOther,
-    /// The least bpftrace script that answers the same question, on the workload
+    /// The smallest bpftrace script for the same question, on the workload
     Bpftrace,
     /// strace -f -c
     Strace,
@@ -48,8 +48,8 @@ impl Mode {
         }
     }
 
-    /// Whether the tracer looks at the workload itself.
-    pub(crate) fn matches(self) -> bool {
+    /// Whether the tracer's target is the workload itself.
+    pub(crate) fn traces_workload(self) -> bool {
         match self {
             Self::Ipctrace | Self::Bpftrace | Self::Strace => true,
             Self::Untraced | Self::IpctraceOther | Self::BpftraceOther => false,
@@ -57,48 +57,20 @@ impl Mode {
     }
 }
 
-/// A tracer at work.
+/// A running tracer.
 pub(crate) struct Tracer {
     child: Child,
     lines: Receiver<String>,
-    /// What it said so far.
-    said: Vec<String>,
+    /// Its output so far.
+    output: Vec<String>,
     _folder: tempfile::TempDir,
 }
 
-/// Starts the mode's tracer on a process, and returns once it traces. Untraced, there is none.
+/// Starts the mode's tracer on a process and returns once it traces; `None` for untraced.
 pub(crate) fn start(machine: &Machine, mode: Mode, work: Work, target: u32) -> Result<Option<Tracer>> {
     let folder = tempfile::tempdir().context("cannot create a folder for the tracer's output")?;
-    let target = target.to_string();
-    // The command, and the words in a line that say that it traces.
-    let (mut command, sign) = match mode {
-        Mode::Untraced => return Ok(None),
-        Mode::Ipctrace | Mode::IpctraceOther => {
-            let mut command = Command::new(machine.release_binary("ipctrace"));
-            command.args(["watch", "-p", &target, "--format", "json", "-o"]);
-            command.arg(folder.path().join("report.json"));
-            (command, "ready")
-        }
-        Mode::Bpftrace | Mode::BpftraceOther => {
-            // It reads tracefs below debugfs; not every machine mounts them. In a mount namespace
-            // of its own, nothing of this stays behind.
-            let mut command = Command::new(installed("unshare")?);
-            command
-                .args(["--mount", "sh", "-c"])
-                .arg(
-                    "mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; \
-                     mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; exec \"$@\"",
-                )
-                .arg("sh")
-                .arg(installed("bpftrace")?)
-                .args(["-B", "line", "-e", &script(work, &target)]);
-            (command, "ready")
-        }
-        Mode::Strace => {
-            let mut command = Command::new(installed("strace")?);
-            command.args(["-f", "-c", "-p", &target, "-o"]).arg(folder.path().join("counts"));
-            (command, "attached")
-        }
+    let Some((mut command, ready)) = command(machine, mode, work, &target.to_string(), folder.path())? else {
+        return Ok(None);
     };
     let mut child = command
         .stdin(Stdio::null())
@@ -115,66 +87,104 @@ pub(crate) fn start(machine: &Machine, mode: Mode, work: Work, target: u32) -> R
         let sender = sender.clone();
         thread::spawn(move || {
             each_line(BufReader::new(output), |line| {
-                // Nobody listens once the tracer is done with.
+                // The receiver is gone once the tracer is finished.
                 let _ = sender.send(line.to_owned());
             });
         });
     }
-    // Only the readers send now: when both end, so did the tracer's output.
+    // Only the threads hold senders now, so the channel closes with the tracer's output.
     drop(sender);
-    let mut tracer = Tracer { child, lines, said: Vec::new(), _folder: folder };
-    tracer.wait_for(sign)?;
+    let mut tracer = Tracer { child, lines, output: Vec::new(), _folder: folder };
+    tracer.wait_for(ready)?;
     Ok(Some(tracer))
 }
 
+/// The tracer's command, and the text in its output once it traces.
+fn command(
+    machine: &Machine,
+    mode: Mode,
+    work: Work,
+    target: &str,
+    folder: &Path,
+) -> Result<Option<(Command, &'static str)>> {
+    Ok(match mode {
+        Mode::Untraced => None,
+        Mode::Ipctrace | Mode::IpctraceOther => {
+            let mut command = Command::new(machine.release_binary("ipctrace"));
+            command.args(["watch", "-p", target, "--format", "json", "-o"]).arg(folder.join("report.json"));
+            Some((command, "ready"))
+        }
+        Mode::Bpftrace | Mode::BpftraceOther => {
+            // bpftrace reads tracefs below debugfs, which not every machine mounts. A mount namespace of its own
+            // leaves nothing behind.
+            let mut command = Command::new(installed("unshare")?);
+            command
+                .args(["--mount", "sh", "-c"])
+                .arg(
+                    "mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; \
+                     mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; exec \"$@\"",
+                )
+                .arg("sh")
+                .arg(installed("bpftrace")?)
+                .args(["-B", "line", "-e", &script(work, target)]);
+            Some((command, "ready"))
+        }
+        Mode::Strace => {
+            let mut command = Command::new(installed("strace")?);
+            command.args(["-f", "-c", "-p", target, "-o"]).arg(folder.join("counts"));
+            Some((command, "attached"))
+        }
+    })
+}
+
 impl Tracer {
-    fn wait_for(&mut self, sign: &str) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
+    fn wait_for(&mut self, text: &str) -> Result<()> {
+        let until = Instant::now() + TIMEOUT;
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let found = line.contains(sign);
-                    self.said.push(line);
+                    let found = line.contains(text);
+                    self.output.push(line);
                     if found {
                         return Ok(());
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("it did not trace within {} s", PATIENCE.as_secs())
+                    bail!("the tracer did not attach within {} s", TIMEOUT.as_secs())
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    bail!("it ended at once: {}", self.said.join("; "))
+                    bail!("the tracer ended early: {}", self.output.join("; "))
                 }
             }
         }
     }
 
-    /// Ends the tracer with Ctrl-C, and checks that it saw what it was to see.
+    /// Ends the tracer with SIGINT, and checks that it traced.
     pub(crate) fn finish(mut self, mode: Mode) -> Result<()> {
         let id = i32::try_from(self.child.id()).context("a pid beyond 31 bits")?;
         if let Some(pid) = Pid::from_raw(id) {
-            // It may have ended by itself; its status tells.
+            // It may have ended by itself; its status shows that.
             let _ = kill_process(pid, Signal::INT);
         }
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         let status = loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for the tracer")? {
                 break status;
             }
             if Instant::now() > until {
-                bail!("it did not end within {} s after SIGINT", PATIENCE.as_secs());
+                bail!("the tracer did not end within {} s after SIGINT", TIMEOUT.as_secs());
             }
             thread::sleep(Duration::from_millis(10));
         };
-        self.said.extend(self.lines.iter());
+        self.output.extend(self.lines.iter());
         let own = matches!(mode, Mode::Ipctrace | Mode::IpctraceOther);
         if own && !status.success() {
-            bail!("ipctrace ended with {status}: {}", self.said.join("; "));
+            bail!("ipctrace ended with {status}: {}", self.output.join("; "));
         }
-        // A tracer that saw nothing costs nothing: that would be no measurement.
-        let counted = self.said.iter().any(|line| line.starts_with("@calls["));
+        // A tracer that records nothing costs nothing, so its time would mean nothing.
+        let counted = self.output.iter().any(|line| line.starts_with("@calls["));
         if mode == Mode::Bpftrace && !counted {
-            bail!("bpftrace counted no call: {}", self.said.join("; "));
+            bail!("bpftrace counted no call: {}", self.output.join("; "));
         }
         Ok(())
     }
@@ -182,7 +192,7 @@ impl Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // After an error it may still run.
+        // It may still run after an error.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -192,9 +202,9 @@ fn installed(program: &str) -> Result<std::path::PathBuf> {
     find_on_path(program).with_context(|| format!("{program} is not installed: apt-get install {program}"))
 }
 
-/// Counts calls and keeps a histogram of their durations, for each object, in one process.
+/// A script that counts calls and keeps a histogram of their durations, for each object of one process.
 fn script(work: Work, target: &str) -> String {
-    // System calls, and the argument that names the object.
+    // The system calls, and their argument that is the object.
     let (calls, object): (&[&str], &str) = match work {
         Work::PipePingpong | Work::PipeBulk | Work::Eventfd => (&["read", "write"], "fd"),
         // glibc's semop is the system call semtimedop on some versions.
@@ -211,7 +221,7 @@ fn script(work: Work, target: &str) -> String {
              delete(@start[tid]); delete(@object[tid]); }}\n"
         ));
     }
-    // BEGIN runs before the probes are attached; a timer, attached last, does not.
+    // BEGIN runs before the probes are attached. The timer is attached last.
     script.push_str("interval:ms:250 { printf(\"ready\\n\"); }\n");
     script
 }

@@ -1,7 +1,7 @@
-//! The fixed work that is measured: small loops of IPC calls, each in a process of its own.
+//! The work that the bench measures: loops of IPC calls, each in a process of its own.
 //!
-//! The process says `ready`, waits for a line, works, prints the nanoseconds it took, and ends when
-//! its standard input closes: no tracer ever sees it start or end.
+//! The process prints `ready`, waits for a line, works, prints its time in nanoseconds, and ends when its standard input
+//! closes. So it starts before the tracer and ends after it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +24,7 @@ pub(crate) enum Work {
     SemopPingpong,
 }
 
-/// The size of the work: half a second or so untraced, so that the slowest tracer takes seconds.
+/// The size of the work: about half a second untraced, seconds with the slowest tracer.
 const ROUND_TRIPS: u32 = 100_000;
 const EVENTFD_PAIRS: u32 = 400_000;
 const BULK_BLOCKS: u32 = 16_000;
@@ -43,7 +43,7 @@ impl Work {
     }
 }
 
-/// A workload's process, seen from the bench. It ends when this is dropped.
+/// The bench's handle of a workload's process, which ends on drop.
 pub(crate) struct Running {
     child: Child,
     input: Option<ChildStdin>,
@@ -51,13 +51,13 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts the process and waits until it is ready. Without work it only waits.
+    /// Starts the process and waits until it is ready. Without work the process idles.
     pub(crate) fn start(work: Option<Work>) -> Result<Self> {
         let name = work.map(Work::name);
         Self::start_command(std::iter::once("work").chain(name))
     }
 
-    /// Starts another hidden command of this program, and waits until it is ready.
+    /// Starts a hidden command of this program and waits until it is ready.
     pub(crate) fn start_command<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let own = std::env::current_exe().context("cannot find this program")?;
         let mut child = Command::new(own)
@@ -67,11 +67,11 @@ impl Running {
             .spawn()
             .context("cannot start a workload")?;
         let input = child.stdin.take();
-        let output = child.stdout.take().context("a workload without output")?;
+        let output = child.stdout.take().context("a workload has no standard output")?;
         let mut running = Self { child, input, output: BufReader::new(output) };
         match running.line()?.as_str() {
             "ready" => Ok(running),
-            other => bail!("a workload said `{other}` instead of `ready`"),
+            other => bail!("a workload printed `{other}` instead of `ready`"),
         }
     }
 
@@ -79,29 +79,29 @@ impl Running {
         self.child.id()
     }
 
-    /// Lets it work; returns the nanoseconds that it took. It lives on until it is dropped.
-    pub(crate) fn go(&mut self) -> Result<u64> {
-        self.say("go")
+    /// Runs the work and returns its nanoseconds. The process lives until drop.
+    pub(crate) fn run(&mut self) -> Result<u64> {
+        self.request("go")
     }
 
-    /// Hands it a line; returns the nanoseconds that it took to do what the line says.
-    pub(crate) fn say(&mut self, line: &str) -> Result<u64> {
-        let input = self.input.as_mut().context("a workload without input")?;
+    /// Sends a line and returns the nanoseconds that the process needed for it.
+    pub(crate) fn request(&mut self, line: &str) -> Result<u64> {
+        let input = self.input.as_mut().context("a workload has no standard input")?;
         input.write_all(format!("{line}\n").as_bytes()).context("a workload ended early")?;
         let line = self.line()?;
-        line.parse().with_context(|| format!("a workload said `{line}` instead of its time"))
+        line.parse().with_context(|| format!("a workload printed `{line}` instead of its time"))
     }
 
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.output.read_line(&mut line).context("a workload cannot be read")?;
+        self.output.read_line(&mut line).context("cannot read from a workload")?;
         Ok(line.trim().to_owned())
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Its sign to end.
+        // End of file ends the process.
         self.input.take();
         let _ = self.child.wait();
     }
@@ -111,7 +111,7 @@ impl Drop for Running {
 pub(crate) fn serve(work: Option<Work>) -> Result<()> {
     pin_to_one_processor()?;
     ignore_interrupts();
-    // Objects are made before `ready`: what is measured is their use.
+    // Objects are created before `ready`, so only their use is measured.
     let body = work.map(prepare).transpose()?;
     println!("ready");
     let mut line = String::new();
@@ -161,8 +161,8 @@ fn prepare(work: Work) -> Result<Body> {
             let set = SemSet::new()?;
             Box::new(move || {
                 let id = set.id;
-                let result = both(move || hand_over(id, 1, 0, true), move || hand_over(id, 0, 1, false));
-                // The set as a whole moves in here, or it would be removed before its use.
+                let result = both(move || exchange(id, 1, 0, true), move || exchange(id, 0, 1, false));
+                // Moves the whole set into the closure; otherwise it would be removed before its use.
                 drop(set);
                 result
             })
@@ -170,7 +170,7 @@ fn prepare(work: Work) -> Result<Body> {
     })
 }
 
-/// Runs both halves at the same time.
+/// Runs both functions at the same time.
 fn both(
     left: impl FnOnce() -> Result<()> + Send + 'static,
     right: impl FnOnce() -> Result<()> + Send + 'static,
@@ -179,11 +179,11 @@ fn both(
     left()?;
     match other.join() {
         Ok(result) => result,
-        Err(_) => bail!("the other half of the workload failed"),
+        Err(_) => bail!("the workload's second thread panicked"),
     }
 }
 
-/// One byte there, one byte back.
+/// One side of a ping-pong of single bytes.
 fn ping(from: &OwnedFd, to: &OwnedFd, times: u32, first: bool) -> Result<()> {
     let mut byte = [0];
     for _ in 0..times {
@@ -222,7 +222,7 @@ fn drain(from: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// A private set of two semaphores, removed when it is dropped.
+/// A private set of two semaphores, removed on drop.
 struct SemSet {
     id: i32,
 }
@@ -232,7 +232,8 @@ impl SemSet {
         // SAFETY: semget takes plain numbers and touches no memory of ours.
         let id = unsafe { libc::semget(libc::IPC_PRIVATE, 2, 0o600) };
         if id < 0 {
-            return Err(std::io::Error::last_os_error()).context("semget failed: look at `ipcs -s` and kernel.sem");
+            return Err(std::io::Error::last_os_error())
+                .context("semget failed: compare `ipcs -s` with the limits in kernel.sem");
         }
         Ok(Self { id })
     }
@@ -245,8 +246,8 @@ impl Drop for SemSet {
     }
 }
 
-/// Gives one semaphore and takes the other, in turns.
-fn hand_over(id: i32, take: u16, give: u16, first: bool) -> Result<()> {
+/// Posts one semaphore and waits for the other, in turns.
+fn exchange(id: i32, take: u16, give: u16, first: bool) -> Result<()> {
     for _ in 0..ROUND_TRIPS {
         if first {
             semop(id, give, 1)?;
@@ -261,7 +262,7 @@ fn hand_over(id: i32, take: u16, give: u16, first: bool) -> Result<()> {
 
 fn semop(id: i32, number: u16, change: i16) -> Result<()> {
     let mut operation = libc::sembuf { sem_num: number, sem_op: change, sem_flg: 0 };
-    // SAFETY: the pointer is to one operation, as the count says, and lives through the call.
+    // SAFETY: points to one operation, as the count states, which lives through the call.
     let result = unsafe { libc::semop(id, &raw mut operation, 1) };
     if result < 0 {
         return Err(std::io::Error::last_os_error()).context("semop failed");
@@ -269,16 +270,16 @@ fn semop(id: i32, number: u16, change: i16) -> Result<()> {
     Ok(())
 }
 
-/// The last processor that we may use: the first one serves most interrupts.
+/// Uses the last allowed CPU, because the first one serves most interrupts.
 fn pin_to_one_processor() -> Result<()> {
-    let allowed = sched_getaffinity(None).context("cannot read the processor mask")?;
+    let allowed = sched_getaffinity(None).context("cannot read the CPU mask")?;
     let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu));
     let mut one = CpuSet::new();
-    one.set(last.context("no processor is allowed")?);
+    one.set(last.context("no CPU is allowed")?);
     sched_setaffinity(None, &one).context("cannot pin the workload")
 }
 
-/// Ctrl-C ends the bench; the workload then sees its input close and removes what it made.
+/// SIGINT ends the bench only; the workload's input then closes, and it removes its objects.
 pub(super) fn ignore_interrupts() {
     // SAFETY: SIG_IGN installs no handler of ours, and no thread runs yet.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handed_over_semaphore_is_back_where_it_was() -> Result<()> {
+    fn a_posted_semaphore_can_be_taken() -> Result<()> {
         let set = SemSet::new()?;
         for _ in 0..3 {
             semop(set.id, 0, 1)?;

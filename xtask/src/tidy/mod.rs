@@ -1,83 +1,60 @@
-//! `cargo xtask tidy`: the rules of this repository that no compiler checks.
+//! `cargo xtask tidy`: the repository's rules that no compiler checks.
 //!
-//! The rules themselves are pure and in `rule`; here files are found and read.
+//! `rule` has the rules for single files, `words` the words that one of them rejects, `purity` the rule for the crates
+//! without effects, `deny` that for dependencies; here files are found and read.
 
-mod code;
+mod deny;
+mod purity;
 mod rule;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
 use crate::machine::Machine;
-use crate::results::{Case, Outcome};
+use crate::results::{Case, Counts, Outcome};
 use rule::RULES;
 
-/// From here on a file should be split: said, not refused.
+/// A longer source file gets a note: is it one thing?
 const LONG_LINES: usize = 600;
+/// The case of `purity`.
+const PURE_CRATES: &str = "pure crates";
 
-/// What the rules found.
+/// The result of all rules.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     /// How many files were read.
     pub(crate) files: usize,
-    /// By rule: where it is broken, and why that is wrong.
-    broken: BTreeMap<&'static str, Vec<String>>,
-    /// Files that are long, with their number of lines.
+    /// One case a rule.
+    pub(crate) cases: Vec<Case>,
+    /// Long files, with their number of lines.
     long: Vec<(String, usize)>,
 }
 
 /// Runs the command.
 pub(crate) fn run(machine: &Machine) -> Result<ExitCode> {
     let verdict = check(&machine.repo)?;
-    for (rule, places) in &verdict.broken {
-        for place in places {
-            println!("{rule}: {place}");
+    for case in verdict.cases.iter().filter(|case| case.outcome != Outcome::Passed) {
+        let skipped = if case.outcome == Outcome::Skipped { "skipped: " } else { "" };
+        for line in case.detail.lines() {
+            println!("{}: {skipped}{line}", case.name);
         }
     }
     for (path, lines) in &verdict.long {
         println!("note: {path} has {lines} lines: is it one thing?");
     }
-    eprintln!("{} files read, {} rules, {} broken", verdict.files, RULES.len(), verdict.broken.len());
-    Ok(if verdict.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let counts = Counts::of(&verdict.cases);
+    eprintln!("{} files; rules: {counts}", verdict.files);
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-impl Verdict {
-    /// One case a rule, for the table of `cargo xtask test`.
-    pub(crate) fn cases(&self) -> Vec<Case> {
-        let case = |name: &'static str| match self.broken.get(name) {
-            Some(places) => Case::broken(name, places.join("; ")),
-            None => Case { outcome: Outcome::Passed, ..Case::broken(name, String::new()) },
-        };
-        RULES.iter().map(|rule| case(rule.name)).collect()
-    }
-
-    fn read(&mut self, path: &str, bytes: &[u8]) {
-        self.files += 1;
-        for rule in &RULES {
-            let places = (rule.check)(path, bytes);
-            if !places.is_empty() {
-                let all = self.broken.entry(rule.name).or_default();
-                all.extend(places.into_iter().map(|place| match place.line {
-                    0 => format!("{path}: {}", place.why),
-                    line => format!("{path}:{line}: {}", place.why),
-                }));
-            }
-        }
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
-        if path.ends_with(".rs") && lines > LONG_LINES {
-            self.long.push((path.to_owned(), lines));
-        }
-    }
-}
-
-/// Checks every file of the repository that git tracks, or would with the next `git add`.
+/// Checks every file of the repository that git tracks, or would with the next `git add`, and the workspace.
 pub(crate) fn check(repo: &Path) -> Result<Verdict> {
-    let mut verdict = Verdict::default();
+    let mut places = Places::default();
     for path in files(repo)? {
         let full = repo.join(&path);
         // A tracked file may be deleted in the work tree; a link is another file's name.
@@ -85,17 +62,52 @@ pub(crate) fn check(repo: &Path) -> Result<Verdict> {
             continue;
         };
         if meta.is_file() {
-            let mut bytes = Vec::new();
-            fs::File::open(&full)
-                .and_then(|mut file| file.read_to_end(&mut bytes))
-                .with_context(|| format!("cannot read {path}"))?;
-            verdict.read(&path, &bytes);
+            places.read(&path, &fs::read(&full).with_context(|| format!("cannot read {path}"))?);
         }
     }
-    Ok(verdict)
+    places.broken.insert(PURE_CRATES, purity::check(repo));
+    let mut cases = places.cases();
+    cases.push(deny::check(repo));
+    Ok(Verdict { files: places.files, cases, long: places.long })
 }
 
-/// All files, by their path in the repository; without git all but the build's output.
+/// The rules that are broken so far.
+#[derive(Debug, Default)]
+struct Places {
+    files: usize,
+    /// By rule: `path[:line]: why`.
+    broken: BTreeMap<&'static str, Vec<String>>,
+    long: Vec<(String, usize)>,
+}
+
+impl Places {
+    fn read(&mut self, path: &str, bytes: &[u8]) {
+        self.files += 1;
+        for rule in &RULES {
+            let places = (rule.check)(path, bytes);
+            let all = self.broken.entry(rule.name).or_default();
+            all.extend(places.into_iter().map(|place| match place.line {
+                0 => format!("{path}: {}", place.why),
+                line => format!("{path}:{line}: {}", place.why),
+            }));
+        }
+        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+        if path.ends_with(".rs") && lines > LONG_LINES {
+            self.long.push((path.to_owned(), lines));
+        }
+    }
+
+    /// One case a rule.
+    fn cases(&self) -> Vec<Case> {
+        let case = |(name, places): (&&str, &Vec<String>)| match places.as_slice() {
+            [] => Case::passed(name),
+            places => Case::broken(name, places.join("\n")),
+        };
+        self.broken.iter().map(case).collect()
+    }
+}
+
+/// All files, by their path in the repository; without git all but the output of the build.
 fn files(repo: &Path) -> Result<Vec<String>> {
     let git = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -141,20 +153,21 @@ mod tests {
 
     #[test]
     fn a_broken_rule_is_a_failed_case_with_its_place() {
-        let mut verdict = Verdict::default();
-        verdict.read("tests/src/a.rs", b"fn main() {}\n");
-        let failed: Vec<Case> = verdict.cases().into_iter().filter(|case| case.outcome == Outcome::Failed).collect();
+        let mut places = Places::default();
+        places.read("tests/src/a.rs", b"fn main() {}\n");
+        assert_eq!(places.cases().len(), RULES.len());
+        let failed: Vec<Case> = places.cases().into_iter().filter(|case| case.outcome == Outcome::Failed).collect();
         assert_eq!(failed.len(), 1);
         assert!(failed[0].detail.starts_with("tests/src/a.rs:1: "), "{}", failed[0].detail);
     }
 
     #[test]
-    fn a_long_file_is_reported() {
-        let mut verdict = Verdict::default();
+    fn a_long_file_is_noted_and_passes() {
+        let mut places = Places::default();
         let text = "//! x\n".repeat(LONG_LINES + 1);
-        verdict.read("tests/src/a.rs", text.as_bytes());
-        assert_eq!(verdict.long.len(), 1);
-        assert!(verdict.broken.is_empty());
+        places.read("tests/src/a.rs", text.as_bytes());
+        assert_eq!(places.long.len(), 1);
+        assert_eq!(Counts::of(&places.cases()).failed, 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ const WRITER: P = P(400, "producer");
 const READER: P = P(401, "consumer");
 
 #[test]
-fn verdicts() {
+fn severity_depends_on_the_next_read() {
     for (what, span, reader, count, severity) in [
         ("never read", (100, 900), None, 1_000, Some(Severity::Warning)),
         ("read in between, and not since", (100, 900), Some((WRITER, 500)), 1_000, Some(Severity::Warning)),
@@ -28,7 +28,7 @@ fn verdicts() {
 }
 
 #[test]
-fn a_consumer_that_was_late_before_is_still_told() {
+fn a_consumer_that_was_late_before_is_still_reported() {
     let mut s = Stream::new();
     // Refused for 800 ms without a read, then the writer itself rewinds.
     s.refused(1_000, WRITER, eventfd(7), 10, (100, 900), None);

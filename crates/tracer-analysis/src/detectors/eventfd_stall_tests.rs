@@ -1,13 +1,14 @@
 //! Tables of `eventfd-stall`: records in, findings out.
 
 use crate::fixture::{P, Stream, eventfd, number, role};
+use tracer_common::state::EventfdState;
 use tracer_record::State;
 
 const WRITER: P = P(401, "python3");
 const READER: P = P(400, "python3");
 
 fn full() -> State {
-    State { a: u64::MAX - 1, b: 0, c: 0 }
+    EventfdState { counter: EventfdState::COUNTER_MAX }.into()
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! `fd-exhausted`: calls failed with EMFILE or ENFILE, or received descriptors were dropped because the table was full.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::process_object;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
-use crate::model::fdpass::{Receiver, Truncation};
+use crate::model::fdpass::{Failures, Receiver, Truncation};
 use std::collections::BTreeSet;
 use tracer_common::site::{Mechanism, Site};
 use tracer_common::syscall::Syscall;
@@ -20,115 +22,171 @@ const FULL: u32 = 1;
 pub(crate) const ROW: Detector = Detector {
     code: "fd-exhausted",
     mechanism: Some(Mechanism::Fdpass),
+    family: Family::Exhausted,
     sites: &[Site::FdReceive, Site::FdFail],
-    what: "Calls failed with EMFILE or ENFILE, or received descriptors were dropped because the table was full.",
+    what: "Calls fail with EMFILE or ENFILE, or the kernel drops received descriptors, because a descriptor table is full.",
+    evidence: &[&[
+        evidence::ERRNO,
+        evidence::FAILED,
+        evidence::USED,
+        evidence::MAX,
+        evidence::DROPPED,
+        evidence::MESSAGES_TRUNCATED,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::FAILED, measure::DROPPED],
     detect,
 };
 
 pub(crate) fn detect(model: &Model, _now_ns: u64) -> Vec<Finding> {
     let mut all: Vec<(ProcId, &Receiver)> = model.fds.receivers().collect();
     all.sort_by_key(|(id, _)| *id);
-    all.into_iter().filter_map(|(id, r)| told(model, id, r)).collect()
+    all.into_iter().filter_map(|(id, r)| Exhaustion::of(model, id, r)?.finding()).collect()
 }
 
-fn told(model: &Model, id: ProcId, r: &Receiver) -> Option<Finding> {
-    let none = Truncation::default();
-    let full = r.truncated.get(&FULL).unwrap_or(&none);
-    let calls: Vec<_> = r.failures.iter().filter(|((errno, _), _)| matches!(*errno, EMFILE | ENFILE)).collect();
-    let failed: u64 = calls.iter().map(|(_, f)| f.failed).fold(0, u64::saturating_add);
-    if full.messages == 0 && failed == 0 {
-        return None;
-    }
-    let system = !calls.is_empty() && calls.iter().all(|((errno, _), _)| *errno == ENFILE);
-    let limit = r.limit.or_else(|| model.processes.get(id).and_then(|p| p.nofile_soft));
-    // The limit may have been raised, or descriptors closed, since.
-    let room =
-        !system && r.table_len.zip(limit).is_some_and(|(used, max)| used.saturating_mul(10) < max.saturating_mul(9));
-    let severity = if room || r.exited { Severity::Warning } else { Severity::Critical };
-    let mut d = FindingBuilder::new(model, &ROW, severity);
-    // A call that we do not know may have failed with EMFILE for a limit of its own (inotify has one).
-    let named = |call: u32| u8::try_from(call).map_or(Syscall::None, Syscall::from_raw);
-    if full.messages == 0 && calls.iter().all(|((_, call), _)| named(*call) == Syscall::None) {
-        if r.table_len.zip(limit).is_some_and(|(used, max)| used < max / 2) && !system {
+/// The failures of one process.
+struct Exhaustion<'a> {
+    model: &'a Model,
+    id: ProcId,
+    receiver: &'a Receiver,
+    /// Descriptors dropped because the table was full.
+    full: Option<&'a Truncation>,
+    /// Failed calls, by raw number of the call.
+    calls: Vec<(u32, &'a Failures)>,
+    /// Every call failed with ENFILE.
+    system: bool,
+    limit: Option<u64>,
+    /// The table has room now: the limit was raised, or descriptors were closed.
+    has_room: bool,
+}
+
+impl<'a> Exhaustion<'a> {
+    fn of(model: &'a Model, id: ProcId, r: &'a Receiver) -> Option<Self> {
+        let full = r.truncated.get(&FULL).filter(|t| t.messages > 0);
+        let failed = r.failures.iter().filter(|((errno, _), _)| matches!(*errno, EMFILE | ENFILE));
+        let system = failed.clone().all(|((errno, _), _)| *errno == ENFILE) && failed.clone().count() > 0;
+        let calls: Vec<(u32, &Failures)> = failed.map(|((_, call), f)| (*call, f)).collect();
+        if full.is_none() && calls.iter().all(|(_, f)| f.failed == 0) {
             return None;
         }
-        d.confidence(Confidence::Likely);
+        let limit = r.limit.or_else(|| model.processes.get(id).and_then(|p| p.nofile_soft));
+        let below_90 = |(used, max): (u64, u64)| used.saturating_mul(10) < max.saturating_mul(9);
+        let has_room = !system && r.table_len.zip(limit).is_some_and(below_90);
+        Some(Self { model, id, receiver: r, full, calls, system, limit, has_room })
     }
-    d.rests_on_events();
-    d.subject("receiver", id, None);
-    for s in model.fds.senders_to(&full.socks).iter().take(4) {
-        d.process("sender", *s, None);
-    }
-    let mut parts = Vec::new();
-    if full.messages > 0 {
-        let dropped =
-            if full.unknown > 0 { "descriptors".to_owned() } else { count(full.dropped, "descriptor", "descriptors") };
-        parts.push(format!(
-            "{dropped} of {} dropped at reception (MSG_CTRUNC)",
-            count(full.messages, "message", "messages")
-        ));
-    }
-    if failed > 0 {
-        let which: BTreeSet<&str> = calls
-            .iter()
-            .map(|((_, call), _)| named(*call))
-            .filter(|c| *c != Syscall::None)
-            .map(Syscall::name)
-            .collect();
-        let which: Vec<&str> = which.into_iter().collect();
-        let which = if which.is_empty() { String::new() } else { format!(" ({})", which.join(", ")) };
-        let errno = if system { "ENFILE" } else { "EMFILE" };
-        parts.push(format!("{}{which} failed with {errno}", count(failed, "call", "calls")));
-    }
-    let limit_word = match (system, limit) {
-        (true, _) => "the system's fs.file-max is reached".to_owned(),
-        (false, Some(max)) if room => {
-            format!(
-                "its descriptor table was full then (now {} of RLIMIT_NOFILE {max})",
-                r.table_len.unwrap_or_default()
-            )
+
+    fn finding(&self) -> Option<Finding> {
+        let (model, r) = (self.model, self.receiver);
+        let severity = if self.has_room || r.exited { Severity::Warning } else { Severity::Critical };
+        let mut d = FindingBuilder::new(model, &ROW, severity);
+        // An unknown call may have failed with EMFILE because of its own limit (inotify has one).
+        if self.full.is_none() && self.calls.iter().all(|(call, _)| syscall(*call) == Syscall::None) {
+            if r.table_len.zip(self.limit).is_some_and(|(used, max)| used < max / 2) && !self.system {
+                return None;
+            }
+            d.confidence(Confidence::Likely);
         }
-        (false, Some(max)) => format!("its descriptor table is full (RLIMIT_NOFILE {max})"),
-        (false, None) => "its descriptor table is full (RLIMIT_NOFILE)".to_owned(),
-    };
-    d.title(format!("{}: {}, because {limit_word}", name(model, id), parts.join(" and ")));
-    d.object(process_object(id));
-    let used = if system { None } else { r.table_len };
-    d.evidence("errno", if system { "ENFILE" } else { "EMFILE" })
-        .evidence("failed", failed)
-        .evidence("used", used)
-        .evidence("max", limit.filter(|_| !system))
-        .evidence("dropped", (full.unknown == 0).then_some(full.dropped))
-        .evidence("messages_truncated", full.messages)
-        .pids([id]);
-    d.limit(
-        if system { "fs.file-max" } else { "RLIMIT_NOFILE" },
-        used,
-        limit.filter(|_| !system),
-        (!room).then_some(0),
-    );
-    let firsts = calls.iter().map(|(_, f)| f.first_ns).chain((full.messages > 0).then_some(full.first_ns));
-    let lasts = calls.iter().map(|(_, f)| f.last_ns).chain((full.messages > 0).then_some(full.last_ns));
-    d.seen(firsts.min().unwrap_or_default(), lasts.max().unwrap_or_default());
-    d.remedy(
-        "See what the descriptors are, and close what is not needed.",
-        Some(format!("ls -l /proc/{}/fd", id.pid())),
-    );
-    if full.messages > 0 {
-        d.remedy(
-            "Check msg_flags for MSG_CTRUNC after each recvmsg: the call does not fail, descriptors are lost silently.",
-            None,
-        );
+        d.rests_on_events();
+        d.subject("receiver", self.id, None);
+        if let Some(full) = self.full {
+            for s in model.fds.senders_to(&full.socks).iter().take(4) {
+                d.process("sender", *s, None);
+            }
+        }
+        d.title(self.title()).object(process_object(self.id));
+        let (used, max) = if self.system { (None, None) } else { (r.table_len, self.limit) };
+        d.evidence(evidence::ERRNO, self.errno())
+            .evidence(evidence::FAILED, self.failed())
+            .evidence(evidence::USED, used)
+            .evidence(evidence::MAX, max)
+            .evidence(evidence::DROPPED, self.full.map_or(Some(0), |t| (t.unknown == 0).then_some(t.dropped)))
+            .evidence(evidence::MESSAGES_TRUNCATED, self.full.map_or(0, |t| t.messages))
+            .pids([self.id]);
+        let name = if self.system { "fs.file-max" } else { "RLIMIT_NOFILE" };
+        d.limit(name, used, max, (!self.has_room).then_some(0));
+        let firsts = self.calls.iter().map(|(_, f)| f.first_ns).chain(self.full.map(|t| t.first_ns));
+        let lasts = self.calls.iter().map(|(_, f)| f.last_ns).chain(self.full.map(|t| t.last_ns));
+        d.seen(firsts.min().unwrap_or_default(), lasts.max().unwrap_or_default());
+        self.remedies(&mut d);
+        d.finish()
     }
-    if system {
-        d.remedy("Raise the system's limit if it is really needed.", Some("sysctl fs.file-nr fs.file-max".to_owned()));
-    } else {
-        d.remedy(
-            "Raise the limit to win time; it does not repair a leak.",
-            Some(format!("prlimit --pid {} --nofile={}", id.pid(), limit.map_or(65_536, |l| l.saturating_mul(4)))),
-        );
+
+    fn failed(&self) -> u64 {
+        self.calls.iter().map(|(_, f)| f.failed).fold(0, u64::saturating_add)
     }
-    d.finish()
+
+    fn errno(&self) -> &'static str {
+        if self.system { "ENFILE" } else { "EMFILE" }
+    }
+
+    fn title(&self) -> String {
+        let who = name(self.model, self.id);
+        let lost = self.full.map(|t| {
+            let descriptors = count(t.dropped, "descriptor", "descriptors");
+            let descriptors = if t.unknown > 0 { "descriptors" } else { &descriptors };
+            format!("lost {descriptors} of {} (MSG_CTRUNC)", count(t.messages, "message", "messages"))
+        });
+        let failed = (self.failed() > 0).then(|| {
+            let calls: BTreeSet<&str> = self
+                .calls
+                .iter()
+                .map(|(c, _)| syscall(*c))
+                .filter(|c| *c != Syscall::None)
+                .map(Syscall::name)
+                .collect();
+            let calls: Vec<&str> = calls.into_iter().collect();
+            let calls = if calls.is_empty() { String::new() } else { format!(" ({})", calls.join(", ")) };
+            format!("{}{calls} failed with {}", count(self.failed(), "call", "calls"), self.errno())
+        });
+        let what = match (lost, failed) {
+            (Some(lost), Some(failed)) => format!("{who} {lost}, and {failed}"),
+            (Some(lost), None) => format!("{who} {lost}"),
+            (None, failed) => format!("{} in {who}", failed.unwrap_or_default()),
+        };
+        format!("{what}: {}", self.cause())
+    }
+
+    fn cause(&self) -> String {
+        match self.limit {
+            _ if self.system => "fs.file-max is reached".to_owned(),
+            Some(max) if self.has_room => {
+                let used = self.receiver.table_len.unwrap_or_default();
+                format!("RLIMIT_NOFILE was reached (now {used} of {max})")
+            }
+            Some(max) => format!("RLIMIT_NOFILE is reached ({max})"),
+            None => "RLIMIT_NOFILE is reached".to_owned(),
+        }
+    }
+
+    fn remedies(&self, d: &mut FindingBuilder<'_>) {
+        let pid = self.id.pid();
+        d.remedy_on(
+            self.id,
+            "See what the descriptors are, and close those not needed.",
+            format!("ls -l /proc/{pid}/fd"),
+        );
+        if self.full.is_some() {
+            d.remedy(
+                "Check msg_flags for MSG_CTRUNC after each recvmsg: the call succeeds although descriptors are lost.",
+                None,
+            );
+        }
+        if self.system {
+            d.remedy("Raise the system's limit if it is needed.", Some("sysctl fs.file-nr fs.file-max".to_owned()));
+        } else {
+            // Without the colon prlimit lowers the hard limit, too.
+            let wanted = self.limit.map_or(65_536, |l| l.saturating_mul(4));
+            d.remedy_on(
+                self.id,
+                "Raise the soft limit to gain time; that does not fix a leak.",
+                format!("prlimit --pid {pid} --nofile={wanted}:"),
+            );
+        }
+    }
+}
+
+fn syscall(call: u32) -> Syscall {
+    u8::try_from(call).map_or(Syscall::None, Syscall::from_raw)
 }
 
 #[cfg(test)]

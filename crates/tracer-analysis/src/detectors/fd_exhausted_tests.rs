@@ -20,7 +20,7 @@ fn dropped_at_reception() {
     let mut s = Stream::new();
     for _ in 0..20 {
         truncate(&mut s, 1, 0, 1);
-        // What the backend sees inside of recvmsg is the same loss.
+        // The failure that the backend sees inside recvmsg is the same loss.
         fail(&mut s, 24, Syscall::Recvmsg as u32);
     }
     s.fd_table(900, WORKER, 64, (0..64).map(|fd| (fd, "/x".to_owned())).collect());

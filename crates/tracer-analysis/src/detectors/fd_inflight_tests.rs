@@ -10,7 +10,7 @@ const SENDER: P = P(400, "parent");
 const RECEIVER: P = P(401, "worker");
 const SOCK: u64 = 70;
 
-fn look(at: u64, fds: u64) -> Inventory {
+fn snapshot(at: u64, fds: u64) -> Inventory {
     let row = InFlightRow { ino: SOCK, fds, tgid: RECEIVER.0, start_ns: RECEIVER.start_ns(), fd: 5 };
     Inventory {
         ts_ns: START + at * MS,
@@ -25,15 +25,15 @@ fn send(s: &mut Stream, at: u64) {
 }
 
 #[test]
-fn nobody_receives() {
+fn no_process_receives() {
     for (end, fds, severity) in
         [(3_000, 20, Some(Severity::Warning)), (3_000, 4, Some(Severity::Info)), (1_500, 20, None), (3_000, 0, None)]
     {
         let mut s = Stream::new();
-        s.record(Record::Baseline(look(0, 0)));
+        s.record(Record::Baseline(snapshot(0, 0)));
         send(&mut s, 1_000);
         send(&mut s, 1_100);
-        s.record(Record::Closing(look(end, fds)));
+        s.record(Record::Closing(snapshot(end, fds)));
         let found = s.findings(end);
         assert_eq!(found.first().map(|f| f.severity), severity, "{end} {fds}");
         if let [f] = found.as_slice() {
@@ -43,14 +43,14 @@ fn nobody_receives() {
     }
 }
 
-/// The usual pattern of fork: the sender has not closed its copy of the receiver's end.
+/// Common after a fork: the sender has not closed its copy of the receiver's end.
 #[test]
-fn the_copy_that_a_sender_forgot_is_not_the_receiver() {
+fn a_copy_left_open_by_the_sender_is_not_the_receiver() {
     for sender_last in [false, true] {
         let mut s = Stream::new();
-        s.record(Record::Baseline(look(0, 0)));
+        s.record(Record::Baseline(snapshot(0, 0)));
         send(&mut s, 1_000);
-        let mut closing = look(3_000, 20);
+        let mut closing = snapshot(3_000, 20);
         let rows = closing.in_flight.get_or_insert_default();
         rows.push(InFlightRow { tgid: SENDER.0, start_ns: SENDER.start_ns(), fd: 6, ..rows[0].clone() });
         if !sender_last {
@@ -65,20 +65,20 @@ fn the_copy_that_a_sender_forgot_is_not_the_receiver() {
 #[test]
 fn a_worker_that_receives_late_but_does_is_healthy() {
     let mut s = Stream::new();
-    s.record(Record::Baseline(look(0, 0)));
+    s.record(Record::Baseline(snapshot(0, 0)));
     send(&mut s, 1_000);
     let received = FdReceive { sock: SOCK, obj: crate::fixture::obj_ref(file(1)), fd: 9, ..FdReceive::default() };
     s.event(2_500, RECEIVER, Body::FdReceive(received));
     send(&mut s, 2_600);
-    s.record(Record::Closing(look(3_000, 4)));
+    s.record(Record::Closing(snapshot(3_000, 4)));
     assert_eq!(s.of("fd-inflight", 3_000), []);
 }
 
 #[test]
-fn what_was_there_before() {
+fn descriptors_in_flight_at_the_start() {
     let mut s = Stream::new();
-    s.record(Record::Baseline(look(0, 20)));
-    s.record(Record::Closing(look(2_000, 20)));
+    s.record(Record::Baseline(snapshot(0, 20)));
+    s.record(Record::Closing(snapshot(2_000, 20)));
     let found = s.findings(2_000);
     assert_eq!((found.len(), found[0].origin), (1, Origin::Baseline));
     assert!(found[0].title.contains("for at least 2"), "{}", found[0].title);

@@ -28,7 +28,7 @@ fn what_crosses_an_exec() {
             s.receive(100, WORKER, 0, file(1), "secret");
             exec(s, 200, WORKER, &[0, 1, 2]);
         }),
-        ("handed on by dup2", None, |s| {
+        ("passed on by dup2", None, |s| {
             s.receive(100, WORKER, 7, file(1), "secret");
             s.event(110, WORKER, Body::FdDup(FdDup { files: files(WORKER), old: 7, new: 9 }));
             s.event(111, WORKER, Body::FdClose(tracer_common::event::FdClose { files: files(WORKER), fd: 7, how: 0 }));
@@ -55,18 +55,18 @@ fn what_crosses_an_exec() {
             s.fork(150, WORKER, CHILD);
             exec(s, 200, CHILD, &[0, 1, 2]);
         }),
-        ("the table is told before the exec", Some(801), |s| {
+        ("the table is recorded before the exec", Some(801), |s| {
             s.receive(100, WORKER, 7, file(1), "secret");
             s.fork(150, WORKER, CHILD);
             s.fd_table(205, CHILD, 1_024, vec![(7, "/etc/secret".to_owned())]);
             s.event(200, CHILD, Body::Exec(Exec { old_tid: CHILD.0, _pad: 0 }));
         }),
-        ("a receiver's table is told before the exec", Some(800), |s| {
+        ("a receiver's table is recorded before the exec", Some(800), |s| {
             s.receive(100, WORKER, 7, file(1), "secret");
             s.fd_table(205, WORKER, 1_024, vec![(7, "/etc/secret".to_owned())]);
             s.event(200, WORKER, Body::Exec(Exec { old_tid: WORKER.0, _pad: 0 }));
         }),
-        ("an old table says nothing about an exec", None, |s| {
+        ("an old table proves nothing about an exec", None, |s| {
             s.receive(100, WORKER, 7, file(1), "secret");
             s.fd_table(150, WORKER, 1_024, vec![(7, "/etc/secret".to_owned())]);
             exec(s, 200, WORKER, &[0, 1, 2]);

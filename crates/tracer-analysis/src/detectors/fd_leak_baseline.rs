@@ -1,14 +1,15 @@
-//! What `fd-leak` says of descriptors that were there before tracing began.
+//! `fd-leak` for descriptors that a process received before tracing began.
 //!
-//! Who sent them, and when, no table of the kernel tells; who opened them, it does.
+//! No kernel table has their sender or the time; it has the process that opened them.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
 use crate::finding::detector::Detector;
+use crate::finding::evidence;
 use crate::finding::object::identifies;
 use crate::finding::object::process_object;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::model::Model;
-use crate::model::received_fds::{Kept, Lot};
+use crate::model::received_fds::{FdGroup, FdSnapshots};
 use std::collections::BTreeMap;
 use tracer_common::map::kind;
 use tracer_record::ObjKey;
@@ -16,7 +17,7 @@ use tracer_record::ProcId;
 
 /// Fewer are never a leak.
 const LEAST: u64 = 8;
-/// So many of one and the same object are one, whatever the limit.
+/// Descriptors of one object that are a leak, whatever the limit.
 const SAME: u64 = 24;
 
 /// Why it is a leak.
@@ -26,36 +27,37 @@ enum Why {
     Limit,
     /// Many of one object.
     SameObject,
-    /// More at the end than at the start, none of the old ones closed.
+    /// More at the end than at the start, and none of the old ones closed.
     Rising,
 }
 
-/// Descriptors that count: of an ancestor's only those that are many of one object, because a child may have inherited
-/// single ones that its parent closed since.
-fn counted(lots: &[Lot]) -> Vec<&Lot> {
-    let per_object = sums(lots.iter());
-    let many = |l: &Lot| identifies(l.obj) && per_object.get(&l.obj).is_some_and(|n| *n >= LEAST);
-    lots.iter().filter(|l| !l.from_ancestor || many(l)).collect()
+/// Descriptors that count. Those opened by an ancestor count only if many refer to one object, because a child may have
+/// inherited single ones that its parent closed since.
+fn counted(groups: &[FdGroup]) -> Vec<&FdGroup> {
+    let per_object = sums(groups.iter());
+    let many = |l: &FdGroup| identifies(l.obj) && per_object.get(&l.obj).is_some_and(|n| *n >= LEAST);
+    groups.iter().filter(|l| !l.from_ancestor || many(l)).collect()
 }
 
 /// Descriptors by object.
-fn sums<'a>(lots: impl Iterator<Item = &'a Lot>) -> BTreeMap<ObjKey, u64> {
+fn sums<'a>(groups: impl Iterator<Item = &'a FdGroup>) -> BTreeMap<ObjKey, u64> {
     let mut out = BTreeMap::new();
-    for l in lots {
+    for l in groups {
         let n: &mut u64 = out.entry(l.obj).or_default();
         *n = n.saturating_add(l.fds.into());
     }
     out
 }
 
-fn total(lots: &[&Lot]) -> u64 {
-    lots.iter().fold(0, |n, l| n.saturating_add(l.fds.into()))
+fn total(groups: &[&FdGroup]) -> u64 {
+    groups.iter().fold(0, |n, l| n.saturating_add(l.fds.into()))
 }
 
-fn verdict(kept: &Kept, limit: Option<u64>) -> Option<Why> {
+/// Why the descriptors are a leak, if they are.
+fn reason(kept: &FdSnapshots, limit: Option<u64>) -> Option<Why> {
     let (first, last) = (counted(&kept.first), counted(&kept.last));
     let (before, now) = (total(&first), total(&last));
-    // What came while tracing is judged by its events.
+    // Events cover what arrived while tracing.
     if before < LEAST || now < before {
         return None;
     }
@@ -71,68 +73,79 @@ fn verdict(kept: &Kept, limit: Option<u64>) -> Option<Why> {
     (same_before >= LEAST && *same > same_before).then_some(Why::Rising)
 }
 
-/// The verdict on one process.
-pub(crate) fn told(row: &'static Detector, model: &Model, id: ProcId) -> Option<Finding> {
-    let kept = model.passed.of(id)?;
+/// The finding about one process, if its descriptors are a leak.
+pub(crate) fn finding(row: &'static Detector, model: &Model, id: ProcId) -> Option<Finding> {
+    let kept = model.received_fds.of(id)?;
     if !model.processes.alive(id) {
         return None;
     }
     let limit = model.processes.get(id).and_then(|p| p.nofile_soft);
-    let why = verdict(kept, limit)?;
-    let lots = counted(&kept.last);
-    let n = total(&lots);
+    let why = reason(kept, limit)?;
+    let groups = counted(&kept.last);
+    let n = total(&groups);
     let near = limit.is_some_and(|l| n.saturating_mul(100) >= l.saturating_mul(80));
     let mut d = FindingBuilder::new(model, row, if near { Severity::Critical } else { Severity::Warning });
     d.confidence(Confidence::Likely).origin(true).object(process_object(id));
     d.subject("receiver", id, None);
-    let mut openers: BTreeMap<ProcId, u64> = BTreeMap::new();
-    for l in &lots {
-        *openers.entry(l.opener).or_default() += u64::from(l.fds);
-    }
-    let mut openers: Vec<(ProcId, u64)> = openers.into_iter().collect();
-    openers.sort_by_key(|(id, n)| (std::cmp::Reverse(*n), *id));
-    let openers: Vec<ProcId> = openers.into_iter().map(|(id, _)| id).collect();
+    let openers = openers(&groups);
     for o in openers.iter().take(4) {
         d.process("peer", *o, None);
     }
-    let objects = sums(lots.iter().copied());
-    let most = objects.values().copied().max().unwrap_or(0);
-    let example = lots.iter().find(|l| objects.get(&l.obj) == Some(&most)).or(lots.first())?;
-    let of = if objects.len() == 1 || most * 2 > n {
-        format!("most of them {} ({most} times)", what(example))
-    } else {
-        format!("{} different ones, for example {}", objects.len(), what(example))
-    };
-    let more = if why == Why::Rising { ", and they become more" } else { "" };
-    let room = limit.map(|l| format!(", RLIMIT_NOFILE is {l}")).unwrap_or_default();
     d.title(format!(
-        "{} has {} open that {} opened and passed on{more}: {of}{room}",
+        "{} has {} open that {} opened and passed on{} ({}{})",
         name(model, id),
         count(n, "descriptor", "descriptors"),
         names(model, &openers),
+        if why == Why::Rising { ", and their number rises" } else { "" },
+        most_common(&groups, n)?,
+        limit.map(|l| format!("; RLIMIT_NOFILE is {l}")).unwrap_or_default(),
     ));
-    let targets: Vec<String> = lots.iter().take(8).map(|l| format!("{} ({})", what(l), l.fds)).collect();
+    let targets: Vec<String> = groups.iter().take(8).map(|l| format!("{} ({})", object_text(l), l.fds)).collect();
     let unknown = None::<u64>;
-    d.evidence("received", unknown)
-        .evidence("closed", unknown)
-        .evidence("outstanding", n)
-        .evidence("outstanding_at_start", total(&counted(&kept.first)))
-        .evidence("targets", targets)
+    d.evidence(evidence::RECEIVED, unknown)
+        .evidence(evidence::CLOSED, unknown)
+        .evidence(evidence::OUTSTANDING, n)
+        .evidence(evidence::OUTSTANDING_AT_START, total(&counted(&kept.first)))
+        .evidence(evidence::TARGETS, targets)
         .pids([id]);
     d.limit("RLIMIT_NOFILE", None, limit, None);
-    d.seen(model.passed.first_ns, model.passed.last_ns);
+    d.seen(model.received_fds.first_ns, model.received_fds.last_ns);
     d.remedy(
-        "See what they are; the program that opened them is named, but not by which way they came.",
+        "See what the descriptors are. The finding has the program that opened them, not the way they were passed.",
         Some(format!("ls -l /proc/{}/fd", id.pid())),
     );
     d.remedy(
-        "Watch it while they become more: the places that receive them are then told with their stacks.",
+        "Trace the process while their number rises: the finding then has the stacks that receive them.",
         Some(format!("ipctrace watch -p {} --only fdpass", id.pid())),
     );
     d.finish()
 }
 
-fn what(l: &Lot) -> String {
+/// The processes that opened the descriptors, most first.
+fn openers(groups: &[&FdGroup]) -> Vec<ProcId> {
+    let mut by: BTreeMap<ProcId, u64> = BTreeMap::new();
+    for l in groups {
+        *by.entry(l.opener).or_default() += u64::from(l.fds);
+    }
+    let mut all: Vec<(ProcId, u64)> = by.into_iter().collect();
+    all.sort_by_key(|(id, n)| (std::cmp::Reverse(*n), *id));
+    all.into_iter().map(|(id, _)| id).collect()
+}
+
+/// The title's clause about the objects of `n` descriptors.
+fn most_common(groups: &[&FdGroup], n: u64) -> Option<String> {
+    let objects = sums(groups.iter().copied());
+    let most = objects.values().copied().max().unwrap_or(0);
+    let example = groups.iter().find(|l| objects.get(&l.obj) == Some(&most)).or(groups.first())?;
+    Some(if objects.len() == 1 || most * 2 > n {
+        format!("{most} refer to {}", object_text(example))
+    } else {
+        format!("{} different objects, such as {}", objects.len(), object_text(example))
+    })
+}
+
+/// The object of descriptors as text.
+fn object_text(l: &FdGroup) -> String {
     match (&l.link, l.obj.kind) {
         (Some(link), _) => link.to_string(),
         (None, kind::SOCKET) => format!("socket:[{}]", l.obj.id),

@@ -3,13 +3,13 @@
 use crate::finding::{Confidence, Origin, Severity};
 use crate::fixture::{MS, P, START, Stream, number, role};
 use tracer_common::map::kind;
-use tracer_record::{Inventory, ObjKey, PassedRow, ProcessRow, Record};
+use tracer_record::{Inventory, ObjKey, ProcessRow, ReceivedFdsRow, Record};
 
 const WORKER: P = P(800, "worker");
 const BOSS: P = P(801, "boss");
 
-fn row(fds: u32, ino: u64, from_ancestor: bool) -> PassedRow {
-    PassedRow {
+fn row(fds: u32, ino: u64, from_ancestor: bool) -> ReceivedFdsRow {
+    ReceivedFdsRow {
         tgid: WORKER.0,
         start_ns: WORKER.row('S').start_ns,
         opener: BOSS.0,
@@ -22,21 +22,21 @@ fn row(fds: u32, ino: u64, from_ancestor: bool) -> PassedRow {
     }
 }
 
-fn look(limit: u64, rows: &[PassedRow], at: u64) -> Inventory {
+fn snapshot(limit: u64, rows: &[ReceivedFdsRow], at: u64) -> Inventory {
     let worker = ProcessRow { nofile_soft: Some(limit), ..WORKER.row('S') };
     let processes = vec![worker, BOSS.row('S')];
     Inventory { ts_ns: START + at * MS, processes, passed: Some(rows.to_vec()), ..Inventory::default() }
 }
 
-fn session(limit: u64, before: &[PassedRow], after: &[PassedRow]) -> Stream {
+fn session(limit: u64, before: &[ReceivedFdsRow], after: &[ReceivedFdsRow]) -> Stream {
     let mut s = Stream::new();
-    s.record(Record::Baseline(look(limit, before, 0)));
-    s.record(Record::Closing(look(limit, after, 2_000)));
+    s.record(Record::Baseline(snapshot(limit, before, 0)));
+    s.record(Record::Closing(snapshot(limit, after, 2_000)));
     s
 }
 
 #[test]
-fn what_is_told_and_what_is_not() {
+fn leaks_and_no_leaks() {
     let distinct = |n: u64, from_ancestor| (0..n).map(|i| row(1, 100 + i, from_ancestor)).collect::<Vec<_>>();
     let same = |fds, from_ancestor| vec![row(fds, 9, from_ancestor)];
     for (what, limit, before, after, want) in [
@@ -48,7 +48,7 @@ fn what_is_told_and_what_is_not() {
         ("some of one file", 1_024, same(12, false), same(12, false), None),
         ("some of one file, and more of it", 1_024, same(12, false), same(13, false), Some(13.0)),
         ("fewer at the end", 1_024, same(40, false), same(30, false), None),
-        ("all came while tracing: judged by events", 64, vec![], same(40, false), None),
+        ("all arrived while tracing: events cover them", 64, vec![], same(40, false), None),
         ("a few of a small limit", 12, same(7, false), same(7, false), None),
     ] {
         let found = session(limit, &before, &after).findings(2_500);
@@ -58,14 +58,14 @@ fn what_is_told_and_what_is_not() {
 }
 
 #[test]
-fn a_device_is_another_thing_at_each_open() {
-    let queues = |fds| PassedRow { obj: ObjKey { kind: kind::DEVICE, ns: 1, id: 9 }, ..row(fds, 9, false) };
+fn a_device_is_another_object_at_each_open() {
+    let queues = |fds| ReceivedFdsRow { obj: ObjKey { kind: kind::DEVICE, ns: 1, id: 9 }, ..row(fds, 9, false) };
     assert_eq!(session(1_024, &[queues(64)], &[queues(64)]).findings(2_500), []);
     assert_eq!(session(64, &[queues(40)], &[queues(40)]).findings(2_500).len(), 1, "but room is room");
 }
 
 #[test]
-fn who_and_what_and_how_sure() {
+fn processes_objects_and_confidence() {
     let found = session(64, &[row(59, 9, true)], &[row(60, 9, true)]).findings(2_500);
     let [f] = found.as_slice() else { unreachable!("{found:#?}") };
     assert_eq!((f.severity, f.confidence, f.origin), (Severity::Critical, Confidence::Likely, Origin::Baseline));
@@ -75,14 +75,14 @@ fn who_and_what_and_how_sure() {
 }
 
 #[test]
-fn nothing_was_looked_at() {
+fn without_a_table_there_is_no_finding() {
     let mut s = Stream::new();
-    s.record(Record::Baseline(Inventory { passed: None, ..look(64, &[], 0) }));
+    s.record(Record::Baseline(Inventory { passed: None, ..snapshot(64, &[], 0) }));
     assert_eq!(s.findings(2_500), []);
 }
 
 #[test]
-fn an_ended_process_leaks_nothing() {
+fn an_exited_process_leaks_nothing() {
     let mut s = session(64, &[row(60, 9, false)], &[]);
     s.gone(2_100, WORKER);
     assert_eq!(s.findings(2_500), []);

@@ -1,4 +1,4 @@
-//! Tables of `fd-leak` of pipes and eventfds of one's own: records in, findings out.
+//! Tables of `fd-leak` for a process's own pipes and eventfds: records in, findings out.
 
 use crate::finding::Finding;
 use crate::fixture::{P, Stream, number, role};
@@ -66,7 +66,7 @@ fn eventfds_that_stay() {
             (0..600).for_each(|i| eventfd(s, 100 + u64::from(i) * 10, 10 + i));
             eventfds(s, 7_500, 65_536, 570..610);
         }),
-        ("each fourth forgotten", Some(50.0), |s| {
+        ("each fourth left open", Some(50.0), |s| {
             (0..200).for_each(|i| eventfd(s, 100 + u64::from(i) * 30, if i % 4 == 0 { 100 + i } else { 10 }));
             eventfds(s, 7_500, 65_536, (100..300).step_by(4));
         }),
@@ -78,15 +78,15 @@ fn eventfds_that_stay() {
             (0..60).for_each(|i| eventfd(s, 100 + u64::from(i), 10 + i));
             eventfds(s, 7_500, 100, 10..70);
         }),
-        ("nobody has read the table", None, |s| {
+        ("the table was not read", None, |s| {
             (0..60).for_each(|i| eventfd(s, 100 + u64::from(i) * 100, 10 + i));
         }),
-        ("the process has ended", None, |s| {
+        ("the process has exited", None, |s| {
             (0..60).for_each(|i| eventfd(s, 100 + u64::from(i) * 100, 10 + i));
             eventfds(s, 7_000, 65_536, 10..70);
             s.event(7_100, MAKER, Body::Exit(Exit::default()));
         }),
-        ("read before the last were told, which were closed by then", Some(60.0), |s| {
+        ("read before the last were recorded, which were closed by then", Some(60.0), |s| {
             (0..60).for_each(|i| eventfd(s, 100 + u64::from(i) * 100, 10 + i));
             eventfds(s, 7_500, 65_536, 10..71);
             (0..40).for_each(|i| eventfd(s, 6_500 + u64::from(i), 71 + i));
@@ -101,11 +101,11 @@ fn eventfds_that_stay() {
 }
 
 #[test]
-fn pipes_count_if_nobody_else_has_them() {
+fn pipes_count_if_no_other_process_has_them() {
     let alone = &[(MAKER, true, true)][..];
     let shared = &[(MAKER, true, false), (CHILD, false, true)][..];
-    let looks = [("only the maker has them", alone, true), ("a child has the other end", shared, false)];
-    for (name, holders, want) in looks {
+    let cases = [("only the maker has them", alone, true), ("a child has the other end", shared, false)];
+    for (name, holders, want) in cases {
         let mut s = Stream::new();
         (0..60).for_each(|i| pipe(&mut s, 100 + i * 100, 1_000 + i));
         pipes(&mut s, 7_500, 1_000..1_060);
@@ -119,13 +119,19 @@ fn pipes_count_if_nobody_else_has_them() {
                 (role(f, "owner"), number(f, "created"), number(f, "closed")),
                 (vec![900], Some(60.0), Some(0.0))
             );
-            assert!(f.title.contains("60 of 60 pipes are still open and nobody else has them"), "{}", f.title);
+            assert!(
+                f.title.contains(
+                    "created 60 pipes and does not close all of them: 60 are still open and no other process has them"
+                ),
+                "{}",
+                f.title
+            );
         }
     }
     let mut s = Stream::new();
     (0..60).for_each(|i| pipe(&mut s, 100 + i * 100, 1_000 + i));
     pipes(&mut s, 7_500, 1_000..1_060);
-    assert!(leak(&s.findings(8_000)).is_none(), "nobody asked who has them");
+    assert!(leak(&s.findings(8_000)).is_none(), "the holders were not looked up");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! `fd-truncated`: received descriptors were dropped because the control buffer was too small or access was denied.
 
 use crate::finding::builder::{FindingBuilder, count, name};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::process_object;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -10,22 +12,25 @@ use std::collections::BTreeSet;
 use tracer_common::site::{Mechanism, Site};
 use tracer_record::ProcId;
 
-/// Cause 1, a full table, is `fd-exhausted`.
+/// Cause 1, a full table: `fd-exhausted` reports it.
 const FULL: u32 = 1;
 
 /// Its row in the table of detectors.
 pub(crate) const ROW: Detector = Detector {
     code: "fd-truncated",
     mechanism: Some(Mechanism::Fdpass),
+    family: Family::Truncated,
     sites: &[Site::FdReceive],
-    what: "Received descriptors were dropped because the control buffer was too small or access was denied.",
+    what: "The kernel drops received descriptors because the control buffer is too small or access is denied.",
+    evidence: &[&[evidence::DROPPED, evidence::MESSAGES_TRUNCATED, evidence::CAUSE, evidence::PIDS]],
+    worse: &[measure::DROPPED],
     detect,
 };
 
 pub(crate) fn detect(model: &Model, _now_ns: u64) -> Vec<Finding> {
     let mut all: Vec<(ProcId, &Receiver)> = model.fds.receivers().collect();
     all.sort_by_key(|(id, _)| *id);
-    all.into_iter().filter_map(|(id, r)| told(model, id, r)).collect()
+    all.into_iter().filter_map(|(id, r)| finding(model, id, r)).collect()
 }
 
 fn cause(raw: u32) -> &'static str {
@@ -36,7 +41,7 @@ fn cause(raw: u32) -> &'static str {
     }
 }
 
-fn told(model: &Model, id: ProcId, r: &Receiver) -> Option<Finding> {
+fn finding(model: &Model, id: ProcId, r: &Receiver) -> Option<Finding> {
     let causes: Vec<(u32, &Truncation)> =
         r.truncated.iter().filter(|(c, t)| **c != FULL && t.messages > 0).map(|(c, t)| (*c, t)).collect();
     let first = causes.iter().map(|(_, t)| t.first_ns).min()?;
@@ -58,30 +63,34 @@ fn told(model: &Model, id: ProcId, r: &Receiver) -> Option<Finding> {
         .map(|(c, t)| {
             let why = match c {
                 2 => "the control buffer was too small",
-                3 => "a security module or the peer's credentials denied them",
-                _ => "the cause is not known",
+                3 => "a security module or the peer's credentials denied access",
+                _ => "the cause is unknown",
             };
-            if causes.len() > 1 { format!("{} where {why}", t.messages) } else { why.to_owned() }
+            if causes.len() > 1 {
+                format!("{why} ({})", count(t.messages, "message", "messages"))
+            } else {
+                why.to_owned()
+            }
         })
         .collect();
     d.title(format!(
-        "{} lost {lost} of {} at reception (MSG_CTRUNC): {}",
+        "{} lost {lost} of {} (MSG_CTRUNC): {}",
         name(model, id),
         count(messages, "message", "messages"),
         why.join(", "),
     ));
     d.object(process_object(id));
     let words: Vec<&str> = causes.iter().map(|(c, _)| cause(*c)).collect();
-    d.evidence("dropped", (unknown == 0).then_some(dropped))
-        .evidence("messages_truncated", messages)
-        .evidence("cause", words.join(","))
+    d.evidence(evidence::DROPPED, (unknown == 0).then_some(dropped))
+        .evidence(evidence::MESSAGES_TRUNCATED, messages)
+        .evidence(evidence::CAUSE, words.join(","))
         .pids([id]);
     d.seen(first, last);
     d.remedy(
-        "Give recvmsg a control buffer of CMSG_SPACE(n * sizeof(int)) for the most descriptors that a sender may pass (at most 253).",
+        "Give recvmsg a control buffer of CMSG_SPACE(n * sizeof(int)) for the most descriptors that a sender may pass in one message (253 at most).",
         None,
     );
-    d.remedy("Check msg_flags for MSG_CTRUNC after each recvmsg, and close the descriptors that did arrive.", None);
+    d.remedy("Check msg_flags for MSG_CTRUNC after each recvmsg, and close the descriptors that arrived.", None);
     d.finish()
 }
 

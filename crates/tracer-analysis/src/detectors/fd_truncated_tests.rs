@@ -10,10 +10,10 @@ fn causes() {
     for (what, messages, want) in [
         ("small buffer", vec![(16, 2, 2), (16, 0, 2)], Some(("control-buffer", Some(30.0), 2.0))),
         ("denied", vec![(1, 0, 3)], Some(("denied", Some(1.0), 1.0))),
-        ("not known how many", vec![(-1, 0, 2), (4, 2, 2)], Some(("control-buffer", None, 2.0))),
+        ("unknown number", vec![(-1, 0, 2), (4, 2, 2)], Some(("control-buffer", None, 2.0))),
         ("two causes", vec![(4, 0, 0), (4, 2, 2)], Some(("unknown,control-buffer", Some(6.0), 2.0))),
-        ("a full table is something else", vec![(4, 0, 1)], None),
-        ("a cause of the future", vec![(4, 0, 9)], Some(("unknown", Some(4.0), 1.0))),
+        ("a full table is another finding", vec![(4, 0, 1)], None),
+        ("an unknown cause", vec![(4, 0, 9)], Some(("unknown", Some(4.0), 1.0))),
     ] {
         let mut s = Stream::new();
         for (sent, received, cause) in messages {

@@ -2,7 +2,8 @@
 
 use crate::finding::{Confidence, Severity};
 use crate::fixture::{MS, P, START, Stream, number, role};
-use tracer_common::map::{FutexState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::FutexState;
 use tracer_common::syscall::Syscall;
 use tracer_record::{BlockedThread, FutexOwner, FutexPlace, FutexRow, FutexUser, ObjKey, Record, State};
 
@@ -18,12 +19,12 @@ fn at(p: P, address: u64) -> ObjKey {
 
 /// A mutex of glibc, held by this thread.
 fn held_by(tid: u32) -> State {
-    FutexState { words: [2, 0, tid, 1, 128], expected: 2, command: 0 }.pack().into()
+    FutexState { words: [2, 0, tid, 1, 128], expected: 2, command: 0 }.into()
 }
 
 /// A semaphore that is at 0.
 fn semaphore() -> State {
-    FutexState { words: [0, 1, 128, 0, 0], expected: 0, command: 9 }.pack().into()
+    FutexState { words: [0, 1, 128, 0, 0], expected: 0, command: 9 }.into()
 }
 
 fn placed(waiter: P, address: u64, path: &str, owner_tid: u32, owner: Option<P>, users: &[P]) -> FutexRow {
@@ -81,7 +82,11 @@ fn a_lock_that_is_held_long_has_a_holder() {
     assert_eq!((f.code.as_str(), f.severity), ("futex-stall", Severity::Warning));
     assert_eq!((role(f, "blocked"), role(f, "holder")), (vec![WAITER.0], vec![HOLDER.0]));
     assert_eq!((number(f, "stalls"), number(f, "sharing")), (Some(2.0), Some(2.0)));
-    assert!(f.title.contains("/dev/shm/state at offset 0x40: holder (500) had it"), "{}", f.title);
+    assert!(
+        f.title.contains("on /dev/shm/state at offset 0x40") && f.title.ends_with(": holder (500) held it"),
+        "{}",
+        f.title
+    );
 }
 
 #[test]
@@ -112,7 +117,7 @@ fn a_holder_that_is_gone_is_critical() {
         assert_eq!((f.severity, f.confidence), (Severity::Critical, Confidence::Certain));
         assert_eq!((&f.evidence["holder_alive"], number(f, "holder_tid")), (&false.into(), Some(500.0)));
         assert_eq!(role(f, "holder").is_empty(), !known);
-        assert!(f.title.contains("has ended without unlocking it"), "{}", f.title);
+        assert!(f.title.contains("has exited without unlocking it"), "{}", f.title);
     }
 }
 
@@ -128,7 +133,7 @@ fn a_thread_that_locks_twice_waits_for_itself() {
 
 #[test]
 fn nobody_can_post_a_semaphore_that_all_wait_for() {
-    // (path, who waits, who shares it, found)
+    // (path, waiters, processes that share it, found)
     for (path, waiting, sharing, found) in [
         (NAMELESS, vec![WAITER, OTHER], vec![WAITER, OTHER], true),
         (NAMELESS, vec![WAITER], vec![WAITER, OTHER], false),

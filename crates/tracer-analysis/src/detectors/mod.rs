@@ -81,6 +81,11 @@ pub const DETECTORS: &[&Detector] = &[
     &fd_inflight::ROW,
 ];
 
+/// The detector of a finding code; `None` if this version does not know it.
+pub fn find(code: &str) -> Option<&'static Detector> {
+    DETECTORS.iter().copied().find(|d| d.code == code)
+}
+
 /// All findings at `now_ns` of the boot clock, worst first, then by code and object.
 ///
 /// With `--only`, detectors of other mechanisms are silent.
@@ -89,7 +94,7 @@ pub fn run(model: &Model, now_ns: u64) -> Vec<Finding> {
     let only = &model.session.only;
     let mut out: Vec<Finding> =
         DETECTORS.iter().filter(|d| d.runs_with(only)).flat_map(|d| (d.detect)(model, now_ns)).collect();
-    crate::waits::chain::fill(model, &mut out);
+    crate::waits::chain::complete_chains(model, &mut out);
     let object = |f: &Finding| f.object.as_ref().map(|o| (o.kind.clone(), o.id.len(), o.id.clone()));
     out.sort_by(|a, b| (a.severity, &a.code, object(a), &a.title).cmp(&(b.severity, &b.code, object(b), &b.title)));
     out
@@ -98,6 +103,7 @@ pub fn run(model: &Model, now_ns: u64) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::finding::measure::Of;
     use std::collections::HashSet;
 
     #[test]
@@ -107,6 +113,14 @@ mod tests {
         for d in DETECTORS {
             assert!(d.what.ends_with('.'), "{}: not a sentence", d.code);
             assert!(d.code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", d.code);
+            assert!(!d.worse.is_empty(), "{}: nothing says that it became worse", d.code);
+            for m in d.worse {
+                let known = match m.of {
+                    Of::Evidence(e) => d.evidence().any(|own| *own == e),
+                    Of::LimitPercent => true,
+                };
+                assert!(known && m.floor > 0.0, "{}: {}", d.code, m.name());
+            }
         }
     }
 

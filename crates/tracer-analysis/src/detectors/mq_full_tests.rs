@@ -2,34 +2,35 @@
 
 use crate::finding::Severity;
 use crate::fixture::{P, Stream, mq, number, role};
+use tracer_common::state::MqState;
 use tracer_record::State;
 
 const SENDER: P = P(400, "producer");
 const RECEIVER: P = P(401, "consumer");
 
 fn full(timed_out: u64) -> State {
-    State { a: 5, b: 5, c: timed_out }
+    MqState { max_messages: 5, messages: 5, timed_out }.into()
 }
 
 #[test]
-fn verdicts() {
+fn only_refusals_during_a_pause_are_reported() {
     for (what, now, (eagain, timed_out), span, reader, severity) in [
         ("nobody receives", 4_000, (1_000, 0), (100, 2_000), None, Some(Severity::Warning)),
         ("the receiver pauses", 700, (5, 0), (100, 600), Some((RECEIVER, 90)), Some(Severity::Info)),
-        ("time-outs one after the other", 4_000, (0, 20), (100, 2_000), None, Some(Severity::Warning)),
-        ("a time-out beside refusals", 700, (5, 1), (100, 600), Some((RECEIVER, 90)), Some(Severity::Info)),
-        ("a lone time-out is a stall", 4_000, (0, 1), (100, 2_000), None, None),
+        ("timeouts one after the other", 4_000, (0, 20), (100, 2_000), None, Some(Severity::Warning)),
+        ("a timeout beside refusals", 700, (5, 1), (100, 600), Some((RECEIVER, 90)), Some(Severity::Info)),
+        ("a single timeout is a stall", 4_000, (0, 1), (100, 2_000), None, None),
         ("the receiver keeps receiving", 5_050, (50, 9), (100, 5_000), Some((RECEIVER, 4_990)), None),
-        ("one burst, and who receives is not known", 4_000, (3, 0), (100, 120), None, None),
+        ("one burst, and the receiver is unknown", 4_000, (3, 0), (100, 120), None, None),
     ] {
         let mut s = Stream::new();
         s.refused_in(650, SENDER, mq(8), full(timed_out), eagain, span, reader);
         let found = s.findings(now);
         assert_eq!(found.first().map(|f| (f.code.as_str(), f.severity)), severity.map(|s| ("mq-full", s)), "{what}");
         if let [f] = found.as_slice() {
-            let told = (number(f, "eagain"), number(f, "timed_out"), number(f, "max_messages"));
+            let counts = (number(f, "eagain"), number(f, "timed_out"), number(f, "max_messages"));
             let float = |n| Some(f64::from(u32::try_from(n).unwrap_or(0)));
-            assert_eq!(told, (float(eagain), float(timed_out), Some(5.0)), "{what}");
+            assert_eq!(counts, (float(eagain), float(timed_out), Some(5.0)), "{what}");
         }
     }
 }

@@ -2,20 +2,20 @@
 
 use crate::finding::Severity;
 use crate::fixture::{P, Stream, mq, mq_create, number, role};
-use tracer_record::State;
+use tracer_common::state::MqState;
 
 const SENDER: P = P(401, "producer");
 const RECEIVER: P = P(400, "consumer");
-const FULL: State = State { a: 5, b: 5, c: 0 };
+const FULL: MqState = MqState { max_messages: 5, messages: 5, timed_out: 0 };
 const ETIMEDOUT: i64 = -110;
 
 #[test]
 fn a_receiver_that_is_late_twice_and_a_send_that_gives_up() {
     let mut s = Stream::new();
     s.event(10, SENDER, mq_create(7, "jobs"));
-    s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL, 0);
-    s.stall_with(3_000, SENDER, mq(7), 700, Some(RECEIVER), FULL, 0);
-    s.stall_with(4_000, SENDER, mq(7), 400, Some(RECEIVER), FULL, ETIMEDOUT);
+    s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL.into(), 0);
+    s.stall_with(3_000, SENDER, mq(7), 700, Some(RECEIVER), FULL.into(), 0);
+    s.stall_with(4_000, SENDER, mq(7), 400, Some(RECEIVER), FULL.into(), ETIMEDOUT);
     let found = s.findings(5_000);
     let [f] = found.as_slice() else { unreachable!("{found:#?}") };
     assert_eq!((f.code.as_str(), role(f, "sender"), role(f, "receiver")), ("mq-stall", vec![401], vec![400]));
@@ -25,7 +25,7 @@ fn a_receiver_that_is_late_twice_and_a_send_that_gives_up() {
     );
     assert_eq!((number(f, "messages"), number(f, "max_messages")), (Some(5.0), Some(5.0)));
     assert_eq!(f.object.as_ref().and_then(|o| o.name.as_deref()), Some("/jobs"));
-    assert!(f.title.contains("1 ended at its time-out") && f.title.contains("queue /jobs"), "{}", f.title);
+    assert!(f.title.contains("1 timed out") && f.title.contains("queue /jobs"), "{}", f.title);
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn a_sender_that_is_stuck_now() {
         let [f] = found.as_slice() else { unreachable!("{found:#?}") };
         assert_eq!((f.code.as_str(), f.severity), ("mq-stall", severity));
         assert_eq!((role(f, "receiver"), number(f, "ongoing")), (vec![400], Some(1.0)));
-        // What the kernel did not tell is not known.
+        // The type information lacks the fields.
         assert!(f.evidence["max_messages"].is_null() && f.title.contains("inode 7 (full)"), "{}", f.title);
     }
 }
@@ -59,7 +59,7 @@ fn a_sender_that_is_the_only_one_to_have_the_queue_open() {
     ] {
         let mut s = Stream::new();
         for at in [2_000, 3_000] {
-            s.stall_with(at, SENDER, mq(7), 300, read, FULL, ETIMEDOUT);
+            s.stall_with(at, SENDER, mq(7), 300, read, FULL.into(), ETIMEDOUT);
         }
         s.holders(3_001, mq(7), &holders);
         let found = s.of("mq-stall", 4_000);
@@ -76,13 +76,13 @@ fn a_sender_that_is_the_only_one_to_have_the_queue_open() {
 fn a_receiver_that_has_ended_cannot_be_looked_at() {
     for ended in [false, true] {
         let mut s = Stream::new();
-        s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL, 0);
+        s.stall_with(2_000, SENDER, mq(7), 1_500, Some(RECEIVER), FULL.into(), 0);
         if ended {
             s.gone(2_500, RECEIVER);
         }
         let found = s.of("mq-stall", 3_000);
         assert_eq!(role(&found[0], "receiver"), [400]);
-        let looks = found[0].remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("/proc/400/")));
-        assert_eq!(looks, !ended, "{:#?}", found[0].remedy);
+        let inspects = found[0].remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("/proc/400/")));
+        assert_eq!(inspects, !ended, "{:#?}", found[0].remedy);
     }
 }

@@ -1,7 +1,8 @@
-//! `msg-exhausted`: msgget failed with ENOSPC or ENOMEM, or will soon, and who holds how many queues.
+//! `msg-exhausted`: msgget failed with ENOSPC or ENOMEM, or will soon, and which processes created the queues.
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::measure;
 use crate::leaks::exhausted::{self, Counts, Kind, Limit};
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
@@ -15,17 +16,25 @@ const KIND: Kind<MsgLimitRow> = Kind {
     parts: "",
     // newque in ipc/msg.c
     limits: &[Limit { name: "MSGMNI", counts: Counts::Objects, max: |l| l.msgmni }],
-    see: ("See which queues nobody uses, and remove them.", &["ipcs -q", "ipcs -q -p", "ipcrm -q ID"]),
-    raise: |_| ("Raise the limit: kernel.msgmni is the most queues.".to_owned(), "sysctl kernel.msgmni".to_owned()),
-    in_code: "Remove each queue with IPC_RMID on every way out; replies need no queue of their own, a message type does.",
+    see: ("See which queues no process uses, and remove them with ipcrm -q.", &["ipcs -q", "ipcs -q -p"]),
+    raise: |_| {
+        (
+            "Raise the limit: kernel.msgmni is the maximum number of queues.".to_owned(),
+            "sysctl kernel.msgmni".to_owned(),
+        )
+    },
+    in_code: "Remove each queue with IPC_RMID on every exit path. Replies need only a message type of their own, not a queue.",
 };
 
 /// Its row in the table of detectors.
 pub(crate) const ROW: Detector = Detector {
     code: "msg-exhausted",
     mechanism: Some(Mechanism::Msg),
+    family: Family::Exhausted,
     sites: &[Site::MsgCreate, Site::MsgRemove],
-    what: "msgget failed with ENOSPC, or the limit on message queues will be reached soon.",
+    what: "msgget fails with ENOSPC, or the message queues will soon reach their limit.",
+    evidence: &[exhausted::EVIDENCE],
+    worse: &[measure::FAILED, measure::LIMIT_PERCENT],
     detect,
 };
 

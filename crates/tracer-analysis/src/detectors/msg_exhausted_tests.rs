@@ -46,7 +46,7 @@ fn at_the_limit() {
     assert_eq!(limit, Some(("MSGMNI", Some(8), Some(8))));
     assert_eq!((number(f, "failed"), f.evidence["errno"].as_str()), (Some(2.0), Some("ENOSPC")));
     assert_eq!((role(f, "blocked"), role(f, "creator")), (vec![700], vec![700]));
-    assert!(f.title.contains("worker (700) created 5 queues of those that exist"), "{}", f.title);
+    assert!(f.title.contains("worker (700) created 5 queues that still exist"), "{}", f.title);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::finding::Severity;
 use crate::fixture::{MS, NS, P, START, Stream, number, role};
 use tracer_common::map::kind;
+use tracer_common::state::MsgState;
 use tracer_record::{MsgQueue, ObjKey, Record};
 
 const SENDER: P = P(700, "producer");
@@ -22,15 +23,15 @@ fn row(bytes: u64) -> MsgQueue {
 fn refused(s: &mut Stream, at: u64, count: u64, span: (u64, u64), reader: Option<(P, u64)>) {
     s.refused(at, SENDER, queue(), count, span, reader);
     let Some(Record::Refused { rows, .. }) = s.records.last_mut() else { unreachable!() };
-    rows.iter_mut().for_each(|r| (r.state.a, r.fd) = (1024, -1));
+    rows.iter_mut().for_each(|r| (r.state, r.fd) = (MsgState { message_bytes: 1024 }.into(), -1));
 }
 
-fn look(s: &mut Stream, at: u64, row: MsgQueue) {
+fn table(s: &mut Stream, at: u64, row: MsgQueue) {
     s.record(Record::Queues { ts_ns: START + at * MS, rows: vec![row] });
 }
 
 #[test]
-fn what_is_told_and_what_is_not() {
+fn reported_and_ignored_refusals() {
     let old = MsgQueue { lrpid: RECEIVER.0, rtime: START_S - 60, ..row(16_384) };
     let fresh = MsgQueue { lrpid: RECEIVER.0, rtime: START_S + 2, ..row(1_024) };
     for (what, span, reader, seen, eagain, age_ms) in [
@@ -46,7 +47,7 @@ fn what_is_told_and_what_is_not() {
         s.baseline(10, vec![SENDER.row('S'), RECEIVER.row('S')]);
         refused(&mut s, 2_000, 48, span, reader);
         if let Some(seen) = seen {
-            look(&mut s, 2_500, seen);
+            table(&mut s, 2_500, seen);
         }
         let found = s.of("msg-full", 3_000);
         assert_eq!(found.first().and_then(|f| number(f, "eagain")), eagain, "{what}: {found:#?}");

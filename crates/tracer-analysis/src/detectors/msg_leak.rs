@@ -1,61 +1,75 @@
-//! `msg-leak`: message queues that nobody living has used, or that are full and that nobody empties any more.
+//! `msg-leak`: message queues that no living process uses, or that are full and that no process empties.
 //!
-//! Rests on the kernel's tables, which have the last sender and receiver of a queue, never its creator; of a queue that
-//! was made while tracing the creation was seen.
+//! Based on the kernel's tables, which have the last sender and receiver of a queue but not its creator. The creation of a
+//! queue made while tracing is recorded.
 
 use crate::finding::builder::{FindingBuilder, count, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure;
 use crate::finding::object::sysv_object;
 use crate::finding::site;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::leaks::orphan::{
-    age_s, bearer, clusters, creation_stacks, dead, eta_s, how_old, owner_may_live, rate_per_h, removal, severity,
+    age_clause, age_s, clustered, creation_stacks, distinct, eta_s, private_word, rate_per_h, removal, severity,
 };
 use crate::model::Model;
 use crate::model::msg::Queue;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::model::pid_at::{has_older_process, process_at, was_dead};
+use std::collections::BTreeMap;
 use tracer_common::site::Mechanism;
 use tracer_record::MsgQueue;
 use tracer_record::ProcId;
 
-/// Queues that nobody ever used tell something only if there are several alike: who created them may live.
+/// Queues alike that no process ever used and that make a leak: their creator may live.
 const NEVER_USED: usize = 3;
-/// The same if it was seen who created them, and that process lives: fewer may be a pool.
+/// The same for queues whose creator is known and lives: fewer may be a pool.
 const KEEPS_CREATING: usize = 8;
-/// Queues that were made within so many seconds are what a program keeps in stock, however many they are: one that loses
-/// them goes on making them.
-const STOCK_S: u64 = 10;
-/// A full queue must have been left alone for so long: its times are whole seconds, so less cannot be told.
-const LEFT_S: u64 = 2;
+/// Queues made within this many seconds are a pool, however many they are: a program that loses queues keeps making them.
+const POOL_S: u64 = 10;
+/// A full queue must be untouched this long; its times are whole seconds.
+const UNTOUCHED_S: u64 = 2;
 
 /// Its row in the table of detectors.
 pub(crate) const ROW: Detector = Detector {
     code: "msg-leak",
     mechanism: Some(Mechanism::Msg),
+    family: Family::Leak,
     sites: &[],
-    what: "A message queue outlives everybody who sent to it or received from it.",
+    what: "A message queue outlives every process that sent to it or received from it.",
+    evidence: &[&[
+        evidence::INSTANCES,
+        evidence::IDS,
+        evidence::OLDEST_AGE_S,
+        evidence::RATE_PER_H,
+        evidence::MESSAGES,
+        evidence::QUEUED_BYTES,
+        evidence::FULL,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::INSTANCES, measure::RATE_PER_H, measure::QUEUED_BYTES],
     detect,
 };
 
 pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
-    orphans(model).into_iter().filter_map(|(why, queues)| tell(model, why, &queues, now_ns)).collect()
+    orphans(model).into_iter().filter_map(|(why, queues)| finding(model, why, &queues, now_ns)).collect()
 }
 
-/// What is wrong with a queue.
+/// Why a queue is leaked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
-    /// Whoever sent or received last is dead.
+    /// The last sender and the last receiver have exited.
     Abandoned,
-    /// It is full, the last sender is dead, and the last receiver lives but takes nothing.
+    /// It is full, the last sender has exited, and the last receiver lives but does not receive.
     Unread,
-    /// Nobody ever sent or received.
+    /// No process ever sent or received.
     Unused,
 }
 
 fn orphans(model: &Model) -> Vec<(Why, Vec<&Queue>)> {
     let mut alike: BTreeMap<_, Vec<&Queue>> = BTreeMap::new();
     for q in model.msgs.iter() {
-        if let Some(why) = wrong(model, q) {
+        if let Some(why) = leaked(model, q) {
             let r = &q.row;
             alike.entry((why, q.id.ns, r.cuid, r.qbytes, r.mode, q.baseline)).or_default().push(q);
         }
@@ -63,10 +77,8 @@ fn orphans(model: &Model) -> Vec<(Why, Vec<&Queue>)> {
     let mut out = Vec::new();
     for ((why, ..), mut group) in alike {
         group.sort_by_key(|q| (q.row.ctime, q.id));
-        let made: Vec<(i32, u64)> = group.iter().map(|q| (q.row.key, q.row.ctime)).collect();
-        for members in clusters(&made) {
-            let queues: Vec<&Queue> = members.into_iter().filter_map(|i| group.get(i).copied()).collect();
-            let lost = |queues: &[&Queue]| why != Why::Unused || nobody_keeps(model, queues);
+        for queues in clustered(&group, |q| (q.row.key, q.row.ctime)) {
+            let lost = |queues: &[&Queue]| why != Why::Unused || is_no_pool(model, queues);
             if lost(&queues) {
                 let parts = site::parts(model, queues, |q| model.msgs.creation(q.id)?.stack, lost);
                 out.extend(parts.into_iter().map(|part| (why, part)));
@@ -76,9 +88,9 @@ fn orphans(model: &Model) -> Vec<(Why, Vec<&Queue>)> {
     out
 }
 
-/// Whether queues that nobody ever used, oldest first, are lost rather than kept for later.
-fn nobody_keeps(model: &Model, queues: &[&Queue]) -> bool {
-    let owned = |q: &&Queue| owner_may_live(model, q.id.ns, q.row.cuid, q.row.ctime);
+/// Whether queues that no process ever used, oldest first, are lost rather than kept for later.
+fn is_no_pool(model: &Model, queues: &[&Queue]) -> bool {
+    let owned = |q: &&Queue| has_older_process(model, q.id.ns, q.row.cuid, q.row.ctime);
     if !queues.iter().any(owned) {
         return true;
     }
@@ -86,46 +98,46 @@ fn nobody_keeps(model: &Model, queues: &[&Queue]) -> bool {
     let all_dead = queues.iter().all(|q| model.msgs.creation(q.id).is_some_and(|c| !model.processes.alive(c.by)));
     let made = |q: Option<&&Queue>| q.map_or(0, |q| q.row.ctime);
     let took_s = made(queues.last()).saturating_sub(made(queues.first()));
-    queues.len() >= enough && (all_dead || took_s > STOCK_S || most_of_the_limit(model, queues))
+    queues.len() >= enough && (all_dead || took_s > POOL_S || most_of_the_limit(model, queues))
 }
 
-/// Whether they leave hardly any room to others.
+/// Whether they take most of the limit.
 fn most_of_the_limit(model: &Model, queues: &[&Queue]) -> bool {
     severity(queues.len(), &shares(model, queues)) == Severity::Critical
 }
 
-/// Their number, and how many there may be.
+/// Their number and the limit on queues.
 fn shares(model: &Model, queues: &[&Queue]) -> Vec<(u64, u64)> {
     let limits = queues.first().and_then(|q| model.msgs.limits(q.id.ns));
     let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
     limits.map_or_else(Vec::new, |l| vec![(n, l.msgmni)])
 }
 
-/// Whether the creator was seen, and lives.
+/// Whether the creator is known and lives.
 fn creator_lives(model: &Model, q: &Queue) -> bool {
     model.msgs.creation(q.id).is_some_and(|c| model.processes.alive(c.by))
 }
 
-fn wrong(model: &Model, q: &Queue) -> Option<Why> {
+fn leaked(model: &Model, q: &Queue) -> Option<Why> {
     let r = &q.row;
     if !r.waiting.is_empty() {
         return None;
     }
-    let dead = |pid: u32, at_s: u64| dead(model, pid, at_s, q.read_ns);
+    let dead = |pid: u32, at_s: u64| was_dead(model, pid, at_s, q.read_ns);
     let sender_dead = r.stime == 0 || dead(r.lspid, r.stime);
     let receiver_dead = r.rtime == 0 || dead(r.lrpid, r.rtime);
     let read_s = model.wall_s(q.read_ns)?;
-    let left = r.stime != 0 && r.rtime <= r.stime && read_s.saturating_sub(r.stime) >= LEFT_S;
+    let untouched = r.stime != 0 && r.rtime <= r.stime && read_s.saturating_sub(r.stime) >= UNTOUCHED_S;
     match (sender_dead, receiver_dead) {
         (true, true) if r.stime == 0 && r.rtime == 0 => r.waiting_complete.then_some(Why::Unused),
-        // A creator that lives may come back to it, though only others have used it.
+        // A living creator may come back to the queue, even if only others have used it.
         (true, true) => (!creator_lives(model, q)).then_some(Why::Abandoned),
-        (true, false) => (full(r) && left && r.lrpid != 0 && r.waiting_complete).then_some(Why::Unread),
+        (true, false) => (full(r) && untouched && r.lrpid != 0 && r.waiting_complete).then_some(Why::Unread),
         (false, _) => None,
     }
 }
 
-/// Whether one more message like those in it would not fit.
+/// Whether another message of the average size would not fit.
 fn full(r: &MsgQueue) -> bool {
     let usual = r.bytes.checked_div(r.messages).unwrap_or(0);
     r.qbytes > 0 && r.messages > 0 && (r.bytes.saturating_add(usual) > r.qbytes || r.messages >= r.qbytes)
@@ -133,16 +145,11 @@ fn full(r: &MsgQueue) -> bool {
 
 /// The last senders or the last receivers, each once.
 fn users(model: &Model, queues: &[&Queue], of: impl Fn(&MsgQueue) -> (u32, u64)) -> Vec<ProcId> {
-    let all: BTreeSet<ProcId> = queues
-        .iter()
-        .map(|q| of(&q.row))
-        .filter(|(pid, at_s)| *pid != 0 && *at_s != 0)
-        .map(|(pid, at_s)| bearer(model, pid, at_s))
-        .collect();
-    all.into_iter().collect()
+    let all = queues.iter().map(|q| of(&q.row)).filter(|(pid, at_s)| *pid != 0 && *at_s != 0);
+    distinct(all.map(|(pid, at_s)| process_at(model, pid, at_s)))
 }
 
-fn how_bad(why: Why, queues: &[&Queue], shares: &[(u64, u64)]) -> Severity {
+fn severity_of(why: Why, queues: &[&Queue], shares: &[(u64, u64)]) -> Severity {
     let by_number = severity(queues.len(), shares);
     if queues.iter().any(|q| !q.row.waiting_complete) {
         return Severity::Info;
@@ -150,67 +157,82 @@ fn how_bad(why: Why, queues: &[&Queue], shares: &[(u64, u64)]) -> Severity {
     match (why, by_number) {
         (Why::Abandoned, Severity::Info) if queues.iter().any(|q| full(&q.row)) => Severity::Warning,
         (Why::Abandoned, by_number) => by_number,
-        // Somebody living may come back to them.
+        // A living process may come back to them.
         (Why::Unread | Why::Unused, Severity::Critical) => Severity::Warning,
         (Why::Unread | Why::Unused, Severity::Warning | Severity::Info) => Severity::Info,
     }
 }
 
-fn title(
-    model: &Model,
-    why: Why,
-    queues: &[&Queue],
-    age: Option<u64>,
-    senders: &[ProcId],
-    receivers: &[ProcId],
-    creators: &[ProcId],
-) -> String {
-    let one = queues.len() == 1;
-    let n = u64::try_from(queues.len()).unwrap_or(u64::MAX);
-    let private = if queues.iter().all(|q| q.row.key == 0) { " (IPC_PRIVATE)" } else { "" };
+/// The processes that a title lists.
+struct Users<'a> {
+    model: &'a Model,
+    senders: &'a [ProcId],
+    receivers: &'a [ProcId],
+    creators: &'a [ProcId],
+}
+
+impl Users<'_> {
+    /// The title without the age.
+    fn title(&self, why: Why, queues: &[&Queue]) -> String {
+        let what = counted(queues);
+        let them = if queues.len() == 1 { "it" } else { "them" };
+        let by = names(self.model, self.creators);
+        match (why, self.creators) {
+            (Why::Abandoned, []) => {
+                format!("no living process uses {what}: {} (creator not recorded)", self.exited())
+            }
+            (Why::Abandoned, _) => format!("{by} created {what} and did not remove {them}: {}", self.exited()),
+            (Why::Unread, creators) => {
+                let origin =
+                    if creators.is_empty() { "creator not recorded".to_owned() } else { format!("created by {by}") };
+                format!(
+                    "no process empties {what}: {}, and {} {} not receive ({origin})",
+                    exited(&[last_users(self.model, "sender", self.senders)], self.senders.len()),
+                    last_users(self.model, "receiver", self.receivers),
+                    if self.receivers.len() == 1 { "does" } else { "do" },
+                )
+            }
+            (Why::Unused, []) => format!("no process ever sent to or received from {what} (creator not recorded)"),
+            (Why::Unused, _) => format!("{by} created {what}: no process ever sent to or received from {them}"),
+        }
+    }
+
+    /// `the last sender a (1) and the last receiver b (2) have exited`.
+    fn exited(&self) -> String {
+        let roles = [("sender", self.senders), ("receiver", self.receivers)];
+        let known = roles.iter().filter(|(_, ids)| !ids.is_empty());
+        let all: Vec<String> = known.map(|(role, ids)| last_users(self.model, role, ids)).collect();
+        exited(&all, self.senders.len() + self.receivers.len())
+    }
+}
+
+/// `the last sender a (1)`.
+fn last_users(model: &Model, role: &str, ids: &[ProcId]) -> String {
+    let s = if ids.len() == 1 { "" } else { "s" };
+    format!("the last {role}{s} {}", names(model, ids))
+}
+
+fn exited(who: &[String], processes: usize) -> String {
+    format!("{} {} exited", who.join(" and "), if processes == 1 { "has" } else { "have" })
+}
+
+/// `3 message queues (IPC_PRIVATE) of uid 0 (1 of them full)`.
+fn counted(queues: &[&Queue]) -> String {
+    let what = count(u64::try_from(queues.len()).unwrap_or(u64::MAX), "message queue", "message queues");
+    let private = private_word(queues.iter().map(|q| Some(q.row.key)));
     let uid = queues.first().map_or(0, |q| q.row.cuid);
-    let what = format!("{}{private} of uid {uid}", count(n, "message queue", "message queues"));
     let messages = queues.iter().fold(0_u64, |sum, q| sum.saturating_add(q.row.messages));
     let fill = match queues.iter().filter(|q| full(&q.row)).count() {
         0 if messages == 0 => String::new(),
         0 => format!(" ({} left)", count(messages, "message", "messages")),
-        _ if one => " (full)".to_owned(),
+        _ if queues.len() == 1 => " (full)".to_owned(),
         k if k == queues.len() => " (all full)".to_owned(),
         k => format!(" ({k} of them full)"),
     };
-    let old = how_old(queues.len(), age);
-    let (is, it) = if one { ("is", "it") } else { ("are", "them") };
-    let origin = match creators {
-        [] => format!("who created {it} is not recorded"),
-        some => format!("created by {}", names(model, some)),
-    };
-    match why {
-        Why::Abandoned => {
-            let mut last = Vec::new();
-            if !senders.is_empty() {
-                last.push(format!("sent by {}", names(model, senders)));
-            }
-            if !receivers.is_empty() {
-                last.push(format!("received by {}", names(model, receivers)));
-            }
-            let all_dead = if senders.len() + receivers.len() == 1 { "dead now" } else { "all dead now" };
-            format!(
-                "{what}{fill} {is} used by no living process: last {}, {all_dead} ({origin}){old}",
-                last.join(" and ")
-            )
-        }
-        Why::Unread => format!(
-            "{what}{fill} that nobody empties: the last sender {} is dead, and the last receiver {} takes nothing ({origin}){old}",
-            names(model, senders),
-            names(model, receivers),
-        ),
-        Why::Unused => {
-            format!("nobody ever sent to or received from {what} ({origin}){old}")
-        }
-    }
+    format!("{what}{private} of uid {uid}{fill}")
 }
 
-fn tell(model: &Model, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Finding> {
+fn finding(model: &Model, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Finding> {
     let first = queues.first()?;
     let (oldest, newest) = (first.row.ctime, queues.last()?.row.ctime);
     let senders = users(model, queues, |r| (r.lspid, r.stime));
@@ -220,7 +242,7 @@ fn tell(model: &Model, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Findi
     let shares = shares(model, queues);
     let age = age_s(model, oldest, now_ns);
 
-    let mut d = FindingBuilder::new(model, &ROW, how_bad(why, queues, &shares));
+    let mut d = FindingBuilder::new(model, &ROW, severity_of(why, queues, &shares));
     d.confidence(Confidence::Likely).origin(first.baseline).object(sysv_object(
         "msg",
         first.id.ns,
@@ -233,23 +255,22 @@ fn tell(model: &Model, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Findi
     for p in &receivers {
         d.process("receiver", *p, None);
     }
-    let mut creators: Vec<ProcId> = queues.iter().filter_map(|q| model.msgs.creation(q.id)).map(|c| c.by).collect();
-    creators.sort_unstable();
-    creators.dedup();
+    let creators = distinct(queues.iter().filter_map(|q| model.msgs.creation(q.id)).map(|c| c.by));
     for c in &creators {
         d.subject("creator", *c, None);
     }
     creation_stacks(&mut d, queues.iter().filter_map(|q| model.msgs.creation(q.id)));
-    d.title(title(model, why, queues, age, &senders, &receivers, &creators));
+    let users = Users { model, senders: &senders, receivers: &receivers, creators: &creators };
+    d.title(format!("{}{}", users.title(why, queues), age_clause(queues.len(), age)));
     let rate = rate_per_h(queues.len(), newest.saturating_sub(oldest), age);
     let sum = |of: fn(&MsgQueue) -> u64| queues.iter().fold(0_u64, |sum, q| sum.saturating_add(of(&q.row)));
-    d.evidence("instances", n)
+    d.evidence(evidence::INSTANCES, n)
         .ids(queues.iter().map(|q| q.id.id.to_string()))
-        .evidence("oldest_age_s", age)
-        .evidence("rate_per_h", rate)
-        .evidence("messages", sum(|r| r.messages))
-        .evidence("queued_bytes", sum(|r| r.bytes))
-        .evidence("full", queues.iter().filter(|q| full(&q.row)).count())
+        .evidence(evidence::OLDEST_AGE_S, age)
+        .evidence(evidence::RATE_PER_H, rate)
+        .evidence(evidence::MESSAGES, sum(|r| r.messages))
+        .evidence(evidence::QUEUED_BYTES, sum(|r| r.bytes))
+        .evidence(evidence::FULL, queues.iter().filter(|q| full(&q.row)).count())
         .pids(senders.into_iter().chain(receivers).chain(creators));
     if let Some(l) = limits {
         let eta = eta_s(queues.len(), l.used_queues, l.msgmni, rate);
@@ -258,7 +279,7 @@ fn tell(model: &Model, why: Why, queues: &[&Queue], now_ns: u64) -> Option<Findi
     let ids: Vec<i32> = queues.iter().map(|q| q.id.id).collect();
     removal(&mut d, model, first.id.ns, "-q", &ids);
     d.remedy(
-        "Call msgctl(id, IPC_RMID, 0) on every way out, SIGTERM too; against SIGKILL, remove left-overs at start, or use a socket, which goes with its users.",
+        "Call msgctl(id, IPC_RMID, 0) on every exit path, including SIGTERM. SIGKILL leaves queues behind: remove old ones at start, or use a socket, which closes with its users.",
         None,
     );
     d.seen(queues.iter().map(|q| q.first_ns).min().unwrap_or(first.first_ns), first.read_ns);

@@ -11,7 +11,7 @@ const SERVER: P = P(700, "server");
 /// Seconds since 1970 when the session starts.
 const START_S: u64 = 1_700_000_000;
 
-/// A queue made 400 s before the start, that nobody has used.
+/// A queue made 400 s before the start and never used.
 fn unused(id: i32) -> MsgQueue {
     MsgQueue {
         ns: NS,
@@ -25,7 +25,7 @@ fn unused(id: i32) -> MsgQueue {
     }
 }
 
-/// One whose last sender, a process that nobody knows any more, sent 300 s before the start.
+/// One whose last sender, a process not in the model, sent 300 s before the start.
 fn sent(id: i32, messages: u64) -> MsgQueue {
     MsgQueue { messages, bytes: messages * 1024, lspid: 4_000 + id.cast_unsigned(), stime: START_S - 300, ..unused(id) }
 }
@@ -47,7 +47,7 @@ fn owner(p: P) -> ProcessRow {
     ProcessRow { uid: 1000, ..p.row('S') }
 }
 
-/// What was there at the start is there at the end.
+/// The same tables at the start and at the end.
 fn stays(rows: &[ProcessRow], queues: &[MsgQueue]) -> Stream {
     let mut rows = rows.to_vec();
     rows.push(INIT.row('S'));
@@ -73,19 +73,23 @@ fn orphans_from_before_and_their_healthy_twins() {
         ("full", sent(5, 16), Some(Severity::Warning)),
         ("the last sender lives", MsgQueue { lspid: SERVER.0, ..sent(5, 1) }, None),
         ("the last receiver lives", received(SERVER.0, 200, sent(5, 1)), None),
-        ("somebody waits for a message", MsgQueue { waiting: vec![SERVER.0], ..sent(5, 0) }, None),
-        ("who waits is not known", MsgQueue { waiting_complete: false, ..sent(5, 16) }, Some(Severity::Info)),
+        ("a process waits for a message", MsgQueue { waiting: vec![SERVER.0], ..sent(5, 0) }, None),
+        (
+            "the waiting processes are unknown",
+            MsgQueue { waiting_complete: false, ..sent(5, 16) },
+            Some(Severity::Info),
+        ),
         (
             "the sender's pid is another's now",
             MsgQueue { lspid: SERVER.0, stime: START_S - 499, ..sent(5, 1) },
             Some(Severity::Info),
         ),
         ("the sender is not visible here", MsgQueue { lspid: 0, ..sent(5, 1) }, None),
-        ("nobody used it yet, its owner lives", unused(5), None),
-        ("nobody used it, and its server waits", MsgQueue { waiting: vec![SERVER.0], ..unused(5) }, None),
-        ("full and the receiver lives, but takes nothing", received(SERVER.0, 300, sent(5, 16)), Some(Severity::Info)),
-        ("full, the receiver has taken since", received(SERVER.0, 299, sent(5, 16)), None),
-        ("full since a moment", MsgQueue { stime: START_S + 2, ..received(SERVER.0, 300, sent(5, 16)) }, None),
+        ("never used, its owner lives", unused(5), None),
+        ("never used, and its server waits", MsgQueue { waiting: vec![SERVER.0], ..unused(5) }, None),
+        ("full, the receiver lives but does not receive", received(SERVER.0, 300, sent(5, 16)), Some(Severity::Info)),
+        ("full, the receiver has received since", received(SERVER.0, 299, sent(5, 16)), None),
+        ("full for a moment", MsgQueue { stime: START_S + 2, ..received(SERVER.0, 300, sent(5, 16)) }, None),
         ("nearly full, the receiver lives", received(SERVER.0, 300, sent(5, 15)), None),
     ] {
         let found = stays(&[owner(SERVER)], &[queue]).findings(3_000);
@@ -97,24 +101,24 @@ fn orphans_from_before_and_their_healthy_twins() {
                 ("msg-leak", Origin::Baseline, Confidence::Likely),
                 "{what}"
             );
-            assert!(role(f, "creator").is_empty(), "{what}: nobody knows the creator");
+            assert!(role(f, "creator").is_empty(), "{what}: the creator is unknown");
         }
     }
 }
 
 #[test]
-fn queues_that_nobody_ever_used() {
+fn queues_that_no_process_ever_used() {
     let (of_owner, stranger) = (owner(SERVER), ProcessRow { uid: 1001, ..P(710, "other").row('S') });
     let elsewhere = ProcessRow { ipc_ns: Some(NS + 1), ..owner(P(720, "elsewhere")) };
     for (what, number, apart_s, rows, found) in [
-        ("one, and nobody of its owner lives", 1, 0, vec![stranger.clone()], true),
+        ("one, and no process of its owner lives", 1, 0, vec![stranger.clone()], true),
         ("one, and its owner lives elsewhere", 1, 0, vec![elsewhere], true),
         ("one, and its owner lives", 1, 0, vec![of_owner.clone()], false),
         ("two, and their owner lives", 2, 60, vec![of_owner.clone()], false),
         ("three made one after the other, and their owner lives", 3, 60, vec![of_owner.clone()], true),
-        ("a stock, and nobody of its owner lives", 1000, 0, vec![stranger], true),
-        ("a stock made at once, and its owner lives", 1000, 0, vec![of_owner.clone()], false),
-        ("a stock that took some time to make", 3, 5, vec![of_owner.clone()], false),
+        ("a pool, and no process of its owner lives", 1000, 0, vec![stranger], true),
+        ("a pool made at once, and its owner lives", 1000, 0, vec![of_owner.clone()], false),
+        ("a pool made over some time", 3, 5, vec![of_owner.clone()], false),
         ("the same again after a restart", 3, 6, vec![of_owner], true),
     ] {
         let later = |id: i32| MsgQueue { ctime: START_S - 400 + u64::from(id.unsigned_abs()) * apart_s, ..unused(id) };
@@ -168,7 +172,7 @@ fn what_appears_and_stays_is_observed() {
 }
 
 #[test]
-fn who_created_a_queue_was_seen() {
+fn the_creation_of_a_queue_was_recorded() {
     let client = P(710, "client");
     for (what, exact, made_s_ago, creator_dies, want) in [
         ("its creator is dead", 1, 0, true, Some(vec![710])),
@@ -185,7 +189,7 @@ fn who_created_a_queue_was_seen() {
         if creator_dies {
             s.gone(2_000, client);
         }
-        // Others have sent to it, and are dead.
+        // Others have sent to it and have exited.
         let row = MsgQueue { ctime: START_S + 1 - made_s_ago, stime: START_S + 1, ..sent(5, 2) };
         let rows = if creator_dies { vec![INIT.row('S')] } else { vec![INIT.row('S'), client.row('S')] };
         s.record(Record::Closing(inventory(5_000, rows, vec![row], 32_000)));

@@ -3,8 +3,9 @@
 use crate::finding::{Confidence, Finding, Origin, Severity};
 use crate::fixture::{MS, NS, P, START, Stream, number, role};
 use tracer_common::event::{Body, Stall, SysvCreate, UNKNOWN};
-use tracer_common::map::{ObjState, kind};
+use tracer_common::map::kind;
 use tracer_common::site::Site;
+use tracer_common::state::MsgState;
 use tracer_common::syscall::Syscall;
 use tracer_record::{MsgQueue, ObjKey, ProcessRow, Record, State};
 
@@ -19,14 +20,14 @@ fn queue(id: u64) -> ObjKey {
 
 /// A message of 1024 bytes did not fit.
 fn refused() -> State {
-    State { a: 1024, b: 0, c: 0 }
+    MsgState { message_bytes: 1024 }.into()
 }
 
 fn full(id: i32) -> MsgQueue {
     MsgQueue { ns: NS, id, bytes: 16_384, messages: 16, qbytes: 16_384, lspid: SENDER.0, ..MsgQueue::default() }
 }
 
-fn look(s: &mut Stream, at: u64, row: MsgQueue) {
+fn table(s: &mut Stream, at: u64, row: MsgQueue) {
     s.record(Record::Queues { ts_ns: START + at * MS, rows: vec![row] });
 }
 
@@ -50,9 +51,9 @@ fn a_receiver_that_pauses() {
     for at in [1_000, 2_000] {
         s.stall_with(at, SENDER, queue(5), 500, Some(RECEIVER), refused(), 0);
     }
-    look(&mut s, 1_900, full(5));
+    table(&mut s, 1_900, full(5));
     // Drained since.
-    look(&mut s, 2_100, MsgQueue { bytes: 0, messages: 0, ..full(5) });
+    table(&mut s, 2_100, MsgQueue { bytes: 0, messages: 0, ..full(5) });
     let found = s.of("msg-stall", 4_000);
     let f = one(&found);
     assert_eq!((role(f, "sender"), role(f, "receiver")), (vec![700], vec![600]));
@@ -77,17 +78,22 @@ fn one_that_lasts() {
             true,
             "receiver consumer (600) has not received for about 12 s",
         ),
-        ("the last receiver is dead", received(RECEIVER.0, 10), false, "which received last about 12 s ago, is gone"),
+        (
+            "the last receiver is dead",
+            received(RECEIVER.0, 10),
+            false,
+            "which last received about 12 s ago, has exited",
+        ),
     ] {
         let mut s = Stream::new();
         let rows = if alive { vec![SENDER.row('S'), RECEIVER.row('S')] } else { vec![SENDER.row('S')] };
         s.baseline(10, rows);
         blocked(&mut s, 3_000, 1_000, None);
-        look(&mut s, 3_000, row);
+        table(&mut s, 3_000, row);
         let found = s.of("msg-stall", 3_000);
         let f = one(&found);
         assert!(f.title.contains(blame), "{what}: {}", f.title);
-        assert!(f.title.contains("is blocked 2 s in msgsnd"), "{what}: {}", f.title);
+        assert!(f.title.contains("has been blocked for 2 s in msgsnd()"), "{what}: {}", f.title);
         assert_eq!(number(f, "ongoing"), Some(1.0), "{what}");
     }
 }
@@ -119,7 +125,7 @@ fn a_receiver_that_is_at_work() {
     let mut s = Stream::new();
     let body = |at: u64| Stall {
         obj: crate::fixture::obj_ref(queue(5)),
-        state: ObjState { a: 1024, b: 0, c: 0 },
+        state: MsgState { message_bytes: 1024 }.into(),
         since_ns: START + (at - 500) * MS,
         until_ns: START + at * MS,
         reader: RECEIVER.0,
@@ -150,13 +156,13 @@ fn short_waits_are_healthy() {
 #[test]
 fn a_receiver_that_sits_in_msgrcv_while_messages_lie_there() {
     for (state, title, advice) in [
-        ('S', "receiver consumer (600) waits for another type of message in msgrcv there", "Compare the types"),
-        ('T', "receiver consumer (600) is stopped in msgrcv there", "Let the receiver go on"),
+        ('S', "receiver consumer (600) waits for another type of message in msgrcv() there", "Compare the types"),
+        ('T', "receiver consumer (600) is stopped in msgrcv() there", "Let the receiver continue"),
     ] {
         let mut s = Stream::new();
         // msgrcv
         s.baseline(0, vec![SENDER.row('S'), ProcessRow { syscall: Some(70), ..RECEIVER.row(state) }]);
-        look(&mut s, 900, MsgQueue { waiting: vec![SENDER.0, RECEIVER.0], ..full(5) });
+        table(&mut s, 900, MsgQueue { waiting: vec![SENDER.0, RECEIVER.0], ..full(5) });
         blocked(&mut s, 3_000, 500, None);
         let found = s.of("msg-stall", 3_000);
         let f = one(&found);

@@ -7,12 +7,12 @@ const WRITER: P = P(400, "producer");
 const READER: P = P(401, "consumer");
 
 #[test]
-fn verdicts() {
+fn only_refusals_during_a_pause_are_reported() {
     for (what, now, count, span, reader, severity) in [
         ("nobody reads", 4_000, 1_000, (100, 2_000), None, Some(Severity::Warning)),
         ("the reader pauses", 700, 5, (100, 600), Some((READER, 90)), Some(Severity::Info)),
         ("a few refusals while the reader keeps reading", 5_050, 50, (100, 5_000), Some((READER, 4_990)), None),
-        ("one burst, and who reads is not known", 4_000, 3, (100, 120), None, None),
+        ("one burst, and the reader is unknown", 4_000, 3, (100, 120), None, None),
     ] {
         let mut s = Stream::new();
         s.refused(650, WRITER, pipe(8), count, span, reader);

@@ -64,7 +64,7 @@ fn without_a_count_the_creator_is_the_holder() {
 }
 
 #[test]
-fn small_pipes_that_were_there_are_told_until_they_are_seen_created() {
+fn small_pipes_at_the_start_are_reported_until_their_creation_is_recorded() {
     let small = SmallPipes {
         uid: 1_000,
         slots: 2,
@@ -84,8 +84,8 @@ fn small_pipes_that_were_there_are_told_until_they_are_seen_created() {
     assert_eq!((f.origin, f.confidence), (Origin::Baseline, Confidence::Likely));
     assert_eq!((role(f, "holder"), role(f, "writer"), role(f, "reader")), (vec![500], vec![502], vec![503]));
     assert_eq!((number(f, "capacity_bytes"), number(f, "instances")), (Some(8_192.0), Some(36.0)));
-    assert!(f.title.contains("above pipe-user-pages-soft of 16384 pages, with 16456: python3 (500)"), "{}", f.title);
-    // Of the same user, and new: now it is known who makes them.
+    assert!(f.title.contains("exceeds pipe-user-pages-soft (16456 of 16384 pages), and python3 (500)"), "{}", f.title);
+    // New ones of the same user: now their creator is known.
     create(&mut s, 1_000, BASH, 50, 2);
     let found = s.of("pipe-shrunk", 2_000);
     let [f] = found.as_slice() else { unreachable!("{found:#?}") };

@@ -1,8 +1,8 @@
 //! Tables of `pipe-stall`: records in, findings out.
 
 use crate::finding::{Origin, Severity};
-use crate::fixture::{P, START, Stream, number, pipe, role};
-use tracer_record::{Record, State};
+use crate::fixture::{P, START, Stream, number, pipe, pipe_state, role};
+use tracer_record::Record;
 
 const YES: P = P(300, "yes");
 const HEAD: P = P(301, "head");
@@ -49,7 +49,7 @@ fn a_thread_found_asleep_is_of_the_baseline_and_its_time_an_estimate() {
     s.found_asleep(2_000, &[(YES, pipe(8), 0, None)]);
     let [f] = &s.of("pipe-stall", 3_000)[..] else { unreachable!() };
     assert_eq!((f.origin, number(f, "began_before_start")), (Origin::Baseline, Some(1.0)));
-    assert!(f.title.contains("blocked about 3 s in write"), "{}", f.title);
+    assert!(f.title.contains("blocked for about 3 s in write()"), "{}", f.title);
     // With one that was seen from its beginning, it is not only that.
     s.stall(2_900, PV, pipe(8), 500, None);
     let [f] = &s.of("pipe-stall", 3_000)[..] else { unreachable!() };
@@ -164,7 +164,7 @@ fn a_dead_writer_waits_no_longer() {
 
 #[test]
 fn a_reader_that_computes_is_slow_and_not_stuck() {
-    // (reader's share of the processor in percent, both ended) -> severity, if told at all
+    // (reader's share of the CPU in percent, both exited) -> severity, if reported at all
     let cases = [
         (95, false, Some(Severity::Info)),
         (95, true, None),
@@ -207,8 +207,8 @@ fn where_it_waits_and_waited() {
         s.frames(7, &[("/usr/lib/libc.so.6", 0x7010, 0x10), ("/usr/bin/yes", 0x5520, 0x520)]);
         let found = s.findings(3_000);
         let stacks: Vec<_> = found.iter().flat_map(|f| &f.stacks).collect();
-        let told: Vec<_> = stacks.iter().map(|s| (s.role.as_str(), s.pid, s.site.as_deref())).collect();
-        assert_eq!(told, [("writer", YES.0, Some("/usr/bin/yes+0x520"))], "{lasts}");
+        let shown: Vec<_> = stacks.iter().map(|s| (s.role.as_str(), s.pid, s.site.as_deref())).collect();
+        assert_eq!(shown, [("writer", YES.0, Some("/usr/bin/yes+0x520"))], "{lasts}");
     }
 }
 
@@ -230,7 +230,7 @@ fn who_read_last_is_blamed_and_not_who_only_has_it_open() {
             s.blocked(5_000, &[(YES, pipe(8), 1_000, reader.map(|r| (r, 900)))]);
         } else {
             s.stall(5_000, YES, pipe(8), 2_000, reader);
-            s.look(pipe(8), parent, 'S', 3).look(pipe(8), PV, 'S', 2);
+            s.sample(pipe(8), parent, 'S', 3).sample(pipe(8), PV, 'S', 2);
         }
         s.holders(5_001, pipe(8), &[(parent, true, true), (PV, true, false), (YES, false, true)]);
         s.process(5_002, PV.row(if stopped { 'T' } else { 'S' })).process(5_003, parent.row('S'));
@@ -240,10 +240,10 @@ fn who_read_last_is_blamed_and_not_who_only_has_it_open() {
         let found = s.of("pipe-stall", 6_000);
         let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
         assert_eq!(role(f, "reader").first(), Some(&blamed), "{what}: {}", f.title);
-        // Of one that has ended there is nothing to look at.
-        let looks = f.remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("cat /proc/302/")));
-        assert_eq!(looks, blamed == 302 && !ended, "{what}: {:#?}", f.remedy);
-        // What readers were found doing is told of the one that is blamed.
+        // A process that has exited cannot be inspected.
+        let inspects = f.remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("cat /proc/302/")));
+        assert_eq!(inspects, blamed == 302 && !ended, "{what}: {:#?}", f.remedy);
+        // Only samples of the blamed reader are shown.
         if !lasts {
             let times = if blamed == 302 { 2 } else { 3 };
             assert_eq!(f.evidence["reader_was"], serde_json::json!([format!("{times} x asleep")]), "{what}");
@@ -254,14 +254,14 @@ fn who_read_last_is_blamed_and_not_who_only_has_it_open() {
 #[test]
 fn a_reader_that_never_read_is_not_too_slow() {
     const EPIPE: i64 = -32;
-    // (what ended the wait, who is seen to have read) -> it did not read
+    // (what ended the wait, the reader that was seen) -> it did not read
     for (what, ret, read, never) in [
         ("it ended without a read", EPIPE, None, true),
-        ("something was written, so somebody read", 4096, None, false),
+        ("something was written, so a process read", 4096, None, false),
         ("it had read before", EPIPE, Some(PV), false),
     ] {
         let mut s = Stream::new();
-        s.stall_with(5_000, YES, pipe(8), 2_000, read, State { a: 16, b: 16, c: 65_536 }, ret);
+        s.stall_with(5_000, YES, pipe(8), 2_000, read, pipe_state(), ret);
         s.holders(5_001, pipe(8), &[(PV, true, false), (YES, false, true)]);
         let found = s.of("pipe-stall", 6_000);
         let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
@@ -273,7 +273,7 @@ fn a_reader_that_never_read_is_not_too_slow() {
 
 #[test]
 fn a_ring_of_stalls_that_is_over_is_one_finding() {
-    // (who ended, when; the second pipe has another reader) -> findings and their severity
+    // (the process that exited, when; the second pipe has another reader) -> findings and their severity
     for (what, ended, elsewhere, found) in [
         ("one was killed", Some((HEAD, 4_999)), false, vec![Severity::Warning]),
         ("one of them went on", None, false, vec![Severity::Warning]),
@@ -290,7 +290,7 @@ fn a_ring_of_stalls_that_is_over_is_one_finding() {
         let f = &got[0];
         let each_other = f.title.contains("yes (300), head (301) waited for each other for 2.99 s, until ");
         assert_eq!(each_other, !elsewhere, "{what}: {}", f.title);
-        assert_eq!(f.title.ends_with("until head (301) ended"), ended.is_some(), "{what}: {}", f.title);
+        assert_eq!(f.title.ends_with("until head (301) exited"), ended.is_some(), "{what}: {}", f.title);
         assert_eq!(f.evidence["ids"].as_array().map(Vec::len), Some(2), "{what}: {:?}", f.evidence);
     }
 }

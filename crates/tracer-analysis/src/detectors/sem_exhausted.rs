@@ -1,7 +1,8 @@
-//! `sem-exhausted`: semget failed with ENOSPC, or will soon: which limit, and who holds how much of it.
+//! `sem-exhausted`: semget failed with ENOSPC, or will soon. Which limit is reached, and which processes created the sets.
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::measure;
 use crate::leaks::exhausted::{self, Counts, Kind, Limit};
 use crate::model::Model;
 use tracer_common::site::{Mechanism, Site};
@@ -18,19 +19,21 @@ const KIND: Kind<SemLimitRow> = Kind {
         Limit { name: "SEMMNS", counts: Counts::Parts, max: |l| l.semmns },
         Limit { name: "SEMMNI", counts: Counts::Objects, max: |l| l.semmni },
     ],
-    see: ("See which sets nobody uses, and remove them.", &["ipcs -s", "ipcs -s -t", "ipcrm -s ID"]),
+    see: ("See which sets no process uses, and remove them with ipcrm -s.", &["ipcs -s", "ipcs -s -t"]),
     raise,
-    in_code: "Remove each set with IPC_RMID on every way out of the program.",
+    in_code: "Remove each set with IPC_RMID on every exit path of the program.",
 };
 
-/// The field of /proc/sys/kernel/sem, and what it counts.
+/// The field of /proc/sys/kernel/sem that is the limit, and what it counts.
 fn raise(limit: Option<&'static str>) -> (String, String) {
     let (field, what) = match limit {
         Some("SEMMNS") => ("the 2nd number", "semaphores"),
         Some(_) => ("the 4th number", "semaphore sets"),
         None => ("a number", "sets or semaphores"),
     };
-    let text = format!("Raise the limit: {field} of kernel.sem is the most {what} (SEMMSL SEMMNS SEMOPM SEMMNI).");
+    let text = format!(
+        "Raise the limit: {field} of kernel.sem (SEMMSL SEMMNS SEMOPM SEMMNI) is the maximum number of {what}."
+    );
     (text, "sysctl kernel.sem".to_owned())
 }
 
@@ -38,8 +41,11 @@ fn raise(limit: Option<&'static str>) -> (String, String) {
 pub(crate) const ROW: Detector = Detector {
     code: "sem-exhausted",
     mechanism: Some(Mechanism::Sem),
+    family: Family::Exhausted,
     sites: &[Site::SemCreate, Site::SemRemove],
-    what: "semget failed with ENOSPC, or the limit on semaphores will be reached soon.",
+    what: "semget fails with ENOSPC, or the semaphores will soon reach their limit.",
+    evidence: &[exhausted::EVIDENCE],
+    worse: &[measure::FAILED, measure::LIMIT_PERCENT],
     detect,
 };
 

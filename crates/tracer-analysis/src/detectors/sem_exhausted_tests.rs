@@ -38,7 +38,7 @@ fn which_limit() {
 
 #[test]
 fn the_use_is_that_of_the_failure() {
-    // Afterwards all sets were removed, and only the closing table told the limits.
+    // Afterwards all sets were removed, and only the closing table shows the limits.
     let mut s = Stream::new();
     for i in 0..4 {
         s.sem_create(100, WORKER, i, 0);
@@ -50,7 +50,11 @@ fn the_use_is_that_of_the_failure() {
     s.record(Record::Closing(sem_inventory(1_000, vec![WORKER.row('S')], vec![], sem_limits(0, 0, 4, 1_000))));
     let found = s.of("sem-exhausted", 1_000);
     assert_eq!((number(&found[0], "used"), number(&found[0], "max")), (Some(4.0), Some(4.0)));
-    assert!(found[0].title.ends_with("4 sets created since tracing began, and gone by now"), "{}", found[0].title);
+    assert!(
+        found[0].title.ends_with("4 sets were created since tracing began and removed since"),
+        "{}",
+        found[0].title
+    );
 }
 
 #[test]
@@ -68,7 +72,7 @@ fn warnings_before() {
         ("nearly full and level", 127, 0, 100, 128, None),
         ("far, but less than a day at this rate", 4_000, 100, 100, 32_000, Some(27_900)),
         ("a burst on an almost empty table", 100, 100, 100, 32_000, None),
-        ("far, and too short to tell", 100, 100, 10, 32_000, None),
+        ("far, and too short for a trend", 100, 100, 10, 32_000, None),
         ("far away", 100, 8, 100, 32_000_000, None),
     ] {
         let mut s = Stream::new();

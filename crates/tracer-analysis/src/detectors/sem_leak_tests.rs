@@ -41,7 +41,7 @@ fn generations_that_were_killed_are_one_finding() {
         }
         s.fork(at + 5, master, kid).gone(at + 300, kid).gone(at + 300, master);
     }
-    // The last generation ends properly: it removes its sets.
+    // The last generation exits properly: it removes its sets.
     let last = P(790, "apache2");
     s.sem_create(4_000, last, 90, 0);
     remove(&mut s, 4_100, last, 90);
@@ -62,8 +62,8 @@ fn orphans_and_their_healthy_twins() {
     for (what, severity, fill) in [
         ("one lone orphan", Some(Severity::Info), (|_: &mut Stream| {}) as fn(&mut Stream)),
         ("a user still lives", None, |s| use_it(s, 1_100, P(720, "helper"), 5)),
-        ("somebody else removed it", None, |s| remove(s, 3_000, P(730, "ipcrm"), 5)),
-        ("a user that died as well", Some(Severity::Info), |s| {
+        ("another process removed it", None, |s| remove(s, 3_000, P(730, "ipcrm"), 5)),
+        ("a user that exited as well", Some(Severity::Info), |s| {
             use_it(s, 1_100, P(721, "gone"), 5);
             s.gone(1_200, P(721, "gone"));
         }),
@@ -96,7 +96,7 @@ fn the_creator_lives() {
 
 #[test]
 fn the_closing_table_is_believed() {
-    // The removal was lost, or seen by nobody.
+    // The removal was lost, or not recorded.
     let mut s = Stream::new();
     s.sem_create(1_000, WORKER, 5, 0).gone(2_000, WORKER);
     close(&mut s, 3_000, vec![P(1, "init").row('S')], vec![]);
@@ -139,9 +139,9 @@ fn orphans_from_before() {
     for (what, sets, rows, found) in [
         ("last users dead", vec![sem_row(1, 0, 500, &[dead]), sem_row(2, 0, 500, &[dead])], vec![], true),
         ("a single one, used a moment ago", vec![sem_row(1, 7, 5, &[dead])], vec![], false),
-        ("one that nobody operated on", vec![sem_row(1, 0, 500, &[(0, 0, 0)])], vec![], false),
-        ("three that nobody operated on", (1..4).map(|i| sem_row(i, 0, 500, &[(0, 0, 0)])).collect(), vec![], true),
-        ("somebody waits", vec![sem_row(1, 0, 500, &[(0, 0, 1)])], vec![], false),
+        ("one never operated on", vec![sem_row(1, 0, 500, &[(0, 0, 0)])], vec![], false),
+        ("three never operated on", (1..4).map(|i| sem_row(i, 0, 500, &[(0, 0, 0)])).collect(), vec![], true),
+        ("a process waits", vec![sem_row(1, 0, 500, &[(0, 0, 1)])], vec![], false),
         ("the last user lives", vec![sem_row(1, 7, 1, &[(1, 700, 0)])], vec![WORKER.row('S')], false),
         ("values unreadable", vec![SemSetRow { nsems: 100, ..sem_row(1, 0, 500, &[]) }], vec![], false),
     ] {
@@ -156,7 +156,7 @@ fn orphans_from_before() {
         if found {
             let f = one(&got);
             assert_eq!((f.origin, f.confidence), (Origin::Baseline, Confidence::Likely), "{what}");
-            assert!(role(f, "creator").is_empty(), "{what}: nobody knows the creator");
+            assert!(role(f, "creator").is_empty(), "{what}: the creator is unknown");
         }
     }
 }
@@ -172,7 +172,7 @@ fn an_old_set_in_use_is_healthy() {
 }
 
 #[test]
-fn a_reused_pid_is_somebody_else() {
+fn a_reused_pid_is_another_process() {
     // The set was last touched 400 s before the start; process 700 started after that.
     let mut s = Stream::new();
     let late = P(40_000, "other");
@@ -193,7 +193,7 @@ fn losses_make_it_uncertain() {
 #[test]
 fn semget_of_an_old_set_is_no_creation() {
     let open = SemCreate { id: 5, key: 7, nsems: 1, flags: 0o1600, ns: NS, exact: 0 };
-    // The open comes before the baseline that tells how old the set is.
+    // The open comes before the baseline, which has the age of the set.
     let mut s = Stream::new();
     s.event(5, WORKER, Body::SemCreate(open));
     let sets = vec![sem_row(5, 7, 900, &[(1, 720, 0)])];
@@ -209,7 +209,7 @@ fn semget_of_an_old_set_is_no_creation() {
 #[test]
 fn each_line_is_a_finding_of_its_own() {
     let mut s = Stream::new();
-    // Programs lie at other addresses each time; the third stack has another place in the same file.
+    // Programs are loaded at different addresses; the third stack has a different offset in the same file.
     s.frames(1, &[("/bin/w", 0x1010, 0x10)]).frames(2, &[("/bin/w", 0x2010, 0x10)]);
     s.frames(3, &[("/lib/libc.so.6", 0x7010, 0x10), ("/bin/w", 0x2020, 0x20)]);
     for stack in [1, 3, 2, 2] {
@@ -218,28 +218,28 @@ fn each_line_is_a_finding_of_its_own() {
         s.sem_create(1_000, p, p.0.cast_signed(), 0).gone(1_100, p);
     }
     let found = s.findings(3_000);
-    let told: Vec<_> = found
+    let reported: Vec<_> = found
         .iter()
         .map(|f| (number(f, "instances"), f.stacks.iter().map(|s| s.site.as_deref()).collect::<Vec<_>>()))
         .collect();
     let want = [(Some(3.0), vec![Some("/bin/w+0x10")]), (Some(1.0), vec![Some("/bin/w+0x20")])];
-    assert_eq!(told, want);
+    assert_eq!(reported, want);
 }
 
 #[test]
-fn stacks_that_come_after_their_events_and_numbers_that_mean_the_same() {
+fn stacks_that_follow_their_events_and_ids_of_the_same_stack() {
     let mut s = Stream::new();
     for (stack, pid) in [(11, 700), (12, 701), (13, 702), (14, 703)] {
         s.stack = stack;
         s.sem_create(1_000, P(pid, "w"), pid.cast_signed(), 0).gone(1_100, P(pid, "w"));
     }
-    // What is cut off before any stack was told has the leak all the same.
+    // A trace cut off before any stack was recorded has the same leak.
     let found = s.findings(3_000);
     assert!(matches!(&found[..], [f] if number(f, "instances") == Some(4.0) && f.stacks.is_empty()), "{found:?}");
     s.frames(11, &[("/bin/w", 0x1010, 0x10)]).record(Record::SameStack { id: 13, of: 11 });
     s.frames(12, &[("/bin/w", 0x1020, 0x20)]);
     let sites = |f: &Finding| f.stacks.iter().filter_map(|s| s.site.clone()).collect::<Vec<_>>();
-    let told: Vec<_> = s.findings(3_000).iter().map(|f| (number(f, "instances"), sites(f))).collect();
-    // The one of an unknown line is with the most.
-    assert_eq!(told, [(Some(3.0), vec!["/bin/w+0x10".to_owned()]), (Some(1.0), vec!["/bin/w+0x20".to_owned()])]);
+    let reported: Vec<_> = s.findings(3_000).iter().map(|f| (number(f, "instances"), sites(f))).collect();
+    // The set of an unknown line joins the largest group.
+    assert_eq!(reported, [(Some(3.0), vec!["/bin/w+0x10".to_owned()]), (Some(1.0), vec!["/bin/w+0x20".to_owned()])]);
 }

@@ -3,7 +3,8 @@
 use crate::finding::{Confidence, Origin};
 use crate::fixture::{NS, P, Stream, number, role, sem, sem_inventory, sem_limits, sem_row};
 use tracer_common::event::{Body, SemHeldAtExit, SemRemove, SemSet};
-use tracer_record::{ProcessRow, Record, State};
+use tracer_common::state::SemState;
+use tracer_record::{ProcessRow, Record};
 
 const OWNER: P = P(600, "script");
 const HOLDER: P = P(700, "holder");
@@ -59,8 +60,8 @@ fn resolved_since() {
         ("removed", |s| {
             s.event(2_000, OWNER, Body::SemRemove(SemRemove { id: 5, ns: NS, ns_end: 0, _pad: 0 }));
         }),
-        ("somebody got it", |s| {
-            s.stall_with(2_000, WAITERS[0], sem(5), 1_500, None, State { a: 0, b: 0, c: u64::MAX }, 0);
+        ("a thread got it", |s| {
+            s.stall_with(2_000, WAITERS[0], sem(5), 1_500, None, SemState::operation(0, -1).into(), 0);
         }),
         ("free at the end", |s| close(s, 2_900, 1, 0)),
         ("nobody wants it", |s| {
@@ -109,7 +110,7 @@ fn found_stuck_at_the_start() {
         ("it lives", 600, 0, 3, 3_000, false),
         ("not locked", 700, 1, 0, 3_000, false),
         ("nobody waits", 700, 0, 0, 3_000, false),
-        ("too early to tell", 700, 0, 3, 500, false),
+        ("too early to be sure", 700, 0, 3, 500, false),
     ] {
         let mut s = Stream::new();
         let rows = vec![OWNER.row('S'), sleeping(WAITERS[0]), sleeping(WAITERS[1]), sleeping(WAITERS[2])];

@@ -2,6 +2,7 @@
 
 use crate::fixture::{NS, P, Stream, number, role, sem, sem_inventory, sem_limits, sem_row};
 use tracer_common::event::{Body, SemFirstUse, SemSet};
+use tracer_common::state::SemState;
 use tracer_record::{ProcessRow, Record, State};
 
 const OWNER: P = P(600, "script");
@@ -9,10 +10,10 @@ const HOLDER: P = P(700, "holder");
 const WAITER: P = P(701, "waiter");
 
 fn take() -> State {
-    State { a: 0, b: 0, c: u64::MAX }
+    SemState::operation(0, -1).into()
 }
 
-/// The closing inventory: who operated last, the value, and the call that the holder sleeps in.
+/// The closing snapshot: the last operator, the value, and the call that the holder sleeps in.
 fn close(s: &mut Stream, at: u64, value: u32, syscall: i64) {
     let rows = vec![OWNER.row('S'), ProcessRow { syscall: Some(syscall), ..HOLDER.row('S') }, WAITER.row('S')];
     let sets = vec![sem_row(5, 77, 1, &[(value, 700, 1)])];
@@ -75,12 +76,12 @@ fn a_lock_that_came_free_because_its_holder_died() {
 
 #[test]
 fn waits_that_ended() {
-    let wait_for_zero = State { a: 1, ..take() };
+    let wait_for_zero = SemState::operation(0, 0).into();
     for (what, init, state, ret, closing, found) in [
         ("got it, and it is free now", None, take(), 0, Some((1, 34)), true),
         ("a lock by its first value", Some(1), take(), 0, None, true),
         ("a counter by its first value", Some(0), take(), 0, None, false),
-        ("nothing tells what it is", None, take(), 0, None, false),
+        ("nothing shows what it is", None, take(), 0, None, false),
         ("interrupted", Some(1), take(), -4, None, false),
         ("the set was removed", Some(1), take(), -43, None, false),
         ("waited for zero", Some(1), wait_for_zero, 0, None, false),
@@ -105,8 +106,8 @@ fn waits_that_ended() {
 }
 
 #[test]
-fn who_had_it_is_who_took_it_and_not_who_made_it() {
-    // (SETVAL 1, who operates, who has ended, whom the kernel names as the last) -> who had it; `None`: not known
+fn the_holder_took_it_and_did_not_only_create_it() {
+    // (SETVAL 1, the operators, those that exited, the last one according to the kernel) -> the holder; `None`: unknown
     let ended = [HOLDER, WAITER];
     for (what, given, users, gone, last, had) in [
         ("the parent lives and only made it", true, vec![HOLDER], &ended[..], 0, Some(700)),
@@ -138,19 +139,19 @@ fn who_had_it_is_who_took_it_and_not_who_made_it() {
         let found = s.findings(4_000);
         let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
         assert_eq!(role(f, "holder"), had.into_iter().collect::<Vec<_>>(), "{what}: {}", f.title);
-        assert_eq!(f.title.contains("who had it is not known"), had.is_none(), "{what}: {}", f.title);
-        // What has ended cannot be looked at.
+        assert_eq!(f.title.contains("the holder is unknown"), had.is_none(), "{what}: {}", f.title);
+        // A process that has exited cannot be inspected.
         let dead = had == Some(700) && !gone.is_empty();
-        let looks = f.remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("/proc/")));
-        assert_eq!(looks, had.is_some() && !dead, "{what}: {:#?}", f.remedy);
+        let inspects = f.remedy.iter().any(|r| r.command.as_ref().is_some_and(|c| c.contains("/proc/")));
+        assert_eq!(inspects, had.is_some() && !dead, "{what}: {:#?}", f.remedy);
     }
 }
 
 #[test]
-fn waits_that_a_time_out_ended() {
+fn waits_that_a_timeout_ended() {
     const EAGAIN: i64 = -11;
-    // (first value given, who took it, the value and the last one at the end, what that one sleeps in) -> told
-    for (what, given, taker, (value, last), syscall, told) in [
+    // (first value given, the taker, the value and the last operator at the end, the call it sleeps in) -> reported
+    for (what, given, taker, (value, last), syscall, reported) in [
         ("a lock whose holder lives", Some(1), Some(HOLDER), (0, 700), 230, true),
         ("a lock that is free now", Some(1), Some(HOLDER), (1, 700), 230, true),
         ("a lock that nobody else took", Some(1), None, (1, 0), 230, false),
@@ -176,14 +177,14 @@ fn waits_that_a_time_out_ended() {
         let sets = vec![sem_row(5, 77, 1, &[(value, last, 0)])];
         s.record(Record::Closing(sem_inventory(4_000, rows, sets, sem_limits(1, 1, 100, 100))));
         let found = s.of("sem-stall", 4_000);
-        assert_eq!(!found.is_empty(), told, "{what}: {found:#?}");
+        assert_eq!(!found.is_empty(), reported, "{what}: {found:#?}");
         if let [f] = found.as_slice() {
             assert_eq!((number(f, "stalls"), number(f, "timed_out")), (Some(2.0), Some(2.0)), "{what}");
-            assert!(f.title.contains("of which 2 ended at their time-out"), "{what}: {}", f.title);
+            assert!(f.title.contains("2 timed out"), "{what}: {}", f.title);
             assert_eq!(role(f, "holder"), [700], "{what}");
         }
     }
-    // Time-outs of which nothing is known do not hide a wait that ended with the lock.
+    // Timeouts without a known holder do not hide a wait that ended with the lock.
     let mut s = Stream::new();
     s.sem_create(100, OWNER, 5, 77).event(120, HOLDER, Body::SemFirstUse(SemFirstUse { id: 5, ns: NS }));
     s.stall_with(2_000, WAITER, sem(5), 500, None, take(), EAGAIN).stall_with(

@@ -13,7 +13,7 @@ const TRACER: P = P(9999, "ipctrace");
 /// Seconds since 1970 when the session starts.
 const START_S: u64 = 1_700_000_000;
 
-/// A segment made `age_s` before the start by a process that nobody knows any more; never attached.
+/// A segment made `age_s` before the start by a process not in the model; never attached.
 fn segment(id: i32, age_s: u64) -> ShmSegment {
     ShmSegment {
         ns: NS,
@@ -47,7 +47,7 @@ fn inventory(at: u64, rows: Vec<ProcessRow>, segments: Vec<ShmSegment>, shmmni: 
     }
 }
 
-/// What was there at the start is there at the end.
+/// The same tables at the start and at the end.
 fn stays(rows: &[ProcessRow], segments: &[ShmSegment]) -> Stream {
     let mut rows = rows.to_vec();
     rows.push(INIT.row('S'));
@@ -74,12 +74,12 @@ fn orphans_from_before_and_their_healthy_twins() {
             ShmSegment { lpid: 4_100, dtime: START_S - 300, ..lone.clone() },
             Some(Severity::Info),
         ),
-        ("somebody has it attached", ShmSegment { nattch: 1, ..lone.clone() }, None),
+        ("a process has it attached", ShmSegment { nattch: 1, ..lone.clone() }, None),
         ("removed while attached", ShmSegment { nattch: 1, dest: true, ..lone.clone() }, None),
         ("marked for removal", ShmSegment { dest: true, ..lone.clone() }, None),
         ("the creator lives", by_worker(lone.clone()), None),
         ("the last user lives", ShmSegment { lpid: WORKER.0, atime: START_S - 100, ..lone.clone() }, None),
-        ("the creator's pid is another's now", by_worker(segment(5, 499)), Some(Severity::Info)),
+        ("another process has the creator's pid now", by_worker(segment(5, 499)), Some(Severity::Info)),
         (
             "the tracer let go of its memory last",
             ShmSegment { lpid: TRACER.0, dtime: START_S + 1, ..lone.clone() },
@@ -171,7 +171,7 @@ fn what_appears_and_stays_is_observed() {
         ctime: START_S + 1,
         ..segment(5, 0)
     };
-    // Without a closing look nothing is known of it.
+    // Without a closing snapshot nothing is known about it.
     assert!(s.findings(4_000).is_empty());
     s.record(Record::Closing(inventory(5_000, vec![INIT.row('S')], vec![row], 4_096)));
     let found = s.findings(5_000);
@@ -230,14 +230,14 @@ fn another_namespace_is_entered_to_remove() {
 }
 
 #[test]
-fn a_target_is_not_told_about_others() {
+fn a_target_gets_no_findings_about_others() {
     let mut s = stays(&[WORKER.row('S')], &[segment(5, 400)]);
     s.session.target_pids = vec![WORKER.0];
     assert!(s.findings(3_000).is_empty());
 }
 
 #[test]
-fn who_created_a_segment_was_seen() {
+fn the_creation_of_a_segment_was_recorded() {
     let client = P(710, "client");
     for (what, exact, cpid, creator_dies, want) in [
         ("its creator is dead", 1, 710, true, Some((710, 1))),

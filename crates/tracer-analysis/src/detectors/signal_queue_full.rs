@@ -1,9 +1,11 @@
 //! `signal-queue-full`: signals were dropped, or lost their value, because RLIMIT_SIGPENDING was reached.
 //!
-//! A signal that was merged with one that is pending is no loss: standard signals promise no more.
+//! A standard signal that is coalesced with a pending one is no loss.
 
 use crate::finding::builder::{FindingBuilder, count, name, names};
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
+use crate::finding::evidence;
+use crate::finding::measure::{self, Basis};
 use crate::finding::object::process_object;
 use crate::finding::{Finding, Severity};
 use crate::model::Model;
@@ -50,7 +52,7 @@ const NAMES: [&str; 31] = [
     "SIGSYS",
 ];
 
-/// What could not be queued for one process.
+/// Signals that could not be queued for one process.
 #[derive(Default)]
 struct Losses<'a> {
     dropped: u64,
@@ -60,12 +62,34 @@ struct Losses<'a> {
     rows: Vec<(ProcId, &'a Refusals)>,
 }
 
+impl Losses<'_> {
+    /// What was lost, as text. A stripped signal arrives without the data sent with it.
+    fn lost(&self) -> String {
+        match (self.dropped, self.stripped) {
+            (n, 0) => count(n, "signal", "signals"),
+            (0, n) => format!("the data of {}", count(n, "signal", "signals")),
+            (n, more) => format!("{} and the data of {more} more", count(n, "signal", "signals")),
+        }
+    }
+}
+
 /// Its row in the table of detectors.
 pub(crate) const ROW: Detector = Detector {
     code: "signal-queue-full",
     mechanism: Some(Mechanism::Signal),
+    family: Family::Truncated,
     sites: &[Site::SignalGenerate],
-    what: "Signals were dropped, or lost what was sent with them, because the queue of pending signals is full.",
+    what: "The kernel drops signals, or the information sent with them, because the user's queue of pending signals is full.",
+    evidence: &[&[
+        evidence::FAILED,
+        evidence::STRIPPED,
+        evidence::COALESCED,
+        evidence::SIGNALS,
+        evidence::USED,
+        evidence::MAX,
+        evidence::PIDS,
+    ]],
+    worse: &[measure::FAILED, measure::more(evidence::STRIPPED, Basis::Events, 2.0)],
     detect,
 };
 
@@ -76,7 +100,7 @@ pub(crate) fn detect(model: &Model, _now_ns: u64) -> Vec<Finding> {
             continue;
         }
         let Ok(pid) = u32::try_from(obj.id) else { continue };
-        let target = by.entry(model.processes.resolve(pid, r.state.a)).or_default();
+        let target = by.entry(model.processes.resolve(pid, r.state.signal().target_start_ns)).or_default();
         let total = match obj.kind {
             kind::SIGNAL => &mut target.dropped,
             kind::SIGNAL_INFO => &mut target.stripped,
@@ -91,15 +115,15 @@ pub(crate) fn detect(model: &Model, _now_ns: u64) -> Vec<Finding> {
     }
     by.into_iter()
         .filter(|(_, losses)| !losses.rows.is_empty())
-        .filter_map(|(target, losses)| told(model, target, losses))
+        .filter_map(|(target, losses)| finding(model, target, losses))
         .collect()
 }
 
-fn told(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Finding> {
+fn finding(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Finding> {
     losses.rows.sort_by_key(|(proc, r)| (std::cmp::Reverse(r.count), *proc));
-    // Of what the kernel sent by itself, whoever ran then is not the sender.
+    // If the kernel sent a signal by itself, the process running then is not the sender.
     let mut senders: Vec<ProcId> = Vec::new();
-    for (proc, _) in losses.rows.iter().filter(|(_, r)| r.state.b == 0) {
+    for (proc, _) in losses.rows.iter().filter(|(_, r)| !r.state.signal().from_kernel) {
         if !senders.contains(proc) {
             senders.push(*proc);
         }
@@ -115,42 +139,38 @@ fn told(model: &Model, target: ProcId, mut losses: Losses<'_>) -> Option<Finding
     for s in senders.iter().take(4) {
         d.process("sender", *s, None);
     }
-    let by = if senders.is_empty() { String::new() } else { format!(" from {}", names(model, &senders)) };
-    let signals: Vec<String> = losses.signals.iter().map(|s| word(*s)).collect();
-    let lost = match (losses.dropped, losses.stripped) {
-        (n, 0) => count(n, "signal", "signals"),
-        (0, n) => format!("what was sent with {}", count(n, "signal", "signals")),
-        (n, more) => format!("{}, and what was sent with {more} more,", count(n, "signal", "signals")),
-    };
-    let room = queued.map_or_else(
-        || "too many are pending".to_owned(),
-        |(used, max)| format!("{used} signals of its user are queued, RLIMIT_SIGPENDING is {max}"),
+    let signals: Vec<String> = losses.signals.iter().map(|s| signal_name(*s)).collect();
+    let from = if senders.is_empty() { String::new() } else { format!(" from {}", names(model, &senders)) };
+    let full = queued.map_or_else(
+        || "too many signals are pending".to_owned(),
+        |(used, max)| format!("{used} signals are queued for its user (RLIMIT_SIGPENDING is {max})"),
     );
-    let why = if losses.signals.iter().any(is_blocked) { ", and it has them blocked" } else { "" };
-    d.title(format!("{} lost {lost}{by} ({}): {room}{why}", name(model, target), signals.join(", ")));
-    d.evidence("failed", losses.dropped)
-        .evidence("stripped", losses.stripped)
-        .evidence("coalesced", losses.merged)
-        .evidence("signals", signals)
-        .evidence("used", queued.map(|q| q.0))
-        .evidence("max", queued.map(|q| q.1))
+    let why = if losses.signals.iter().any(is_blocked) { ", and it blocks them" } else { "" };
+    d.title(format!("{} lost {} ({}){from}: {full}{why}", name(model, target), losses.lost(), signals.join(", ")));
+    d.evidence(evidence::FAILED, losses.dropped)
+        .evidence(evidence::STRIPPED, losses.stripped)
+        .evidence(evidence::COALESCED, losses.merged)
+        .evidence(evidence::SIGNALS, signals)
+        .evidence(evidence::USED, queued.map(|q| q.0))
+        .evidence(evidence::MAX, queued.map(|q| q.1))
         .pids(senders.iter().copied().chain([target]));
     d.limit("RLIMIT_SIGPENDING", queued.map(|q| q.0), queued.map(|q| q.1), None);
     let first_ns = losses.rows.iter().map(|(_, r)| r.first_ns).min()?;
     let last_ns = losses.rows.iter().map(|(_, r)| r.last_ns).max()?;
     d.seen(first_ns, last_ns);
-    d.remedy(
-        "Take the signals: sigwaitinfo or a signalfd in a loop until nothing is pending, in a thread that does nothing else.",
-        Some(format!("grep -E 'Sig|Shd' /proc/{}/status", target.pid())),
+    d.remedy_on(
+        target,
+        "Receive the signals in a dedicated thread: loop over sigwaitinfo or a signalfd until none is pending.",
+        format!("grep -E 'Sig|Shd' /proc/{}/status", target.pid()),
     );
     d.remedy(
-        "Check the result of sigqueue: EAGAIN means that the receiver is behind. For more than a wake-up use a pipe, a socket or a queue.",
+        "Check the result of sigqueue: EAGAIN means that the receiver is behind. To send more than a wake-up, use a pipe, a socket or a queue.",
         None,
     );
     d.finish()
 }
 
-fn word(signal: u32) -> String {
+fn signal_name(signal: u32) -> String {
     let standard = usize::try_from(signal).ok().and_then(|s| NAMES.get(s.checked_sub(1)?));
     match (standard, signal.checked_sub(SIGRTMIN)) {
         (Some(name), _) => (*name).to_owned(),

@@ -2,7 +2,8 @@
 
 use crate::fixture::{MS, P, START, Stream, number, role};
 use tracer_common::map::kind;
-use tracer_record::{ObjKey, ProcessRow, Record, RefusedRow, State};
+use tracer_common::state::SignalState;
+use tracer_record::{ObjKey, ProcessRow, Record, RefusedRow};
 
 const BOSS: P = P(600, "boss");
 const WORKER: P = P(601, "worker");
@@ -10,7 +11,7 @@ const WORKER: P = P(601, "worker");
 fn row(kind: u32, signal: u32, count: u64, by_kernel: bool) -> RefusedRow {
     RefusedRow {
         obj: ObjKey { kind, ns: signal, id: WORKER.0.into() },
-        state: State { a: WORKER.start_ns(), b: u64::from(by_kernel), c: 0 },
+        state: SignalState { target_start_ns: WORKER.start_ns(), from_kernel: by_kernel }.into(),
         tgid: BOSS.0,
         tid: BOSS.0,
         start_ns: BOSS.start_ns(),
@@ -25,7 +26,7 @@ fn row(kind: u32, signal: u32, count: u64, by_kernel: bool) -> RefusedRow {
 }
 
 #[test]
-fn what_was_lost_by_whom() {
+fn lost_signals() {
     for (what, rows, dropped, stripped, senders, words) in [
         (
             "dropped",
@@ -33,7 +34,7 @@ fn what_was_lost_by_whom() {
             24.0,
             0.0,
             vec![BOSS.0],
-            "lost 24 signals from boss (600) (SIGRTMIN+1)",
+            "lost 24 signals (SIGRTMIN+1) from boss (600)",
         ),
         (
             "their values",
@@ -41,7 +42,7 @@ fn what_was_lost_by_whom() {
             0.0,
             1.0,
             vec![BOSS.0],
-            "lost what was sent with 1 signal from boss (600) (SIGUSR1)",
+            "lost the data of 1 signal (SIGUSR1) from boss (600)",
         ),
         (
             "both",
@@ -53,7 +54,7 @@ fn what_was_lost_by_whom() {
             3.0,
             2.0,
             vec![BOSS.0],
-            "lost 3 signals, and what was sent with 2 more, from boss (600) (SIGUSR2, SIGRTMIN)",
+            "lost 3 signals and the data of 2 more (SIGUSR2, SIGRTMIN) from boss (600)",
         ),
         (
             "sent by the kernel",
@@ -83,7 +84,7 @@ fn what_was_lost_by_whom() {
 }
 
 #[test]
-fn merged_signals_are_no_loss() {
+fn coalesced_signals_are_no_loss() {
     let merged = row(kind::SIGNAL_MERGED, 10, 5, false);
     for (rows, coalesced) in [
         (vec![merged.clone()], None),
@@ -98,14 +99,14 @@ fn merged_signals_are_no_loss() {
 }
 
 #[test]
-fn room_and_mask() {
+fn full_queue_and_blocked_signals() {
     let mut s = Stream::new();
     let worker = ProcessRow { signals_blocked: Some(1 << 34), signals_queued: Some((16, 16)), ..WORKER.row('S') };
     s.record(Record::Refused { ts_ns: START + 30 * MS, rows: vec![row(kind::SIGNAL, 35, 24, false)] })
         .process(31, worker);
     let found = s.of("signal-queue-full", 100);
     assert!(
-        found[0].title.ends_with("16 signals of its user are queued, RLIMIT_SIGPENDING is 16, and it has them blocked")
+        found[0].title.ends_with("16 signals are queued for its user (RLIMIT_SIGPENDING is 16), and it blocks them")
     );
     assert_eq!((number(&found[0], "used"), number(&found[0], "max")), (Some(16.0), Some(16.0)));
 }

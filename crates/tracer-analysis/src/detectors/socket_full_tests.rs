@@ -2,7 +2,8 @@
 
 use crate::finding::Severity;
 use crate::fixture::{MS, P, START, Stream, number, role};
-use tracer_common::map::{SocketState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::SocketState;
 use tracer_record::{ObjKey, ReaderRow, Record, RefusedRow};
 
 const SENDER: P = P(400, "logger");
@@ -25,9 +26,10 @@ fn refused(
     span: (u64, u64),
     reader: Option<(u64, u64, u64)>,
 ) {
+    let full = SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind, peer_ino: PEER };
     let row = RefusedRow {
         obj: sock(7),
-        state: SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind }.pack(PEER).into(),
+        state: full.into(),
         tgid: SENDER.0,
         tid: SENDER.0,
         start_ns: SENDER.start_ns(),
@@ -50,7 +52,7 @@ fn refused(
 }
 
 #[test]
-fn verdicts() {
+fn only_refusals_during_a_pause_are_reported() {
     for (what, kind, counts, span, reader, severity) in [
         ("a burst that is lost", DGRAM, (189, 188), (1_000, 1_001), Some((1_010, 0, 0)), Some(Severity::Warning)),
         ("a small burst that is lost", DGRAM, (9, 8), (1_000, 1_001), Some((1_010, 0, 0)), Some(Severity::Info)),
@@ -114,11 +116,11 @@ fn a_connection_that_is_closed_is_not_full() {
 }
 
 #[test]
-fn reads_by_whom_nobody_watches_are_not_missed() {
+fn reads_by_unwatched_processes_are_not_missed() {
     for (target, found) in [(vec![], true), (vec![SENDER.0], false)] {
         let mut s = Stream::new();
         s.session.target_pids = target;
-        // The first look at the totals: only now the other end's holders are looked up and watched.
+        // The first read of the totals: only now the other end's holders are looked up and watched.
         refused(&mut s, 1_000, DGRAM, (50, 49), (100, 990), None);
         s.process(0, SENDER.row('S'));
         assert_eq!(!s.findings(1_010).is_empty(), found);

@@ -2,7 +2,8 @@
 
 use crate::finding::Severity;
 use crate::fixture::{MS, P, START, Stream, number, role};
-use tracer_common::map::{SOCKET_CONNECTING, SocketState, kind};
+use tracer_common::map::{SOCKET_CONNECTING, kind};
+use tracer_common::state::SocketState;
 use tracer_record::{ObjKey, Record, SocketRow, State};
 
 const SENDER: P = P(400, "logger");
@@ -13,8 +14,8 @@ fn sock(id: u64) -> ObjKey {
     ObjKey { kind: kind::SOCKET, ns: 0, id }
 }
 
-fn full(peer: u64) -> State {
-    SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind: 2 }.pack(peer).into()
+fn full(peer_ino: u64) -> State {
+    SocketState { sent: 9_216, sndbuf: 212_992, queued: 11, backlog: 10, kind: 2, peer_ino }.into()
 }
 
 fn named(s: &mut Stream, row: SocketRow) {
@@ -114,7 +115,8 @@ fn a_receiver_that_never_read_is_not_too_slow() {
 
 #[test]
 fn what_gives_a_datagram_sender_room() {
-    let state = |sent, queued, backlog, kind| SocketState { sent, sndbuf: 212_992, queued, backlog, kind };
+    let state =
+        |sent, queued, backlog, kind| SocketState { sent, sndbuf: 212_992, queued, backlog, kind, peer_ino: PEER };
     for (what, seen, queue) in [
         ("not connected, little in flight", state(768, 0, 0, 2), true),
         ("not connected, all that it may in flight", state(213_000, 0, 0, 2), false),
@@ -123,7 +125,7 @@ fn what_gives_a_datagram_sender_room() {
         ("a stream has no queue of messages", state(768, 0, 0, 1), false),
     ] {
         let mut s = Stream::new();
-        s.stall_with(3_000, SENDER, sock(7), 700, Some(READER), seen.pack(PEER).into(), 40);
+        s.stall_with(3_000, SENDER, sock(7), 700, Some(READER), seen.into(), 40);
         let found = s.findings(4_000);
         let [f] = found.as_slice() else { unreachable!("{what}: {found:#?}") };
         let says = |word: &str| f.remedy.iter().any(|r| r.what.contains(word));

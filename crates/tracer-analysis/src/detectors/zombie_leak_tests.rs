@@ -102,7 +102,7 @@ fn causes_of_zombies_from_before() {
     type Fill = fn(&mut ProcessRow);
     let cases: &[(&str, Fill)] = &[
         ("never-waits", |p| p.sigchld_caught = Some(false)),
-        // What its handler did is not known; that it did not reap them all is.
+        // The handler's actions are unknown, except that it did not reap them all.
         ("unknown", |p| p.sigchld_caught = Some(true)),
         ("sigchld-blocked", |p| (p.sigchld_caught, p.sigchld_blocked) = (Some(true), Some(true))),
         ("waits-for-others", |p| p.syscall = Some(61)),
@@ -127,7 +127,7 @@ fn causes_of_zombies_from_before() {
 fn healthy_parents() {
     type Fill = fn(&mut Stream);
     let cases: &[(&str, bool, u64, Fill)] = &[
-        ("all reaped, most signals merged", false, 5_000, |s| {
+        ("all reaped, most signals coalesced", false, 5_000, |s| {
             burst(s, 200, 100, 200, 110);
             s.children(2_000, PARENT, |c| (c.exits, c.sigchld_coalesced) = (200, 199));
         }),
@@ -160,7 +160,7 @@ fn healthy_parents() {
             burst(s, 12, 100, 0, 0);
             s.closing(6_000, zombies(0..12).into_iter().chain([waiting()]).collect());
         }),
-        ("the parent ended too", false, 5_000, |s| {
+        ("the parent exited too", false, 5_000, |s| {
             burst(s, 20, 100, 0, 0);
             s.gone(2_000, PARENT);
         }),
@@ -183,7 +183,7 @@ fn healthy_parents() {
 }
 
 #[test]
-fn a_dead_parents_zombies_belong_to_who_inherits_them() {
+fn zombies_of_a_dead_parent_belong_to_their_new_parent() {
     let mut s = Stream::new();
     let init = P(901, "sleep");
     burst(&mut s, 12, 500, 0, 0);
@@ -206,20 +206,20 @@ fn zombies_from_before() {
     let f = one(&found);
     assert_eq!((f.origin, number(f, "unreaped")), (Origin::Baseline, Some(30.0)));
     assert!(f.evidence["exits"].is_null(), "not collected is not zero");
-    // A process whose main thread ended first shows as Z, but acts.
+    // A process whose main thread exited first shows as Z but still runs.
     let mut s = Stream::new();
     s.baseline(10, vec![kid(0).child_of(PARENT, 'Z'), PARENT.row('S')]);
     s.sem_create(500, kid(0), 1, 0);
     assert!(s.of("zombie-leak", 20_000).is_empty());
 }
 
-/// A shell waits for each of its children, and then executes a program that does not: what it did says nothing.
+/// A shell waits for each of its children, then executes a program that does not: the shell's waits prove nothing.
 #[test]
-fn what_was_done_before_an_exec_is_another_programs() {
+fn waits_before_an_exec_are_another_programs() {
     let exec = Body::Exec(Exec { old_tid: PARENT.0, _pad: 0 });
-    for (told_ms, cause) in [(400, "never-waits"), (2_000, "one-wait-per-signal")] {
+    for (recorded_ms, cause) in [(400, "never-waits"), (2_000, "one-wait-per-signal")] {
         let mut s = Stream::new();
-        s.children(told_ms, PARENT, |c| {
+        s.children(recorded_ms, PARENT, |c| {
             (c.delivered, c.waits_any, c.reaped_any) = (20, 20, 20);
             (c.exits, c.sigchld_coalesced) = (60, 20);
         });
@@ -229,12 +229,12 @@ fn what_was_done_before_an_exec_is_another_programs() {
         }
         s.closing(3_000, zombies(0..40).into_iter().chain([PARENT.row('S')]).collect());
         let found = s.of("zombie-leak", 3_000);
-        assert_eq!(one(&found).evidence["cause"], cause, "told at {told_ms} ms: {found:#?}");
+        assert_eq!(one(&found).evidence["cause"], cause, "recorded at {recorded_ms} ms: {found:#?}");
     }
 }
 
 #[test]
-fn without_merged_signals_nobody_waited_once_for_each() {
+fn without_coalesced_signals_the_cause_is_not_one_wait_per_signal() {
     let mut s = Stream::new();
     burst(&mut s, 40, 100, 0, 0);
     s.children(2_000, PARENT, |c| (c.delivered, c.waits_any, c.reaped_any) = (10, 10, 10));

@@ -1,9 +1,12 @@
-//! A finding in the making: looks names and times up in the model, so that detectors only say what they found.
+//! Builds a finding. It looks names and times up in the model, so that detectors state only what they found.
 
 use super::detector::Detector;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::site;
 use crate::finding::time::{milliseconds, rfc3339};
-use crate::finding::{Confidence, Finding, Limit, Object, Origin, Process, ROLES, Remedy, Severity, Stack, StackFrame};
+use crate::finding::{
+    Confidence, Finding, FindingStack, Limit, Object, Origin, Process, ROLES, Remedy, Severity, StackFrame,
+};
 use crate::model::Model;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -11,24 +14,24 @@ use tracer_record::Frame;
 use tracer_record::cgroup;
 use tracer_record::{NsId, ProcId, StackId, TICK_NS, Tgid, Tid};
 
-/// Processes named by role in one finding; the rest goes to `evidence.pids`.
+/// Processes that one finding lists with their role; `evidence.pids` has the rest.
 const MAX_NAMED: usize = 24;
-/// Frames of one stack that are shown.
+/// Frames shown of one stack.
 const MAX_FRAMES: usize = 64;
-/// Members of a list in the evidence.
+/// Most members of a list in the evidence.
 const MAX_LISTED: usize = 16_384;
 
-/// A finding being filled in.
+/// A finding under construction.
 pub(crate) struct FindingBuilder<'a> {
     model: &'a Model,
     detector: &'static Detector,
     finding: Finding,
     concerns: Vec<ProcId>,
-    own: bool,
+    about_tracer: bool,
 }
 
 impl<'a> FindingBuilder<'a> {
-    /// A certain, observed finding without content.
+    /// Starts an empty finding that is certain and observed.
     pub(crate) fn new(model: &'a Model, detector: &'static Detector, severity: Severity) -> Self {
         Self {
             model,
@@ -46,21 +49,21 @@ impl<'a> FindingBuilder<'a> {
                 stacks: Vec::new(),
                 chain: Vec::new(),
                 remedy: Vec::new(),
-                docs: format!("docs/findings/{}.md", detector.code),
+                docs: detector.page(),
                 first_seen: None,
                 last_seen: None,
             },
             concerns: Vec::new(),
-            own: false,
+            about_tracer: false,
         }
     }
 
-    /// The finding, unless it concerns no process of the target, or the tracer itself.
+    /// Returns the finding, unless it concerns no target process or only the tracer itself.
     pub(crate) fn finish(self) -> Option<Finding> {
         let processes = &self.model.processes;
         let wanted = processes.all_wanted() || self.concerns.iter().any(|p| processes.wanted(*p));
         let only_self = !self.concerns.is_empty() && self.concerns.iter().all(|p| processes.is_self(*p));
-        (wanted && !self.own && !only_self).then_some(self.finding)
+        (wanted && !self.about_tracer && !only_self).then_some(self.finding)
     }
 
     pub(crate) fn title(&mut self, title: impl Into<String>) -> &mut Self {
@@ -83,7 +86,7 @@ impl<'a> FindingBuilder<'a> {
         self
     }
 
-    /// The verdict rests on the events of its detector's sites: records lost there make it uncertain.
+    /// Marks the finding uncertain if records of its detector's sites were lost.
     pub(crate) fn rests_on_events(&mut self) -> &mut Self {
         if self.model.losses.touched(self.detector.sites) {
             self.finding.confidence = Confidence::Uncertain;
@@ -96,13 +99,13 @@ impl<'a> FindingBuilder<'a> {
         self
     }
 
-    /// The process that the finding is about: if that is the tracer, there is no finding.
+    /// Adds the process that the finding is about. There is no finding about the tracer.
     pub(crate) fn subject(&mut self, role: &'static str, id: ProcId, tid: Option<Tid>) -> &mut Self {
-        self.own |= self.model.processes.is_self(id);
+        self.about_tracer |= self.model.processes.is_self(id);
         self.process(role, id, tid)
     }
 
-    /// Names a process in a role, once a role.
+    /// Adds a process with its role, once per role.
     pub(crate) fn process(&mut self, role: &'static str, id: ProcId, tid: Option<Tid>) -> &mut Self {
         debug_assert!(ROLES.contains(&role), "{role} is no role of the contract");
         self.concerns.push(id);
@@ -113,24 +116,27 @@ impl<'a> FindingBuilder<'a> {
         self
     }
 
-    /// The finding concerns these processes too, without naming their roles.
+    /// Adds processes that the finding concerns but does not list.
     pub(crate) fn concerns(&mut self, ids: impl IntoIterator<Item = ProcId>) -> &mut Self {
         self.concerns.extend(ids);
         self
     }
 
-    /// Evidence of any JSON type; `None` becomes null: not collected, or there is none.
-    pub(crate) fn evidence(&mut self, name: &str, value: impl Into<Value>) -> &mut Self {
-        self.finding.evidence.insert(name.to_owned(), value.into());
+    /// Evidence of the detector's row; `None` becomes null: not collected, or there is none.
+    pub(crate) fn evidence(&mut self, of: Evidence, value: impl Into<Value>) -> &mut Self {
+        let value = value.into();
+        debug_assert!(self.detector.evidence().any(|e| *e == of), "{} lacks {}", self.detector.code, of.name);
+        debug_assert!(of.of.admits(&value), "{} is no {:?}: {value}", of.name, of.of);
+        self.finding.evidence.insert(of.name.to_owned(), value);
         self
     }
 
     /// Evidence in milliseconds, from nanoseconds.
-    pub(crate) fn ms(&mut self, name: &str, ns: Option<u64>) -> &mut Self {
-        self.evidence(name, ns.map(milliseconds))
+    pub(crate) fn ms(&mut self, of: Evidence, ns: Option<u64>) -> &mut Self {
+        self.evidence(of, ns.map(milliseconds))
     }
 
-    /// A sorted list of bare process ids, each once.
+    /// Adds a sorted list of bare process ids, each once.
     pub(crate) fn pids(&mut self, ids: impl IntoIterator<Item = ProcId>) -> &mut Self {
         let mut ids: Vec<ProcId> = ids.into_iter().collect();
         ids.sort_unstable();
@@ -138,13 +144,13 @@ impl<'a> FindingBuilder<'a> {
         ids.truncate(MAX_LISTED);
         self.concerns.extend(ids.iter().copied());
         let pids: Vec<Value> = ids.iter().map(|p| Value::from(p.pid())).collect();
-        self.evidence("pids", pids)
+        self.evidence(evidence::PIDS, pids)
     }
 
-    /// Object ids, as strings.
+    /// Adds object ids, as strings.
     pub(crate) fn ids(&mut self, ids: impl IntoIterator<Item = String>) -> &mut Self {
         let ids: Vec<Value> = ids.into_iter().take(MAX_LISTED).map(Value::from).collect();
-        self.evidence("ids", ids)
+        self.evidence(evidence::IDS, ids)
     }
 
     pub(crate) fn limit(&mut self, name: &str, used: Option<u64>, max: Option<u64>, eta_s: Option<u64>) -> &mut Self {
@@ -152,8 +158,8 @@ impl<'a> FindingBuilder<'a> {
         self
     }
 
-    /// A remedy whose commands act on an IPC namespace: one of its members is entered, unless it is the tracer's own. If
-    /// no member lives there are no commands: elsewhere the same ids are other objects.
+    /// Adds a remedy whose commands act on an IPC namespace. Unless it is the tracer's own, the commands enter it through
+    /// one of its members. Without a living member there are no commands: the same ids name other objects elsewhere.
     pub(crate) fn remedy_in(&mut self, ns: NsId, what: impl Into<String>, commands: &[&str]) -> &mut Self {
         let enter = if is_foreign(self.model, ns) {
             let members = self.model.processes.iter().filter(|p| p.alive() && p.ipc_ns == Some(ns));
@@ -165,12 +171,12 @@ impl<'a> FindingBuilder<'a> {
         self.remedy(what, enter.map(all))
     }
 
-    /// A user stack, if it was taken and its frames are known.
+    /// Adds a user stack, if it was taken and its frames are known.
     pub(crate) fn stack(&mut self, role: &'static str, id: ProcId, stack: Option<StackId>) -> &mut Self {
         self.stacks(role, [(id, stack)], 1)
     }
 
-    /// A few user stacks that differ, in this order; the same way through the same files is shown once.
+    /// Adds up to `max` different user stacks, in this order; stacks with the same code locations appear once.
     pub(crate) fn stacks(
         &mut self,
         role: &'static str,
@@ -178,9 +184,9 @@ impl<'a> FindingBuilder<'a> {
         max: usize,
     ) -> &mut Self {
         debug_assert!(ROLES.contains(&role), "{role} is no role of the contract");
-        let (mut ids, mut ways) = (BTreeSet::new(), BTreeSet::new());
+        let (mut ids, mut paths) = (BTreeSet::new(), BTreeSet::new());
         for (id, stack) in all {
-            if ways.len() >= max {
+            if paths.len() >= max {
                 break;
             }
             let Some(stack) = stack.map(|s| self.model.canonical(s)).filter(|s| ids.insert(*s)) else { continue };
@@ -188,11 +194,11 @@ impl<'a> FindingBuilder<'a> {
             else {
                 continue;
             };
-            let of = |f: &Frame| f.offset.map_or((None, f.addr), |offset| (f.module.clone(), offset));
-            if !ways.insert(known.frames.iter().map(of).collect::<Vec<_>>()) {
+            let location = |f: &Frame| f.offset.map_or((None, f.addr), |offset| (f.module.clone(), offset));
+            if !paths.insert(known.frames.iter().map(location).collect::<Vec<_>>()) {
                 continue;
             }
-            self.finding.stacks.push(Stack {
+            self.finding.stacks.push(FindingStack {
                 role: role.to_owned(),
                 pid: id.pid(),
                 kind: "user".to_owned(),
@@ -205,10 +211,10 @@ impl<'a> FindingBuilder<'a> {
         self
     }
 
-    /// What a thread slept in, in the kernel: names of functions, innermost first.
+    /// Adds the kernel stack that a thread slept in: names of functions, innermost first.
     pub(crate) fn kernel_stack(&mut self, role: &'static str, id: ProcId, functions: &[String]) -> &mut Self {
         let frame = |name: &String| StackFrame { symbol: Some(name.clone()), ..StackFrame::default() };
-        self.finding.stacks.push(Stack {
+        self.finding.stacks.push(FindingStack {
             role: role.to_owned(),
             pid: id.pid(),
             kind: "kernel".to_owned(),
@@ -230,15 +236,21 @@ impl<'a> FindingBuilder<'a> {
         self
     }
 
-    /// A command that looks at a process: of one that is gone there is nothing to see.
-    pub(crate) fn look_at(&mut self, id: ProcId, what: &str, command: String) -> &mut Self {
+    /// Adds a remedy with a command about a process; without the command if the process has exited.
+    pub(crate) fn remedy_on(&mut self, id: ProcId, what: impl Into<String>, command: String) -> &mut Self {
+        let command = self.model.processes.alive(id).then_some(command);
+        self.remedy(what, command)
+    }
+
+    /// Adds a remedy that inspects a process, if the process lives.
+    pub(crate) fn remedy_if_alive(&mut self, id: ProcId, what: &str, command: String) -> &mut Self {
         if self.model.processes.alive(id) {
             self.remedy(what, Some(command));
         }
         self
     }
 
-    /// When it was seen first and last, boot clock.
+    /// Sets when the finding's first and last event happened, on the boot clock.
     pub(crate) fn seen(&mut self, first_ns: u64, last_ns: u64) -> &mut Self {
         self.finding.first_seen = Some(rfc3339(&self.model.session, first_ns));
         self.finding.last_seen = Some(rfc3339(&self.model.session, last_ns));
@@ -256,7 +268,7 @@ fn described(model: &Model, role: &str, id: ProcId, tid: Option<Tid>) -> Process
         comm: p.and_then(|p| p.comm.clone()),
         exe: p.and_then(|p| p.exe.clone()),
         start: (id.start_ticks != 0).then(|| rfc3339(&model.session, id.start_ticks.saturating_mul(TICK_NS))),
-        // Only processes that are gone are forgotten.
+        // The model forgets only processes that have exited.
         alive: Some(p.is_some_and(|p| p.alive())),
         ns_pid: p.and_then(|p| p.ns_pid),
         container: cgroup.and_then(cgroup::container),
@@ -265,7 +277,7 @@ fn described(model: &Model, role: &str, id: ProcId, tid: Option<Tid>) -> Process
     }
 }
 
-/// `comm (pid)`, or `process pid` without a name.
+/// `comm (pid)`, or `process pid` if the name is unknown.
 pub fn name(model: &Model, id: ProcId) -> String {
     match model.processes.get(id).and_then(|p| p.comm.as_deref()) {
         Some(comm) => format!("{comm} ({})", id.pid()),
@@ -273,7 +285,7 @@ pub fn name(model: &Model, id: ProcId) -> String {
     }
 }
 
-/// As [`name`], for a few; the others are counted.
+/// As [`name`], for the first three; the others are counted.
 pub(crate) fn names(model: &Model, ids: &[ProcId]) -> String {
     let shown: Vec<String> = ids.iter().take(3).map(|id| name(model, *id)).collect();
     match ids.len().saturating_sub(3) {
@@ -287,7 +299,13 @@ pub(crate) fn count(n: u64, one: &str, many: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
 }
 
-/// Whether an IPC namespace is known to be another one than the tracer's.
+/// A word for the shell, quoted if necessary.
+pub(crate) fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/:._-+@".contains(c);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+/// Whether an IPC namespace is known to differ from the tracer's.
 pub(crate) fn is_foreign(model: &Model, ns: NsId) -> bool {
     let own = model.processes.by_pid(Tgid(model.session.self_pid)).and_then(|p| p.ipc_ns);
     ns.0 != 0 && own.is_some_and(|own| own != ns)

@@ -1,16 +1,21 @@
-//! The verdict of a detector: a plain, complete answer that every output is made from.
+//! What a detector reports: a plain, complete finding from which every output is made.
 
 pub mod builder;
 pub mod detector;
+pub mod evidence;
+pub mod measure;
 pub mod object;
 pub mod site;
 pub mod syscall;
 pub mod time;
 
+use crate::detectors;
+use detector::{Detector, Family};
+use evidence::Evidence;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// How bad it is.
+/// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -19,18 +24,18 @@ pub enum Severity {
     Info,
 }
 
-/// How sure it is.
+/// How certain a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
-    /// Seen happening and confirmed by the kernel's own tables, where such exist.
+    /// Observed, and confirmed by the kernel's tables where they cover it.
     Certain,
     Likely,
-    /// Rests on a window in which records were lost.
+    /// Records were lost in the window that the finding rests on.
     Uncertain,
 }
 
-/// Whether the object was there before.
+/// Whether the object existed before tracing began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -45,24 +50,56 @@ pub struct Finding {
     pub severity: Severity,
     pub confidence: Confidence,
     pub origin: Origin,
-    /// One sentence that a person can act on.
+    /// One sentence: the process first, the cause last.
     pub title: String,
     pub object: Option<Object>,
     pub processes: Vec<Process>,
-    /// Numbers by name; a value that was not collected, or of which there is none, is null, never 0. 64-bit counters are strings.
+    /// Values by name. A value that was not collected or does not exist is null, never 0. 64-bit counters are strings.
     pub evidence: Map<String, Value>,
     pub limit: Option<Limit>,
-    pub stacks: Vec<Stack>,
+    pub stacks: Vec<FindingStack>,
     pub chain: Vec<String>,
     pub remedy: Vec<Remedy>,
-    /// Page of the documentation.
+    /// Path of the documentation page.
     pub docs: String,
     /// RFC 3339, UTC.
     pub first_seen: Option<String>,
     pub last_seen: Option<String>,
 }
 
-/// The object that a finding is about.
+impl Finding {
+    /// The detector of its code; `None` for a code that this version does not know.
+    pub fn detector(&self) -> Option<&'static Detector> {
+        detectors::find(&self.code)
+    }
+
+    /// Whether it is of this family; no for a code that this version does not know.
+    pub fn is_of(&self, family: Family) -> bool {
+        self.detector().is_some_and(|d| d.family == family)
+    }
+
+    /// Evidence by its row; `None` if the finding does not have it.
+    pub fn value(&self, of: Evidence) -> Option<&Value> {
+        self.evidence.get(of.name)
+    }
+
+    /// A number of the evidence, not below 0, whatever its unit; `None` for null.
+    pub fn number(&self, of: Evidence) -> Option<f64> {
+        let n = match self.value(of)? {
+            Value::Number(n) => n.as_f64(),
+            Value::String(s) => s.trim().parse().ok(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        };
+        n.filter(|n: &f64| n.is_finite() && *n >= 0.0)
+    }
+
+    /// A list of strings of the evidence; nothing for null.
+    pub fn texts(&self, of: Evidence) -> impl Iterator<Item = &str> {
+        self.value(of).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+    }
+}
+
+/// The object of a finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
     pub kind: String,
@@ -72,11 +109,11 @@ pub struct Object {
     pub ns: Option<u32>,
 }
 
-/// What a process or a stack can have to do with a finding; a public contract.
+/// The roles of processes and stacks in a finding; a public contract.
 pub const ROLES: &[&str] =
     &["creator", "owner", "holder", "blocked", "reader", "writer", "sender", "receiver", "parent", "child", "peer"];
 
-/// A process in its role.
+/// A process and its role.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// One of [`ROLES`].
@@ -94,26 +131,26 @@ pub struct Process {
     pub unit: Option<String>,
 }
 
-/// A limit with its use.
+/// A limit and its use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     pub name: String,
     pub used: Option<u64>,
     pub max: Option<u64>,
-    /// Seconds until it is reached at the present rate; null: not rising or not known.
+    /// Seconds until the limit is reached at the current rate; null if use does not rise or the rate is unknown.
     pub eta_s: Option<u64>,
 }
 
-/// A stack.
+/// A stack as a finding reports it; `model::stack::Stack` is a user stack as recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stack {
+pub struct FindingStack {
     pub role: String,
     pub pid: u32,
     pub kind: String,
-    /// Its innermost line of the program's own code, in words.
+    /// The innermost frame of the program's own code, as text.
     #[serde(default)]
     pub site: Option<String>,
-    /// Down to that line it was followed by unwind tables; else by frame pointers, and callees of it may be missing.
+    /// Unwind tables give every frame down to that one. Otherwise frame pointers do, and its callees may be missing.
     #[serde(default)]
     pub exact: bool,
     pub truncated: bool,
@@ -129,12 +166,12 @@ pub struct StackFrame {
     pub file: Option<String>,
     pub line: Option<u32>,
     pub module: Option<String>,
-    /// It has no frame of its own: the next one contains its code.
+    /// The function is inlined into that of the next frame.
     #[serde(default)]
     pub inlined: bool,
 }
 
-/// What to do.
+/// A fix, or a step towards one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remedy {
     pub what: String,

@@ -1,32 +1,11 @@
-//! The object that a finding is about: its kind, its id, and its name where the model knows one.
+//! The object of a finding: its kind, its id, and its name if the model knows one.
 
 use super::Object;
 use crate::model::Model;
 use tracer_common::map::kind;
 use tracer_record::{FutexPlace, NsId, ObjKey, ProcId, SemId};
 
-/// The word for a kind of object.
-pub fn kind_name(raw: u32) -> &'static str {
-    match raw {
-        kind::SEM => "sem",
-        kind::SHM => "shm",
-        kind::MSG => "msg",
-        kind::PIPE => "pipe",
-        kind::EVENTFD => "eventfd",
-        kind::SOCKET => "socket",
-        kind::FILE => "file",
-        kind::DEVICE => "device",
-        kind::DIRECTORY => "directory",
-        kind::ANON => "anon_inode",
-        kind::CHILD => "child",
-        kind::MQ => "mq",
-        kind::FUTEX => "futex",
-        kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED => "signal",
-        _ => "unknown",
-    }
-}
-
-/// The object part of a finding.
+/// The object of a finding, without what only tables know.
 pub(crate) fn object(obj: ObjKey) -> Object {
     let id = obj.id.to_string();
     let name = match obj.kind {
@@ -36,10 +15,10 @@ pub(crate) fn object(obj: ObjKey) -> Object {
         _ => None,
     };
     let ns = matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG).then_some(obj.ns).filter(|ns| *ns != 0);
-    Object { kind: kind_name(obj.kind).to_owned(), id, key: None, name, ns }
+    Object { kind: kind::name(obj.kind).to_owned(), id, key: None, name, ns }
 }
 
-/// As [`object`], with what is known only from tables.
+/// As [`object`], with names that only tables know.
 pub fn known_object(model: &Model, obj: ObjKey) -> Object {
     match obj.kind {
         kind::MQ | kind::FILE => mq_object(model, obj),
@@ -48,12 +27,12 @@ pub fn known_object(model: &Model, obj: ObjKey) -> Object {
     }
 }
 
-/// The object part for a semaphore set.
+/// A semaphore set as the object of a finding.
 pub(crate) fn sem_object(id: SemId, key: Option<i32>) -> Object {
     sysv_object("sem", id.ns, id.id, key)
 }
 
-/// The object part for a set, a segment or a queue.
+/// A System V set, segment or queue as the object of a finding.
 pub(crate) fn sysv_object(kind: &str, ns: NsId, id: i32, key: Option<i32>) -> Object {
     Object {
         kind: kind.to_owned(),
@@ -64,22 +43,22 @@ pub(crate) fn sysv_object(kind: &str, ns: NsId, id: i32, key: Option<i32>) -> Ob
     }
 }
 
-/// The object part for a POSIX message queue.
+/// A POSIX message queue as the object of a finding.
 pub(crate) fn mq_object(model: &Model, obj: ObjKey) -> Object {
     Object { name: model.posix.name(obj), ..object(obj) }
 }
 
-/// A queue in a title: its name, or its inode number.
+/// A POSIX message queue as text: its name, or its inode number.
 pub(crate) fn queue(model: &Model, obj: ObjKey) -> String {
     model.posix.name(obj).map_or_else(|| format!("queue with inode {}", obj.id), |name| format!("queue {name}"))
 }
 
-/// The object part for a process.
+/// A process as the object of a finding.
 pub(crate) fn process_object(id: ProcId) -> Object {
     Object { kind: "process".to_owned(), id: id.pid().to_string(), key: None, name: None, ns: None }
 }
 
-/// A futex in words, and as the object of a finding: by its place, or else by its first address.
+/// A futex as text and as the object of a finding, by its place or else by its first address.
 pub(crate) fn futex(place: Option<&FutexPlace>, keys: &[ObjKey]) -> (String, Object) {
     let object = |id: String, name: Option<String>| Object { kind: "futex".to_owned(), id, name, ..Object::default() };
     match (place, keys.first()) {
@@ -95,8 +74,8 @@ pub(crate) fn futex(place: Option<&FutexPlace>, keys: &[ObjKey]) -> (String, Obj
     }
 }
 
-/// Whether two descriptors with this object are the same thing twice. All anonymous inodes share one inode, and many a
-/// device is another thing at each open: a terminal (/dev/ptmx), a network queue (/dev/net/tun), a graphics client.
+/// Whether two descriptors with this key refer to the same object. All anonymous inodes share one inode, and some devices
+/// create an object per open: a terminal (/dev/ptmx), a network queue (/dev/net/tun), a graphics client.
 pub(crate) fn identifies(obj: ObjKey) -> bool {
     !matches!(obj.kind, kind::ANON | kind::NONE | kind::DEVICE)
 }

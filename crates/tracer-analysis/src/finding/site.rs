@@ -1,6 +1,6 @@
-//! The line of code that a stack tells about: its innermost frame that is the program's own, not a library of the system.
+//! The code site of a stack: its innermost frame that belongs to the program, not to a system library.
 //!
-//! What belongs together is parted by it, where the stacks can be trusted to have that frame.
+//! Detectors split their groups by site, but only where the stacks are certain to contain that frame.
 
 use std::collections::BTreeMap;
 
@@ -9,25 +9,25 @@ use crate::model::Model;
 use tracer_record::StackId;
 use tracer_record::library::{LIBRARY, SYSTEM, module_stem};
 
-/// A stack as it is shown.
+/// A stack with its names, ready for output.
 #[derive(Debug, Default)]
 pub struct Shown {
-    /// Innermost first, those of inlined functions among them.
+    /// Innermost first, with the frames of inlined functions.
     pub frames: Vec<StackFrame>,
     pub truncated: bool,
-    /// The innermost line of the program's own, in words.
+    /// The innermost frame of the program's own code, as text.
     pub(crate) site: Option<String>,
-    /// No frame before that can be missing.
+    /// No frame before the site can be missing.
     pub(crate) exact: bool,
-    /// The function of that line is known; else it is a file and an offset.
+    /// The site has a function name; otherwise it is a file and an offset.
     named: bool,
 }
 
-/// A stack with at most `max` frames.
+/// The stack with this id, cut to at most `max` frames.
 pub fn shown(model: &Model, stack: StackId, max: usize) -> Option<Shown> {
     let known = model.stack(stack)?;
     let mut out: Vec<StackFrame> = Vec::new();
-    // How many frames come from addresses that were found by tables; the first is the instruction pointer.
+    // Frames whose addresses come from unwind tables; the first is the instruction pointer.
     let mut exact = 0;
     let mut truncated = false;
     for (i, frame) in known.frames.iter().enumerate() {
@@ -56,39 +56,39 @@ pub fn shown(model: &Model, stack: StackId, max: usize) -> Option<Shown> {
     }
     let own = out.iter().position(is_own);
     let frame = own.and_then(|at| out.get(at));
-    let site = frame.map(words);
+    let site = frame.map(frame_text);
     let named = frame.and_then(|f| f.symbol.as_deref()).is_some_and(|symbol| !symbol.starts_with('+'));
     Some(Shown { truncated, site, exact: own.is_some_and(|at| at < exact), named, frames: out })
 }
 
-/// The innermost line of the program's own on a stack, in words.
+/// The site of a stack, as text.
 pub(crate) fn of(model: &Model, stack: StackId) -> Option<String> {
     shown(model, stack, usize::MAX)?.site
 }
 
-/// Whether a frame is of the system's libraries, or of a language's own.
+/// Whether a frame belongs to a system library or a language's runtime.
 pub fn is_system(frame: &StackFrame) -> bool {
     let module = frame.module.as_deref().and_then(|m| m.rsplit('/').next()).unwrap_or_default();
     let stem = module_stem(module);
-    // Rust's library is compiled into each program; its files are named by the compiler's commit.
+    // Rust's standard library is compiled into each program; its paths contain the compiler's commit.
     let library = |name: &str| LIBRARY.iter().any(|l| name.starts_with(l));
     SYSTEM.contains(&stem)
         || frame.file.as_deref().is_some_and(|f| f.starts_with("/rustc/"))
         || frame.symbol.as_deref().is_some_and(library)
 }
 
-/// The innermost frame of the program's own: the one that a stack's site is about.
+/// The innermost frame of the program's own code, from which a stack's site is made.
 pub fn own(frames: &[StackFrame]) -> Option<&StackFrame> {
     frames.iter().find(|f| is_own(f))
 }
 
-/// Whether a frame is of a program's own, as far as that is known.
+/// Whether a frame is known to belong to the program itself.
 fn is_own(frame: &StackFrame) -> bool {
     (frame.module.is_some() || frame.file.is_some()) && !is_system(frame)
 }
 
-/// A frame in words: `FILE:LINE in FUNCTION`, or what is known of that.
-fn words(f: &StackFrame) -> String {
+/// A frame as text: `FILE:LINE in FUNCTION`, or the known parts of that.
+fn frame_text(f: &StackFrame) -> String {
     let place = match (&f.file, f.line) {
         (Some(file), Some(line)) => format!("{file}:{line}"),
         (Some(file), None) => file.clone(),
@@ -104,25 +104,25 @@ fn words(f: &StackFrame) -> String {
     }
 }
 
-/// The line that a stack tells about, if the stack can be trusted to have it: one that was followed by frame pointers
-/// leaves out the caller of a function that keeps none. True: with the name of its function.
-fn trusted(model: &Model, stack: Option<StackId>) -> Option<(String, bool)> {
+/// The site of a stack, and whether it has a function name; `None` unless the stack is exact: frame pointers skip the
+/// caller of a function that keeps none.
+fn exact_site(model: &Model, stack: Option<StackId>) -> Option<(String, bool)> {
     let shown = shown(model, stack?, usize::MAX).filter(|s| s.exact)?;
     Some((shown.site?, shown.named))
 }
 
-/// Parts items by the line of code that they come from.
+/// Splits items by the code site that they come from.
 ///
-/// A part counts if `stands` says that it would be a finding alone; what comes from other lines, or from one that is not
-/// known, goes to the largest. With one part or none all stay together.
+/// A part is kept if `stands_alone` accepts it as a finding of its own. Items of other or unknown sites join the largest
+/// part. With fewer than two parts all items stay together.
 pub(crate) fn parts<T>(
     model: &Model,
     items: Vec<T>,
     stack: impl Fn(&T) -> Option<StackId>,
-    stands: impl Fn(&[T]) -> bool,
+    stands_alone: impl Fn(&[T]) -> bool,
 ) -> Vec<Vec<T>> {
-    let sites: Vec<Option<(String, bool)>> = items.iter().map(|item| trusted(model, stack(item))).collect();
-    // A name that was not found in time makes no other line.
+    let sites: Vec<Option<(String, bool)>> = items.iter().map(|item| exact_site(model, stack(item))).collect();
+    // A site whose function name was resolved too late is not a different site.
     let any_named = sites.iter().flatten().any(|(_, named)| *named);
     let mut by: BTreeMap<Option<String>, Vec<(usize, T)>> = BTreeMap::new();
     for (at, (item, site)) in items.into_iter().zip(sites).enumerate() {
@@ -132,14 +132,14 @@ pub(crate) fn parts<T>(
     let (mut out, mut rest) = (Vec::new(), Vec::new());
     for (site, part) in by {
         let (order, part): (Vec<usize>, Vec<T>) = part.into_iter().unzip();
-        let counts = site.is_some() && stands(&part);
+        let kept = site.is_some() && stands_alone(&part);
         let part: Vec<(usize, T)> = order.into_iter().zip(part).collect();
-        if counts { out.push(part) } else { rest.extend(part) }
+        if kept { out.push(part) } else { rest.extend(part) }
     }
     if out.len() < 2 {
         rest.extend(out.drain(..).flatten());
     }
-    // Of two as large the one that came first: names, which may be tokens, decide nothing.
+    // Of two equally large parts take the one that came first: redaction may replace names, so they must not decide.
     match out.iter_mut().max_by_key(|p| (p.len(), std::cmp::Reverse(p.first().map(|(at, _)| *at)))) {
         Some(largest) => largest.extend(rest),
         None => out.push(rest),
@@ -188,17 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_own_frame_in_words() {
+    fn the_first_own_frame_as_text() {
         let libc = frame("/lib/libc.so.6", "semget", None);
         let std = frame("/opt/app", "core::ops::call", Some("/rustc/abc/library/core/src/ops.rs"));
         let work = frame("/opt/app", "work", Some("/src/app.rs"));
         let all = [libc.clone(), std, work.clone()];
         assert_eq!(all.iter().position(is_own), Some(2));
         assert!(!is_own(&StackFrame { addr: "0x1".into(), ..StackFrame::default() }));
-        assert_eq!(words(&work), "/src/app.rs:7 in work");
-        assert_eq!(words(&frame("/opt/app", "work", None)), "work in /opt/app");
-        assert_eq!(words(&frame("/opt/app", "+0x10", None)), "/opt/app+0x10");
-        assert_eq!(words(&frame("/opt/app", "+0x10", Some("a.c"))), "a.c:7 in /opt/app");
+        assert_eq!(frame_text(&work), "/src/app.rs:7 in work");
+        assert_eq!(frame_text(&frame("/opt/app", "work", None)), "work in /opt/app");
+        assert_eq!(frame_text(&frame("/opt/app", "+0x10", None)), "/opt/app+0x10");
+        assert_eq!(frame_text(&frame("/opt/app", "+0x10", Some("a.c"))), "a.c:7 in /opt/app");
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
                 Place { function: Some("f".into()), file: Some("a.c".into()), line: Some(line), inlined: false };
             s.record(Record::Symbols { id, places: vec![vec![], vec![place]] });
         };
-        // Two stacks of line 7, one of 8, one that may lack frames.
+        // Two stacks of line 7, one of line 8, one that may lack frames.
         for (id, line, unwound) in [(1, 7, 2), (2, 7, 2), (3, 8, 2), (4, 9, 1)] {
             stack(&mut s, id, line, unwound);
         }
@@ -220,11 +220,11 @@ mod tests {
             parts(&model, ids.to_vec(), |id| (*id >= 0).then_some(StackId(*id)), |part| part.len() >= least)
         };
         assert_eq!(split(&[3, 1, 2, 1], 1), [vec![1, 2, 1], vec![3]]);
-        // One that would not stand alone, one of an unknown line, and one that cannot be trusted.
+        // One that would not stand alone, one of an unknown line, and one that is not exact.
         assert_eq!(split(&[3, 1, 2, -1, 4], 2), [vec![3, 1, 2, -1, 4]]);
         assert_eq!(split(&[3, 3, 1, 2, 1, -1, 4], 2), [vec![1, 2, 1, -1, 4], vec![3, 3]]);
         assert_eq!(split(&[-1, 4], 1), [vec![-1, 4]]);
-        // Names that are missing for one stack of a line, and for all.
+        // Names missing for one stack of a line, and for all.
         let unnamed = |s: &mut Stream, id: i32, offset: u64| {
             let frame = Frame { addr: 1, module: Some("/opt/app".into()), offset: Some(offset) };
             s.record(Record::Stack { id, frames: vec![frame], unwound: 1 });

@@ -1,8 +1,8 @@
-//! Names of the system calls that threads sleep in, by architecture.
+//! Names of the system calls in which threads sleep, by architecture.
 
 use tracer_common::syscall::SYSCALLS;
 
-/// Calls that only matter as "what it does instead": (name, x86-64, arm64).
+/// Calls without a probe that a process may sleep in: (name, x86-64, arm64).
 /// Source: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h, Linux 6.18.
 const SLEEPERS: &[(&str, i64, i64)] = &[
     ("poll", 7, -1),
@@ -25,7 +25,7 @@ const SLEEPERS: &[(&str, i64, i64)] = &[
     ("epoll_pwait2", 441, 441),
 ];
 
-/// Calls in which a process waits for input or work from outside: idle, not slow.
+/// Calls in which a process waits for input or work: it is idle, not slow.
 const INPUT: &[&str] = &[
     "poll",
     "select",
@@ -49,8 +49,8 @@ const INPUT: &[&str] = &[
     "io_uring_enter",
 ];
 
-/// Calls in which a process that sleeps waits to hand something over or to take a lock.
-const HANDS_OVER: &[&str] = &[
+/// Calls in which a process sleeps until another process receives something or releases a lock.
+const BLOCKING: &[&str] = &[
     "write",
     "writev",
     "pwritev2",
@@ -72,7 +72,7 @@ const HANDS_OVER: &[&str] = &[
     "openat2",
 ];
 
-/// The name of call `nr` on `arch` (as uname spells it); `None` if it is none of the known ones.
+/// The name of call `nr` on `arch` (as uname spells it), if the call is known.
 pub(crate) fn name(arch: &str, nr: i64) -> Option<&'static str> {
     let arm = arch == "aarch64";
     let watched =
@@ -88,9 +88,9 @@ pub(crate) fn waits_for_input(name: &str) -> bool {
     INPUT.contains(&name)
 }
 
-/// Whether a process that sleeps in this call cannot go on until somebody takes or releases something.
-pub(crate) fn hands_over(name: &str) -> bool {
-    HANDS_OVER.contains(&name)
+/// Whether a process that sleeps in this call is blocked until another process receives or releases something.
+pub(crate) fn may_block_sending(name: &str) -> bool {
+    BLOCKING.contains(&name)
 }
 
 #[cfg(test)]
@@ -98,17 +98,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_waits_for_input_or_hands_over_or_neither() {
-        assert!(HANDS_OVER.iter().all(|name| !waits_for_input(name)));
-        for (name, input, over) in [("read", true, false), ("write", false, true), ("nanosleep", false, false)] {
-            assert_eq!((waits_for_input(name), hands_over(name)), (input, over), "{name}");
+    fn no_call_both_waits_for_input_and_blocks_sending() {
+        assert!(BLOCKING.iter().all(|name| !waits_for_input(name)));
+        for (name, input, sending) in [("read", true, false), ("write", false, true), ("nanosleep", false, false)] {
+            assert_eq!((waits_for_input(name), may_block_sending(name)), (input, sending), "{name}");
         }
     }
 
     #[test]
-    fn each_name_is_a_call_of_the_table() {
+    fn each_name_is_a_known_call() {
         let known = |name: &str| (0..500).any(|nr| super::name("x86_64", nr) == Some(name));
-        let unknown: Vec<_> = INPUT.iter().chain(HANDS_OVER).filter(|name| !known(name)).collect();
+        let unknown: Vec<_> = INPUT.iter().chain(BLOCKING).filter(|name| !known(name)).collect();
         assert!(unknown.is_empty(), "{unknown:?}");
     }
 

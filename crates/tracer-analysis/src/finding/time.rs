@@ -1,4 +1,4 @@
-//! Times in words: moments of the boot clock as calendar time, and durations. No clock is read here.
+//! Times as text: calendar times from the boot clock, and durations. Nothing here reads a clock.
 
 use std::fmt::Write;
 
@@ -7,13 +7,13 @@ use tracer_record::Session;
 const NS_PER_S: i128 = 1_000_000_000;
 const S_PER_DAY: i128 = 86_400;
 
-/// Calendar time (RFC 3339, UTC, milliseconds) of a moment of the boot clock, in nanoseconds.
+/// Calendar time (RFC 3339, UTC, milliseconds) of a boot clock time in nanoseconds.
 pub fn rfc3339(session: &Session, boot_ns: u64) -> String {
     wall_rfc3339(i128::from(session.wall_ns) - i128::from(session.start_ns) + i128::from(boot_ns))
 }
 
-/// Calendar time of nanoseconds since 1970; cut, not rounded, to milliseconds.
-/// Years outside 0 to 9999, which RFC 3339 does not have, end at its ends.
+/// Calendar time of nanoseconds since 1970, truncated to milliseconds.
+/// RFC 3339 has the years 0 to 9999; other times are clamped to them.
 pub fn wall_rfc3339(ns: i128) -> String {
     let (mut text, below) = to_the_second(ns);
     // Writing to a String cannot fail.
@@ -28,7 +28,7 @@ pub fn wall_rfc3339_ns(ns: i128) -> String {
     text
 }
 
-/// What [`wall_rfc3339`] and [`wall_rfc3339_ns`] write, as nanoseconds since 1970; `None` for anything else.
+/// Parses what [`wall_rfc3339`] and [`wall_rfc3339_ns`] write into nanoseconds since 1970; `None` for anything else.
 pub fn parse_rfc3339(text: &str) -> Option<i128> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let (time, below) = time.split_once('.')?;
@@ -46,7 +46,7 @@ pub fn parse_rfc3339(text: &str) -> Option<i128> {
     Some(seconds * NS_PER_S + below)
 }
 
-/// Days since 1970-01-01: what [`civil`] takes apart.
+/// Days since 1970-01-01: the inverse of [`civil`].
 fn days(year: i128, month: i128, day: i128) -> i128 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -54,7 +54,7 @@ fn days(year: i128, month: i128, day: i128) -> i128 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + day_of_year - 719_468
 }
 
-/// The text up to the second, and the nanoseconds that are left.
+/// The text up to the second, and the remaining nanoseconds.
 fn to_the_second(ns: i128) -> (String, i128) {
     let first = -62_167_219_200 * NS_PER_S;
     let last = 253_402_300_800 * NS_PER_S - 1;
@@ -67,7 +67,7 @@ fn to_the_second(ns: i128) -> (String, i128) {
 }
 
 /// (year, month, day) of days since 1970-01-01 in the Gregorian calendar.
-/// The year is taken to begin in March, so that the leap day is its last; 400 years have 146,097 days.
+/// Years are counted from March, so that the leap day is the last one; 400 years have 146,097 days.
 fn civil(days: i128) -> (i128, i128, i128) {
     let days = days + 719_468; // since 0000-03-01
     let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -79,7 +79,7 @@ fn civil(days: i128) -> (i128, i128, i128) {
     (year + era * 400 + next, month, day)
 }
 
-/// Milliseconds cut to microseconds: more digits would only be noise.
+/// Milliseconds truncated to microseconds; further digits are noise.
 #[allow(clippy::cast_precision_loss)] // microseconds stay exact for 285 years
 pub fn milliseconds(ns: u64) -> f64 {
     (ns / 1_000) as f64 / 1_000.0
@@ -91,7 +91,7 @@ pub fn duration(ns: u64) -> String {
     seconds(ns as f64 / 1e9)
 }
 
-/// Seconds in their largest fitting unit, at most three digits: `350 ms`, `8.23 s`, `12 min`, `3.5 h`, `2.1 days`.
+/// Seconds in the largest unit that fits, with at most three digits: `350 ms`, `8.23 s`, `12 min`, `3.5 h`, `2.1 days`.
 pub fn seconds(s: f64) -> String {
     let (value, unit) = match s.abs() {
         a if a < 1e-3 && a > 0.0 => (s * 1e6, "µs"),
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_moments() {
+    fn known_times() {
         for (s, want) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_399, "2000-02-28T23:59:59.000Z"),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_follows_the_one_before() {
+    fn days_are_consecutive() {
         let mut before = civil(-800_000);
         for day in -799_999..800_000 {
             let (y, m, d) = civil(day);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn written_times_parse_back() {
         for ns in [0, 1, 999_999_999, 1_396_175_618_123_456_789, -1, 253_402_300_799_999_999_999] {
             assert_eq!(parse_rfc3339(&wall_rfc3339_ns(ns)), Some(ns));
             assert_eq!(parse_rfc3339(&wall_rfc3339(ns)), Some(ns.div_euclid(1_000_000) * 1_000_000));

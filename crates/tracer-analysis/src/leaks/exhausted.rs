@@ -1,32 +1,39 @@
 //! What `sem-exhausted`, `shm-exhausted` and `msg-exhausted` share: a call failed because a limit of its IPC namespace is
-//! used up, or will soon, and who holds how much of it.
+//! reached, or will fail soon, and which processes created the objects.
+//!
+//! `mq-exhausted` takes only the title from here: its limits belong to users, and its evidence differs.
 
-use crate::finding::builder::{FindingBuilder, count, name, names};
+use crate::finding::builder::{FindingBuilder, count, name, names, shell_word};
 use crate::finding::detector::Detector;
+use crate::finding::evidence::{self, Evidence};
 use crate::finding::time::duration;
 use crate::finding::{Finding, Object, Severity};
 use crate::model::Model;
-use crate::model::usage::{Limits, NoSpace, Usage};
+use crate::model::usage::{FailedCalls, Limits, Usage};
 use std::collections::BTreeMap;
 use tracer_record::{NsId, ProcId};
 
-/// Use of the limit, in percent, that is worth a warning if it rises.
+/// Use of a limit, in percent, that is a warning if it rises.
 const WARN_PERCENT: u64 = 80;
-/// A rate needs so much time and so many net creations to mean anything.
+/// Time and net creations from which a rate is meaningful.
 const RATE_NS: u64 = 60_000_000_000;
 const RATE_OBJECTS: i64 = 8;
 const DAY_S: u64 = 86_400;
-/// Below this use a burst of a minute says nothing about the day: 30 sets of a start are no trend towards 32,000.
+/// Use of a limit, in percent, below which a burst is no trend: 30 sets of a start are far from 32,000.
 const TREND_PERCENT: u64 = 10;
-/// Holders named.
+/// Holders listed.
 const MAX_HOLDERS: usize = 5;
+
+/// The evidence of its findings.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::ERRNO, evidence::FAILED, evidence::USED, evidence::MAX, evidence::HOLDERS, evidence::PIDS];
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counts {
     /// The objects themselves.
     Objects,
-    /// What they consist of: semaphores, pages.
+    /// Their parts: semaphores, pages.
     Parts,
 }
 
@@ -44,19 +51,19 @@ pub(crate) struct Kind<L: 'static> {
     pub call: &'static str,
     pub one: &'static str,
     pub many: &'static str,
-    /// What the parts are called where a holder is named with them; else empty.
+    /// The word for the parts that holders are listed with; empty for none.
     pub parts: &'static str,
     /// In the order in which the kernel checks them.
     pub limits: &'static [Limit<L>],
-    /// How to see and remove what nobody uses.
+    /// How to list the objects and remove the unused ones.
     pub see: (&'static str, &'static [&'static str]),
-    /// How to raise the limit of this name (of none, if it is not known which): what, and the command.
+    /// How to raise the limit of this name (`None`: the limit is unknown): the text, and the command that shows it.
     pub raise: fn(Option<&'static str>) -> (String, String),
-    /// What the program should do.
+    /// What to change in the program.
     pub in_code: &'static str,
 }
 
-/// All findings of one kind; `living` are the creators seen of the objects of a namespace that exist, one an object,
+/// All findings of one kind. `living` lists the known creators of a namespace's existing objects, one entry per object,
 /// with its parts.
 pub(crate) fn detect<'a, L: Limits + 'static>(
     model: &Model,
@@ -72,16 +79,16 @@ pub(crate) fn detect<'a, L: Limits + 'static>(
         let holders = holders(living(id));
         let case = Case { model, kind, id, usage, holders: &holders };
         let failed = usage.no_space.is_some() || usage.no_memory.is_some();
-        out.extend(usage.no_space.as_ref().and_then(|f| case.tell_failed(f)));
-        out.extend(usage.no_memory.as_ref().and_then(|f| case.tell_no_memory(f)));
+        out.extend(usage.no_space.as_ref().and_then(|f| case.limit_reached(f)));
+        out.extend(usage.no_memory.as_ref().and_then(|f| case.out_of_memory(f)));
         if !failed {
-            out.extend(case.tell_soon(now_ns));
+            out.extend(case.reached_soon(now_ns));
         }
     }
     out
 }
 
-/// Living objects by creator seen, most first: objects, and their parts.
+/// Existing objects by known creator, most first: objects, and their parts.
 fn holders(living: Vec<(ProcId, u64)>) -> Vec<(ProcId, u64, u64)> {
     let mut by: BTreeMap<ProcId, (u64, u64)> = BTreeMap::new();
     for (creator, parts) in living {
@@ -108,14 +115,14 @@ struct Case<'a, L: 'static> {
 }
 
 impl<'a, L: Limits> Case<'a, L> {
-    /// Which limit refused an object, with its use and size.
-    fn refused_by(&self, f: &NoSpace) -> Option<(&'static str, u64, u64)> {
+    /// The limit that refused an object, with its use and size.
+    fn refused_by(&self, f: &FailedCalls) -> Option<(&'static str, u64, u64)> {
         let limits = self.usage.limits()?;
         let used = self.usage.used_at(f.objects_net, f.parts_net)?;
         let all: Vec<(&Limit<L>, u64, u64)> =
             self.kind.limits.iter().map(|l| (l, of(l.counts, used), (l.max)(limits))).collect();
         let wanted = |l: &Limit<L>| of(l.counts, (1, f.wanted_parts));
-        // Where none was full by our count, something was not seen: the fuller one.
+        // If none was full by this count, some events are missing: take the fuller one.
         let share = |used: u64, max: u64| u128::from(used) * 1_000_000 / u128::from(max.max(1));
         all.iter()
             .find(|(l, used, max)| used.saturating_add(wanted(l)) > *max)
@@ -123,8 +130,9 @@ impl<'a, L: Limits> Case<'a, L> {
             .map(|(l, used, max)| (l.name, *used, *max))
     }
 
-    /// Names who created what exists; `net`: how many more there were, when it mattered, than when tracing began.
-    fn name_holders(&self, d: &mut FindingBuilder<'_>, net: i64) -> String {
+    /// Adds the creators of the existing objects and returns the title's clause about them; `net`: how many more objects
+    /// existed at the failure than when tracing began.
+    fn holders_clause(&self, d: &mut FindingBuilder<'_>, net: i64) -> String {
         let (created, one, many) = (u64::try_from(net).unwrap_or(0), self.kind.one, self.kind.many);
         for (id, ..) in self.holders.iter().take(MAX_HOLDERS) {
             d.process("creator", *id, None);
@@ -139,17 +147,18 @@ impl<'a, L: Limits> Case<'a, L> {
                 format!("{} created {}{parts}", name(self.model, *id), count(*n, self.kind.one, self.kind.many))
             })
             .collect();
-        d.evidence("holders", list.clone());
+        d.evidence(evidence::HOLDERS, list.clone());
         match list.first() {
-            Some(first) => format!("; {first} of those that exist"),
+            Some(first) => format!("; {first} that still exist"),
             None if created > 0 => {
-                format!("; {} created since tracing began, and gone by now", count(created, one, many))
+                let were = if created == 1 { "was" } else { "were" };
+                format!("; {} {were} created since tracing began and removed since", count(created, one, many))
             }
             None => "; all were created before tracing began".to_owned(),
         }
     }
 
-    /// Whether the parts of an object differ from one, and so are worth saying.
+    /// Whether holders are listed with the parts of their objects: some object has more than one.
     fn by_parts(&self) -> bool {
         !self.kind.parts.is_empty() && self.holders.iter().any(|(_, n, parts)| n != parts)
     }
@@ -161,8 +170,8 @@ impl<'a, L: Limits> Case<'a, L> {
         d.remedy(self.kind.in_code, None);
     }
 
-    /// A finding about failed calls, and the names of those that made them.
-    fn failed(&self, f: &NoSpace, errno: &str) -> (FindingBuilder<'a>, String) {
+    /// A finding about failed calls, and the first clause of its title.
+    fn failed(&self, f: &FailedCalls, errno: &str) -> (FindingBuilder<'a>, String) {
         let mut d = FindingBuilder::new(self.model, self.kind.detector, Severity::Critical);
         d.rests_on_events();
         let mut failing: Vec<(ProcId, u64)> = f.by.iter().map(|(p, n)| (*p, *n)).collect();
@@ -172,48 +181,59 @@ impl<'a, L: Limits> Case<'a, L> {
             d.process("blocked", *p, None);
         }
         d.concerns(blocked.iter().copied());
-        d.object(object(self.id)).evidence("errno", errno).evidence("failed", f.failed).seen(f.first_ns, f.last_ns);
-        let times = count(f.failed, "time", "times");
-        (d, format!("{} failed {times} with {errno} for {}", self.kind.call, names(self.model, &blocked)))
+        d.object(object(self.id))
+            .evidence(evidence::ERRNO, errno)
+            .evidence(evidence::FAILED, f.failed)
+            .seen(f.first_ns, f.last_ns);
+        (d, failed_clause(self.model, self.kind.call, f.failed, errno, &blocked))
     }
 
-    fn tell_failed(&self, f: &NoSpace) -> Option<Finding> {
+    fn limit_reached(&self, f: &FailedCalls) -> Option<Finding> {
         let which = self.refused_by(f);
         let (mut d, what) = self.failed(f, "ENOSPC");
-        let held = self.name_holders(&mut d, f.objects_net);
+        let held = self.holders_clause(&mut d, f.objects_net);
         let limit = match which {
             Some((name, used, max)) => {
                 d.limit(name, Some(used), Some(max), Some(0));
-                format!("{name} is used up ({used} of {max})")
+                format!("{name} is reached ({used} of {max})")
             }
             None => {
                 let names: Vec<&str> = self.kind.limits.iter().rev().map(|l| l.name).collect();
-                format!("{} is used up (the limits could not be read)", names.join(" or "))
+                format!("{} is reached (the limits could not be read)", names.join(" or "))
             }
         };
         d.title(format!("{what}: {limit}{held}"));
-        d.evidence("used", which.map(|w| w.1)).evidence("max", which.map(|w| w.2));
+        d.evidence(evidence::USED, which.map(|w| w.1)).evidence(evidence::MAX, which.map(|w| w.2));
         self.remedies(&mut d, which.map(|w| w.0));
         d.finish()
     }
 
-    fn tell_no_memory(&self, f: &NoSpace) -> Option<Finding> {
+    fn out_of_memory(&self, f: &FailedCalls) -> Option<Finding> {
         let (mut d, what) = self.failed(f, "ENOMEM");
-        let held = self.name_holders(&mut d, f.objects_net);
-        d.title(format!("{what}: the kernel has no memory for one more{held}"));
-        d.evidence("used", None::<u64>).evidence("max", None::<u64>);
+        let held = self.holders_clause(&mut d, f.objects_net);
+        d.title(format!("{what}: the kernel had no memory for another {}{held}", self.kind.one));
+        d.evidence(evidence::USED, None::<u64>).evidence(evidence::MAX, None::<u64>);
         d.remedy(
-            "See what takes the memory: the limit of the cgroup, or what may be committed in all.",
-            Some(
-                "sysctl vm.overcommit_memory; grep Commit /proc/meminfo; cat /sys/fs/cgroup/.../memory.max".to_owned(),
-            ),
+            "See which limit refuses the memory: the cgroup's, or the system's on committed memory.",
+            Some(format!("sysctl vm.overcommit_memory; grep Commit /proc/meminfo{}", self.show_cgroup_limit(f))),
         );
         d.remedy_in(self.id, self.kind.see.0, self.kind.see.1);
         d.remedy(self.kind.in_code, None);
         d.finish()
     }
 
-    fn tell_soon(&self, now_ns: u64) -> Option<Finding> {
+    /// Shows the memory limit of the first failing process's cgroup, if its path is known.
+    fn show_cgroup_limit(&self, f: &FailedCalls) -> String {
+        let first = f.by.iter().max_by_key(|(p, n)| (**n, std::cmp::Reverse(**p))).map(|(p, _)| *p);
+        let path = first.and_then(|p| self.model.processes.get(p)?.cgroup.as_deref()).filter(|path| *path != "/");
+        // A cgroup outside the tracer's namespace has a relative path.
+        let path = path.filter(|path| path.starts_with('/') && !path.starts_with("/.."));
+        path.map_or_else(String::new, |path| {
+            format!("; cat {}", shell_word(&format!("/sys/fs/cgroup{path}/memory.max")))
+        })
+    }
+
+    fn reached_soon(&self, now_ns: u64) -> Option<Finding> {
         let (model, usage) = (self.model, self.usage);
         let limits = usage.limits()?;
         let in_use = usage.used_now()?;
@@ -221,7 +241,7 @@ impl<'a, L: Limits> Case<'a, L> {
         if usage.objects_net < RATE_OBJECTS || span_ns == 0 {
             return None;
         }
-        // Time until the rest is used up at the rate seen.
+        // Seconds until the limit is reached at this rate.
         let left = |used: u64, max: u64, net: i64| -> Option<u64> {
             let net = u64::try_from(net).ok().filter(|n| *n > 0)?;
             let ns = u128::from(max.saturating_sub(used)) * u128::from(span_ns) / u128::from(net);
@@ -246,22 +266,27 @@ impl<'a, L: Limits> Case<'a, L> {
         }
         let mut d = FindingBuilder::new(model, self.kind.detector, Severity::Warning);
         d.rests_on_events();
-        let held = self.name_holders(&mut d, usage.objects_net);
+        let held = self.holders_clause(&mut d, usage.objects_net);
         let in_time = duration(eta_s.saturating_mul(1_000_000_000));
-        d.title(format!("{which} will be used up in {in_time} at the present rate ({used} of {max} in use){held}"));
+        d.title(format!("{which} will be reached in {in_time} at the current rate ({used} of {max} used){held}"));
         d.object(object(self.id));
         d.limit(which, Some(used), Some(max), Some(eta_s));
-        d.evidence("errno", None::<&str>)
-            .evidence("failed", 0)
-            .evidence("used", used)
-            .evidence("max", max)
+        d.evidence(evidence::ERRNO, None::<&str>)
+            .evidence(evidence::FAILED, 0)
+            .evidence(evidence::USED, used)
+            .evidence(evidence::MAX, max)
             .seen(model.session.start_ns, now_ns);
         self.remedies(&mut d, Some(which));
         d.finish()
     }
 }
 
-/// Of (objects, parts), what a limit counts.
+/// The first clause of a title: `semget() failed 3 times with ENOSPC in worker (12)`.
+pub(crate) fn failed_clause(model: &Model, call: &str, failed: u64, errno: &str, procs: &[ProcId]) -> String {
+    format!("{call}() failed {} with {errno} in {}", count(failed, "time", "times"), names(model, procs))
+}
+
+/// The one of (objects, parts) that a limit counts.
 fn of<T>(counts: Counts, (objects, parts): (T, T)) -> T {
     match counts {
         Counts::Objects => objects,

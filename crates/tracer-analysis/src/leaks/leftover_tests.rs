@@ -1,6 +1,7 @@
 //! Tables of `mq-leak`, `posix-sem-leak` and `posix-shm-leak`: records in, findings out.
 
-use super::{quoted, stem};
+use super::stem;
+use crate::finding::builder::shell_word;
 use crate::finding::{Confidence, Origin, Severity};
 use crate::fixture::{MS, P, START, Stream, mq_create, number, role};
 use tracer_record::{PosixHolder, PosixInventory, PosixKind, PosixObject, Record};
@@ -55,7 +56,7 @@ fn session(objects: &[PosixObject], from_before: bool) -> Stream {
 }
 
 #[test]
-fn what_is_left_and_how_bad_it_is() {
+fn leftover_names_and_their_severity() {
     use PosixKind::{Mq, Sem, Shm};
     let alike = |n: u64| (0..n).map(|i| row(Shm, &format!("/job-{i}"), i, 60 + i)).collect::<Vec<_>>();
     for (what, objects, want) in [
@@ -68,12 +69,12 @@ fn what_is_left_and_how_bad_it_is() {
         ),
         ("a queue", vec![row(Mq, "/q-1", 1, 90)], Some(("mq-leak", Severity::Info, 1.0))),
         ("one in use", vec![held(row(Shm, "/cache", 1, 90))], None),
-        ("one of which nobody knows who uses it", vec![opaque(row(Shm, "/cache", 1, 90))], None),
+        ("its users are unknown", vec![opaque(row(Shm, "/cache", 1, 90))], None),
         ("nothing", vec![], None),
     ] {
         let found = session(&objects, true).findings(10_000);
-        let told = found.first().map(|f| (f.code.as_str(), f.severity, number(f, "instances").unwrap_or(0.0)));
-        assert_eq!(told, want, "{what}");
+        let reported = found.first().map(|f| (f.code.as_str(), f.severity, number(f, "instances").unwrap_or(0.0)));
+        assert_eq!(reported, want, "{what}");
         assert!(found.len() <= 1, "{what}: {found:#?}");
         for f in &found {
             assert_eq!((f.confidence, f.origin), (Confidence::Likely, Origin::Baseline), "{what}");
@@ -94,19 +95,19 @@ fn a_young_name_may_be_about_to_be_used() {
     assert!(session(&[object.clone()], false).findings(10_000).is_empty());
     object.ctime = START_S + 7;
     assert_eq!(session(&[object], false).findings(10_000).len(), 1);
-    // Of a queue only its contents count: whoever looks at it changes the other time.
+    // Only the mtime of a queue counts: reading its fill changes the ctime.
     let mut queue = row(PosixKind::Mq, "/new", 1, 90);
     queue.ctime = START_S + 9;
     assert_eq!(session(&[queue], false).findings(10_000).len(), 1);
 }
 
 #[test]
-fn the_dead_creator_is_named_and_a_living_one_may_come_back() {
+fn a_dead_creator_is_named_and_a_living_one_may_come_back() {
     let objects = |n: u64| (1..=n).map(|i| row(PosixKind::Mq, &format!("/q-{i}"), i, 20)).collect::<Vec<_>>();
     for (what, n, dies, want) in [
-        ("it died", 2, true, Some("left behind by worker (700), which is dead")),
+        ("it exited", 2, true, Some("worker (700) created 2 POSIX message queues")),
         ("it lives and has a few", 7, false, None),
-        ("it lives and makes more and more", 8, false, Some("created and forgotten by worker (700)")),
+        ("it lives and keeps creating", 8, false, Some("worker (700) created 8 POSIX message queues")),
     ] {
         let mut s = session(&objects(n), false);
         let closing = s.records.pop();
@@ -127,12 +128,12 @@ fn the_dead_creator_is_named_and_a_living_one_may_come_back() {
 }
 
 #[test]
-fn words_of_names() {
+fn stems_and_shell_words() {
     for (name, want) in
         [("/job-17", "job"), ("/psm_ab12", "psm"), ("/x", "x"), ("/17", ""), ("plain", "plain"), ("/é", "")]
     {
         assert_eq!(stem(name), want, "{name}");
     }
-    assert_eq!(quoted("mq:/a-1"), "mq:/a-1");
-    assert_eq!(quoted("mq:/a b'c"), "'mq:/a b'\\''c'");
+    assert_eq!(shell_word("mq:/a-1"), "mq:/a-1");
+    assert_eq!(shell_word("mq:/a b'c"), "'mq:/a b'\\''c'");
 }

@@ -1,7 +1,8 @@
-//! What detectors know of objects that outlive their users, and of the limits that such objects use up.
+//! What the detectors of leaks and exhausted limits share.
 //!
-//! Pure; a detector's verdict stays in its own file in `detectors`.
+//! Pure; each detector keeps its rules in its own file in `detectors`.
 
 pub(crate) mod exhausted;
 pub(crate) mod leftover;
 pub(crate) mod orphan;
+pub(crate) mod zombies;

@@ -1,7 +1,9 @@
-//! Children that ended: who is still in the process table, whose they are, and how their parent waits.
+//! Zombies and their parents: which exited children are not reaped, and how their parents wait for children.
+//!
+//! It must not decide whether a parent leaks zombies: the detectors of zombies do.
 
 use super::HashMap;
-use super::Look;
+use super::Snapshot;
 use super::process::Processes;
 use std::collections::HashSet;
 use tracer_record::{ChildRow, Inventory};
@@ -12,38 +14,39 @@ const MAX_ZOMBIES: usize = 131_072;
 /// Parents remembered.
 const MAX_PARENTS: usize = 16_384;
 
-/// A child that ended and is still in the process table.
+/// A child that has exited and is still in the process table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Zombie {
     pub id: ProcId,
-    /// `None`: its parent died, and who inherited it is not known yet.
+    /// `None`: its parent exited, and the process that adopted it is not known yet.
     pub parent: Option<ProcId>,
-    /// When it ended; of zombies older than the trace, when it was seen first.
+    /// When it exited; of zombies older than the trace, when the baseline was read.
     pub since_ns: u64,
+    /// It exited before tracing began.
     pub baseline: bool,
-    /// Seen in state Z by the closing inventory.
+    /// The closing inventory has it in state Z.
     pub confirmed: bool,
 }
 
-/// How one parent treats its children.
+/// How one parent waits for its children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parent {
-    /// Kernel totals, as read last; `None` if they were never read, or not since it executed its program.
+    /// Totals of the kernel half, as read last; `None` if they were not read since the parent's last exec.
     pub totals: Option<ChildRow>,
     totals_ns: u64,
-    /// Exits and reaps seen as events.
+    /// Exit and reap events of its children.
     pub exits_seen: u64,
     pub reaps_seen: u64,
-    /// Longest time between a child's end and its reaping.
+    /// Longest time between the exit of a child and its reaping.
     pub longest_reap_ns: u64,
     pub last_reap_ns: u64,
-    /// End of the child reaped last.
+    /// Latest exit among the reaped children.
     pub last_reaped_exit_ns: u64,
     pub first_exit_ns: u64,
     pub last_exit_ns: u64,
 }
 
-/// All children that are not reaped, and the habits of their parents.
+/// All zombies, and all parents of children that exited.
 #[derive(Clone, Debug, Default)]
 pub struct Children {
     zombies: HashMap<ProcId, Zombie>,
@@ -57,7 +60,7 @@ impl Children {
         self.zombies.values()
     }
 
-    /// What is known about a parent.
+    /// One parent; `None` if no child of it has exited.
     pub fn parent(&self, id: ProcId) -> Option<&Parent> {
         self.parents.get(&id)
     }
@@ -70,7 +73,7 @@ impl Children {
             }
             p.last_exit_ns = ts_ns;
         }
-        // Its own zombies go to whoever inherits them; the closing inventory will say to whom.
+        // Another process adopts its zombies; the closing inventory shows which.
         if self.parents.remove(&id).is_some() {
             for z in self.zombies.values_mut().filter(|z| z.parent == Some(id)) {
                 z.parent = None;
@@ -96,8 +99,8 @@ impl Children {
         }
     }
 
-    /// A process that acts is no zombie: its main thread had ended before the others.
-    pub(super) fn acted(&mut self, id: ProcId) {
+    /// A process that causes an event is no zombie: only its main thread had exited when the baseline was read.
+    pub(super) fn ran(&mut self, id: ProcId) {
         if self.zombies.get(&id).is_some_and(|z| z.baseline) {
             self.zombies.remove(&id);
         }
@@ -110,8 +113,8 @@ impl Children {
         }
     }
 
-    /// Another program, with habits of its own; what the former left behind is its to reap. The kernel half counts from
-    /// here on, too.
+    /// Restarts the counts of a parent, as the kernel half does: the new program may wait differently. Zombies stay its
+    /// children.
     pub(super) fn execed(&mut self, id: ProcId, ts_ns: u64) {
         if let Some(p) = self.parents.get_mut(&id) {
             let (totals, totals_ns) = (p.totals.take().filter(|_| p.totals_ns >= ts_ns), p.totals_ns);
@@ -119,9 +122,9 @@ impl Children {
         }
     }
 
-    /// Takes over the zombies of a process table; in a complete one, what is not there is reaped.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, processes: &Processes, look: Look) {
-        let closing = look == Look::Closing;
+    /// Applies the zombies of a process table. If it proves absence, missing zombies were reaped.
+    pub(super) fn inventory(&mut self, inventory: &Inventory, processes: &Processes, snapshot: Snapshot) {
+        let closing = snapshot == Snapshot::Closing;
         let mut present = HashSet::new();
         for row in inventory.processes.iter().filter(|r| r.state == 'Z') {
             let id = ProcId::new(row.tgid, row.start_ns);
@@ -137,17 +140,17 @@ impl Children {
                 z.parent = parent;
                 z.confirmed |= closing;
             } else if self.zombies.len() < MAX_ZOMBIES {
-                // An end that no event told: before the trace, or lost.
-                let baseline = look == Look::First;
+                // It exited before the trace, or its exit event was lost.
+                let baseline = snapshot == Snapshot::Baseline;
                 let zombie = Zombie { id, parent, since_ns: inventory.ts_ns, baseline, confirmed: closing };
                 self.zombies.insert(id, zombie);
             } else {
                 self.dropped += 1;
             }
         }
-        if look.complete() && !inventory.processes.is_empty() {
-            // Who is there in another state is still on its way out; who is not there is reaped, however short ago it
-            // ended (a parent that ignores SIGCHLD), even if the event of its release is yet to come.
+        if snapshot.proves_absence() && !inventory.processes.is_empty() {
+            // A process in another state is still exiting. A missing one was reaped even if it exited a moment ago (its
+            // parent ignores SIGCHLD) and its Free event has not arrived.
             let there: HashSet<ProcId> =
                 inventory.processes.iter().map(|row| ProcId::new(row.tgid, row.start_ns)).collect();
             self.zombies.retain(|id, z| {
@@ -165,7 +168,7 @@ impl Children {
     }
 }
 
-/// Whether a process is the first of its pid namespace, and that namespace.
+/// The pid namespace of a process, if it is the init of that namespace.
 pub fn namespace_init(processes: &Processes, id: ProcId) -> Option<NsId> {
     let p = processes.get(id)?;
     (p.ns_pid == Some(1)).then_some(p.pid_ns.unwrap_or_default())

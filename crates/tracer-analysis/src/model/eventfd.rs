@@ -1,4 +1,6 @@
-//! Eventfds: who created them, and how.
+//! Eventfds: the process that created each, and the flags.
+//!
+//! It must not track whether one is still open: closing has no event.
 
 use super::HashMap;
 use std::collections::VecDeque;
@@ -6,7 +8,7 @@ use tracer_common::event::EventfdCreate;
 use tracer_record::decode::Context;
 use tracer_record::{ProcId, StackId};
 
-/// Eventfds remembered; the oldest are forgotten first.
+/// Eventfds remembered; the oldest are dropped first.
 const MAX_EVENTFDS: usize = 16_384;
 
 /// `EFD_SEMAPHORE` of eventfd(2).
@@ -25,7 +27,7 @@ pub struct Eventfd {
     pub stack: Option<StackId>,
 }
 
-/// All eventfds seen being created.
+/// All eventfds whose creation was recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Eventfds {
     all: HashMap<u64, Eventfd>,

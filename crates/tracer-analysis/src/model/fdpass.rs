@@ -1,4 +1,8 @@
-//! Descriptors received from other processes: which are still open, what was dropped, and what crossed an exec.
+//! Descriptors received from other processes by SCM_RIGHTS or pidfd_getfd: open ones, truncated messages, and those that
+//! stayed open across an exec.
+//!
+//! Each received descriptor is followed by a token, which its duplicates share.
+//! It must not report descriptors that a process opened itself.
 
 use super::HashMap;
 use super::stall::Durations;
@@ -12,23 +16,23 @@ use tracer_record::{FdTable, ObjKey, Text};
 
 /// Receivers remembered.
 const MAX_RECEIVERS: usize = 8_192;
-/// Open received descriptors followed one by one, in all.
+/// Open received descriptors followed, in all.
 const MAX_TOKENS: usize = 262_144;
-/// Files of one receiver whose totals are kept.
+/// Files of one receiver with totals.
 const MAX_FILES: usize = 4_096;
 /// Receiving sockets remembered of one receiver.
 const MAX_SOCKETS: usize = 32;
-/// Sockets whose senders are remembered, and senders of one.
+/// Sockets with senders remembered, and senders of one socket.
 const MAX_PEERS: usize = 8_192;
 const MAX_SENDERS: usize = 4;
-/// Children whose copies are followed until they exec, and copies of one.
-const MAX_HEIRS: usize = 4_096;
+/// Children whose copied descriptors are followed until they exec, and copies of one child.
+const MAX_CHILDREN: usize = 4_096;
 const MAX_COPIES: usize = 256;
-/// Descriptors of a table that is kept for an exec told later.
+/// Descriptors of a table that is kept until the event of an earlier exec arrives.
 const MAX_EARLY: usize = 1_024;
-/// Points of the history of one receiver; when full, every second one goes.
+/// Points in the history of one receiver; when it is full, every second one is dropped.
 const MAX_POINTS: usize = 64;
-/// Bytes of a dentry's name in [`FdReceive`], with the zero behind it.
+/// Bytes of the file name in [`FdReceive`], with its terminating zero.
 const NAME_LEN: usize = 32;
 
 /// A received descriptor.
@@ -41,9 +45,9 @@ pub struct Received {
     /// 0 SCM_RIGHTS, 1 pidfd_getfd, 2 SCM_RIGHTS by MSG_PEEK.
     pub via: u32,
     pub stack: Option<StackId>,
-    /// Descriptors that refer to it: itself and its duplicates.
+    /// Open descriptors with its token: itself and its duplicates.
     pub refs: u32,
-    /// Found open by the last look at the descriptor table.
+    /// A descriptor table that was read later has it.
     pub confirmed: bool,
 }
 
@@ -51,7 +55,7 @@ pub struct Received {
 struct Slot {
     token: u64,
     cloexec: bool,
-    /// Made by dup: handing it on is what dup is for.
+    /// Made by dup: programs duplicate a descriptor to pass it to a child.
     duplicate: bool,
 }
 
@@ -61,7 +65,7 @@ struct Table {
     slots: BTreeMap<u32, Slot>,
 }
 
-/// How many were received and open at one moment.
+/// Received and open descriptors at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Point {
     pub ts_ns: u64,
@@ -69,12 +73,12 @@ pub struct Point {
     pub outstanding: u64,
 }
 
-/// Descriptors that the kernel dropped for one cause.
+/// Messages whose descriptors the kernel dropped for one cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Truncation {
     pub messages: u64,
     pub dropped: u64,
-    /// Messages of which it is not known how many were sent.
+    /// Messages with an unknown number of sent descriptors.
     pub unknown: u64,
     pub first_ns: u64,
     pub last_ns: u64,
@@ -89,7 +93,7 @@ pub struct Failures {
     pub last_ns: u64,
 }
 
-/// A received descriptor that is open in the program executed after.
+/// A received descriptor that is still open after an exec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inherited {
     pub fd: Fd,
@@ -99,18 +103,19 @@ pub struct Inherited {
     pub exec_ns: u64,
 }
 
-/// One process that received descriptors, or was refused some.
+/// One process that received descriptors, lost some by truncation, or failed to open more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receiver {
     pub received: u64,
     pub closed: u64,
-    /// Open ones, oldest first.
+    /// Open received descriptors by token, oldest first.
     pub open: BTreeMap<u64, Box<Received>>,
     /// (received, closed) by file; files beyond the bound are missing.
     pub files: HashMap<ObjKey, (u64, u64)>,
-    /// How long those lived that were closed.
+    /// Time from receipt to close of the closed ones.
     pub lifetimes: Durations,
     pub history: Vec<Point>,
+    /// Receipts between two points of `history`.
     stride: u64,
     pub first_ns: u64,
     pub last_ns: u64,
@@ -121,19 +126,21 @@ pub struct Receiver {
     /// By errno and call.
     pub failures: BTreeMap<(i32, u32), Failures>,
     pub inherited: Vec<Inherited>,
-    /// From the last look at its table: soft limit and open descriptors.
+    /// Soft RLIMIT_NOFILE, and open descriptors when its table was read last.
     pub limit: Option<u64>,
     pub table_len: Option<u64>,
-    /// When its table was compared last.
+    /// When its table was last read completely.
     pub confirmed_ns: Option<u64>,
+    /// Its last exec, until a table shows what stayed open.
     exec_ns: Option<u64>,
     pub exited: bool,
-    /// Received ones that were not followed, for want of room.
+    /// Received descriptors that are not followed, because a bound was reached.
     pub unfollowed: u64,
 }
 
 impl Receiver {
-    fn note(&mut self, ts_ns: u64) {
+    /// Adds a point to the history.
+    fn add_point(&mut self, ts_ns: u64) {
         let stride = self.stride.max(1);
         if !self.received.is_multiple_of(stride) {
             return;
@@ -150,9 +157,9 @@ impl Receiver {
         }
     }
 
-    /// Drops one reference of an open descriptor; when it was the last one, it is closed.
+    /// Drops one reference to an open descriptor; returns whether it was the last one, so that the descriptor is closed.
     ///
-    /// `ts_ns` is when; `None` if nobody saw it.
+    /// `ts_ns` is the time of the close; `None` if it is unknown.
     fn release(&mut self, token: u64, ts_ns: Option<u64>) -> bool {
         let Some(r) = self.open.get_mut(&token) else { return false };
         r.refs = r.refs.saturating_sub(1);
@@ -189,11 +196,13 @@ pub struct FdPass {
     tables: HashMap<FilesId, Table>,
     next_token: u64,
     open_total: usize,
-    /// Senders by the receiving socket's inode; 0 = the kernel half could not tell.
+    /// Senders by the inode number of the receiving socket; 0: the kernel half does not know it.
     senders: HashMap<u64, Vec<ProcId>>,
-    heirs: HashMap<ProcId, Vec<Copied>>,
-    execed_heirs: HashMap<ProcId, u64>,
-    /// The last table of processes that may turn out to have executed a program before it was read.
+    /// Copied descriptors of forked children.
+    copies: HashMap<ProcId, Vec<Copied>>,
+    /// Time of the exec of children in `copies`.
+    execed_copies: HashMap<ProcId, u64>,
+    /// Last table of processes, for which the event of an earlier exec may still arrive.
     early_tables: HashMap<ProcId, FdTable>,
     pub dropped: u64,
 }
@@ -209,7 +218,8 @@ impl FdPass {
         self.receivers.get(&id)
     }
 
-    /// Who sent to these sockets. If no sender's peer is known and there is only one sender, it is that one.
+    /// Processes that sent descriptors to these sockets, in order. If there are none, and only one process sent to unknown
+    /// sockets, that process.
     pub fn senders_to(&self, socks: &BTreeSet<u64>) -> Vec<ProcId> {
         let mut out: Vec<ProcId> =
             socks.iter().filter(|s| **s != 0).filter_map(|s| self.senders.get(s)).flatten().copied().collect();
@@ -233,12 +243,12 @@ impl FdPass {
 
     pub(super) fn received(&mut self, proc: ProcId, context: &Context, e: &FdReceive, alive: impl Fn(ProcId) -> bool) {
         let files = FilesId(e.files);
-        // A table whose owner died is another one at the same address.
+        // The owner has exited, so this is a new table at the same address.
         if self.tables.get(&files).is_some_and(|t| t.owner != proc && !alive(t.owner)) {
             self.drop_table(files);
         }
         let owner = self.tables.entry(files).or_insert_with(|| Table { owner: proc, slots: BTreeMap::new() }).owner;
-        // A number that is handed out again was closed, even if nobody saw it.
+        // The kernel reuses a descriptor only after it was closed, even if that event was lost.
         self.close(files, e.fd, None);
         let token = self.next_token;
         self.next_token += 1;
@@ -273,7 +283,7 @@ impl FdPass {
             return;
         }
         r.open.insert(token, received);
-        r.note(context.ts_ns);
+        r.add_point(context.ts_ns);
         self.open_total += 1;
         if let Some(t) = self.tables.get_mut(&files) {
             t.slots.insert(e.fd, Slot { token, cloexec: e.cloexec != 0, duplicate: false });
@@ -334,7 +344,7 @@ impl FdPass {
 
     pub(super) fn truncated(&mut self, proc: ProcId, ts_ns: u64, e: FdTruncated) {
         let Some(r) = self.receiver_mut(proc) else { return };
-        // A cause that this version does not know is an unknown cause.
+        // Causes that this version does not have count as unknown.
         let cause = if e.cause <= 3 { e.cause } else { 0 };
         let t = r.truncated.entry(cause).or_default();
         if t.messages == 0 {
@@ -352,7 +362,7 @@ impl FdPass {
     }
 
     pub(super) fn failed(&mut self, proc: ProcId, ts_ns: u64, e: FdFail) {
-        // A receiving call that finds the table full does not fail: it truncates, and that is told by itself.
+        // A receiving call with a full table does not fail: it truncates the message, which is an event of its own.
         let receives = [Syscall::Recvmsg as u32, Syscall::Recvmmsg as u32];
         if receives.contains(&e.call) {
             return;
@@ -382,10 +392,10 @@ impl FdPass {
         }
     }
 
-    /// A child has copies of what its parent has open; they matter only if it executes a program with them.
+    /// A child gets copies of its parent's descriptors. They matter only if they stay open across an exec.
     pub(super) fn forked(&mut self, parent: ProcId, child: ProcId) {
         let mut copies = Vec::new();
-        if let Some(from) = self.heirs.get(&parent) {
+        if let Some(from) = self.copies.get(&parent) {
             copies.extend(from.iter().cloned());
         }
         if self.receivers.get(&parent).is_some_and(|r| !r.open.is_empty()) {
@@ -402,31 +412,31 @@ impl FdPass {
             }
         }
         if !copies.is_empty() {
-            if self.heirs.len() >= MAX_HEIRS {
+            if self.copies.len() >= MAX_CHILDREN {
                 self.dropped += 1;
             } else {
-                self.heirs.insert(child, copies);
+                self.copies.insert(child, copies);
             }
         }
     }
 
     pub(super) fn execed(&mut self, proc: ProcId, ts_ns: u64) {
-        if self.heirs.contains_key(&proc) {
-            self.execed_heirs.insert(proc, ts_ns);
+        if self.copies.contains_key(&proc) {
+            self.execed_copies.insert(proc, ts_ns);
         }
         if let Some(r) = self.receivers.get_mut(&proc) {
             r.exec_ns = Some(ts_ns);
         }
-        // The table may have been read, and told, before the exec was.
+        // The table that was read after the exec may have arrived before its event.
         if let Some(table) = self.early_tables.remove(&proc).filter(|t| t.ts_ns >= ts_ns) {
             self.table(proc, &table);
         }
     }
 
-    /// Everything that an ended process had open is closed: no leak outlives its process.
+    /// Closes all descriptors of an exited process.
     pub(super) fn exited(&mut self, proc: ProcId) {
-        self.heirs.remove(&proc);
-        self.execed_heirs.remove(&proc);
+        self.copies.remove(&proc);
+        self.execed_copies.remove(&proc);
         self.early_tables.remove(&proc);
         if let Some(r) = self.receivers.get_mut(&proc) {
             self.open_total = self.open_total.saturating_sub(r.open.len());
@@ -449,17 +459,17 @@ impl FdPass {
         }
     }
 
-    /// Compares what is followed with what the process has open in fact.
+    /// Compares the followed descriptors with a descriptor table.
     pub(super) fn table(&mut self, proc: ProcId, t: &FdTable) {
-        let may_exec = self.heirs.contains_key(&proc) || self.receivers.contains_key(&proc);
+        let may_exec = self.copies.contains_key(&proc) || self.receivers.contains_key(&proc);
         if may_exec
             && t.fds.len() <= MAX_EARLY
-            && (self.early_tables.len() < MAX_HEIRS || self.early_tables.contains_key(&proc))
+            && (self.early_tables.len() < MAX_CHILDREN || self.early_tables.contains_key(&proc))
         {
             self.early_tables.insert(proc, t.clone());
         }
         let links: HashMap<u32, &str> = t.fds.iter().map(|(fd, link)| (*fd, link.as_str())).collect();
-        self.heir_table(proc, t, &links);
+        self.child_table(proc, t, &links);
         let Some(r) = self.receivers.get_mut(&proc) else { return };
         r.limit = t.limit.or(r.limit);
         if t.complete {
@@ -504,10 +514,10 @@ impl FdPass {
         }
     }
 
-    fn heir_table(&mut self, proc: ProcId, t: &FdTable, links: &HashMap<u32, &str>) {
-        let Some(exec_ns) = self.execed_heirs.get(&proc).copied().filter(|at| *at <= t.ts_ns) else { return };
-        self.execed_heirs.remove(&proc);
-        let copies = self.heirs.remove(&proc).unwrap_or_default();
+    fn child_table(&mut self, proc: ProcId, t: &FdTable, links: &HashMap<u32, &str>) {
+        let Some(exec_ns) = self.execed_copies.get(&proc).copied().filter(|at| *at <= t.ts_ns) else { return };
+        self.execed_copies.remove(&proc);
+        let copies = self.copies.remove(&proc).unwrap_or_default();
         if !t.complete {
             return;
         }
@@ -526,14 +536,14 @@ impl FdPass {
     }
 }
 
-/// Whether a link of /proc/PID/fd shows the object that was received.
+/// Whether a link of /proc/PID/fd can belong to the received object.
 fn same_target(link: &str, obj: ObjKey, name: &str) -> bool {
     let numbered =
         |prefix: &str| link.strip_prefix(prefix).map(|rest| rest.trim_end_matches(']') == obj.id.to_string());
     let special = link.starts_with("socket:[") || link.starts_with("pipe:[") || link.starts_with("anon_inode:");
     match obj.kind {
         kind::SOCKET => numbered("socket:[") == Some(true),
-        // A FIFO shows its path.
+        // The link of a FIFO is its path.
         kind::PIPE => numbered("pipe:[").unwrap_or(!special),
         kind::EVENTFD | kind::ANON => link.starts_with("anon_inode:"),
         kind::FILE | kind::DEVICE | kind::DIRECTORY => {

@@ -1,5 +1,5 @@
-//! Objects that are made while a table is read which has them already: after a loss, tables are read again, and kernel
-//! records wait meanwhile.
+//! Objects that are created while a table is read that already has them: after a loss the collector reads the tables again,
+//! and kernel records wait meanwhile.
 
 use crate::fixture::{MS, NS, P, START, Stream, mq, mq_create, sem_inventory, sem_limits, sem_row};
 use crate::model::Model;
@@ -15,7 +15,7 @@ const ID: i32 = 5;
 /// When the tables are read, in milliseconds.
 const READ: std::ops::RangeInclusive<u64> = 10_000..=12_000;
 
-/// The second look at the tables; the object is `age_s` older than its beginning.
+/// The second snapshot of the tables; the objects are `age_s` older than the begin of its reading.
 fn again(age_s: u64) -> Inventory {
     let made_s = START_S + READ.start() / 1_000 - age_s;
     let queue = MsgQueue { ns: NS, id: ID, ctime: made_s, ..MsgQueue::default() };
@@ -46,8 +46,8 @@ fn again(age_s: u64) -> Inventory {
     }
 }
 
-/// Who is known to have made the semaphore set, the System V queue and the POSIX queue.
-fn makers(model: &Model) -> [bool; 3] {
+/// Whether the creation of the semaphore set, the SysV queue and the POSIX queue is known.
+fn creations_known(model: &Model) -> [bool; 3] {
     let set = model.sems.get(SemId::new(NS, ID)).is_some_and(|set| set.created.is_some());
     let queue = model.msgs.iter().next().is_some_and(|q| model.msgs.creation(q.id).is_some() && !q.baseline);
     let posix = model.posix.iter().next().is_some_and(|o| model.posix.creation(o.key).is_some() && !o.baseline);
@@ -55,14 +55,14 @@ fn makers(model: &Model) -> [bool; 3] {
 }
 
 #[test]
-fn the_maker_is_known_of_what_was_made_meanwhile_and_of_nothing_older() {
+fn a_creation_is_known_for_objects_created_meanwhile_and_not_for_older_ones() {
     let during = (READ.start() + READ.end()) / 2;
     for (what, at, age_s, exact, want) in [
-        ("made while the tables were read", during, 0, 0, [true; 3]),
-        ("the same, and the kernel says so", during, 0, 1, [true; 3]),
-        ("told late", READ.start() - 3, 0, 0, [true; 3]),
-        ("an old one, opened meanwhile", during, 60, 0, [false; 3]),
-        ("opened when it was listed already", READ.end() + 1, 0, 0, [false; 3]),
+        ("created while the tables were read", during, 0, 0, [true; 3]),
+        ("the same, with an exact event", during, 0, 1, [true; 3]),
+        ("the event is slightly older than the snapshot", READ.start() - 3, 0, 0, [true; 3]),
+        ("an old object, opened meanwhile", during, 60, 0, [false; 3]),
+        ("opened after the snapshot", READ.end() + 1, 0, 0, [false; 3]),
     ] {
         let mut s = Stream::new();
         s.baseline(0, vec![MAKER.row('S')]).record(Record::Baseline(again(age_s)));
@@ -79,7 +79,7 @@ fn the_maker_is_known_of_what_was_made_meanwhile_and_of_nothing_older() {
         }
         s.event(at, MAKER, open);
         let model = s.model(READ.end() + 1_000);
-        assert_eq!(makers(&model), want, "{what}");
+        assert_eq!(creations_known(&model), want, "{what}");
         let used: Vec<_> = model.sems.namespaces().filter_map(|(_, ns)| ns.used_now()).collect();
         assert_eq!(used, [(1, 1)], "{what}");
     }

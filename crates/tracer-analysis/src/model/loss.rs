@@ -1,4 +1,6 @@
-//! Records that were lost: which sites, how many, between when.
+//! Lost records by site: how many, and in which period.
+//!
+//! It must not estimate what the lost records held.
 
 use std::collections::BTreeMap;
 use tracer_common::site::Site;
@@ -7,7 +9,9 @@ use tracer_common::site::Site;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteLoss {
     pub count: u64,
+    /// Begin of the period: the tick before the first report.
     pub first_ns: u64,
+    /// End of the period: the last report.
     pub last_ns: u64,
 }
 
@@ -15,21 +19,22 @@ pub struct SiteLoss {
 #[derive(Clone, Debug, Default)]
 pub struct Losses {
     sites: BTreeMap<u16, SiteLoss>,
+    /// Records of sites that this version does not have.
     unknown: u64,
 }
 
 impl Losses {
-    /// Whether any of these sites lost records, or a site that this version does not know.
+    /// Whether any of these sites lost records, or a site that this version does not have.
     pub fn touched(&self, sites: &[Site]) -> bool {
         self.unknown > 0 || sites.iter().any(|s| self.sites.contains_key(&(*s as u16)))
     }
 
-    /// All records lost.
+    /// Lost records of all sites.
     pub fn total(&self) -> u64 {
         self.sites.values().map(|s| s.count).fold(self.unknown, u64::saturating_add)
     }
 
-    /// Losses of each site that lost something.
+    /// Losses of each site that lost records.
     pub fn sites(&self) -> impl Iterator<Item = (Site, SiteLoss)> + '_ {
         self.sites.iter().filter_map(|(raw, loss)| Site::from_raw(*raw).map(|site| (site, *loss)))
     }

@@ -1,79 +1,89 @@
-//! The model: objects, processes, who waits for whom; a pure function of the events applied.
+//! The model: objects, processes and waits, as the records describe them.
 //!
-//! It must not read a clock, a file or the kernel; time comes from events.
-//! Memory is bounded: every table has a cap, and what was dropped is counted and said by [`Model::problems`].
+//! It is a pure function of the records: it must not read a clock, a file or the kernel, and it must not decide what is a problem.
+//! Time comes from records: nanoseconds of the boot clock, unless a name says otherwise.
+//! Every table has a cap. Each counts what it drops, and [`Model::problems`] reports the counts.
+
+mod inventory;
+mod kernel;
+mod table;
+
+pub mod loss;
+pub mod process;
+pub mod stack;
 
 pub mod child;
 pub mod eventfd;
 pub mod fdpass;
 pub mod futex;
+pub mod msg;
+pub mod own_fds;
+pub(crate) mod pid_at;
+pub mod pipe;
+pub mod posix;
+pub mod received_fds;
+pub mod sem;
+pub mod shm;
+pub mod socket;
+pub mod sysv;
+pub mod usage;
+
+pub mod refused;
+pub mod stall;
+pub mod wait;
+
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
 mod listed_tests;
-pub mod loss;
-pub mod msg;
-pub mod own_fds;
-pub mod pipe;
-pub mod posix;
-pub mod process;
-pub mod received_fds;
-pub mod refused;
-pub mod sem;
-pub mod shm;
-pub mod socket;
-pub mod stack;
-pub mod stall;
-pub mod sysv;
-mod table;
-pub mod usage;
-pub mod wait;
 
 use process::Processes;
-use stall::{Ended, Ongoing, Reader, ReaderTime, Stalls, Waiter};
-use tracer_common::event::{Body, Stall, UNKNOWN};
+use stall::{Ongoing, Reader, Stalls, Waiter};
 use tracer_common::map::kind;
 use tracer_common::site::Site;
-use tracer_record::decode::{self, Context, DecodeError, KernelEvent};
-use tracer_record::{BlockedThread, Inventory, ObjKey, Place, ReaderRow, Session, SystemLimits, text};
-use tracer_record::{ProcId, Record, SemId, StackId, Tgid};
+use tracer_common::state::UNKNOWN;
+use tracer_record::decode::{self, DecodeError, KernelEvent};
+use tracer_record::{BlockedThread, MsgId, ObjKey, Place, ReaderRow, Session, SystemLimits};
+use tracer_record::{Record, SemId, StackId, State, Tgid, Tid};
 
-/// As the standard library's, for keys of a few bytes: each event looks up several. Its seed is random.
+/// The standard library's map with a faster hash for short keys: each event needs several look-ups. Its seed is random.
 type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
-/// Which look at the kernel's tables an inventory is.
+/// Which snapshot of the kernel's tables an inventory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    /// The baseline: older than the first events, or as old.
-    First,
-    /// After a loss.
-    Again,
-    /// At the end.
+enum Snapshot {
+    /// Read when tracing began, while the first events arrived.
+    Baseline,
+    /// Read again after records were lost.
+    AfterLoss,
+    /// Read when tracing ended.
     Closing,
 }
 
-impl Look {
-    /// Whether what is not in the tables is gone: not at first, when tables and events overlap.
-    fn complete(self) -> bool {
-        matches!(self, Self::Again | Self::Closing)
+impl Snapshot {
+    /// Whether an object that is missing in the tables no longer exists.
+    ///
+    /// The baseline overlaps with the first events: an object of these may be newer than the table.
+    fn proves_absence(self) -> bool {
+        matches!(self, Self::AfterLoss | Self::Closing)
     }
 }
 
-/// Everything known.
+/// State of the traced machine at the newest record.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     pub session: Session,
-    /// Time of the newest event, nanoseconds of the boot clock.
+    /// Time of the newest record.
     pub now_ns: u64,
     pub processes: Processes,
     pub sems: sem::Sems,
     pub shms: shm::Shms,
     pub msgs: msg::Msgs,
-    pub queues: msg::Looks,
+    pub sampled_queues: msg::SampledQueues,
     pub pipes: pipe::Pipes,
     pub fds: fdpass::FdPass,
-    pub passed: received_fds::Passed,
-    pub owned: own_fds::Owned,
+    pub received_fds: received_fds::ReceivedFds,
+    pub own_fds: own_fds::OwnFds,
     pub eventfds: eventfd::Eventfds,
     pub posix: posix::Posix,
     pub sockets: socket::Sockets,
@@ -84,23 +94,26 @@ pub struct Model {
     pub refused: refused::Refused,
     pub losses: loss::Losses,
     pub limits: SystemLimits,
+    /// When the first baseline was read.
     pub baseline_ns: Option<u64>,
+    /// When the closing inventory was read.
     pub closing_ns: Option<u64>,
-    /// Last snapshot of the threads that wait.
+    /// When the blocked threads were read last.
     pub blocked_ns: Option<u64>,
     stacks: stack::Stacks,
+    /// Time of the last tick: losses that are reported later happened since.
     tick_ns: u64,
 }
 
 impl Model {
-    /// The model before the first event.
+    /// The model before the first record.
     pub fn new(session: &Session) -> Self {
         Self {
             session: session.clone(),
             now_ns: session.start_ns,
             tick_ns: session.start_ns,
             processes: Processes::new(session),
-            sems: sem::Sems::new(session.start_ns, session.wall_ns),
+            sems: sem::Sems::new(session.clocks()),
             shms: shm::Shms::new(session),
             msgs: msg::Msgs::new(session),
             posix: posix::Posix::new(session.clocks()),
@@ -108,67 +121,68 @@ impl Model {
         }
     }
 
-    /// The number that equal user stacks share.
+    /// The id under which the frames of a user stack are stored; equal stacks share it.
     pub fn canonical(&self, id: StackId) -> StackId {
         self.stacks.canonical(id)
     }
 
-    /// A user stack; `None` if it was not told, for it comes after its event, or was dropped.
+    /// A user stack; `None` if its record has not arrived, which comes after the event, or if it was dropped.
     pub fn stack(&self, id: StackId) -> Option<&stack::Stack> {
         self.stacks.get(id)
     }
 
-    /// The functions at each frame of a user stack; fewer than frames, or none, where they are not known.
+    /// The functions at each frame of a user stack, innermost inlined function first.
+    /// The slice may be shorter than the frames; unresolved frames have no place.
     pub fn places(&self, id: StackId) -> &[Vec<Place>] {
         self.stacks.places(id)
     }
 
-    /// Size of a memory page; 4096 if the session does not tell.
+    /// Bytes of a memory page; 4096 if the session has no page size.
     pub fn page_bytes(&self) -> u64 {
         self.session.page()
     }
 
-    /// Seconds since 1970 at a time of the boot clock; `None` if the session does not tie the clocks.
+    /// Seconds since 1970 at a time of the boot clock; `None` if the session has no wall clock.
     pub fn wall_s(&self, ts_ns: u64) -> Option<u64> {
         self.session.clocks().wall_s(ts_ns)
     }
 
-    /// What the model had to leave out, each a sentence.
+    /// What the model dropped because a table was full, one sentence for each table.
     pub fn problems(&self) -> Vec<String> {
         let mut out = Vec::new();
         for (what, dropped) in [
-            ("processes that ended", self.processes.dropped),
+            ("exited processes", self.processes.dropped),
             ("semaphore sets", self.sems.dropped),
             ("shared memory segments", self.shms.dropped),
-            ("message queues", self.msgs.dropped + self.queues.dropped),
+            ("message queues", self.msgs.dropped + self.sampled_queues.dropped),
             ("pipes", self.pipes.dropped),
             ("received descriptors or their senders", self.fds.dropped),
-            ("rows of descriptors that others opened", self.passed.dropped),
-            ("processes that make pipes or eventfds", self.owned.dropped),
+            ("rows of descriptors that other processes opened", self.received_fds.dropped),
+            ("processes that create pipes or eventfds", self.own_fds.dropped),
             ("eventfds", self.eventfds.dropped),
             ("POSIX objects", self.posix.dropped),
-            ("ended children", self.children.dropped),
+            ("zombies or their parents", self.children.dropped),
             ("waits", self.stalls.dropped),
             ("refused calls", self.refused.dropped),
             ("user stacks", self.stacks.dropped),
             ("unix sockets", self.sockets.dropped),
             ("futexes", self.futexes.dropped),
-            ("threads that wait", self.waits.dropped),
+            ("waiting threads", self.waits.dropped),
         ] {
             if dropped > 0 {
-                out.push(format!("{dropped} {what} were left out, because the model's memory is bounded"));
+                out.push(format!("the model dropped {dropped} {what}: its table was full"));
             }
         }
         out
     }
 
-    /// Takes over one record. Returns what a kernel record decodes to.
+    /// Applies one record. Returns the decoded event of a kernel record.
     ///
     /// # Errors
     /// A kernel record cannot be decoded; the model stays as it was.
     pub fn apply(&mut self, record: &Record) -> Result<Option<KernelEvent>, DecodeError> {
         match record {
-            // The model was made from it.
+            // `Model::new` has applied it.
             Record::Session(_) => {}
             Record::Kernel(bytes) => {
                 let event = decode::kernel(bytes)?;
@@ -177,14 +191,14 @@ impl Model {
                 return Ok(Some(event));
             }
             Record::Baseline(inventory) => {
-                // A later one comes after a loss, and mends what was lost.
-                let look = if self.baseline_ns.is_some() { Look::Again } else { Look::First };
+                // The collector reads the tables again after a loss.
+                let snapshot = if self.baseline_ns.is_some() { Snapshot::AfterLoss } else { Snapshot::Baseline };
                 self.baseline_ns.get_or_insert(inventory.ts_ns);
-                self.inventory(inventory, look);
+                self.inventory(inventory, snapshot);
             }
             Record::Closing(inventory) => {
                 self.closing_ns = Some(inventory.ts_ns);
-                self.inventory(inventory, Look::Closing);
+                self.inventory(inventory, Snapshot::Closing);
             }
             Record::Tick { ts_ns } => {
                 self.advance(*ts_ns);
@@ -226,14 +240,14 @@ impl Model {
                 for h in holders {
                     self.processes.named(h.tgid, h.start_ns, &h.comm);
                 }
-                self.pipes.held(*ts_ns, *obj, holders, *complete);
+                self.pipes.set_holders(*ts_ns, *obj, holders, *complete);
             }
             Record::FdTable(table) => {
                 self.advance(table.ts_ns);
                 let proc = self.processes.resolve(table.tgid, table.start_ns);
                 self.fds.table(proc, table);
                 self.posix.table(proc, table);
-                self.owned.table(proc, table);
+                self.own_fds.table(proc, table);
             }
             Record::Process { ts_ns, row } => {
                 self.advance(*ts_ns);
@@ -248,11 +262,11 @@ impl Model {
                 for p in processes {
                     self.processes.named(p.tgid, p.start_ns, &p.comm);
                 }
-                self.pipes.user_seen(*ts_ns, *uid, processes, *soft_pages);
+                self.pipes.set_user(*ts_ns, *uid, processes, *soft_pages);
             }
             Record::Queues { ts_ns, rows } => {
                 self.advance(*ts_ns);
-                self.queues.seen(*ts_ns, rows);
+                self.sampled_queues.sampled(*ts_ns, rows);
             }
             Record::Futexes { ts_ns, rows } => {
                 self.advance(*ts_ns);
@@ -260,22 +274,23 @@ impl Model {
                     let of_process = if owner.tid == owner.tgid { owner.comm.as_str() } else { "" };
                     self.processes.named(owner.tgid, owner.start_ns, of_process);
                 }
-                self.futexes.seen(rows);
+                self.futexes.located(rows);
             }
             Record::Threads { ts_ns, rows } => {
                 self.advance(*ts_ns);
-                self.waits.seen(*ts_ns, rows, &mut self.processes);
+                self.waits.sampled(*ts_ns, rows, &mut self.processes);
             }
             Record::Readers { ts_ns, rows } => {
                 self.advance(*ts_ns);
                 for row in rows {
                     let proc = self.processes.resolve(row.tgid, row.start_ns);
-                    self.stalls.looked(row.obj, stall::Look::new(proc, row), |stack| self.stacks.canonical(stack));
+                    let sample = stall::ReaderSample::new(proc, row);
+                    self.stalls.sampled(row.obj, sample, |stack| self.stacks.canonical(stack));
                 }
             }
-            Record::Stack { id, frames, unwound } => self.stacks.tell(StackId(*id), frames, *unwound),
-            Record::SameStack { id, of } => self.stacks.same(StackId(*id), StackId(*of)),
-            Record::Symbols { id, places } => self.stacks.name(StackId(*id), places),
+            Record::Stack { id, frames, unwound } => self.stacks.add(StackId(*id), frames, *unwound),
+            Record::SameStack { id, of } => self.stacks.add_alias(StackId(*id), StackId(*of)),
+            Record::Symbols { id, places } => self.stacks.add_places(StackId(*id), places),
         }
         Ok(None)
     }
@@ -284,165 +299,16 @@ impl Model {
         self.now_ns = self.now_ns.max(ts_ns);
     }
 
-    fn kernel(&mut self, context: &Context, body: &Body) {
-        // The header of these is whoever happened to run: it says nothing about that process.
-        if let Body::Free(e) = body {
-            let id = self.processes.resolve(e.tgid, e.start_ns);
-            self.processes.freed(id, context.ts_ns);
-            self.children.freed(id, context.ts_ns);
-            return;
-        }
-        if let Body::SemRemove(e) = body {
-            self.sems.removed(*e);
-            return;
-        }
-        if let Body::SysvRemove(e) = body {
-            match e.kind {
-                kind::SHM => self.shms.removed(e),
-                kind::MSG => self.msgs.removed(e),
-                _ => {}
-            }
-            return;
-        }
-        let proc = self.processes.seen(context);
-        if self.baseline_ns.is_some_and(|at| at < context.ts_ns) {
-            self.children.acted(proc);
-        }
-        let at = context.ts_ns;
-        match body {
-            Body::Fork(e) => {
-                let child = self.processes.forked(proc, e.child, e.child_start_ns);
-                self.fds.forked(proc, child);
-            }
-            Body::Exec(_) => {
-                self.processes.execed(proc, at);
-                self.children.execed(proc, at);
-                self.fds.execed(proc, at);
-            }
-            Body::Exit(e) => {
-                let parent = (e.parent != 0).then(|| self.processes.named(e.parent, e.parent_start_ns, ""));
-                self.processes.exited(proc, at);
-                self.children.exited(proc, parent, at);
-                self.fds.exited(proc);
-                self.passed.exited(proc);
-                self.owned.exited(proc);
-                self.stalls.exited(proc);
-                self.waits.exited(proc);
-            }
-            Body::ForkFail(e) => self.processes.fork_failed(proc, at, e.errno.saturating_abs()),
-            Body::SemCreate(e) => self.sems.created(proc, context, *e),
-            Body::SemFail(e) => self.sems.failed(proc, context, *e),
-            Body::SemFirstUse(e) => self.sem_used(proc, SemId::new(e.ns, e.id), at),
-            Body::SemHeldAtExit(e) => self.sems.held(proc, context, *e),
-            Body::SemSet(e) => self.sems.value_set(context, *e),
-            Body::Stall(e) => self.stalled(proc, context, e),
-            Body::PipeCreate(e) => {
-                self.pipes.created(proc, context, *e);
-                self.owned.made(proc, context, own_fds::Kind::Pipe, e.ino);
-            }
-            Body::PipeResize(e) => self.pipes.resize(proc, *e),
-            Body::FdReceive(e) => {
-                self.sockets.received(e.sock);
-                let processes = &self.processes;
-                self.fds.received(proc, context, e, |id| processes.alive(id));
-            }
-            Body::FdTruncated(e) => self.fds.truncated(proc, at, *e),
-            Body::FdClose(e) => self.fds.closed(at, *e),
-            Body::FdCloseRange(e) => self.fds.close_range(at, *e),
-            Body::FdDup(e) => self.fds.duplicated(at, *e),
-            Body::FdSend(e) => {
-                self.sockets.sent(proc, at, e.peer);
-                self.fds.sent(proc, *e);
-            }
-            Body::FdFail(e) => self.fds.failed(proc, at, *e),
-            Body::FdFlags(e) => self.fds.flagged(*e),
-            Body::EventfdCreate(e) => {
-                self.eventfds.created(proc, context, *e);
-                self.owned.made(proc, context, own_fds::Kind::Eventfd, e.fd.into());
-            }
-            Body::SysvCreate(e) => match e.kind {
-                kind::SHM => self.shms.created(proc, context, e),
-                kind::MSG => self.msgs.created(proc, context, e),
-                _ => {}
-            },
-            Body::SysvFail(e) => match e.kind {
-                kind::SHM => self.shms.failed(proc, context, e),
-                kind::MSG => self.msgs.failed(proc, context, e),
-                _ => {}
-            },
-            Body::PosixCreate(e) => self.posix.created(proc, context, e),
-            Body::MqFail(e) => self.posix.failed(proc, context, *e),
-            Body::SocketAddress(e) => self.sockets.addressed(e),
-            Body::FdOverflow(e) => self.sockets.overflowed(proc, context, *e),
-            // Handled above.
-            Body::Free(_) | Body::SemRemove(_) | Body::SysvRemove(_) => {}
-        }
-    }
-
-    fn passed(&mut self, inventory: &Inventory, look: Look) {
-        let Some(rows) = &inventory.passed else { return };
-        let lots = rows.iter().map(|row| {
-            let lot = received_fds::Lot {
-                opener: self.processes.resolve(row.opener, row.opener_start_ns),
-                from_ancestor: row.from_ancestor,
-                obj: row.obj,
-                fds: row.fds,
-                link: row.link.as_deref().map(Into::into),
-            };
-            (self.processes.resolve(row.tgid, row.start_ns), lot)
-        });
-        let lots = lots.collect();
-        self.passed.seen(inventory.ts_ns, lots, look);
-    }
-
-    fn sem_used(&mut self, proc: ProcId, id: SemId, ts_ns: u64) {
-        let processes = &self.processes;
-        self.sems.used(proc, id, ts_ns, |user| processes.alive(user));
-    }
-
-    fn stalled(&mut self, proc: ProcId, context: &Context, e: &Stall) {
-        let obj = ObjKey::from(e.obj);
-        let reader = (e.reader != 0).then(|| {
-            let comm = text(&e.reader_comm);
-            Reader { proc: self.processes.named(e.reader, e.reader_start_ns, &comm), ts_ns: e.read_ns, comm }
-        });
-        if obj.kind == kind::SEM {
-            self.sem_used(proc, sem_id(obj), context.ts_ns);
-        }
-        let part = if obj.kind == kind::SEM { e.state.b } else { 0 };
-        let wait_ns = e.until_ns.saturating_sub(e.since_ns);
-        let thousandths = |part: u16| Stalls::part_ns(wait_ns, part);
-        let reader_time = (e.reader_running_ns != UNKNOWN)
-            .then(|| ReaderTime { running_ns: e.reader_running_ns, runqueue_ns: thousandths(e.reader_runqueue) });
-        let ended = Ended {
-            obj,
-            waiter: Waiter { proc, call: u8::try_from(e.call).unwrap_or(0), part },
-            tid: context.tid,
-            comm: context.comm.to_string(),
-            fd: e.fd,
-            since_ns: e.since_ns,
-            until_ns: e.until_ns,
-            ret: e.ret,
-            state: e.state.into(),
-            reader,
-            runqueue_ns: thousandths(e.runqueue),
-            reader_time,
-            estimated: e.estimated != 0,
-            stack: context.stack,
-        };
-        self.stalls.ended(ended, self.session.min_stall_ns);
-    }
-
     fn ongoing(&mut self, ts_ns: u64, t: &BlockedThread) -> (Ongoing, Option<Reader>) {
         let proc = self.processes.named(t.tgid, t.start_ns, &t.comm);
         if t.obj.kind == kind::SEM {
             self.sem_used(proc, sem_id(t.obj), ts_ns);
         }
-        let part = if t.obj.kind == kind::SEM { t.state.b } else { 0 };
+        let part = part(t.obj, t.state);
         let ongoing = Ongoing {
             obj: t.obj,
             waiter: Waiter { proc, call: t.call, part },
-            tid: tracer_record::Tid(t.tid),
+            tid: Tid(t.tid),
             since_ns: t.since_ns,
             seen_ns: ts_ns,
             fd: t.fd,
@@ -457,57 +323,21 @@ impl Model {
     fn reader(&mut self, r: &ReaderRow) -> Reader {
         Reader { proc: self.processes.named(r.tgid, r.start_ns, &r.comm), ts_ns: r.ts_ns, comm: r.comm.clone() }
     }
-
-    fn inventory(&mut self, inventory: &Inventory, look: Look) {
-        self.advance(inventory.ts_ns);
-        self.processes.inventory(inventory, look);
-        self.children.inventory(inventory, &self.processes, look);
-        self.sems.inventory(inventory, look);
-        self.shms.inventory(inventory, look);
-        self.msgs.inventory(inventory, look);
-        self.passed(inventory, look);
-        if let Some(found) = &inventory.posix {
-            self.posix.inventory((inventory.ts_ns, inventory.until_ns), found, look, &mut self.processes);
-        }
-        if let Some(rows) = &inventory.in_flight {
-            let rows = rows.iter().map(|r| (r.clone(), self.processes.resolve(r.tgid, r.start_ns))).collect();
-            self.sockets.queued(inventory.ts_ns, rows, look == Look::First);
-        }
-        if let Some(rows) = &inventory.small_pipes {
-            for holder in rows.iter().flat_map(|row| &row.holders) {
-                self.processes.named(holder.tgid, holder.start_ns, &holder.comm);
-            }
-            self.pipes.listed(rows);
-        }
-        let (new, old) = (inventory.system, self.limits);
-        let or = |a: u64, b: u64| if a == 0 { b } else { a };
-        self.limits = SystemLimits {
-            pid_max: or(new.pid_max, old.pid_max),
-            threads_max: or(new.threads_max, old.threads_max),
-            pipe_max_size: or(new.pipe_max_size, old.pipe_max_size),
-            pipe_user_pages_soft: or(new.pipe_user_pages_soft, old.pipe_user_pages_soft),
-        };
-        if look.complete() {
-            // Whoever died unseen waits for nothing and has nothing open.
-            let gone: Vec<ProcId> =
-                self.processes.iter().filter(|p| p.gone_ns == Some(inventory.ts_ns)).map(|p| p.id).collect();
-            for id in gone {
-                self.stalls.exited(id);
-                self.fds.exited(id);
-                self.passed.exited(id);
-            }
-        }
-    }
 }
 
-/// The set that an object key of kind SEM names.
+/// The set of an object key of kind SEM.
 pub fn sem_id(obj: ObjKey) -> SemId {
     SemId::new(obj.ns, i32::try_from(obj.id).unwrap_or(-1))
 }
 
-/// The queue that an object key of kind MSG names.
-pub fn msg_id(obj: ObjKey) -> tracer_record::MsgId {
-    tracer_record::MsgId::new(obj.ns, i32::try_from(obj.id).unwrap_or(-1))
+/// The semaphore of its set at which a thread waits, [`UNKNOWN`] if it was not read; 0 at other objects.
+fn part(obj: ObjKey, state: State) -> u64 {
+    if obj.kind == kind::SEM { state.sem().num.map_or(UNKNOWN, u64::from) } else { 0 }
+}
+
+/// The queue of an object key of kind MSG.
+pub fn msg_id(obj: ObjKey) -> MsgId {
+    MsgId::new(obj.ns, i32::try_from(obj.id).unwrap_or(-1))
 }
 
 /// The object key of a set.

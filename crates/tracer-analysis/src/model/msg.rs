@@ -1,4 +1,7 @@
-//! SysV message queues, and how full those were that somebody waited at or was refused by.
+//! SysV message queues: what differs from other kinds in [`sysv`](super::sysv), and samples of the queues at which threads
+//! wait or are refused.
+//!
+//! It must not keep waits or refusals: `stall` and `refused` do.
 
 use super::HashMap;
 use super::sysv::{Object, Objects, Row};
@@ -6,8 +9,8 @@ use super::usage::{Limits, can_have_made};
 use tracer_record::{Inventory, MsgLimitRow, MsgQueue};
 use tracer_record::{MsgId, NsId, ProcId};
 
-/// Queues remembered that somebody waited at.
-const MAX_LOOKS: usize = 8_192;
+/// Sampled queues remembered.
+const MAX_SAMPLED: usize = 8_192;
 
 /// One queue that exists.
 pub type Queue = Object<MsgQueue>;
@@ -48,13 +51,13 @@ impl Row for MsgQueue {
         NsId(limits.ns)
     }
 
-    /// Told by what is set at creation for good, and by times that do not go back.
+    /// Compares what never changes, and times that only increase.
     fn same(&self, later: &Self) -> bool {
         let fixed = |r: &Self| (r.key, r.cuid, r.cgid);
         fixed(self) == fixed(later) && self.ctime <= later.ctime && self.stime <= later.stime
     }
 
-    /// Times only move forward, so a queue that is older than the call was not created by it.
+    /// A call cannot have created a queue that was last changed before it.
     fn made_by(&self, _by: ProcId, made_s: Option<u64>) -> bool {
         can_have_made(made_s, self.ctime)
     }
@@ -64,39 +67,40 @@ impl Row for MsgQueue {
     }
 }
 
-/// What a queue looked like while somebody waited at it or was refused by it.
+/// Samples of one queue at which threads waited or were refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// When it was read last, and what it said then.
+pub struct QueueSamples {
+    /// When the last sample was read.
     pub ts_ns: u64,
     pub last: MsgQueue,
-    /// The row with the most bytes in it: when a wait is over, the queue may be empty again.
+    /// The sample with the most bytes: when a wait ends, the queue may be empty again.
     pub fullest: MsgQueue,
 }
 
-/// All queues looked at for that reason.
+/// Samples of all such queues.
 #[derive(Clone, Debug, Default)]
-pub struct Looks {
-    all: HashMap<MsgId, Seen>,
+pub struct SampledQueues {
+    all: HashMap<MsgId, QueueSamples>,
     pub dropped: u64,
 }
 
-impl Looks {
-    /// The looks at one queue.
-    pub fn get(&self, id: MsgId) -> Option<&Seen> {
+impl SampledQueues {
+    /// Samples of one queue; `None` if no thread waited or was refused there.
+    pub fn get(&self, id: MsgId) -> Option<&QueueSamples> {
         self.all.get(&id)
     }
 
-    pub(super) fn seen(&mut self, ts_ns: u64, rows: &[MsgQueue]) {
+    /// Adds one sample of each queue.
+    pub(super) fn sampled(&mut self, ts_ns: u64, rows: &[MsgQueue]) {
         for row in rows {
             let id = row.id();
-            let old = self.all.get(&id).filter(|seen| seen.last.same(row));
-            if old.is_none() && self.all.len() >= MAX_LOOKS && !self.all.contains_key(&id) {
+            let old = self.all.get(&id).filter(|q| q.last.same(row));
+            if old.is_none() && self.all.len() >= MAX_SAMPLED && !self.all.contains_key(&id) {
                 self.dropped += 1;
                 continue;
             }
-            let fullest = old.map(|seen| &seen.fullest).filter(|f| f.bytes >= row.bytes).unwrap_or(row).clone();
-            self.all.insert(id, Seen { ts_ns, last: row.clone(), fullest });
+            let fullest = old.map(|q| &q.fullest).filter(|f| f.bytes >= row.bytes).unwrap_or(row).clone();
+            self.all.insert(id, QueueSamples { ts_ns, last: row.clone(), fullest });
         }
     }
 }

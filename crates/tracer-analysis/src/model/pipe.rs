@@ -1,4 +1,6 @@
-//! Pipes: those that got less room than the default, who has which open, and whose pages are charged.
+//! Pipes: those created below the default capacity, the holders of objects, and the pages charged to each user.
+//!
+//! It must not keep waits: `stall` does.
 
 use super::HashMap;
 use std::collections::BTreeMap;
@@ -7,7 +9,7 @@ use tracer_record::decode::Context;
 use tracer_record::{Holder, ObjKey, PipeOwner, SmallPipes};
 use tracer_record::{ProcId, StackId};
 
-/// Slots of a pipe by default (PIPE_DEF_BUFFERS in include/linux/pipe_fs_i.h).
+/// Default capacity of a pipe in pages (PIPE_DEF_BUFFERS in include/linux/pipe_fs_i.h).
 pub const DEFAULT_SLOTS: u32 = 16;
 
 /// Small pipes remembered.
@@ -19,13 +21,14 @@ const MAX_USERS: usize = 1_024;
 /// Resized pipes remembered.
 const MAX_RESIZED: usize = 4_096;
 
-/// A pipe that was created with less than the default capacity.
+/// A pipe that was created below the default capacity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShrunkPipe {
     pub ino: u64,
     pub created_ns: u64,
     pub creator: ProcId,
     pub uid: u32,
+    /// Capacity in pages.
     pub slots: u32,
     pub stack: Option<StackId>,
 }
@@ -39,23 +42,25 @@ pub struct Resize {
     pub ret: i64,
 }
 
-/// Who had an object open at one moment.
+/// The processes that had an object open at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders {
     pub ts_ns: u64,
     pub holders: Vec<Holder>,
+    /// Every descriptor table could be read.
     pub complete: bool,
 }
 
-/// Pipes of one user.
+/// Pipes of one user at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PipeUser {
     pub ts_ns: u64,
     pub processes: Vec<PipeOwner>,
+    /// Sysctl `fs.pipe-user-pages-soft`; 0: no limit.
     pub soft_pages: u64,
 }
 
-/// All that is known about pipes.
+/// All pipes, holders and users of pipes.
 #[derive(Clone, Debug, Default)]
 pub struct Pipes {
     shrunk: BTreeMap<u64, ShrunkPipe>,
@@ -67,7 +72,7 @@ pub struct Pipes {
 }
 
 impl Pipes {
-    /// Pipes created too small, in the order of their inodes, except those that were enlarged since.
+    /// Pipes created below the default capacity and not enlarged since, by inode number.
     pub fn shrunk(&self, page_bytes: u64) -> impl Iterator<Item = &ShrunkPipe> {
         let enough = i64::try_from(page_bytes.saturating_mul(u64::from(DEFAULT_SLOTS))).unwrap_or(i64::MAX);
         self.shrunk.values().filter(move |p| self.resized.get(&p.ino).is_none_or(|r| r.ret < enough))
@@ -78,22 +83,22 @@ impl Pipes {
         self.resized.get(&ino).copied()
     }
 
-    /// Who had the object open when it was looked at last.
+    /// The processes that had an object open when its holders were read last.
     pub fn holders(&self, obj: ObjKey) -> Option<&Holders> {
         self.holders.get(&obj)
     }
 
-    /// Pipes charged to a user.
+    /// Pipes charged to a user, when most were charged.
     pub fn user(&self, uid: u32) -> Option<&PipeUser> {
         self.users.get(&uid)
     }
 
-    /// Users who were beyond the limit at the last look, and had small pipes.
+    /// Users above the soft limit with small pipes, at the last snapshot.
     pub fn small(&self) -> &[SmallPipes] {
         &self.small
     }
 
-    pub(super) fn listed(&mut self, rows: &[SmallPipes]) {
+    pub(super) fn set_small(&mut self, rows: &[SmallPipes]) {
         self.small = rows.iter().take(MAX_USERS).cloned().collect();
     }
 
@@ -128,19 +133,19 @@ impl Pipes {
         self.resized.insert(e.ino, Resize { by: proc, wanted_bytes: e.wanted, ret: e.ret });
     }
 
-    pub(super) fn held(&mut self, ts_ns: u64, obj: ObjKey, holders: &[Holder], complete: bool) {
+    pub(super) fn set_holders(&mut self, ts_ns: u64, obj: ObjKey, holders: &[Holder], complete: bool) {
         if self.holders.len() >= MAX_HELD && !self.holders.contains_key(&obj) {
             self.dropped += 1;
             return;
         }
-        // Readers and writers that are gone now may be the ones to name: an emptier look does not replace a fuller one.
+        // A finding may have to name readers and writers that have exited: an empty list does not replace them.
         let kept = self.holders.entry(obj).or_default();
         if !holders.is_empty() || kept.holders.is_empty() {
             *kept = Holders { ts_ns, holders: holders.to_vec(), complete };
         }
     }
 
-    pub(super) fn user_seen(&mut self, ts_ns: u64, uid: u32, processes: &[PipeOwner], soft_pages: u64) {
+    pub(super) fn set_user(&mut self, ts_ns: u64, uid: u32, processes: &[PipeOwner], soft_pages: u64) {
         let total = |p: &[PipeOwner]| p.iter().map(|o| o.pipes).fold(0, u64::saturating_add);
         let kept = self.users.entry(uid).or_default();
         if total(processes) >= total(&kept.processes) {

@@ -1,8 +1,9 @@
-//! POSIX message queues, semaphores and shared memory: what exists, who created what, and calls that failed.
+//! POSIX message queues, semaphores and shared memory: objects, their creators, and calls of mq_open that failed.
 //!
-//! Names and users come from the inventories, creators from events.
+//! Names and users come from inventories, creators from events.
+//! It must not decide whether an object is leaked: `leaks` does.
 
-use super::Look;
+use super::Snapshot;
 use super::process::Processes;
 use super::table::{Keyed, Table};
 use super::usage::can_have_made;
@@ -15,12 +16,12 @@ use tracer_record::{ProcId, StackId};
 
 /// Objects remembered.
 const MAX_OBJECTS: usize = 65_536;
-/// Creations remembered; the oldest are forgotten first.
+/// Creations remembered; the oldest are dropped first.
 const MAX_CREATIONS: usize = 65_536;
 /// Processes whose failures are remembered.
 const MAX_FAILED: usize = 1_024;
 
-/// One object that exists, as it was read last.
+/// One object as it was read last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     pub key: ObjKey,
@@ -33,16 +34,16 @@ pub struct Object {
     pub uid: u32,
     /// Permission bits only.
     pub mode: u32,
-    /// Seconds since 1970: last change of the contents, and of the file itself.
+    /// Seconds since 1970: last change of the contents, and of the inode.
     pub mtime: u64,
     pub ctime: u64,
-    /// Of a queue: messages now and at most, and the bytes of one at most; `None` if that could not be read.
+    /// Of a queue: messages, maximum of messages, maximum bytes of one message; `None` if they could not be read.
     pub queue: Option<[u32; 3]>,
-    /// When it was seen first.
+    /// When the first snapshot with it began.
     pub first_ns: u64,
-    /// When the first table that had it was read to its end.
+    /// When the first snapshot with it ended.
     listed_ns: u64,
-    /// Who had it open or mapped at the last look; `None` if not all could be asked.
+    /// Processes that had it open or mapped at the last snapshot; `None` if some process could not be read.
     pub users: Option<Box<[ProcId]>>,
 }
 
@@ -54,14 +55,14 @@ impl Keyed for Object {
     }
 }
 
-/// Who created an object, and when.
+/// How an object was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Creation {
     key: ObjKey,
     pub by: ProcId,
     pub ts_ns: u64,
     pub stack: Option<StackId>,
-    /// Its name then, without a slash.
+    /// Its name at the creation, without the slash.
     name: Text<32>,
 }
 
@@ -73,28 +74,29 @@ impl Keyed for Creation {
     }
 }
 
-/// Calls of mq_open that failed, of one process and for one reason.
+/// Calls of mq_open by one process that failed with one errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failures {
     pub count: u64,
     pub first_ns: u64,
     pub last_ns: u64,
-    /// Messages and bytes of one that the last call wanted; 0 = the defaults.
+    /// Messages, and bytes of a message, that the last call requested; 0: the defaults.
     pub messages: u64,
     pub message_bytes: u64,
     pub stack: Option<StackId>,
     pub uid: u32,
 }
 
-/// All of them.
+/// All POSIX objects.
 #[derive(Clone, Debug, Default)]
 pub struct Posix {
     all: Table<Object>,
     created: Table<Creation>,
+    /// Keys of `created`, oldest first.
     order: VecDeque<ObjKey>,
     /// By process and errno.
     failed: BTreeMap<(ProcId, i32), Failures>,
-    /// Of those that failed: they had as many descriptors as they may have.
+    /// Processes in `failed` whose descriptor table was full.
     full_tables: BTreeSet<ProcId>,
     inventory: PosixInventory,
     read_ns: u64,
@@ -108,12 +110,12 @@ impl Posix {
         Self { clocks, ..Self::default() }
     }
 
-    /// All objects that exist as far as known, in no order.
+    /// All objects of the last snapshot, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Object> {
         self.all.values()
     }
 
-    /// Who created an object, if that was seen.
+    /// How an object was created; `None` if that was not recorded.
     pub fn creation(&self, key: ObjKey) -> Option<&Creation> {
         self.created.get(key)
     }
@@ -129,12 +131,12 @@ impl Posix {
         self.failed.iter().map(|((proc, errno), f)| (*proc, *errno, f))
     }
 
-    /// Whether a process whose mq_open failed had as many descriptors as it may have, when its table was read.
+    /// Whether the descriptor table of a process was full when it was read after a failed mq_open.
     pub fn table_was_full(&self, proc: ProcId) -> bool {
         self.full_tables.contains(&proc)
     }
 
-    /// Limits and their use, as read last. Its list of objects is empty: see [`Posix::iter`].
+    /// Limits and their use, as read last. The list of objects in it is empty: see [`Posix::iter`].
     pub fn limits(&self) -> &PosixInventory {
         &self.inventory
     }
@@ -146,8 +148,8 @@ impl Posix {
 
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: &PosixCreate) {
         let key = ObjKey::from(e.obj);
-        // Without certainty only the first open of a queue that nobody knew can have created it, or one while the first
-        // table that has it was read, if nobody has used the queue since long before.
+        // mq_open with O_CREAT also opens existing queues. Unless the event is exact, the call created the queue only if
+        // the queue was unknown, or if it appeared while the first snapshot with it was read and was not used before.
         let made_s = self.clocks.wall_s(context.ts_ns);
         let mut listed = self.all.get_mut(key);
         let made_now = |o: &Object| context.ts_ns <= o.listed_ns && can_have_made(made_s, o.mtime);
@@ -198,12 +200,12 @@ impl Posix {
         }
     }
 
-    /// Takes over what was listed from `read_ns` to `until_ns`.
+    /// Applies a snapshot that was read from `read_ns` to `until_ns`.
     pub(super) fn inventory(
         &mut self,
         (read_ns, until_ns): (u64, u64),
         found: &PosixInventory,
-        look: Look,
+        snapshot: Snapshot,
         processes: &mut Processes,
     ) {
         let before = std::mem::take(&mut self.all);
@@ -227,8 +229,8 @@ impl Posix {
                 queue: row.queue.and_then(|q| q.attributes).map(|of| of.map(|n| u32::try_from(n).unwrap_or(u32::MAX))),
                 first_ns: old.map_or(read_ns, |o| o.first_ns),
                 listed_ns: old.map_or(until_ns, |o| o.listed_ns),
-                // What was created while the first look was taken is not from before.
-                baseline: old.map_or(look == Look::First, |o| o.baseline) && !self.created.contains(key),
+                // An object created while the baseline was read is not older than tracing.
+                baseline: old.map_or(snapshot == Snapshot::Baseline, |o| o.baseline) && !self.created.contains(key),
                 users: row.complete.then_some(users),
             });
         }
@@ -237,7 +239,7 @@ impl Posix {
     }
 }
 
-/// The identity of an object, as the kernel half knows it.
+/// The key of an object in events.
 fn key_of(row: &PosixObject) -> ObjKey {
     let kind = if row.kind == PosixKind::Mq { kind::MQ } else { kind::FILE };
     ObjKey { kind, ns: row.device, id: row.ino }

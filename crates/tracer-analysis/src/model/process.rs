@@ -1,16 +1,18 @@
-//! Processes: identity, family, what /proc said last, and their end.
+//! Processes: identity, parent, exit, and their last row of /proc.
+//!
+//! It must not identify a process by its bare pid, except where a record has no start time ([`Processes::resolve`]).
 
 use super::HashMap;
-use super::Look;
+use super::Snapshot;
 use std::collections::HashSet;
 use tracer_record::decode::Context;
 use tracer_record::{Inventory, LimitRow, ProcessRow, Session};
 use tracer_record::{NsId, ProcId, TICK_NS, Tgid};
 
-/// Processes remembered; beyond it the ones that are gone longest are dropped.
+/// Processes remembered; above it, those reaped longest ago are dropped.
 const MAX_PROCESSES: usize = 65_536;
 
-/// Slack when the closing inventory is compared with the model: /proc is not read in one instant.
+/// A process that started this shortly before a snapshot may be missing in it: reading /proc takes time.
 const SCAN_NS: u64 = 500_000_000;
 
 /// One process.
@@ -18,9 +20,9 @@ const SCAN_NS: u64 = 500_000_000;
 pub struct Process {
     pub id: ProcId,
     pub parent: Option<ProcId>,
-    /// Parent as /proc named it last.
+    /// Parent in its last row of /proc.
     pub ppid: Option<Tgid>,
-    /// Name as last seen; raw, may hold control characters.
+    /// Last known comm, raw: it may have control characters.
     pub comm: Option<String>,
     pub exe: Option<String>,
     pub uid: Option<u32>,
@@ -28,31 +30,34 @@ pub struct Process {
     pub ipc_ns: Option<NsId>,
     pub pid_ns: Option<NsId>,
     pub sigchld_blocked: Option<bool>,
-    /// Signals that its main thread has blocked, bit 0 is signal 1.
+    /// Signals that its main thread blocks (SigBlk), bit 0 is signal 1.
     pub signals_blocked: Option<u64>,
-    /// Signals queued for its user, and RLIMIT_SIGPENDING.
+    /// Signals queued for its real user, and RLIMIT_SIGPENDING (SigQ).
     pub signals_queued: Option<(u64, u64)>,
     pub sigchld_ignored: Option<bool>,
     pub sigchld_caught: Option<bool>,
-    /// State letter and sleeping system call when /proc was read last.
+    /// State letter of /proc/PID/stat.
     pub state: Option<char>,
+    /// Number of the system call in which its main thread slept.
     pub syscall: Option<i64>,
+    /// Soft RLIMIT_NOFILE.
     pub nofile_soft: Option<u64>,
     pub cgroup: Option<String>,
-    /// When /proc was read last; 0 = never.
+    /// When its row of /proc was read last; 0: never.
     pub row_ns: u64,
     pub exec_ns: Option<u64>,
-    /// Its last thread ended.
+    /// When its last thread exited.
     pub exited_ns: Option<u64>,
-    /// It left the process table.
+    /// When it left the process table: it was reaped.
     pub gone_ns: Option<u64>,
     /// It existed before tracing began.
     pub baseline: bool,
+    /// It is a traced process.
     pub target: bool,
 }
 
 impl Process {
-    /// Whether it still runs (a zombie does not).
+    /// Whether it has not exited. A zombie has.
     pub fn alive(&self) -> bool {
         self.exited_ns.is_none() && self.gone_ns.is_none()
     }
@@ -62,18 +67,19 @@ impl Process {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForkFailures {
     pub failed: u64,
+    /// Of the last failure, positive.
     pub errno: i32,
     pub first_ns: u64,
     pub last_ns: u64,
-    /// The limits that apply to it, read right after a failure.
+    /// Limits that apply to it, read right after a failure.
     pub limits: Vec<LimitRow>,
 }
 
-/// All processes known.
+/// All processes.
 #[derive(Clone, Debug, Default)]
 pub struct Processes {
     all: HashMap<ProcId, Process>,
-    /// The newest process of each id.
+    /// The newest process of each pid.
     newest: HashMap<Tgid, ProcId>,
     target_pids: HashSet<u32>,
     follow: bool,
@@ -95,7 +101,7 @@ impl Processes {
         }
     }
 
-    /// The process, if it is remembered.
+    /// One process; `None` if no record named it, or if it was dropped.
     pub fn get(&self, id: ProcId) -> Option<&Process> {
         self.all.get(&id)
     }
@@ -105,22 +111,22 @@ impl Processes {
         self.all.values()
     }
 
-    /// The newest process with this bare id.
+    /// The newest process with this pid.
     pub fn by_pid(&self, tgid: Tgid) -> Option<&Process> {
         self.newest.get(&tgid).and_then(|id| self.all.get(id))
     }
 
-    /// Whether it still runs; a process that is not remembered does not (only gone ones are forgotten).
+    /// Whether it has not exited. An unknown process has: only reaped ones are dropped.
     pub fn alive(&self, id: ProcId) -> bool {
         self.get(id).is_some_and(Process::alive)
     }
 
-    /// Whether a process with this bare id runs now, whoever it is.
+    /// Whether the newest process with this pid has not exited.
     pub fn pid_alive(&self, tgid: Tgid) -> bool {
         self.by_pid(tgid).is_some_and(Process::alive)
     }
 
-    /// Whether findings about this process are wanted.
+    /// Whether to report findings about this process: it is a traced one, and not the tracer.
     pub fn wanted(&self, id: ProcId) -> bool {
         id.pid() != self.self_pid && (self.target_pids.is_empty() || self.get(id).is_some_and(|p| p.target))
     }
@@ -130,12 +136,13 @@ impl Processes {
         id.pid() == self.self_pid
     }
 
-    /// Whether everything is the target.
+    /// Whether all processes are traced.
     pub fn all_wanted(&self) -> bool {
         self.target_pids.is_empty()
     }
 
-    /// The identity behind what a record says; a start that was not read means the newest process of that id.
+    /// The process that a record names. A start below one clock tick was not read: then it is the newest process with
+    /// that pid.
     pub fn resolve(&self, tgid: u32, start_ns: u64) -> ProcId {
         if start_ns < TICK_NS
             && let Some(id) = self.newest.get(&Tgid(tgid))
@@ -145,8 +152,8 @@ impl Processes {
         ProcId::new(tgid, start_ns)
     }
 
-    /// Notes that a process did something; returns its identity.
-    pub(super) fn seen(&mut self, context: &Context) -> ProcId {
+    /// Updates the process of an event's header; returns its identity.
+    pub(super) fn process_of(&mut self, context: &Context) -> ProcId {
         let id = if context.proc.start_ticks == 0 { self.resolve(context.proc.pid(), 0) } else { context.proc };
         let p = self.entry(id);
         let comm = context.comm.to_string_lossy();
@@ -157,7 +164,7 @@ impl Processes {
         id
     }
 
-    /// Notes a process that a record names.
+    /// Adds a process that a record names; returns its identity. An empty `comm` is unknown.
     pub(super) fn named(&mut self, tgid: u32, start_ns: u64, comm: &str) -> ProcId {
         let id = self.resolve(tgid, start_ns);
         let p = self.entry(id);
@@ -172,7 +179,7 @@ impl Processes {
             self.shed();
             if let Some(old) = self.newest.get(&id.tgid).copied() {
                 if old.start_ticks < id.start_ticks {
-                    // The id is in use again, so its former bearer is gone, whatever was lost.
+                    // The pid is in use again, so the older process was reaped, even if that event was lost.
                     if let Some(p) = self.all.get_mut(&old) {
                         let end = id.start_ticks.saturating_mul(TICK_NS);
                         p.exited_ns.get_or_insert(end);
@@ -192,7 +199,7 @@ impl Processes {
         })
     }
 
-    /// Forgets the longest gone when there are too many.
+    /// Drops the processes reaped longest ago if there are too many.
     fn shed(&mut self) {
         if self.all.len() < MAX_PROCESSES {
             return;
@@ -228,7 +235,7 @@ impl Processes {
     pub(super) fn execed(&mut self, id: ProcId, ts_ns: u64) {
         let p = self.entry(id);
         p.exec_ns = Some(ts_ns);
-        // The file is another one now; a Process record or the closing inventory will say which.
+        // A Process record or the next snapshot has the new executable.
         p.exe = None;
     }
 
@@ -255,11 +262,11 @@ impl Processes {
 
     pub(super) fn fork_limits(&mut self, tgid: Tgid, limits: &[LimitRow]) {
         let id = self.resolve(tgid.0, 0);
-        // The limits may arrive before the failure that made them worth reading.
+        // The limits may arrive before the failure for which the collector read them.
         self.fork_failures.entry(id).or_default().limits = limits.to_vec();
     }
 
-    /// Takes over one line of /proc.
+    /// Applies one row of /proc; returns the identity of its process.
     pub(super) fn row(&mut self, ts_ns: u64, row: &ProcessRow, baseline: bool) -> ProcId {
         let id = ProcId::new(row.tgid, row.start_ns);
         let p = self.entry(id);
@@ -289,11 +296,11 @@ impl Processes {
         id
     }
 
-    /// Takes over a whole process table.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, look: Look) {
+    /// Applies a process table. If it proves absence, missing processes were reaped.
+    pub(super) fn inventory(&mut self, inventory: &Inventory, snapshot: Snapshot) {
         let mut present = HashSet::new();
         for row in &inventory.processes {
-            present.insert(self.row(inventory.ts_ns, row, look == Look::First));
+            present.insert(self.row(inventory.ts_ns, row, snapshot == Snapshot::Baseline));
         }
         for row in &inventory.processes {
             let id = ProcId::new(row.tgid, row.start_ns);
@@ -302,10 +309,10 @@ impl Processes {
                 p.parent = parent.or(p.parent);
             }
         }
-        if look == Look::First && self.follow {
+        if snapshot == Snapshot::Baseline && self.follow {
             self.follow_present();
         }
-        if look.complete() && !present.is_empty() {
+        if snapshot.proves_absence() && !present.is_empty() {
             let before = inventory.ts_ns.saturating_sub(SCAN_NS);
             for p in self.all.values_mut() {
                 if p.gone_ns.is_none() && !present.contains(&p.id) && p.id.start_ticks * TICK_NS < before {
@@ -316,7 +323,7 @@ impl Processes {
         }
     }
 
-    /// Children that existed when tracing began belong to the target as well.
+    /// Marks the descendants of traced processes at the baseline as traced.
     fn follow_present(&mut self) {
         loop {
             let more: Vec<ProcId> = self

@@ -1,9 +1,9 @@
-//! Descriptors that another process opened, as the inventories show them: what was there at the start, and what is now.
+//! Descriptors that another living process opened, as the inventories list them: at the baseline and now.
 //!
-//! The events of `fdpass` tell what was received since; nothing here knows when its descriptors came.
+//! It must not date a descriptor: the events of `fdpass` do, for what was received since tracing began.
 
 use super::HashMap;
-use super::Look;
+use super::Snapshot;
 use std::sync::Arc;
 use tracer_record::ObjKey;
 use tracer_record::ProcId;
@@ -11,80 +11,83 @@ use tracer_record::ProcId;
 /// Rows remembered, in all.
 const MAX_ROWS: usize = 131_072;
 
-/// Descriptors of one object, opened by one process.
+/// Descriptors of one process for one object that `opener` opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lot {
+pub struct FdGroup {
     pub opener: ProcId,
-    /// Some may have come by fork.
+    /// The opener is an ancestor: fork may have copied some of them.
     pub from_ancestor: bool,
     pub obj: ObjKey,
+    /// How many descriptors.
     pub fds: u32,
+    /// Link of the lowest one in /proc/PID/fd; `None` if it was not read.
     pub link: Option<Arc<str>>,
 }
 
-/// What one process has.
+/// Such descriptors of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// At the first look.
-    pub first: Vec<Lot>,
-    /// At the last.
-    pub last: Vec<Lot>,
+pub struct FdSnapshots {
+    /// At the baseline.
+    pub first: Vec<FdGroup>,
+    /// At the last snapshot.
+    pub last: Vec<FdGroup>,
 }
 
-/// By process.
+/// Such descriptors of all processes.
 #[derive(Clone, Debug, Default)]
-pub struct Passed {
-    kept: HashMap<ProcId, Kept>,
+pub struct ReceivedFds {
+    snapshots: HashMap<ProcId, FdSnapshots>,
     rows: usize,
+    /// When the baseline was read, and the last snapshot.
     pub first_ns: u64,
     pub last_ns: u64,
     pub dropped: u64,
 }
 
-impl Passed {
+impl ReceivedFds {
     /// All processes with such descriptors, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (ProcId, &Kept)> {
-        self.kept.iter().map(|(id, k)| (*id, k))
+    pub fn iter(&self) -> impl Iterator<Item = (ProcId, &FdSnapshots)> {
+        self.snapshots.iter().map(|(id, k)| (*id, k))
     }
 
-    /// What a process has.
-    pub fn of(&self, id: ProcId) -> Option<&Kept> {
-        self.kept.get(&id)
+    /// Such descriptors of one process.
+    pub fn of(&self, id: ProcId) -> Option<&FdSnapshots> {
+        self.snapshots.get(&id)
     }
 
-    /// Takes over what a look has found.
-    pub(super) fn seen(&mut self, ts_ns: u64, lots: Vec<(ProcId, Lot)>, look: Look) {
-        if look == Look::First {
+    /// Replaces the last snapshot.
+    pub(super) fn listed(&mut self, ts_ns: u64, rows: Vec<(ProcId, FdGroup)>, snapshot: Snapshot) {
+        if snapshot == Snapshot::Baseline {
             self.first_ns = ts_ns;
         }
         self.last_ns = ts_ns;
-        for kept in self.kept.values_mut() {
-            self.rows = self.rows.saturating_sub(kept.last.len());
-            kept.last.clear();
+        for snapshots in self.snapshots.values_mut() {
+            self.rows = self.rows.saturating_sub(snapshots.last.len());
+            snapshots.last.clear();
         }
-        for (id, lot) in lots {
-            // Each row may be kept twice.
+        for (id, row) in rows {
+            // A row of the baseline is stored twice.
             if self.rows + 2 > MAX_ROWS {
                 self.dropped += 1;
                 continue;
             }
             self.rows += 1;
-            let kept = self.kept.entry(id).or_default();
-            if look == Look::First {
+            let snapshots = self.snapshots.entry(id).or_default();
+            if snapshot == Snapshot::Baseline {
                 self.rows += 1;
-                kept.first.push(lot.clone());
+                snapshots.first.push(row.clone());
             }
-            kept.last.push(lot);
+            snapshots.last.push(row);
         }
-        for kept in self.kept.values_mut() {
-            kept.first.shrink_to_fit();
-            kept.last.shrink_to_fit();
+        for snapshots in self.snapshots.values_mut() {
+            snapshots.first.shrink_to_fit();
+            snapshots.last.shrink_to_fit();
         }
     }
 
     pub(super) fn exited(&mut self, id: ProcId) {
-        if let Some(kept) = self.kept.remove(&id) {
-            self.rows = self.rows.saturating_sub(kept.first.len() + kept.last.len());
+        if let Some(snapshots) = self.snapshots.remove(&id) {
+            self.rows = self.rows.saturating_sub(snapshots.first.len() + snapshots.last.len());
         }
     }
 }

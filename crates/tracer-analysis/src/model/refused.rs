@@ -1,4 +1,7 @@
-//! Non-blocking calls that were refused with EAGAIN, by object and process.
+//! Non-blocking calls that failed with EAGAIN, by object and process.
+//!
+//! The kernel half only counts them. It must not take a count for an event: times between the first and the last refusal
+//! are not known.
 
 use super::HashMap;
 use super::stall::Reader;
@@ -8,7 +11,7 @@ use tracer_record::{ObjKey, RefusedRow, State};
 /// (Object, process) pairs remembered.
 const MAX_PAIRS: usize = 16_384;
 
-/// What one process was refused by one object.
+/// Refused calls of one process at one object, since tracing began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusals {
     pub count: u64,
@@ -18,21 +21,22 @@ pub struct Refusals {
     pub tid: u32,
     pub comm: String,
     pub state: State,
-    /// Who drained the object last, as far as seen.
+    /// The last reader of the object, if a read was recorded.
     pub reader: Option<Reader>,
-    /// Longest time in which calls were refused without anybody draining the object, nanoseconds.
+    /// Longest time from a read to a refusal without a read between them, nanoseconds.
     pub undrained_ns: u64,
     /// When the totals were read last.
     pub read_ns: u64,
-    /// How many refusals at most came one after another with nobody seen to read between two of them.
+    /// Most refusals in a row without a read between them.
     pub in_a_row: u64,
-    /// Since when it is full at least, if nobody has read since the last refusal; and for how long it was so at most.
-    /// Unlike `undrained_ns`, the time before the first refusal does not count: the reader may have had nothing to read.
+    /// Since when the object has been full at least; `None` if it was read since the last refusal, or if that is unknown.
     pub full_since_ns: Option<u64>,
+    /// Longest time for which it was full. It begins with a refusal, unlike `undrained_ns`: before, the reader may have had
+    /// nothing to read.
     pub full_ns: u64,
 }
 
-/// All refusals.
+/// All refused calls.
 #[derive(Clone, Debug, Default)]
 pub struct Refused {
     all: HashMap<(ObjKey, ProcId), Refusals>,
@@ -40,13 +44,12 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// All of them, in no order.
+    /// All refusals with their object and process, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&(ObjKey, ProcId), &Refusals)> {
         self.all.iter()
     }
 
-    /// Takes over one row of running totals.
-    /// `watched`: reads by anybody would be seen.
+    /// Applies one row of totals. `watched`: every read of the object would have been recorded.
     pub(super) fn row(&mut self, ts_ns: u64, proc: ProcId, row: &RefusedRow, reader: Option<Reader>, watched: bool) {
         let key = (row.obj, proc);
         if self.all.len() >= MAX_PAIRS && !self.all.contains_key(&key) {
@@ -77,12 +80,13 @@ impl Refused {
     }
 }
 
-/// Since when it is full, and for how long it was at most, as far as running totals tell.
+/// New values of `full_since_ns` and `full_ns` after a row of totals.
 fn full(ts_ns: u64, before: Option<&Refusals>, row: &RefusedRow, watched: bool) -> (Option<u64>, u64) {
     let mut longest_ns = before.map_or(0, |b| b.full_ns);
     let old = before.and_then(|b| b.full_since_ns);
     let Some(reader) = &row.reader else {
-        // Its stamp is gone, with the object or because there are too many: whether it is full now is not known.
+        // The stamp of the last read is gone, with the object or because the kernel map is full: the object may have been
+        // read since.
         if row.count > row.in_a_row.saturating_add(1) || before.is_some_and(|b| b.reader.is_some()) {
             return (None, longest_ns);
         }
@@ -90,7 +94,7 @@ fn full(ts_ns: u64, before: Option<&Refusals>, row: &RefusedRow, watched: bool) 
         return (Some(since_ns), longest_ns.max(row.last_ns.saturating_sub(since_ns)));
     };
     if reader.ts_ns <= row.last_ns {
-        // Of the refusals since the last read only some are known with their time.
+        // Only the first and the last refusal have a time, so the object may have been full for longer.
         let since_ns = [old, Some(row.first_ns)].into_iter().flatten().find(|at| *at >= reader.ts_ns);
         let since_ns = since_ns.unwrap_or(row.last_ns);
         return (Some(since_ns), longest_ns.max(row.last_ns.saturating_sub(since_ns)));

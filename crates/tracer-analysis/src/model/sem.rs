@@ -1,45 +1,49 @@
-//! SysV semaphore sets: their lives, their users, what the dead took with them, and the limits of each namespace.
+//! SysV semaphore sets: creation and removal, users, values, locks that exited processes still hold, and the limits of each
+//! namespace.
+//!
+//! It must not decide by itself what a call created or which set is gone: `sysv` has these rules for all kinds.
 
+use super::sysv::{Call, Known, Returned, missing};
 use super::table::{Keyed, Table};
 use super::usage::{Creation, Limits, Usage, can_have_made, creates};
-use super::{HashMap, Look};
+use super::{HashMap, Snapshot};
 use smallvec::SmallVec;
 use std::collections::HashSet;
 use tracer_common::event::{SemCreate, SemFail, SemHeldAtExit, SemRemove, SemSet as SemSetEvent};
 use tracer_record::decode::Context;
-use tracer_record::{Inventory, SemLimitRow, SemSetRow, SemValue};
+use tracer_record::{Clocks, Inventory, SemLimitRow, SemSetRow, SemValue};
 use tracer_record::{NsId, ProcId, SemId};
 
 /// Sets remembered.
 const MAX_SETS: usize = 65_536;
 /// Users remembered of one set.
 const MAX_USERS: usize = 256;
-/// Semaphores of one set whose fate is followed one by one.
+/// Semaphores of one set that are followed one by one.
 const MAX_NUMBERS: usize = 64;
-/// Creators whose sets are counted.
+/// Creators with counted sets.
 const MAX_CREATORS: usize = 16_384;
 
-/// A decrement that a dead process never gave back.
+/// Operations on a semaphore that an exited process did not undo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
     pub by: ProcId,
     pub num: u32,
-    /// Sum of its operations; negative.
+    /// Sum of the operations; negative: it took more than it released.
     pub net: i32,
     pub died_ns: u64,
 }
 
-/// What a table said about a set.
+/// A row of the table of sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub perms: u32,
     pub cuid: u32,
-    /// Seconds since 1970; 0 = never.
+    /// Last semop and last change, seconds since 1970; 0: never.
     pub otime: u64,
     pub ctime: u64,
-    /// Empty if they could not be read, or in sets of more than 64.
+    /// Empty if they could not be read, or if the set has more than 64.
     pub values: SmallVec<[SemValue; 1]>,
-    /// When the first table that had the set was read to its end.
+    /// When the first table with the set was read to its end.
     listed_ns: u64,
 }
 
@@ -56,7 +60,7 @@ impl Row {
     }
 }
 
-/// The value that SETVAL gave a semaphore last.
+/// The last SETVAL of a semaphore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Given {
     at_ns: u64,
@@ -65,31 +69,33 @@ struct Given {
     value: u16,
 }
 
-/// What few sets have.
+/// State that few sets have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rare {
     held: Vec<Held>,
-    /// When all values were set at once.
+    /// When SETALL set all values last.
     all_given_ns: u64,
     users_dropped: bool,
 }
 
 /// One semaphore set that exists.
 ///
-/// There may be tens of thousands: what most of them lack is in boxes.
+/// A machine may have tens of thousands of sets, so state that most of them lack is boxed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SemSet {
     pub id: SemId,
     key: i32,
-    /// 0, which no set has: neither the creation nor a table told it, nor the key.
+    /// Number of semaphores. 0, which no set has: this and the key are unknown.
     nsems: u32,
+    /// `None`: it was not recorded.
     pub created: Option<Box<Creation>>,
+    /// Its row in the baseline, or in the last table that was read after a loss.
     pub baseline: Option<Box<Row>>,
-    /// The set is in the closing inventory: it exists.
+    /// Its row in the closing inventory, which proves that it exists.
     pub closing: Option<Box<Row>>,
-    /// In order.
+    /// Sorted.
     users: SmallVec<[ProcId; 1]>,
-    /// 0 = never.
+    /// 0: never.
     used_ns: u64,
     given: SmallVec<[Given; 1]>,
     rare: Option<Box<Rare>>,
@@ -111,47 +117,47 @@ impl SemSet {
         }
     }
 
-    /// `None` if neither the creation nor a table told it.
+    /// The key; `None` if neither its creation nor a table with it was recorded.
     pub fn key(&self) -> Option<i32> {
         self.nsems().map(|_| self.key)
     }
 
-    /// How many semaphores it has; `None` as with [`Self::key`].
+    /// Number of its semaphores; `None` as for [`Self::key`].
     pub fn nsems(&self) -> Option<u32> {
         (self.nsems != 0).then_some(self.nsems)
     }
 
-    /// What a table said about it last.
+    /// Its row in the last table.
     pub fn row(&self) -> Option<&Row> {
         self.closing.as_deref().or(self.baseline.as_deref())
     }
 
-    /// Processes that used it, in order.
+    /// Processes that used it, sorted.
     pub fn users(&self) -> &[ProcId] {
         &self.users
     }
 
-    /// It has users beyond those remembered.
+    /// Whether it has more users than [`Self::users`] returns.
     pub fn users_dropped(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.users_dropped)
     }
 
-    /// Last time that a process was seen to use it for the first time, or to wait for it.
+    /// When a process last used it for the first time, or waited at it.
     pub fn used_ns(&self) -> Option<u64> {
         (self.used_ns != 0).then_some(self.used_ns)
     }
 
-    /// What the dead had of it.
+    /// Operations that exited processes did not undo.
     pub fn held(&self) -> &[Held] {
         self.rare.as_ref().map_or(&[], |rare| &rare.held)
     }
 
-    /// The value that SETVAL gave semaphore `num` last: a lock starts with 1, a counter of work with 0.
+    /// The last value that SETVAL set for semaphore `num`: a lock starts with 1, a work counter with 0.
     pub fn value_given(&self, num: u32) -> Option<u32> {
         self.given(num).map(|given| given.value.into())
     }
 
-    /// Whether the value of semaphore `num` was set anew after `ts_ns`.
+    /// Whether SETVAL or SETALL set semaphore `num` after `ts_ns`.
     pub fn set_after(&self, num: u32, ts_ns: u64) -> bool {
         let all_ns = self.rare.as_ref().map_or(0, |rare| rare.all_given_ns);
         all_ns > ts_ns || self.given(num).is_some_and(|given| given.at_ns > ts_ns)
@@ -165,7 +171,7 @@ impl SemSet {
         self.rare.get_or_insert_default()
     }
 
-    /// When the first table that had it was read to its end.
+    /// When the first table with it was read to its end.
     fn listed_ns(&self) -> Option<u64> {
         let row = self.baseline.as_ref().or(self.closing.as_ref())?;
         Some(row.listed_ns)
@@ -186,7 +192,7 @@ impl Keyed for SemSet {
     }
 }
 
-/// Use of one IPC namespace: sets, and semaphores.
+/// Use of one IPC namespace: sets and semaphores.
 pub type NsUse = Usage<SemLimitRow>;
 
 impl Limits for SemLimitRow {
@@ -200,21 +206,20 @@ impl Limits for SemLimitRow {
 pub struct Sems {
     sets: Table<SemSet>,
     namespaces: HashMap<NsId, NsUse>,
-    /// Sets created and removed, by creator.
+    /// Sets created, and sets of them that were removed, by creator.
     pub created_by: HashMap<ProcId, u64>,
     pub removed_of: HashMap<ProcId, u64>,
-    wall_offset_s: i64,
+    clocks: Clocks,
     pub dropped: u64,
 }
 
 impl Sems {
-    /// No set yet; `start_ns` and `wall_ns` tie the boot clock to ctime.
-    pub fn new(start_ns: u64, wall_ns: u64) -> Self {
-        let seconds = |ns: u64| i64::try_from(ns / 1_000_000_000).unwrap_or(0);
-        Self { wall_offset_s: seconds(wall_ns) - seconds(start_ns), ..Self::default() }
+    /// No set yet.
+    pub(super) fn new(clocks: Clocks) -> Self {
+        Self { clocks, ..Self::default() }
     }
 
-    /// All sets that exist as far as known, in no order.
+    /// All sets that were not removed, in no order.
     pub fn sets(&self) -> impl Iterator<Item = &SemSet> {
         self.sets.values()
     }
@@ -229,43 +234,33 @@ impl Sems {
         self.namespaces.iter().map(|(ns, u)| (*ns, u))
     }
 
-    fn wall_s(&self, ts_ns: u64) -> i64 {
-        i64::try_from(ts_ns / 1_000_000_000).unwrap_or(0).saturating_add(self.wall_offset_s)
-    }
-
-    /// As [`Self::wall_s`]; `None` if the clocks are not tied.
-    fn known_wall_s(&self, ts_ns: u64) -> Option<u64> {
-        u64::try_from(self.wall_s(ts_ns)).ok().filter(|_| self.wall_offset_s > 0)
-    }
-
     pub(super) fn created(&mut self, proc: ProcId, context: &Context, e: SemCreate) {
         let id = SemId::new(e.ns, e.id);
-        let creates = creates(e.key, e.flags);
-        let made_s = self.known_wall_s(context.ts_ns);
-        let creation = || Some(Box::new(Creation::new(proc, context, e.exact != 0)));
-        let new = |s: &&mut SemSet| s.created.is_none() && s.listed_ns().is_some_and(|listed| context.ts_ns <= listed);
-        // The first table that has it was read meanwhile: the call can have made it.
-        if let Some(set) = self.sets.get_mut(id).filter(new) {
-            let fits = set.row().is_none_or(|row| can_have_made(made_s, row.ctime));
-            if e.exact != 0 || (creates && fits) {
-                set.created = creation();
-                count(&mut self.created_by, proc);
+        let call = Call { ts_ns: context.ts_ns, exact: e.exact != 0, creates: creates(e.key, e.flags) };
+        let creation = || Some(Box::new(Creation::new(proc, context, call.exact)));
+        let made_s = self.clocks.wall_s(context.ts_ns);
+        let known = self.sets.get(id).map(|set| Known {
+            created: set.created.is_some(),
+            listed_ns: set.listed_ns(),
+            fits: set.row().is_none_or(|row| can_have_made(made_s, row.ctime)),
+        });
+        match Returned::by(call, known) {
+            Returned::Old => return,
+            Returned::Listed => {
+                if let Some(set) = self.sets.get_mut(id) {
+                    set.created = creation();
+                }
             }
-            return;
-        }
-        if e.exact == 0 && (self.sets.contains(id) || !creates) {
-            return;
-        }
-        if let Some(old) = self.sets.remove(id) {
-            // Its removal was not seen, and its id is in use again.
-            self.count_removed(&old);
-        }
-        if let Some(set) = self.known(id) {
-            (set.key, set.nsems) = (e.key, e.nsems);
-            set.created = creation();
+            Returned::New => {
+                self.forget(id);
+                if let Some(set) = self.entry(id) {
+                    (set.key, set.nsems) = (e.key, e.nsems);
+                    set.created = creation();
+                }
+                self.namespaces.entry(id.ns).or_default().add(u64::from(e.nsems));
+            }
         }
         count(&mut self.created_by, proc);
-        self.namespaces.entry(id.ns).or_default().made(u64::from(e.nsems));
     }
 
     pub(super) fn failed(&mut self, proc: ProcId, context: &Context, e: SemFail) {
@@ -273,20 +268,20 @@ impl Sems {
     }
 
     pub(super) fn removed(&mut self, e: SemRemove) {
-        if let Some(old) = self.sets.remove(SemId::new(e.ns, e.id)) {
-            self.count_removed(&old);
-        }
+        self.forget(SemId::new(e.ns, e.id));
     }
 
-    fn count_removed(&mut self, old: &SemSet) {
-        self.namespaces.entry(old.id.ns).or_default().gone(u64::from(old.nsems().unwrap_or(0)));
+    /// Removes a set.
+    fn forget(&mut self, id: SemId) {
+        let Some(old) = self.sets.remove(id) else { return };
+        self.namespaces.entry(id.ns).or_default().remove(u64::from(old.nsems().unwrap_or(0)));
         if let Some(c) = &old.created {
             count(&mut self.removed_of, c.by);
         }
     }
 
     pub(super) fn used(&mut self, proc: ProcId, id: SemId, ts_ns: u64, alive: impl Fn(ProcId) -> bool) {
-        let Some(set) = self.known(id) else { return };
+        let Some(set) = self.entry(id) else { return };
         set.used_ns = set.used_ns.max(ts_ns);
         if set.users.len() >= MAX_USERS && !set.users.contains(&proc) {
             set.users.retain(|u| alive(*u));
@@ -299,7 +294,7 @@ impl Sems {
     }
 
     pub(super) fn held(&mut self, proc: ProcId, context: &Context, e: SemHeldAtExit) {
-        let Some(set) = self.known(SemId::new(e.ns, e.id)) else { return };
+        let Some(set) = self.entry(SemId::new(e.ns, e.id)) else { return };
         if e.net >= 0 || set.held().len() >= MAX_NUMBERS {
             return;
         }
@@ -309,7 +304,7 @@ impl Sems {
     }
 
     pub(super) fn value_set(&mut self, context: &Context, e: SemSetEvent) {
-        let Some(set) = self.known(SemId::new(e.ns, e.id)) else { return };
+        let Some(set) = self.entry(SemId::new(e.ns, e.id)) else { return };
         let given = u16::try_from(e.num).ok().zip(u16::try_from(e.value).ok());
         let known = set.given.iter().position(|given| u32::from(given.num) == e.num);
         match given.map(|(num, value)| Given { at_ns: context.ts_ns, num, value }) {
@@ -319,13 +314,13 @@ impl Sems {
                     None => set.given.push(given),
                 }
             }
-            // Also if there are too many to follow one by one: rather forget a finding than invent one.
+            // Also if there are too many to follow one by one: a missed finding is better than a false one.
             _ => set.rare().all_given_ns = context.ts_ns,
         }
     }
 
-    /// The set, made known if an event before its table row names it.
-    fn known(&mut self, id: SemId) -> Option<&mut SemSet> {
+    /// The set, added if it is new; `None` if the table of sets is full.
+    fn entry(&mut self, id: SemId) -> Option<&mut SemSet> {
         if !self.sets.contains(id) {
             if self.sets.len() >= MAX_SETS {
                 self.dropped += 1;
@@ -336,24 +331,23 @@ impl Sems {
         self.sets.get_mut(id)
     }
 
-    /// Takes over the tables of semaphore sets and limits.
-    pub(super) fn inventory(&mut self, inventory: &Inventory, look: Look) {
-        let readable: HashSet<NsId> = inventory.sem_limits.iter().map(|l| NsId(l.ns)).collect();
+    /// Applies the tables of semaphore sets and limits.
+    pub(super) fn inventory(&mut self, inventory: &Inventory, snapshot: Snapshot) {
         let mut present = HashSet::new();
         for row in &inventory.sem_sets {
             let id = SemId::new(row.ns, row.id);
             present.insert(id);
             let created = self.sets.get(id).and_then(|set| set.created.as_ref()).filter(|c| !c.exact);
-            let made_s = created.and_then(|c| self.known_wall_s(c.ts_ns));
-            let Some(set) = self.known(id) else { continue };
+            let made_s = created.and_then(|c| self.clocks.wall_s(c.ts_ns));
+            let Some(set) = self.entry(id) else { continue };
             (set.key, set.nsems) = (row.key, row.nsems);
             let listed_ns = set.listed_ns().unwrap_or(inventory.until_ns);
-            let told = Some(Box::new(Row::new(row, listed_ns)));
-            match look {
-                Look::Closing => set.closing = told,
-                Look::First | Look::Again => set.baseline = told,
+            let listed = Some(Box::new(Row::new(row, listed_ns)));
+            match snapshot {
+                Snapshot::Closing => set.closing = listed,
+                Snapshot::Baseline | Snapshot::AfterLoss => set.baseline = listed,
             }
-            // A set older than the semget that returned it was not created by it.
+            // A semget cannot have created a set that is older than the call.
             if !can_have_made(made_s, row.ctime)
                 && let Some(c) = set.created.take()
             {
@@ -361,24 +355,15 @@ impl Sems {
                 set.used_ns = set.used_ns.max(c.ts_ns);
                 uncount(&mut self.created_by, c.by);
                 if let Some(ns) = self.namespaces.get_mut(&id.ns) {
-                    ns.unmade(u64::from(row.nsems));
+                    ns.take_back(u64::from(row.nsems));
                 }
             }
         }
-        if look.complete() {
-            // Believe the table: what is not in it was removed, whether that was seen or not.
-            let ts_ns = inventory.ts_ns;
-            let young = |s: &SemSet| s.created.as_ref().is_some_and(|c| c.ts_ns >= ts_ns);
-            let gone: Vec<SemId> = self
-                .sets
-                .values()
-                .filter(|s| readable.contains(&s.id.ns) && !present.contains(&s.id) && !young(s))
-                .map(|s| s.id)
-                .collect();
-            for id in gone {
-                if let Some(old) = self.sets.remove(id) {
-                    self.count_removed(&old);
-                }
+        if snapshot.proves_absence() {
+            let read: HashSet<NsId> = inventory.sem_limits.iter().map(|l| NsId(l.ns)).collect();
+            let known = self.sets.values().map(|s| (s.id, s.id.ns, s.created.as_ref().map(|c| c.ts_ns)));
+            for id in missing(inventory.ts_ns, &present, known, |ns| read.contains(&ns)) {
+                self.forget(id);
             }
         }
         for row in &inventory.sem_limits {
@@ -386,11 +371,13 @@ impl Sems {
         }
     }
 
-    /// Seconds between a set's creation and its last operation, as its table row tells (whole seconds).
+    /// Whole seconds from the creation of a set to its last semop; `None` if it has none, or if either is unknown.
     pub fn last_op_after_creation_s(&self, set: &SemSet) -> Option<i64> {
-        let row = set.closing.as_ref()?;
+        let row = set.closing.as_ref().filter(|row| row.otime != 0)?;
         let created = set.created.as_ref()?;
-        (row.otime != 0).then(|| i64::try_from(row.otime).unwrap_or(0).saturating_sub(self.wall_s(created.ts_ns)))
+        // Without a wall clock the operation counts as later.
+        let created_s = self.clocks.wall_s(created.ts_ns).unwrap_or(0);
+        Some(i64::try_from(row.otime).unwrap_or(0).saturating_sub_unsigned(created_s))
     }
 }
 

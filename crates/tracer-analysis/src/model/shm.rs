@@ -1,4 +1,6 @@
-//! SysV shared memory segments.
+//! SysV shared memory segments: what differs from other kinds in [`sysv`](super::sysv).
+//!
+//! It must not keep state of its own.
 
 use super::sysv::{Object, Objects, Row};
 use super::usage::Limits;
@@ -44,13 +46,13 @@ impl Row for ShmSegment {
         NsId(limits.ns)
     }
 
-    /// Told by what is set at creation for good; a key becomes 0 when the segment is removed.
+    /// Compares what never changes. The key does: it becomes 0 when the segment is removed (do_shm_rmid in ipc/shm.c).
     fn same(&self, later: &Self) -> bool {
         let fixed = |r: &Self| (r.cpid, r.cuid, r.cgid, r.size_bytes);
         fixed(self) == fixed(later)
     }
 
-    /// The table has the creator; 0 is one that is not visible here.
+    /// The table has the pid of the creator; 0 is one that is not visible in this pid namespace.
     fn made_by(&self, by: ProcId, _made_s: Option<u64>) -> bool {
         self.cpid == 0 || self.cpid == by.pid()
     }

@@ -1,4 +1,7 @@
-//! Unix sockets at which somebody waited or was refused: names and other ends, and sends that carried too many descriptors.
+//! Unix sockets at which a thread waited or was refused: names, peers, descriptors in flight, and sends that failed with
+//! ETOOMANYREFS.
+//!
+//! It must not keep waits or refusals: `stall` and `refused` do.
 
 use super::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,42 +12,42 @@ use tracer_record::{InFlightRow, SocketRow};
 
 /// Sockets remembered.
 const MAX_SOCKETS: usize = 16_384;
-/// Sockets with descriptors on their way that are remembered.
+/// Sockets with descriptors in flight remembered.
 const MAX_IN_FLIGHT: usize = 4_096;
-/// Processes remembered that have one of these open.
+/// Holders remembered of one such socket.
 const MAX_HOLDERS: usize = 8;
-/// Processes with refused descriptors that are remembered.
+/// Processes with ETOOMANYREFS remembered.
 const MAX_OVERFLOWS: usize = 1_024;
 
 /// Sends of one process that failed with ETOOMANYREFS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overflow {
     pub failed: u64,
-    /// Descriptors in the refused messages.
+    /// Descriptors in the failed messages.
     pub fds: u64,
-    /// The socket of the last one, and the inode of its other end (0: not known).
+    /// Inode numbers of the socket of the last failed send, and of its peer (0: not known).
     pub sock: u64,
     pub peer: u64,
     pub first_ns: u64,
     pub last_ns: u64,
 }
 
-/// Descriptors on their way to one socket.
+/// Descriptors in flight to one socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InFlight {
-    /// How many were in the queue at the last look; 0: none, or nobody has looked.
+    /// Descriptors in its queue at the last snapshot; 0: none, or no snapshot yet.
     pub queued: u64,
-    /// Since when some are there and none was received.
+    /// Since when some have been queued without any being received.
     pub since_ns: u64,
-    /// They were there at the first look already, and `since_ns` is its time.
+    /// They were queued before tracing began, and `since_ns` is the time of the baseline.
     pub baseline: bool,
-    /// Who sent the first of them, if that was seen.
+    /// The process that sent the first of them, if that was recorded.
     pub sender: Option<ProcId>,
-    /// Who has the socket open, with the descriptor.
+    /// Processes that have the socket open, with a descriptor.
     pub holders: Vec<(ProcId, u32)>,
 }
 
-/// All that is known about them.
+/// All unix sockets.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
     all: HashMap<u64, SocketRow>,
@@ -59,39 +62,40 @@ impl Sockets {
         self.all.get(&ino)
     }
 
-    /// The other end of socket `ino`; `told`: as the kernel half told it, 0 if it did not.
-    pub fn other_end(&self, ino: u64, told: u64) -> Option<u64> {
-        if told != 0 {
-            return Some(told);
+    /// The peer of socket `ino`. `peer`: its inode number if an event has it, else 0.
+    pub fn peer(&self, ino: u64, peer: u64) -> Option<u64> {
+        if peer != 0 {
+            return Some(peer);
         }
         self.get(ino).and_then(|s| s.peer.or(s.named))
     }
 
-    /// The listener that socket `ino` connects to, as far as it is known. Once that has accepted it, the other end is
-    /// another socket with the same name.
+    /// The listener to which socket `ino` connects, if it is known. After accept(2) the peer is another socket with the same
+    /// name.
     pub fn listener(&self, ino: u64) -> Option<u64> {
         let s = self.get(ino)?;
         s.named.or_else(|| s.peer.filter(|peer| self.get(*peer).is_some_and(|p| p.listening)))
     }
 
-    /// The listener with this name, as far as it was read.
+    /// The listener with this name, if it was read.
     pub fn listener_named(&self, name: &str) -> Option<u64> {
         let named = |s: &&SocketRow| s.listening && s.name.as_deref() == Some(name);
         self.all.values().filter(named).map(|s| s.ino).min()
     }
 
-    /// The name of what socket `ino` sends or connects to: of its other end, else what its call said.
-    pub fn name_of_other_end(&self, ino: u64, told: u64) -> Option<&str> {
-        let bound = self.other_end(ino, told).and_then(|other| self.get(other)?.name.as_deref());
+    /// The name to which socket `ino` sends or connects: the name of its peer, else the address in its call. `peer`: as in
+    /// [`Self::peer`].
+    pub fn peer_name(&self, ino: u64, peer: u64) -> Option<&str> {
+        let bound = self.peer(ino, peer).and_then(|other| self.get(other)?.name.as_deref());
         bound.or_else(|| self.get(ino)?.address.as_deref())
     }
 
-    /// Sockets with descriptors on their way to them.
+    /// Sockets with descriptors in flight to them, by inode number.
     pub fn in_flight(&self) -> impl Iterator<Item = (&u64, &InFlight)> {
         self.in_flight.iter()
     }
 
-    /// Descriptors were sent to socket `peer`.
+    /// Adds a message with descriptors to socket `peer`.
     pub(super) fn sent(&mut self, proc: ProcId, ts_ns: u64, peer: u64) {
         if peer == 0 {
             return;
@@ -104,15 +108,15 @@ impl Sockets {
         self.in_flight.entry(peer).or_insert(new);
     }
 
-    /// Descriptors were received at a socket: somebody reads there.
+    /// Descriptors were received at a socket, so its queue is being read.
     pub(super) fn received(&mut self, sock: u64) {
         self.in_flight.remove(&sock);
     }
 
-    /// Takes over what is in flight now; `first`: from before tracing began.
+    /// Applies a snapshot of descriptors in flight; `first`: it is the baseline.
     pub(super) fn queued(&mut self, ts_ns: u64, rows: Vec<(InFlightRow, ProcId)>, first: bool) {
         let there: BTreeSet<u64> = rows.iter().map(|(row, _)| row.ino).collect();
-        // What was sent since this look began may not have been there yet.
+        // The snapshot may lack what was sent since its reading began.
         self.in_flight.retain(|ino, f| there.contains(ino) || f.since_ns >= ts_ns);
         self.in_flight.values_mut().for_each(|f| f.holders.clear());
         for (row, holder) in rows {
@@ -133,14 +137,14 @@ impl Sockets {
         for row in rows {
             let Some(known) = self.entry(row.ino) else { continue };
             let new = row.clone();
-            // A socket that is gone keeps what was known.
+            // A row of a closed socket lacks fields: keep the known ones.
             *known = SocketRow {
                 listening: new.listening || (!new.listed && known.listening),
                 name: new.name.or(known.name.take()),
                 address: new.address.or(known.address.take()),
                 peer: new.peer.or(known.peer),
                 named: new.named.or(known.named),
-                // The fullest queue is the one to tell of.
+                // Findings report the fullest queue.
                 pending: new.pending.max(known.pending),
                 backlog: new.backlog.or(known.backlog),
                 ..new

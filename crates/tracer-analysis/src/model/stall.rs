@@ -1,10 +1,12 @@
-//! Waits on objects: finished ones as bounded statistics, and those that last right now.
+//! Waits at objects: statistics of finished waits, the waits that are still ongoing, and samples of readers meanwhile.
+//!
+//! It must not decide whether a wait is a problem: detectors do.
 
 use super::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use tracer_common::map::kind;
 use tracer_common::syscall::Syscall;
-use tracer_record::{ObjKey, ReaderLook, State};
+use tracer_record::{ObjKey, ReaderSampleRow, State};
 use tracer_record::{ProcId, StackId, Tid};
 
 /// include/uapi/asm-generic/errno.h
@@ -16,11 +18,11 @@ const EAGAIN: i64 = 11;
 const MAX_OBJECTS: usize = 8_192;
 /// Waiting (process, call) pairs remembered for one object.
 const MAX_WAITERS: usize = 256;
-/// Finished waits of one object that are kept with their times, to find out what caused what.
+/// Finished waits of one object whose times are kept, to match a wait with the wait that caused it.
 const MAX_INTERVALS: usize = 512;
-/// Different things that readers of one object were found doing, and those of all objects.
-const MAX_LOOKS: usize = 32;
-const MAX_ALL_LOOKS: usize = 32_768;
+/// Distinct reader samples of one object, and of all objects.
+const MAX_SAMPLES: usize = 32;
+const MAX_ALL_SAMPLES: usize = 32_768;
 /// Durations below 2^PRECISION ns are exact; above, a bucket is at most 1/2^PRECISION wide.
 const PRECISION: u32 = 6;
 
@@ -30,14 +32,15 @@ pub struct Durations {
     pub count: u64,
     pub total_ns: u64,
     pub max_ns: u64,
-    /// For how long of them the waiters were ready to run again, and had no processor.
+    /// Part of `total_ns` in which the waiters were runnable again but had no CPU.
     pub runqueue_ns: u64,
-    /// Of the waits during which it is known what the last reader did: their sum.
+    /// Total of the waits for which the kernel half measured the last reader's thread.
     pub observed_ns: u64,
-    /// For how long of those it was running or ready to run, and the part of that in which it had no processor.
+    /// Part of `observed_ns` in which the reader was running or runnable.
     pub reader_running_ns: u64,
+    /// Part of `reader_running_ns` in which the reader was runnable but had no CPU.
     pub reader_runqueue_ns: u64,
-    /// Of how many the beginning was not seen, but estimated.
+    /// Waits whose begin is an estimate, because the thread slept before it was watched.
     pub estimated: u64,
     buckets: BTreeMap<u32, u64>,
 }
@@ -51,7 +54,7 @@ impl Durations {
         *self.buckets.entry(bucket(ns)).or_default() += 1;
     }
 
-    /// Notes what the last reader's thread did during a wait of `ns` that has been counted.
+    /// Adds the last reader's CPU time during a wait of `ns` that [`Durations::add`] has counted.
     pub fn observe(&mut self, ns: u64, reader: ReaderTime) {
         self.observed_ns = self.observed_ns.saturating_add(ns);
         self.reader_running_ns = self.reader_running_ns.saturating_add(reader.running_ns.min(ns));
@@ -73,12 +76,12 @@ impl Durations {
         }
     }
 
-    /// How many durations there are up to which; the shortest first.
+    /// (upper bound in nanoseconds, count) of each bucket, shortest first.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         self.buckets.iter().map(|(bucket, count)| (upper(*bucket), *count))
     }
 
-    /// The duration that `percent` of all durations do not exceed; `None` without any.
+    /// The duration that `percent` of all durations do not exceed; `None` if there is none.
     pub fn percentile_ns(&self, percent: u64) -> Option<u64> {
         if self.count == 0 {
             return None;
@@ -113,16 +116,16 @@ fn upper(bucket: u32) -> u64 {
     (mantissa << shift) | ((1 << shift) - 1)
 }
 
-/// Time of a reader's thread during a wait, nanoseconds.
+/// CPU time of a reader's thread during a wait, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReaderTime {
-    /// Running or ready to run.
+    /// Running or runnable.
     pub running_ns: u64,
-    /// Ready to run, and without a processor: part of the former.
+    /// Part of it in which the thread was runnable but had no CPU.
     pub runqueue_ns: u64,
 }
 
-/// The last successful reader of an object (of a semaphore: whoever the kernel half names there).
+/// The last successful reader of an object; of a semaphore, the process that operated on it last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reader {
     pub proc: ProcId,
@@ -130,7 +133,7 @@ pub struct Reader {
     pub comm: String,
 }
 
-/// Who waits, and in which call.
+/// A process that waits in one system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Waiter {
     pub proc: ProcId,
@@ -140,7 +143,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// The kernel's name of the call.
+    /// Name of the system call.
     pub fn call_name(self) -> &'static str {
         Syscall::from_raw(self.call).name()
     }
@@ -159,13 +162,13 @@ pub struct WaiterStalls {
     pub last_ns: u64,
     /// End of the last successful wait.
     pub last_success_ns: Option<u64>,
-    /// Waits that their time-out ended.
+    /// Waits that ended by their timeout.
     pub timed_out: Durations,
-    /// Of the last wait whose stack was taken.
+    /// User stack of the last wait that has one.
     pub stack: Option<StackId>,
 }
 
-/// A finished or lasting wait with its times.
+/// Begin and end of a finished wait, or of an ongoing one until now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
     pub waiter: Waiter,
@@ -173,20 +176,21 @@ pub struct Interval {
     pub until_ns: u64,
 }
 
-/// What the last reader of an object was found doing while somebody waited there.
+/// A sample of the last reader of an object, read from /proc while another thread waited at the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct ReaderSample {
     pub proc: ProcId,
-    /// State letter of /proc.
+    /// State letter of /proc/PID/stat.
     pub state: char,
+    /// Number of the system call in which it slept.
     pub syscall: Option<i64>,
     pub stack: Option<StackId>,
-    /// Functions of the kernel, innermost first.
+    /// Kernel functions, innermost first (/proc/PID/stack).
     pub kernel: Vec<String>,
 }
 
-impl Look {
-    pub(super) fn new(proc: ProcId, row: &ReaderLook) -> Self {
+impl ReaderSample {
+    pub(super) fn new(proc: ProcId, row: &ReaderSampleRow) -> Self {
         let kernel = row.kernel.clone();
         Self { proc, state: row.state, syscall: row.syscall, stack: row.stack.map(StackId), kernel }
     }
@@ -196,55 +200,58 @@ impl Look {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObjectStalls {
     pub waiters: BTreeMap<Waiter, WaiterStalls>,
+    /// The newest finished waits.
     pub intervals: VecDeque<Interval>,
+    /// State of the object at the begin of the newest wait.
     pub state: State,
     pub reader: Option<Reader>,
-    /// What readers were found doing, and how often; equal stacks may be there several times.
-    pub looks: Vec<(Look, u64)>,
+    /// Distinct reader samples and how often each was taken. Equal stacks may appear under several ids.
+    pub samples: Vec<(ReaderSample, u64)>,
     pub dropped: u64,
 }
 
 impl ObjectStalls {
-    /// Takes a look, if there is room, and says how many more there are now. Without room those with equal stacks are put
-    /// together first.
-    fn looked(&mut self, look: Look, room: bool, canonical: impl Fn(StackId) -> StackId) -> usize {
-        if self.looks.len() >= MAX_LOOKS {
-            let mut merged: Vec<(Look, u64)> = Vec::new();
-            for (mut look, n) in std::mem::take(&mut self.looks) {
-                look.stack = look.stack.map(&canonical);
-                match merged.iter_mut().find(|(known, _)| *known == look) {
+    /// Adds a sample if `room` allows a new one; returns how many distinct samples it added.
+    ///
+    /// When the object's own bound is reached, it first merges samples whose stacks have become known as equal.
+    fn sampled(&mut self, sample: ReaderSample, room: bool, canonical: impl Fn(StackId) -> StackId) -> usize {
+        if self.samples.len() >= MAX_SAMPLES {
+            let mut merged: Vec<(ReaderSample, u64)> = Vec::new();
+            for (mut sample, n) in std::mem::take(&mut self.samples) {
+                sample.stack = sample.stack.map(&canonical);
+                match merged.iter_mut().find(|(known, _)| *known == sample) {
                     Some((_, count)) => *count += n,
-                    None => merged.push((look, n)),
+                    None => merged.push((sample, n)),
                 }
             }
-            self.looks = merged;
+            self.samples = merged;
         }
-        if let Some((_, count)) = self.looks.iter_mut().find(|(known, _)| *known == look) {
+        if let Some((_, count)) = self.samples.iter_mut().find(|(known, _)| *known == sample) {
             *count += 1;
             return 0;
         }
-        if !room || self.looks.len() >= MAX_LOOKS {
+        if !room || self.samples.len() >= MAX_SAMPLES {
             self.dropped += 1;
             return 0;
         }
-        self.looks.push((look, 1));
+        self.samples.push((sample, 1));
         1
     }
 }
 
-/// A wait that lasts at the last snapshot.
+/// A wait that had not ended at the last snapshot of blocked threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ongoing {
     pub obj: ObjKey,
     pub waiter: Waiter,
     pub tid: Tid,
     pub since_ns: u64,
-    /// When it was last seen to last.
+    /// When the last snapshot was read.
     pub seen_ns: u64,
     pub fd: i32,
     pub comm: String,
     pub state: State,
-    /// Its beginning was not seen, but estimated.
+    /// `since_ns` is an estimate, because the thread slept before it was watched.
     pub estimated: bool,
     pub stack: Option<StackId>,
 }
@@ -254,8 +261,8 @@ pub struct Ongoing {
 pub struct Stalls {
     objects: HashMap<ObjKey, ObjectStalls>,
     ongoing: HashMap<Tid, Ongoing>,
-    /// Looks remembered of all objects, at most; those put together since are not taken off.
-    looks: usize,
+    /// Upper bound of the samples stored for all objects: merging does not lower it.
+    samples: usize,
     pub dropped: u64,
 }
 
@@ -272,17 +279,17 @@ pub(super) struct Ended {
     pub ret: i64,
     pub state: State,
     pub reader: Option<Reader>,
-    /// For how long of it the waiter was ready to run again, and had no processor.
+    /// Part of the wait in which the waiter was runnable again but had no CPU.
     pub runqueue_ns: u64,
-    /// What the last reader's thread did meanwhile, as far as known.
+    /// CPU time of the last reader's thread meanwhile, if the kernel half measured it.
     pub reader_time: Option<ReaderTime>,
-    /// Its beginning was not seen, but estimated.
+    /// `since_ns` is an estimate, because the thread slept before it was watched.
     pub estimated: bool,
     pub stack: Option<StackId>,
 }
 
 impl Stalls {
-    /// Objects at which somebody waited or waits, with their finished waits.
+    /// Objects at which a thread waited or waits, in no order.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjKey, &ObjectStalls)> {
         self.objects.iter()
     }
@@ -292,19 +299,20 @@ impl Stalls {
         self.objects.get(&obj)
     }
 
-    /// Waits that last, in the order of their threads.
+    /// Ongoing waits, oldest first.
     pub fn ongoing(&self) -> Vec<&Ongoing> {
         let mut all: Vec<&Ongoing> = self.ongoing.values().collect();
         all.sort_by_key(|o| (o.since_ns, o.tid));
         all
     }
 
-    /// Waits at one object that last.
+    /// Ongoing waits at one object, oldest first.
     pub fn ongoing_at(&self, obj: ObjKey) -> Vec<&Ongoing> {
         self.ongoing().into_iter().filter(|o| o.obj == obj).collect()
     }
 
-    /// All waits of a process that are known with their times, finished or lasting until `now_ns`, with the object.
+    /// Waits of a process with the object, oldest first: the newest finished ones of each object, and ongoing ones until
+    /// `now_ns`.
     pub fn intervals_of(&self, proc: ProcId, now_ns: u64) -> Vec<(ObjKey, Interval)> {
         let mut out = Vec::new();
         for (obj, o) in &self.objects {
@@ -319,18 +327,18 @@ impl Stalls {
         out
     }
 
-    /// Whether a wait is the object's doing: not if the object was free again before `min_stall_ns`, and the waiter only
-    /// lacked a processor.
+    /// Whether the object caused the wait: not if it was free again before `min_stall_ns` and the waiter only lacked a
+    /// CPU.
     pub fn counts(wait_ns: u64, runqueue_ns: u64, min_stall_ns: u64) -> bool {
         runqueue_ns == 0 || wait_ns.saturating_sub(runqueue_ns) >= min_stall_ns
     }
 
-    /// So many thousandths of a wait.
+    /// `thousandths` of a wait, nanoseconds.
     pub fn part_ns(wait_ns: u64, thousandths: u16) -> u64 {
         wait_ns / 1000 * u64::from(thousandths.min(1000))
     }
 
-    /// A wait is over; one that does not count is left out.
+    /// Adds a finished wait, unless the object did not cause it ([`Stalls::counts`]).
     pub(super) fn ended(&mut self, e: Ended, min_stall_ns: u64) {
         if self.ongoing.get(&e.tid).is_some_and(|o| o.waiter.proc == e.waiter.proc) {
             self.ongoing.remove(&e.tid);
@@ -364,7 +372,7 @@ impl Stalls {
             w.succeeded.estimated += u64::from(e.estimated);
             w.last_success_ns = Some(e.until_ns);
         }
-        // semtimedop says EAGAIN, as of one that must not wait; but that one never does.
+        // semtimedop(2) returns EAGAIN both after a timeout and with IPC_NOWAIT, but the latter never waits.
         if e.ret == -ETIMEDOUT || (e.obj.kind == kind::SEM && e.ret == -EAGAIN) {
             w.timed_out.add(ns);
             w.timed_out.estimated += u64::from(e.estimated);
@@ -380,7 +388,7 @@ impl Stalls {
         o.intervals.push_back(Interval { waiter: e.waiter, since_ns: e.since_ns, until_ns: e.until_ns });
     }
 
-    /// Takes over a whole snapshot of lasting waits.
+    /// Replaces the ongoing waits by a new snapshot.
     pub(super) fn snapshot(&mut self, now: Vec<(Ongoing, Option<Reader>)>) {
         self.ongoing.clear();
         for (o, reader) in now {
@@ -395,11 +403,11 @@ impl Stalls {
         }
     }
 
-    /// A reader was looked at while somebody waited.
-    pub(super) fn looked(&mut self, obj: ObjKey, look: Look, canonical: impl Fn(StackId) -> StackId) {
-        let room = self.looks < MAX_ALL_LOOKS;
+    /// Adds a sample of the reader of an object.
+    pub(super) fn sampled(&mut self, obj: ObjKey, sample: ReaderSample, canonical: impl Fn(StackId) -> StackId) {
+        let room = self.samples < MAX_ALL_SAMPLES;
         if let Some(object) = self.object_mut(obj) {
-            self.looks += object.looked(look, room, canonical);
+            self.samples += object.sampled(sample, room, canonical);
         }
     }
 

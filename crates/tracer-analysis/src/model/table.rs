@@ -1,4 +1,6 @@
-//! Objects by their own identity, each in a box: while a table grows, what lies idle is room for pointers only.
+//! A hash table of boxed objects that contain their key: the idle room of a growing table is pointers, not objects.
+//!
+//! It must not bound itself: its users count what they drop.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
@@ -6,14 +8,14 @@ use std::hash::{BuildHasher, Hash};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
-/// What a table can hold.
+/// An object that contains its key.
 pub(super) trait Keyed {
     type Key: Copy + Eq + Hash;
 
     fn key(&self) -> Self::Key;
 }
 
-/// Objects, of each key one.
+/// At most one object for each key.
 #[derive(Clone)]
 pub(super) struct Table<T> {
     slots: HashTable<Box<T>>,
@@ -49,7 +51,7 @@ impl<T: Keyed> Table<T> {
         self.get(key).is_some()
     }
 
-    /// Puts an object in, for that of its key if there is one.
+    /// Adds an object, or replaces the one with its key.
     pub fn insert(&mut self, object: T) {
         let key = object.key();
         match self.get_mut(key) {
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn one_object_a_key() {
+    fn one_object_for_each_key() {
         let mut table = Table::default();
         for n in 0..1_000 {
             table.insert((n, "first"));
@@ -100,8 +102,8 @@ mod tests {
         assert_eq!(table.values().map(|object| object.0).sum::<u32>(), 999 * 1_000 / 2 - 8);
     }
 
-    /// An open object is to take less than 200 bytes. The allocator adds 8 and fills up to 16; a full table, which doubles,
-    /// takes 20 for each. `cargo bench --bench replay` measures the sum.
+    /// An open object takes less than 200 bytes. The allocator adds 8 bytes and rounds up to 16; a table that has just
+    /// doubled adds 20. `cargo bench --bench replay` measures the sum.
     #[test]
     fn objects_are_small() {
         let boxed = |bytes: usize| (bytes + 8).next_multiple_of(16);

@@ -1,7 +1,8 @@
-//! The wait-for graph: threads, what each sleeps for, and who could end that.
+//! The wait-for graph: sleeping threads, the objects at which they sleep, and the processes that could wake them.
 //!
-//! Nodes are threads; from each an edge leads over every object that it sleeps for to every process that could end the
-//! sleep, and any thread of that process could be the one.
+//! Nodes are threads. An edge leads from a thread over an object at which it sleeps to each process that could wake it; any
+//! thread of that process could do so.
+//! It must not read more than the samples of threads have: an incomplete edge proves no deadlock.
 
 use super::process::Processes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,30 +16,31 @@ const MAX_THREADS: usize = 65_536;
 /// A thread of a process.
 pub type Key = (ProcId, Tid);
 
-/// A thread at the last look.
+/// A thread at its last sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thread {
     pub key: Key,
     pub comm: String,
-    /// State letter of /proc.
+    /// State letter of /proc/PID/task/TID/stat.
     pub state: char,
+    /// Number of the system call in which it sleeps.
     pub syscall: Option<i64>,
-    /// The sleep ends by itself.
+    /// The sleep has a timeout.
     pub timeout: bool,
     pub waits: Vec<Wait>,
-    /// It sleeps for more than `waits`.
+    /// It also sleeps at objects that are missing in `waits`.
     pub more: bool,
-    /// Where in its program.
     pub stack: Option<StackId>,
-    /// The function of the kernel in which it sleeps in state D, if that could be read.
+    /// The innermost kernel function of a sleep in state D, if it could be read.
     pub kernel: Option<String>,
+    /// Context switches: if they are equal, the thread has not run in between.
     switches: u64,
-    /// The first and the last look that saw it in this sleep.
+    /// The first and the last sample of this sleep.
     since_ns: u64,
     seen_ns: u64,
 }
 
-/// An edge.
+/// An edge: an object at which a thread sleeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
     pub obj: ObjKey,
@@ -47,18 +49,21 @@ pub struct Wait {
     /// Semaphore number.
     pub part: u32,
     pub name: String,
+    /// Processes that could wake the thread.
     pub releasers: Vec<ProcId>,
+    /// No releaser is missing.
     pub complete: bool,
 }
 
 impl Wait {
-    /// The waiter holds up something of its own, so that whoever waits for it waits for this.
+    /// The waiter cannot do anything else meanwhile, so threads that wait for it wait for this object as well. An idle
+    /// consumer (`Way::Take`) can.
     pub fn is_for_another(&self) -> bool {
         self.way != Way::Take
     }
 }
 
-/// All threads that were looked at.
+/// All sampled threads.
 #[derive(Clone, Debug, Default)]
 pub struct Waits {
     all: BTreeMap<Key, Thread>,
@@ -66,7 +71,7 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// A thread.
+    /// One thread.
     pub fn get(&self, key: Key) -> Option<&Thread> {
         self.all.get(&key)
     }
@@ -76,8 +81,8 @@ impl Waits {
         self.all.range((proc, Tid(0))..=(proc, Tid(u32::MAX))).map(|(_, thread)| thread)
     }
 
-    /// Takes over a look at some processes, of each all threads.
-    pub(super) fn seen(&mut self, ts_ns: u64, rows: &[ThreadRow], processes: &mut Processes) {
+    /// Applies a sample of some processes, which has all their threads.
+    pub(super) fn sampled(&mut self, ts_ns: u64, rows: &[ThreadRow], processes: &mut Processes) {
         let mut fresh: BTreeMap<Key, Thread> = BTreeMap::new();
         for row in rows {
             let of_process = if row.tid == row.tgid { row.comm.as_str() } else { "" };
@@ -108,8 +113,8 @@ impl Waits {
             };
             fresh.insert(key, thread);
         }
-        let looked_at: BTreeSet<ProcId> = fresh.keys().map(|(proc, _)| *proc).collect();
-        self.all.retain(|(proc, _), _| !looked_at.contains(proc));
+        let sampled: BTreeSet<ProcId> = fresh.keys().map(|(proc, _)| *proc).collect();
+        self.all.retain(|(proc, _), _| !sampled.contains(proc));
         for (key, thread) in fresh {
             if self.all.len() >= MAX_THREADS {
                 self.dropped += 1;
@@ -123,8 +128,9 @@ impl Waits {
         self.all.retain(|(of, _), _| *of != proc);
     }
 
-    /// The thread of a process that says most about why it does not go on; `None` if it was not looked at.
-    pub fn speaker(&self, proc: ProcId) -> Option<&Thread> {
+    /// The thread that best explains why a process makes no progress: a blocked one before idle ones, then the main thread.
+    /// `None` if the process was not sampled.
+    pub fn representative(&self, proc: ProcId) -> Option<&Thread> {
         let rank = |t: &&Thread| {
             let held_up = t.waits.iter().any(Wait::is_for_another);
             (if held_up { 0 } else { usize::from(t.state == 'S') + 1 }, t.key.1.0 != proc.pid(), t.key.1)
@@ -132,12 +138,12 @@ impl Waits {
         self.of(proc).min_by_key(rank)
     }
 
-    /// Threads none of which can ever go on: each sleeps without a time-out, and whoever could end that is dead or one of
-    /// them. Two looks have seen all of them in these very sleeps, so they slept at the same time.
-    pub fn knots(&self, alive: impl Fn(ProcId) -> bool) -> Vec<Vec<&Thread>> {
+    /// Deadlock cycles: sets of threads that each sleep without a timeout, and whose releasers are all dead or in the set.
+    /// Two samples found each of them in the same sleep, so they slept at the same time.
+    pub fn deadlock_cycles(&self, alive: impl Fn(ProcId) -> bool) -> Vec<Vec<&Thread>> {
         let asleep =
             |t: &&Thread| t.state == 'S' && !t.timeout && !t.more && !t.waits.is_empty() && t.since_ns < t.seen_ns;
-        // Who waits for several things is an event loop, and what a process could give to itself, its signal handlers give.
+        // A thread that waits at several objects is an event loop. A signal handler can write what its own process reads.
         let own = |t: &Thread, w: &Wait| !w.is_for_another() && w.releasers.contains(&t.key.0);
         let closed = |t: &&Thread| matches!(t.waits.as_slice(), [w] if (w.complete || self.is_lock_of_another(t, w)) && !own(t, w));
         let mut set: BTreeSet<Key> = self.all.values().filter(asleep).filter(closed).map(|t| t.key).collect();
@@ -161,10 +167,10 @@ impl Waits {
                 set.remove(key);
             });
         }
-        self.parted(set)
+        self.components(set)
     }
 
-    /// A semaphore that another process took last, and does not wait for itself, is that one's to give back.
+    /// Whether the wait is for a semaphore that other processes took last and do not wait for: they have to release it.
     fn is_lock_of_another(&self, t: &Thread, w: &Wait) -> bool {
         let waits_too =
             |proc: &ProcId| self.of(*proc).flat_map(|t| &t.waits).any(|o| (o.obj, o.part) == (w.obj, w.part));
@@ -173,21 +179,21 @@ impl Waits {
             && w.releasers.iter().all(|proc| *proc != t.key.0 && !waits_too(proc))
     }
 
-    /// Parts a set into those that hang together; of those that one thread makes alone its own detector tells.
-    fn parted(&self, mut set: BTreeSet<Key>) -> Vec<Vec<&Thread>> {
+    /// Splits a set into connected components. Detectors of stalls report a thread that blocks only itself.
+    fn components(&self, mut set: BTreeSet<Key>) -> Vec<Vec<&Thread>> {
         let mut out = Vec::new();
         while let Some(first) = set.pop_first() {
-            let mut part = vec![first];
+            let mut component = vec![first];
             let mut at = 0;
-            while let Some(key) = part.get(at).copied() {
+            while let Some(key) = component.get(at).copied() {
                 at += 1;
                 let near: Vec<Key> = set.iter().filter(|other| self.linked(key, **other)).copied().collect();
                 for other in near {
                     set.remove(&other);
-                    part.push(other);
+                    component.push(other);
                 }
             }
-            let threads: Vec<&Thread> = part.iter().filter_map(|key| self.all.get(key)).collect();
+            let threads: Vec<&Thread> = component.iter().filter_map(|key| self.all.get(key)).collect();
             let processes: BTreeSet<ProcId> = threads.iter().map(|t| t.key.0).collect();
             let held_up = threads.iter().flat_map(|t| &t.waits).any(Wait::is_for_another);
             if threads.len() > 1 && (processes.len() > 1 || held_up) {

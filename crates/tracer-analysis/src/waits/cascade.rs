@@ -1,11 +1,14 @@
-//! Which stall is the effect of which: a reader that is itself blocked elsewhere is not the one to blame.
+//! Stalls that are effects of other stalls: a reader that is itself blocked elsewhere is not to blame.
 
+use crate::finding;
+use crate::finding::builder::name;
+use crate::finding::object::object;
 use crate::model::Model;
 use crate::model::stall::Interval;
 use tracer_record::ObjKey;
 use tracer_record::ProcId;
 
-/// The object whose stall explains the stalls of `intervals`, and the process between them.
+/// The object whose stall explains the stalls of `intervals`, and the process that connects them.
 ///
 /// It explains them if the processes that should read were blocked there for at least 80 % of the time.
 pub(crate) fn cause(
@@ -37,6 +40,13 @@ pub(crate) fn cause(
     }
     // Several waiters may wait at once, so the shares are of waiting time, not of clock time.
     best.filter(|(shared, _, _)| *shared >= total / 5 * 4).map(|(_, other, reader)| (other, reader))
+}
+
+/// The link of a chain that says so: `by` was blocked at `obj` itself.
+pub(crate) fn link(model: &Model, obj: ObjKey, by: ProcId) -> String {
+    let finding::Object { kind, id, name: object_name, .. } = object(obj);
+    let at = object_name.unwrap_or_else(|| format!("{kind}:{id}"));
+    format!("{} was itself blocked at {at} meanwhile", name(model, by))
 }
 
 /// Sorted spans without overlaps (several threads of one process may wait at once).

@@ -1,10 +1,15 @@
-//! What detectors know of waits: summed up by object, followed from thread to thread, one stall the effect of another.
+//! What the detectors of waits share: waits and refusals summed up by object, the readers to blame, and chains from
+//! thread to thread.
 //!
-//! Pure; a detector's verdict stays in its own file in `detectors`.
+//! Pure, and knows no detector: what a finding code alone says stays in its file in `detectors`.
 
+pub(crate) mod blame;
 pub(crate) mod cascade;
 pub mod chain;
+pub(crate) mod orphaned_lock;
 pub(crate) mod pace;
 pub(crate) mod queue;
+pub(crate) mod reader;
+pub(crate) mod refused;
 pub(crate) mod socket;
 pub(crate) mod stall;

@@ -1,67 +1,69 @@
-//! What a reader did while others waited for it: at work, without a processor, or held up.
+//! What a reader did while others waited for it: it was busy, had no CPU, or was held up.
 
 use crate::finding::Severity;
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::model::Model;
-use crate::waits::stall::{CRITICAL_NS, Looked, ReadBy, Summary};
+use crate::waits::reader::AwaitedReader;
+use crate::waits::stall::{CRITICAL_NS, ReaderActivity, Summary};
 use tracer_record::{ProcId, TICK_NS};
 
-/// A reader that was running or ready to run for at least this part of the waits (percent) is at work: it is slower
-/// than its writer, and nothing holds it up.
-const AT_WORK: u64 = 80;
-/// Of a reader at work: at least this part (percent) without a processor, and it is the machine that is too slow.
-const STARVED: u64 = 50;
-/// Something that a reader was found doing in at least this part of the looks (percent) is what held it up.
-const MOSTLY: u64 = 50;
-/// Of what a reader was found doing, so many are told.
-const LOOKS_TOLD: usize = 3;
-/// A finished program that waited no more often than this,
+/// A reader that was running or runnable for at least this part of the waits (percent) is busy: it is slower than its
+/// writer, and nothing holds it up.
+const BUSY_PERCENT: u64 = 80;
+/// A busy reader that had no CPU for at least this part of its busy time (percent) is slow because the machine is.
+const STARVED_PERCENT: u64 = 50;
+/// An activity in at least this part of the samples (percent) is what held the reader up.
+const MOSTLY_PERCENT: u64 = 50;
+/// Activities of a reader in the evidence.
+const MAX_ACTIVITIES: usize = 3;
+/// Waits of a program that has exited are worth no finding if they are no more than this,
 const FEW: u64 = 3;
-/// and for less than one part in so many of its life, has nothing to repair.
+/// and took less than one part in this many of its life,
 const SMALL_SHARE: u64 = 10;
-/// So many times min-stall in all are too little to tell of a program that is gone (its reader had to start, say).
+/// or if all of them took less than this many times min-stall: its reader had to start, for example.
 const BRIEF: u64 = 3;
 
-/// How the reader's thread spent the finished waits: the part of them, in percent, that tells.
+/// How the reader's thread spent the finished waits, with the percentage that decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pace {
-    /// While somebody waits, and unless most of the waits were observed.
+    /// A wait is ongoing, or too few of them were observed.
     Unknown,
-    /// Held up: running or ready to run for this part only.
+    /// Held up: running or runnable for this part only.
     Paused(u64),
-    /// Running or ready to run.
-    AtWork(u64),
-    /// Ready to run, and without a processor.
+    /// Running or runnable.
+    Busy(u64),
+    /// Runnable without a CPU.
     Starved(u64),
 }
 
 fn pace(s: &Summary) -> Pace {
     let d = &s.durations;
-    if s.ongoing > 0 || d.observed_ns < d.total_ns / 100 * AT_WORK {
+    if s.ongoing > 0 || d.observed_ns < d.total_ns / 100 * BUSY_PERCENT {
         return Pace::Unknown;
     }
     let percent = |ns: u64| ns.saturating_mul(100) / d.observed_ns.max(1);
-    let (working, runqueue) = (percent(d.reader_running_ns), percent(d.reader_runqueue_ns));
-    match working {
-        ..AT_WORK => Pace::Paused(working),
-        _ if runqueue.saturating_mul(100) >= working.saturating_mul(STARVED) => Pace::Starved(runqueue),
-        _ => Pace::AtWork(working),
+    let (running, runqueue) = (percent(d.reader_running_ns), percent(d.reader_runqueue_ns));
+    match running {
+        ..BUSY_PERCENT => Pace::Paused(running),
+        _ if runqueue.saturating_mul(100) >= running.saturating_mul(STARVED_PERCENT) => Pace::Starved(runqueue),
+        _ => Pace::Busy(running),
     }
 }
 
-/// Whether nothing held the reader up but its own work, or the work of others on its processor.
-fn at_work(s: &Summary) -> bool {
-    matches!(pace(s), Pace::AtWork(_) | Pace::Starved(_))
+/// Whether nothing held the reader up but its own work, or the work of others on its CPU.
+fn is_busy(s: &Summary) -> bool {
+    matches!(pace(s), Pace::Busy(_) | Pace::Starved(_))
 }
 
-/// Whether programs that have ended since have nothing to repair: it was a short hitch, or nothing held them up but the
-/// work of the reader, as in a batch that took its time (`tar | xz`).
-pub(crate) fn is_over(model: &Model, s: &Summary, readers: &[ReadBy]) -> bool {
+/// Whether all programs of the waits have exited and have nothing to repair: the waits were brief, or the reader was
+/// busy, as in a batch that takes its time (`tar | xz`).
+pub(crate) fn is_over(model: &Model, s: &Summary, readers: &[AwaitedReader]) -> bool {
     let gone = |id: ProcId| !model.processes.alive(id);
     if s.ongoing > 0 || !readers.iter().all(|r| gone(r.proc)) || !s.waiting.iter().all(|w| gone(w.proc)) {
         return false;
     }
-    at_work(s) || is_brief(model, s)
+    is_busy(s) || is_brief(model, s)
 }
 
 fn is_brief(model: &Model, s: &Summary) -> bool {
@@ -74,60 +76,66 @@ fn is_brief(model: &Model, s: &Summary) -> bool {
     s.durations.count <= FEW && s.waiting.iter().all(|w| in_all || small(w.proc, w.total_ns))
 }
 
-/// Back-pressure by design is no alarm: it tells who is slow.
+/// A busy reader is no alarm: back-pressure works as designed, and the finding names the slow side.
 pub(crate) fn severity(s: &Summary) -> Severity {
-    match at_work(s) {
+    match is_busy(s) {
         _ if s.longest_ongoing_ns > CRITICAL_NS => Severity::Critical,
         true => Severity::Info,
         false => Severity::Warning,
     }
 }
 
-/// Blame for waits that are over: what follows the reader's name. `verb` in the past tense.
-pub(crate) fn words(s: &Summary, verb: &str) -> String {
-    let held_up = mostly(s).map(|l| format!("; it was mostly {}", l.words)).unwrap_or_default();
+/// What a reader did during finished waits, to follow its name; `verb` is in the past tense.
+pub(crate) fn phrase(s: &Summary, verb: &str) -> String {
+    let held_up = main_activity(s).map(|l| format!("; it was mostly {}", l.activity)).unwrap_or_default();
     match pace(s) {
-        Pace::Starved(percent) => format!("was ready to run for {percent} % of that time and got no processor"),
-        Pace::AtWork(percent) => format!("was at work for {percent} % of that time, it is the slower one"),
-        Pace::Paused(percent) => format!("paused: it was at work for {percent} % of that time{held_up}"),
+        Pace::Starved(percent) => format!("was runnable but had no CPU for {percent} % of that time"),
+        Pace::Busy(percent) => format!("was busy for {percent} % of that time and is the slower side"),
+        Pace::Paused(0) => format!("was not running{held_up}"),
+        Pace::Paused(percent) => format!("was running for only {percent} % of that time{held_up}"),
         Pace::Unknown => format!("{verb} too slowly or paused{held_up}"),
     }
 }
 
-/// What the reader was found doing most of the times that it was looked at, if it slept.
-fn mostly(s: &Summary) -> Option<&Looked> {
-    let all = s.looks.iter().fold(0, |sum: u64, l| sum.saturating_add(l.times));
-    s.looks.first().filter(|l| l.is_asleep() && l.times.saturating_mul(100) >= all.saturating_mul(MOSTLY))
+/// What most of the samples show, if the reader slept there.
+fn main_activity(s: &Summary) -> Option<&ReaderActivity> {
+    let all = s.samples.iter().fold(0, |sum: u64, l| sum.saturating_add(l.times));
+    s.samples.first().filter(|l| l.is_asleep() && l.times.saturating_mul(100) >= all.saturating_mul(MOSTLY_PERCENT))
 }
 
-/// Fills in the evidence.
-pub(crate) fn tell(d: &mut FindingBuilder<'_>, s: &Summary) {
+/// The evidence that [`add_evidence`] adds.
+pub(crate) const EVIDENCE: &[Evidence] =
+    &[evidence::READER_RUNNING_MS, evidence::READER_RUNQUEUE_MS, evidence::WAITER_RUNQUEUE_MS, evidence::READER_WAS];
+
+/// Adds the evidence.
+pub(crate) fn add_evidence(d: &mut FindingBuilder<'_>, s: &Summary) {
     let t = &s.durations;
     let observed = |ns: u64| (t.observed_ns > 0).then_some(ns);
-    d.ms("reader_running_ms", observed(t.reader_running_ns))
-        .ms("reader_runqueue_ms", observed(t.reader_runqueue_ns))
-        .ms("waiter_runqueue_ms", Some(t.runqueue_ns));
-    let was: Vec<String> = s.looks.iter().take(LOOKS_TOLD).map(|l| format!("{} x {}", l.times, l.words)).collect();
-    d.evidence("reader_was", (!was.is_empty()).then_some(was));
-    let asleep = || s.looks.iter().filter(|l| l.is_asleep());
-    d.stacks("reader", asleep().map(|l| (l.proc, l.stack)), LOOKS_TOLD);
+    d.ms(evidence::READER_RUNNING_MS, observed(t.reader_running_ns))
+        .ms(evidence::READER_RUNQUEUE_MS, observed(t.reader_runqueue_ns))
+        .ms(evidence::WAITER_RUNQUEUE_MS, Some(t.runqueue_ns));
+    let was: Vec<String> =
+        s.samples.iter().take(MAX_ACTIVITIES).map(|l| format!("{} x {}", l.times, l.activity)).collect();
+    d.evidence(evidence::READER_WAS, (!was.is_empty()).then_some(was));
+    let asleep = || s.samples.iter().filter(|l| l.is_asleep());
+    d.stacks("reader", asleep().map(|l| (l.proc, l.stack)), MAX_ACTIVITIES);
     if let Some(l) = asleep().find(|l| !l.kernel.is_empty()) {
         d.kernel_stack("reader", l.proc, &l.kernel);
     }
 }
 
-/// What to do about a reader that is at work, `what` it reads from; false for another reader.
-pub(crate) fn remedy(d: &mut FindingBuilder<'_>, s: &Summary, reader: &str, what: &str) -> bool {
+/// Adds what to do about a busy reader of a `what`; false if the reader is not busy.
+pub(crate) fn add_remedy(d: &mut FindingBuilder<'_>, s: &Summary, reader: &str, what: &str) -> bool {
     match pace(s) {
         Pace::Unknown | Pace::Paused(_) => return false,
-        Pace::AtWork(_) => d.remedy(
-            format!("Make the {reader} faster, or several: a larger {what} bridges bursts, not a slower {reader}."),
+        Pace::Busy(_) => d.remedy(
+            format!("Make the {reader} faster, or start several: a larger {what} bridges bursts, not a {reader} that is too slow."),
             None,
         ),
         Pace::Starved(_) => d.remedy(
             format!(
-                "Give the {reader} processor time: see what runs beside it, and its priority, cgroup (cpu.max, cpu.weight) \
-                 and affinity."
+                "Give the {reader} CPU time: see what else runs, and check its priority, cgroup (cpu.max, cpu.weight) and \
+                 affinity."
             ),
             Some("cat /proc/pressure/cpu; ps -eo pid,ni,psr,pcpu,comm --sort=-pcpu".to_owned()),
         ),

@@ -1,15 +1,18 @@
-//! What the detectors of unix sockets share: who is at the other end, how full it is, and which waits belong together.
+//! What the detectors of unix sockets share: the process at the other end, how full it is, and which waits belong together.
 
 use crate::finding::builder::FindingBuilder;
+use crate::finding::evidence::{self, Evidence};
 use crate::model::Model;
 use crate::model::stall::Reader;
-use crate::waits::stall::{ReadBy, Summary, readers_from};
+use crate::waits::reader::{AwaitedReader, readers_from};
+use crate::waits::stall::Summary;
 use std::collections::{BTreeMap, BTreeSet};
-use tracer_common::map::{SocketState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::SocketState;
 use tracer_record::ProcId;
 use tracer_record::{ObjKey, State};
 
-/// Of one receiver so many senders get a finding each; more are one finding.
+/// Up to this many senders to one receiver get a finding each; more share one.
 const SENDERS_APART: usize = 8;
 /// `SOCK_STREAM`, `SOCK_DGRAM`, `SOCK_SEQPACKET` of include/linux/net.h.
 const STREAM: u32 = 1;
@@ -21,19 +24,14 @@ pub(crate) fn key(ino: u64) -> ObjKey {
     ObjKey { kind: kind::SOCKET, ns: 0, id: ino }
 }
 
-/// What the kernel half saw of a socket when somebody had to wait or was refused.
-pub(crate) fn seen(state: State) -> SocketState {
-    SocketState::unpack(state.a, state.b)
-}
-
-/// Which waits or refusals are one finding: those at one receiver, of one sender unless there are many.
+/// Waits or refusals of one finding: those at one receiver, of one sender unless there are many.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Group {
     receiver: u64,
     sender: Option<ProcId>,
 }
 
-/// Puts what concerns the same receiver and sender together: (receiver's inode, else the sender's; sender; item).
+/// Groups items by receiver and sender: (receiver's inode, else the sender's; sender; item).
 pub(crate) fn grouped<T>(items: Vec<(u64, ProcId, T)>) -> BTreeMap<Group, Vec<T>> {
     let mut senders: BTreeMap<u64, BTreeSet<ProcId>> = BTreeMap::new();
     for (receiver, sender, _) in &items {
@@ -63,20 +61,21 @@ pub(crate) fn merge(to: &mut Summary, more: Summary) {
     to.waiting.sort_by_key(|w| (std::cmp::Reverse((w.ongoing_ns, w.total_ns)), w.proc));
 }
 
-/// Who reads at the other end of a socket: the last reader seen, else who has that end open; `lasts` as in [`readers_from`].
+/// The readers at the other end of a socket: the last one seen, else the processes that have that end open; `lasts` as in
+/// [`readers_from`].
 pub(crate) fn readers(
     model: &Model,
     other: Option<u64>,
     senders: &[ProcId],
     last: Option<&Reader>,
     lasts: bool,
-) -> Vec<ReadBy> {
+) -> Vec<AwaitedReader> {
     let other = other.map_or_else(ObjKey::default, key);
     readers_from(model, other, senders, last, lasts)
 }
 
 /// "stream", "dgram" or "seqpacket".
-pub(crate) fn word(kind: u32) -> Option<&'static str> {
+fn type_name(kind: u32) -> Option<&'static str> {
     match kind {
         STREAM => Some("stream"),
         DGRAM => Some("dgram"),
@@ -85,42 +84,60 @@ pub(crate) fn word(kind: u32) -> Option<&'static str> {
     }
 }
 
-/// Whether the other end's queue of messages was full, rather than what its sender may have in flight.
-pub(crate) fn queue_is_full(s: SocketState) -> bool {
+/// Whether the other end's queue of messages was full, rather than the sender's buffer.
+fn queue_is_full(s: SocketState) -> bool {
     s.kind == DGRAM && s.queued > s.backlog
 }
 
-/// Whether it was the receiver's queue that held a sender up, also where it was not read how full that was: one that is not
-/// connected, and had less in flight than it may, waits for nothing else.
+/// Whether the receiver's queue blocked a sender, even if its length was not read: a sender that is not connected, and has
+/// less in flight than it may, waits for nothing else.
 pub(crate) fn waits_for_queue(s: SocketState) -> bool {
     queue_is_full(s) || (s.kind == DGRAM && s.backlog == 0 && s.sent < s.sndbuf)
 }
 
-/// "11 messages in the queue of 10" or "212992 of 212992 bytes in flight"; empty if it is not known.
-pub(crate) fn fullness(s: SocketState) -> String {
+/// " (11 messages in a queue for 10)" or " (212992 of 212992 bytes in flight)"; empty if unknown.
+fn fullness(s: SocketState) -> String {
     if queue_is_full(s) {
-        return format!(", {} messages in a queue for {}", s.queued, s.backlog);
+        return format!(" ({} messages in a queue for {})", s.queued, s.backlog);
     }
     if s.sndbuf > 0 && s.sent >= s.sndbuf {
-        return format!(", {} of {} bytes in flight", s.sent, s.sndbuf);
+        return format!(" ({} of {} bytes in flight)", s.sent, s.sndbuf);
     }
     String::new()
 }
 
-/// Evidence that all findings on sockets share.
-pub(crate) fn tell(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, state: State) {
-    let s = seen(state);
+/// The evidence that [`add_evidence`] adds.
+pub(crate) const EVIDENCE: &[Evidence] = &[
+    evidence::TYPE,
+    evidence::PATH,
+    evidence::PEER,
+    evidence::IN_FLIGHT_BYTES,
+    evidence::SNDBUF_BYTES,
+    evidence::QUEUED,
+    evidence::QUEUE_MAX,
+];
+
+/// Adds the evidence that all findings on sockets share.
+pub(crate) fn add_evidence(d: &mut FindingBuilder<'_>, model: &Model, ino: u64, state: State) {
+    let s = state.socket();
     let to_peer = s.kind == DGRAM && s.backlog > 0;
-    d.evidence("type", word(s.kind))
-        .evidence("path", model.sockets.name_of_other_end(ino, state.c))
-        .evidence("peer", model.sockets.other_end(ino, state.c).map(|p| p.to_string()))
-        .evidence("in_flight_bytes", (s.sndbuf > 0).then_some(s.sent))
-        .evidence("sndbuf_bytes", (s.sndbuf > 0).then_some(s.sndbuf))
-        .evidence("queued", to_peer.then_some(s.queued))
-        .evidence("queue_max", to_peer.then_some(s.backlog));
+    d.evidence(evidence::TYPE, type_name(s.kind))
+        .evidence(evidence::PATH, model.sockets.peer_name(ino, s.peer_ino))
+        .evidence(evidence::PEER, model.sockets.peer(ino, s.peer_ino).map(|p| p.to_string()))
+        .evidence(evidence::IN_FLIGHT_BYTES, (s.sndbuf > 0).then_some(s.sent))
+        .evidence(evidence::SNDBUF_BYTES, (s.sndbuf > 0).then_some(s.sndbuf))
+        .evidence(evidence::QUEUED, to_peer.then_some(s.queued))
+        .evidence(evidence::QUEUE_MAX, to_peer.then_some(s.backlog));
 }
 
-/// " to /dev/log", or nothing if the other end has no name.
-pub(crate) fn to_name(model: &Model, ino: u64, told: u64) -> String {
-    model.sockets.name_of_other_end(ino, told).map(|name| format!(" to {name}")).unwrap_or_default()
+/// "on socket:[7] to /dev/log"; without the name if the other end has none.
+pub(crate) fn destination(model: &Model, ino: u64, state: State) -> String {
+    let to =
+        model.sockets.peer_name(ino, state.socket().peer_ino).map(|name| format!(" to {name}")).unwrap_or_default();
+    format!("on socket:[{ino}]{to}")
+}
+
+/// As [`destination`], with how full it is.
+pub(crate) fn full_destination(model: &Model, ino: u64, state: State) -> String {
+    format!("{}{}", destination(model, ino, state), fullness(state.socket()))
 }

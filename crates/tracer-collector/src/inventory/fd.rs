@@ -429,8 +429,7 @@ mod tests {
         // SAFETY: a string that ends with a zero byte, a mode, and the default attributes.
         let raw = unsafe { libc::mq_open(name.as_ptr(), flags, 0o600, std::ptr::null_mut::<libc::mq_attr>()) };
         if raw < 0 {
-            eprintln!("skipped: {}", std::io::Error::last_os_error());
-            return;
+            return tracer_skip::skip!("no POSIX message queues: {}", std::io::Error::last_os_error());
         }
         // SAFETY: opened above, and owned only here.
         let queue = unsafe { std::os::fd::OwnedFd::from_raw_fd(raw) };

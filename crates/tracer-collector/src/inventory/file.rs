@@ -200,7 +200,7 @@ mod tests {
         for path in [dir.path(), program.as_path()] {
             let kind = file_system(&mounts, path.to_str().expect("UTF-8"));
             if kind.is_none_or(|k| !LOCAL.contains(&k)) {
-                eprintln!("skipped: {} is on {kind:?}", path.display());
+                tracer_skip::skip!("{} is on {kind:?}", path.display());
                 continue;
             }
             let meta = std::fs::metadata(path).expect("metadata");

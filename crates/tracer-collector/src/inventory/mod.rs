@@ -94,7 +94,7 @@ pub fn wall_ns() -> u64 {
     clock_ns(libc::CLOCK_REALTIME)
 }
 
-/// Reads a snapshot of what exists.
+/// Reads a snapshot of all objects.
 ///
 /// Its time is that of its start: whatever ends later is reported by a later event.
 /// Executable, namespaces, cgroup and limit are read for the scope and for the parents of zombies; the system call for

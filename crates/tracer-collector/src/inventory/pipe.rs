@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tracer_common::map::kind;
 use tracer_common::row::FileRow;
+use tracer_common::state::PipeState;
 
 use super::entry::{Entry, pids};
 use super::fd::{Link, Table};
@@ -38,7 +39,7 @@ impl Gatherer {
     /// Takes one row.
     pub(super) fn add(&mut self, row: &FileRow) {
         if row.obj.kind == kind::PIPE {
-            self.slots.insert(row.obj.id, row.state.a);
+            self.slots.insert(row.obj.id, PipeState::from(row.state).capacity_slots);
             self.held.entry((row.tgid, row.start_ns)).or_default().insert(row.obj.id);
         }
     }

@@ -14,7 +14,7 @@ use tracer_common::row::FileRow;
 
 use super::entry::Entry;
 use super::fd::Table;
-use tracer_record::{ObjKey, PassedRow, ProcessRow};
+use tracer_record::{ObjKey, ProcessRow, ReceivedFdsRow};
 
 /// At most this many descriptors are read.
 const FILES_MAX: usize = 4_000_000;
@@ -63,17 +63,17 @@ impl Gatherer {
     }
 
     /// One row for each process, opener and object; links are not yet read.
-    pub(super) fn rows(mut self, processes: &[ProcessRow]) -> Vec<PassedRow> {
+    pub(super) fn rows(mut self, processes: &[ProcessRow]) -> Vec<ReceivedFdsRow> {
         self.open.sort_unstable();
         let parents: HashMap<u32, u32> = processes.iter().map(|p| (p.tgid, p.ppid)).collect();
-        let mut by_process: HashMap<u32, BTreeMap<(u32, ObjKey), PassedRow>> = HashMap::new();
+        let mut by_process: HashMap<u32, BTreeMap<(u32, ObjKey), ReceivedFdsRow>> = HashMap::new();
         for f in &self.foreign {
             let Some((opener, opener_start_ns)) = self.openers.get(&f.cred).copied() else { continue };
             let from_ancestor = is_ancestor(&parents, opener, f.tgid);
             if opener == f.tgid || self.inherited(&parents, f, (opener, opener_start_ns), from_ancestor) {
                 continue;
             }
-            let row = by_process.entry(f.tgid).or_default().entry((opener, f.obj)).or_insert_with(|| PassedRow {
+            let row = by_process.entry(f.tgid).or_default().entry((opener, f.obj)).or_insert_with(|| ReceivedFdsRow {
                 tgid: f.tgid,
                 start_ns: f.start_ns,
                 opener,
@@ -89,7 +89,7 @@ impl Gatherer {
         }
         let mut out = Vec::new();
         for rows in by_process.into_values() {
-            let mut rows: Vec<PassedRow> = rows.into_values().collect();
+            let mut rows: Vec<ReceivedFdsRow> = rows.into_values().collect();
             if rows.iter().map(|r| r.fds as usize).sum::<usize>() >= LEAST {
                 rows.sort_by_key(|r| (std::cmp::Reverse(r.fds), r.opener, r.fd));
                 rows.truncate(ROWS_MAX);
@@ -122,7 +122,7 @@ fn is_ancestor(parents: &HashMap<u32, u32>, pid: u32, of: u32) -> bool {
 }
 
 /// Reads the links of the first rows of each process.
-pub(super) fn read_links(rows: &mut [PassedRow]) {
+pub(super) fn read_links(rows: &mut [ReceivedFdsRow]) {
     for rows in rows.chunk_by_mut(|a, b| a.tgid == b.tgid) {
         let Some(first) = rows.first() else { continue };
         let Ok(table) = Entry::open(first.tgid).and_then(|entry| Table::of(&entry)) else { continue };
@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// (process, its start, number, file, credentials of the file); credentials of a process are its pid.
-    fn rows(all: &[(u32, u64, u32, u64, u64)], processes: &[ProcessRow]) -> Vec<PassedRow> {
+    fn rows(all: &[(u32, u64, u32, u64, u64)], processes: &[ProcessRow]) -> Vec<ReceivedFdsRow> {
         let mut g = Gatherer::default();
         for (tgid, start_ns, fd, file, cred) in all.iter().copied() {
             let own_cred = tgid.into();

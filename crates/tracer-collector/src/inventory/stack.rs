@@ -7,7 +7,7 @@ use tracer_common::event::{COPY_PAGE, COPY_PAGES, StackCopy};
 use super::entry::Entry;
 use super::process;
 use tracer_record::TICK_NS;
-use tracer_record::{ObjKey, ReaderLook};
+use tracer_record::{ObjKey, ReaderSampleRow};
 
 /// At most this many functions of a kernel stack.
 const KERNEL_MAX: usize = 16;
@@ -32,7 +32,7 @@ pub fn stack_asleep(tgid: u32, tid: u32) -> Option<Box<StackCopy>> {
 }
 
 /// A sample of a reader's state; `None` if the thread exited, or its pid belongs to another process now.
-pub fn sample_reader(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderLook> {
+pub fn sample_reader(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<ReaderSampleRow> {
     let process = Entry::open(tgid).ok()?;
     let start = process::stat(&process, &mut Vec::new())?.start_ns;
     if start / TICK_NS != start_ns / TICK_NS {
@@ -44,7 +44,7 @@ pub fn sample_reader(obj: ObjKey, tgid: u32, tid: u32, start_ns: u64) -> Option<
     let syscall = || number(&task.text("syscall").ok()?).filter(|nr| *nr >= 0);
     let syscall = asleep.then(syscall).flatten();
     let kernel = if asleep { kernel_stack(&task) } else { Vec::new() };
-    Some(ReaderLook { obj, tgid, start_ns: start, tid, state, syscall, stack: None, kernel })
+    Some(ReaderSampleRow { obj, tgid, start_ns: start, tid, state, syscall, stack: None, kernel })
 }
 
 /// Kernel functions in which a thread sleeps, innermost first; empty without CAP_SYS_ADMIN or CONFIG_STACKTRACE.

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use tracer_common::map::{FutexState, kind};
+use tracer_common::map::kind;
+use tracer_common::state::FutexState;
 
 use super::entry::{Entry, field};
 use super::fd::{Link, eventfd_id};
@@ -267,7 +268,7 @@ fn locate<'a>(pid: u32, start_ns: u64, awaited: impl Iterator<Item = &'a Awaited
     for awaited in awaited {
         let Awaited::Futex { address, expected, command } = *awaited else { continue };
         let words = futex_words(pid, address).unwrap_or_default();
-        let state: State = FutexState { words, expected, command }.pack().into();
+        let state: State = FutexState { words, expected, command }.into();
         let owner_tid = futex::owner(state).unwrap_or(0);
         places.insert(ObjKey { kind: kind::FUTEX, ns: pid, id: address }, FutexRequest { start_ns, owner_tid });
     }

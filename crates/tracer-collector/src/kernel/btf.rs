@@ -41,7 +41,7 @@ struct Type {
     flag: bool,
     /// `type` or `size`.
     other: u32,
-    /// Offset of what follows the common part.
+    /// Offset of the data behind the common part.
     rest: usize,
 }
 

@@ -6,11 +6,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use anyhow::{Result, anyhow};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf, StackTraceMap};
-use tracer_common::event::UNKNOWN;
-use tracer_common::map::{
-    Blocked, ChildStats, LastRead, ObjState, Refused, RefusedKey, SLOT_KEPT, kind, read_id, slot,
-};
+use tracer_common::map::{Blocked, ChildStats, LastRead, Refused, RefusedKey, SLOT_KEPT, kind, read_id, slot};
 use tracer_common::site::SITES;
+use tracer_common::state::SemState;
 
 use crate::inventory::SemOp;
 use tracer_record::{BlockedThread, ChildRow, ObjKey, ReaderRow, RefusedRow, text};
@@ -183,7 +181,7 @@ impl Probes {
 
     /// Threads found asleep in semop, for which only the set is known: (tid, address of their first `struct sembuf`).
     pub fn at_unknown_semaphores(&self) -> Vec<(u32, u64)> {
-        let unknown = |b: &Blocked| b.sleep.obj.kind == kind::SEM && b.sleep.state.b == UNKNOWN;
+        let unknown = |b: &Blocked| b.sleep.obj.kind == kind::SEM && SemState::from(b.sleep.state).num.is_none();
         self.blocked
             .iter()
             .filter_map(Result::ok)
@@ -200,7 +198,7 @@ impl Probes {
         let Ok(mut entry) = self.blocked.get(&tid, 0) else { return Ok(()) };
         let done = match op {
             Some(op) => {
-                entry.sleep.state = ObjState { a: u64::from(op.op == 0), b: op.num.into(), c: i64::from(op.op) as u64 };
+                entry.sleep.state = SemState::operation(op.num, op.op).into();
                 entry.sleep.ptr = 0;
                 self.blocked.insert(tid, entry, BPF_EXIST)
             }

@@ -46,7 +46,7 @@ pub(super) struct ScanRequest {
     pub(super) waiting: BTreeSet<u32>,
 }
 
-/// A snapshot of what exists, to be read.
+/// A snapshot of all objects, to be read.
 #[derive(Debug)]
 pub(super) struct SnapshotRequest {
     /// Its time. The stream holds back later kernel records until the snapshot was sent.

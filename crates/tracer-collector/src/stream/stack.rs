@@ -14,7 +14,7 @@ use tracer_common::event::{Body, HEADER_LEN, Header, StackCopy};
 use crate::inventory;
 use crate::kernel::probes::Probes;
 use crate::symbol::{CopyKey, CopyRequest, Cut, Process, Request, Symbolizer, Unwinding, Unwound};
-use tracer_record::{BlockedThread, ReaderLook, Record, ThreadRow};
+use tracer_record::{BlockedThread, ReaderSampleRow, Record, ThreadRow};
 
 /// At most this many processes have their mappings remembered, for stacks that are read after the process exited.
 pub(super) const KNOWN_MAX: usize = 16;
@@ -161,7 +161,7 @@ impl Stacks {
     }
 
     /// As [`Self::number_blocked`], for the reader that a blocked thread waits for.
-    pub(super) fn number_reader(&mut self, sample: &mut ReaderLook) {
+    pub(super) fn number_reader(&mut self, sample: &mut ReaderSampleRow) {
         if sample.syscall.is_some() {
             sample.stack = self.read(sample.tgid, sample.tid);
         }

@@ -1,11 +1,12 @@
-//! Futexes in memory that processes share: where they are, and who maps and owns them.
+//! Futexes in shared memory: their place, the processes that map them, their owner.
 
 use serde::{Deserialize, Serialize};
+use tracer_derive::Redact;
 
 use super::ObjKey;
 
 /// A futex, as its waiter knows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct FutexRow {
     /// The waiting process and its address there.
     pub obj: ObjKey,
@@ -20,13 +21,14 @@ pub struct FutexRow {
 }
 
 /// Where a futex is: two addresses with the same place are one futex.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct FutexPlace {
     pub dev_minor: u32,
     pub ino: u64,
     /// In the file, bytes.
     pub offset: u64,
     /// As /proc/PID/maps writes it; a file without a name ends with ` (deleted)`.
+    #[redact(link)]
     pub path: String,
     /// Processes that map the file and share it.
     pub users: Vec<FutexUser>,
@@ -35,7 +37,7 @@ pub struct FutexPlace {
 }
 
 /// A process that shares memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct FutexUser {
     pub tgid: u32,
     pub start_ns: u64,
@@ -43,11 +45,12 @@ pub struct FutexUser {
 }
 
 /// A thread that holds a lock.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct FutexOwner {
     /// As the host numbers it.
     pub tid: u32,
     pub tgid: u32,
     pub start_ns: u64,
+    #[redact(comm)]
     pub comm: String,
 }

@@ -1,9 +1,10 @@
-//! POSIX message queues, semaphores and shared memory, as their file systems told.
+//! POSIX message queues, semaphores and shared memory, from their file systems.
 
 use serde::{Deserialize, Serialize};
+use tracer_derive::Redact;
 
 /// POSIX message queues, semaphores and shared memory objects of the tracer's mount and IPC namespaces.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct PosixInventory {
     pub objects: Vec<PosixObject>,
     /// Kinds that could not be listed at all.
@@ -16,7 +17,7 @@ pub struct PosixInventory {
 }
 
 /// Which kind of POSIX object a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Redact)]
 pub enum PosixKind {
     Mq,
     Sem,
@@ -24,12 +25,14 @@ pub enum PosixKind {
 }
 
 /// A POSIX message queue, semaphore or shared memory object: a name in a file system of the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct PosixObject {
     pub kind: PosixKind,
     /// As the program says it, with its leading slash.
+    #[redact(posix)]
     pub name: String,
     /// Where it is in the file system; empty for a queue whose file system is mounted nowhere.
+    #[redact(path)]
     pub path: String,
     pub dev: u64,
     /// The same as the kernel counts: the `ns` of its [`ObjKey`].
@@ -51,18 +54,18 @@ pub struct PosixObject {
     pub complete: bool,
 }
 
-/// What is in a POSIX message queue, and what it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Contents and limits of a POSIX message queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct PosixQueue {
     pub bytes: u64,
-    /// Process that is told of a message (mq_notify); 0 = none, or not visible.
+    /// Process that mq_notify signals; 0: none, or not visible.
     pub notify_pid: u32,
     /// Messages now and at most, and the bytes of one at most; `None` if mq_getattr failed.
     pub attributes: Option<[u64; 3]>,
 }
 
 /// A process with a POSIX object open or mapped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct PosixHolder {
     pub tgid: u32,
     pub start_ns: u64,

@@ -1,11 +1,12 @@
-//! Unix sockets, as sock_diag told.
+//! Unix sockets, from sock_diag.
 
 use serde::{Deserialize, Serialize};
+use tracer_derive::Redact;
 
 use super::text;
 
-/// A unix socket. What is not known is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A unix socket; unknown fields are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SocketRow {
     /// Inode number, unique on the host.
     pub ino: u64,
@@ -13,8 +14,10 @@ pub struct SocketRow {
     pub listed: bool,
     pub listening: bool,
     /// Its own name: a path, or an abstract name behind an `@`.
+    #[redact(socket)]
     pub name: Option<String>,
     /// The name that a call on it gave, of the same form.
+    #[redact(socket)]
     pub address: Option<String>,
     /// The one socket that has that name.
     pub named: Option<u64>,
@@ -37,7 +40,7 @@ impl SocketRow {
 }
 
 /// Descriptors in the queue of a unix socket that nobody has received.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct InFlightRow {
     pub ino: u64,
     pub fds: u64,

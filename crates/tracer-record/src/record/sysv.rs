@@ -1,9 +1,10 @@
-//! System V objects, as their tables in /proc/sysvipc and msgctl told.
+//! System V objects, from /proc/sysvipc and msgctl.
 
 use serde::{Deserialize, Serialize};
+use tracer_derive::Redact;
 
 /// One SysV semaphore set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SemSetRow {
     pub ns: u32,
     pub id: i32,
@@ -24,7 +25,7 @@ pub struct SemSetRow {
 }
 
 /// One semaphore of a set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SemValue {
     pub value: u32,
     /// Last process that operated on it (GETPID), in the tracer's pid namespace; 0 = none or not visible.
@@ -34,7 +35,7 @@ pub struct SemValue {
 }
 
 /// kernel.sem of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct SemLimitRow {
     pub ns: u32,
     pub semmsl: u64,
@@ -48,7 +49,7 @@ pub struct SemLimitRow {
 /// One SysV shared memory segment.
 ///
 /// Process ids are of the tracer's pid namespace; they stay in the row when the process is gone, and may be reused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ShmSegment {
     pub ns: u32,
     pub id: i32,
@@ -77,12 +78,12 @@ pub struct ShmSegment {
     pub dtime: u64,
     /// Creation, or last IPC_SET.
     pub ctime: u64,
-    /// Process ids that have it mapped now, as far as /proc/PID/maps could be read; not looked for if `nattch` is 0.
+    /// Process ids that have it mapped now, where /proc/PID/maps could be read; empty without a search if `nattch` is 0.
     pub attached: Vec<u32>,
 }
 
 /// Limits of shared memory of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ShmLimitRow {
     pub ns: u32,
     /// Segments.
@@ -103,7 +104,7 @@ pub struct ShmLimitRow {
 /// One SysV message queue.
 ///
 /// The kernel keeps no creator. Process ids are as in [`ShmSegment`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct MsgQueue {
     pub ns: u32,
     pub id: i32,
@@ -131,12 +132,12 @@ pub struct MsgQueue {
     pub ctime: u64,
     /// Process ids with a thread asleep in msgsnd or msgrcv on it.
     pub waiting: Vec<u32>,
-    /// False if some processes could not be asked what they wait for.
+    /// False if the waits of some processes could not be read.
     pub waiting_complete: bool,
 }
 
 /// Limits of message queues of one IPC namespace, with its use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct MsgLimitRow {
     pub ns: u32,
     /// Queues.

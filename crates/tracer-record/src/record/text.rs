@@ -41,7 +41,7 @@ impl<const N: usize> From<[u8; N]> for Text<N> {
     }
 }
 
-/// What stands behind the first zero byte does not count.
+/// Bytes behind the first zero byte do not count.
 impl<const N: usize> PartialEq for Text<N> {
     fn eq(&self, other: &Self) -> bool {
         self.bytes() == other.bytes()

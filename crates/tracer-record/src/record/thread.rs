@@ -1,34 +1,37 @@
-//! Threads, what each sleeps for, and who could end that: the raw facts of the wait-for graph.
+//! Threads, the objects that they sleep for, and the processes that could wake them: raw facts of the wait-for graph.
 
 use serde::{Deserialize, Serialize};
+use tracer_derive::Redact;
 
 use super::ObjKey;
 
-/// A thread, as /proc told of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A thread, from /proc.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct ThreadRow {
     pub tgid: u32,
     /// Start of the process, nanoseconds of the boot clock, cut to clock ticks.
     pub start_ns: u64,
     pub tid: u32,
+    #[redact(comm)]
     pub comm: String,
     /// State letter of /proc/PID/task/TID/stat.
     pub state: char,
     /// Number of the system call in which it sleeps; `None`: in none, or it could not be read.
     pub syscall: Option<i64>,
-    /// How often it has been switched out: two looks with the same number saw one and the same sleep.
+    /// Context switches so far: two samples with the same number saw the same sleep.
     pub switches: u64,
     /// The call ends by itself after some time.
     pub timeout: bool,
-    /// What it sleeps for, any of which ends the sleep.
+    /// The waits that it sleeps for; any of them ends the sleep.
     pub waits: Vec<WaitRow>,
     /// It sleeps for more than that.
     pub more: bool,
-    /// Number of its user stack, which is told when it was unwound.
+    /// Number of its user stack, which follows once it is unwound.
     #[serde(default)]
     pub stack: Option<i32>,
-    /// Functions of the kernel that it sleeps in, innermost first; only in state D, where nothing else tells.
+    /// Functions of the kernel that it sleeps in, innermost first; only in state D, where nothing else is known.
     #[serde(default)]
+    #[redact(function)]
     pub kernel: Vec<String>,
 }
 
@@ -39,9 +42,9 @@ impl ThreadRow {
     }
 }
 
-/// What the last reader of an object did at one moment while somebody waited there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReaderLook {
+/// A sample of an object's last reader while a writer waits there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
+pub struct ReaderSampleRow {
     pub obj: ObjKey,
     pub tgid: u32,
     /// Start of the process, nanoseconds of the boot clock, cut to clock ticks.
@@ -51,14 +54,15 @@ pub struct ReaderLook {
     pub state: char,
     /// Number of the system call in which it sleeps; `None`: in none, or it could not be read.
     pub syscall: Option<i64>,
-    /// Number of its user stack, which is told when it was unwound.
+    /// Number of its user stack, which follows once it is unwound.
     pub stack: Option<i32>,
     /// Functions of the kernel that it sleeps in, innermost first; empty if it does not sleep, or that cannot be read.
+    #[redact(function)]
     pub kernel: Vec<String>,
 }
 
 /// Something that a thread sleeps for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 pub struct WaitRow {
     pub obj: ObjKey,
     pub way: Way,
@@ -66,7 +70,8 @@ pub struct WaitRow {
     pub fd: i32,
     /// Number of a semaphore in its set; else 0.
     pub part: u32,
-    /// What its descriptor's link says; empty without one.
+    /// The link of its descriptor; empty without one.
+    #[redact(link)]
     pub name: String,
     /// Living processes that could end the wait.
     pub releasers: Vec<Releaser>,
@@ -74,23 +79,23 @@ pub struct WaitRow {
     pub complete: bool,
 }
 
-/// What has to happen at the object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What ends the wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Redact)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
-    /// Somebody takes: the thread has something to hand over.
+    /// A reader takes: the thread has something to hand over.
     Give,
-    /// Somebody gives: the thread waits for input.
+    /// A writer gives: the thread waits for input.
     #[default]
     Take,
-    /// Somebody unlocks.
+    /// The holder unlocks.
     Lock,
     /// A child ends.
     Child,
 }
 
 /// A process that could end a wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Redact)]
 pub struct Releaser {
     pub tgid: u32,
     pub start_ns: u64,

@@ -1,6 +1,6 @@
-//! Paths of cgroups: what tells a container, a pod and a systemd unit keeps its shape, their names and ids go.
+//! Paths of cgroups: the shapes that mark a container, a pod and a systemd unit stay, their names and ids go.
 //!
-//! The other side is `detect/cgroup.rs`, which reads these shapes.
+//! The other side is `crate::cgroup`, which reads these shapes.
 
 use super::name::Names;
 use super::public;
@@ -10,7 +10,19 @@ const ID_LEN: usize = 64;
 const SUFFIXES: [&str; 3] = [".scope", ".slice", ".service"];
 const POD: &str = "libpod_pod_";
 
-pub(super) fn path(names: &Names, path: &str) -> String {
+impl Names {
+    /// The path of a cgroup.
+    pub(crate) fn cgroup(&self, text: &str) -> String {
+        path(self, text)
+    }
+
+    /// What was watched: `all`, process ids, or the path of a cgroup.
+    pub(crate) fn target(&self, text: &str) -> String {
+        if text == "all" || text.split(',').all(public::is_number) { text.to_owned() } else { self.cgroup(text) }
+    }
+}
+
+fn path(names: &Names, path: &str) -> String {
     path.split('/').map(|group| self::group(names, group)).collect::<Vec<_>>().join("/")
 }
 

@@ -1,10 +1,10 @@
-//! What the analysis reads in a cgroup's path is there as before, by another name.
+//! The parts of a cgroup's path that the analysis reads survive, under other names.
 
 use super::*;
 use crate::cgroup::{container, pod, unit};
 
 #[test]
-fn containers_pods_and_units_are_told_as_before() {
+fn containers_pods_and_units_stay_recognizable() {
     let names = Names::new(b"sixteen bytes...");
     let id = "0123456789abcdef".repeat(4);
     let uid = "2c48913c-b29f-11e7-9350-020968147796";
@@ -32,18 +32,18 @@ fn containers_pods_and_units_are_told_as_before() {
         "/".to_owned(),
         String::new(),
     ] {
-        let told = path_of(&names, &path);
-        assert_eq!(told, path_of(&names, &path));
+        let token = path_of(&names, &path);
+        assert_eq!(token, path_of(&names, &path));
         for of in [container, pod, unit] {
-            let (before, after) = (of(&path), of(&told));
-            assert_eq!(before.is_some(), after.is_some(), "{path}: {before:?}, {told}: {after:?}");
+            let (before, after) = (of(&path), of(&token));
+            assert_eq!(before.is_some(), after.is_some(), "{path}: {before:?}, {token}: {after:?}");
             let stays = before.as_deref().is_none_or(|name| {
                 matches!(name, "init.scope" | "session-3.scope" | "user@1000.service") || Some(name) != after.as_deref()
             });
-            assert!(stays, "{path}: {before:?} is told");
+            assert!(stays, "{path}: {before:?} is shown");
         }
         for secret in ["secret", "nginx", "cron", &id, uid, &low] {
-            assert!(!told.contains(secret), "{told} tells {secret}");
+            assert!(!token.contains(secret), "{token} shows {secret}");
         }
     }
     let same = "/user.slice/user-1000.slice/user@1000.service/app.slice";

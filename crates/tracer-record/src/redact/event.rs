@@ -5,9 +5,8 @@ use tracer_common::event::{Body, HEADER_LEN, Header, SocketAddress, read};
 use super::name::Names;
 use crate::record::{SocketRow, text};
 
-/// A record of the ring buffer, in place and as long as before. Of one that is not known all bytes become zero: it stays a
-/// record that cannot be decoded.
-pub(super) fn kernel(names: &Names, bytes: &mut [u8]) {
+/// A record of the ring buffer, in place and of the same length. An unknown one becomes zeros: it still cannot be decoded.
+pub(crate) fn kernel(names: &Names, bytes: &mut [u8]) {
     let known = bytes.split_at_checked(HEADER_LEN).and_then(|(head, payload)| {
         let header = read::<Header>(head).ok()?;
         Some((header, Body::decode(header.kind, payload).ok()?))
@@ -20,7 +19,7 @@ pub(super) fn kernel(names: &Names, bytes: &mut [u8]) {
     if let Some(to) = head.get_mut(at..at + comm.len()) {
         write(to, &names.comm(&text(&comm)));
     }
-    // Also what is behind the payload.
+    // Bytes behind the payload too.
     payload.fill(0);
     body.encode(|bytes| {
         if let Some((to, behind)) = std::mem::take(&mut payload).split_at_mut_checked(bytes.len()) {
@@ -33,17 +32,17 @@ pub(super) fn kernel(names: &Names, bytes: &mut [u8]) {
 fn event(names: &Names, body: &mut Body) {
     if let Body::SocketAddress(SocketAddress { sock: _, len, _pad: _, name }) = body {
         let bytes = name.as_flattened_mut();
-        let told = SocketRow::name(bytes.get(..*len as usize).unwrap_or(bytes)).map(|t| names.socket(&t));
+        let token = SocketRow::name(bytes.get(..*len as usize).unwrap_or(bytes)).map(|t| names.socket(&t));
         let is_abstract = bytes.first() == Some(&0);
         bytes.fill(0);
         *len = 0;
-        if let Some(told) = told {
-            // An abstract name begins with a zero, which is told as `@`.
-            let (at, told) =
-                if is_abstract { (1, told.strip_prefix('@').unwrap_or(&told)) } else { (0, told.as_str()) };
-            let end = at + told.len();
+        if let Some(token) = token {
+            // An abstract name begins with a zero, which is shown as `@`.
+            let (at, token) =
+                if is_abstract { (1, token.strip_prefix('@').unwrap_or(&token)) } else { (0, token.as_str()) };
+            let end = at + token.len();
             if let Some(to) = bytes.get_mut(at..end) {
-                to.copy_from_slice(told.as_bytes());
+                to.copy_from_slice(token.as_bytes());
                 *len = u32::try_from(end).unwrap_or(0);
             }
         }

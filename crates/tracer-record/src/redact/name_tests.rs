@@ -29,7 +29,7 @@ fn equal_names_are_equal_wherever_they_stand() {
     assert_eq!(names.link("/srv/secret (deleted)"), format!("/srv/{part} (deleted)"));
     assert_eq!(names.posix("/secret"), format!("/{part}"));
     assert_eq!(names.path("/dev/shm/sem.secret"), format!("/dev/shm/sem.{part}"));
-    // The digits alone tell a process from a file of its name.
+    // The digits alone distinguish a process from a file of its name.
     assert_eq!(names.comm("secret").rsplit('-').next(), part.rsplit('-').next());
     assert_ne!(part, names.part("Secret"));
     assert_ne!(part, Names::new(b"another key.....").part("secret"));
@@ -66,9 +66,9 @@ fn what_everybody_has_stays() {
         ("/SYSVsecret12", "/"),
         ("/libcsecret.so.6", "/"),
     ] {
-        let told = names.link(link);
-        assert!(told.starts_with(begins) && !told.contains("secret"), "{link}: {told}");
-        assert_eq!(told.ends_with(" (deleted)"), link.ends_with(" (deleted)"), "{link}: {told}");
+        let token = names.link(link);
+        assert!(token.starts_with(begins) && !token.contains("secret"), "{link}: {token}");
+        assert_eq!(token.ends_with(" (deleted)"), link.ends_with(" (deleted)"), "{link}: {token}");
     }
 }
 
@@ -84,14 +84,14 @@ fn the_cut_name_of_the_kernel_half_still_fits_the_whole_one() {
                 let room = (CUT - prefix.len()) / width;
                 let sent = format!("{prefix}{}", unit.repeat(len.min(room)));
                 let sent_bytes = prefix.len() + len.min(room) * width;
-                let (told, part) = (names.part(&whole), names.part(&sent));
+                let (token, part) = (names.part(&whole), names.part(&sent));
                 assert!(part.len() <= CUT, "{sent}: {part}");
                 // The model takes one that has all bytes that fit for the beginning of a longer one.
                 assert_eq!(part.len() == CUT, sent_bytes == CUT, "{sent}: {part}");
                 if sent_bytes == CUT || sent == whole {
-                    assert!(told.starts_with(&part), "{whole}: {told}, {part}");
+                    assert!(token.starts_with(&part), "{whole}: {token}, {part}");
                 }
-                assert_eq!(told == part, sent == whole, "{whole}");
+                assert_eq!(token == part, sent == whole, "{whole}");
             }
         }
     }
@@ -123,8 +123,8 @@ fn functions_stay_unless_they_hold_a_path() {
         ("a::operator//secret(int)", "fn-"),
         ("LazyCompile:~run C:\\secret.js:1", "fn-"),
     ] {
-        let told = names.function(name);
-        assert!(told.starts_with(begins) && !told.contains("secret"), "{name}: {told}");
+        let token = names.function(name);
+        assert!(token.starts_with(begins) && !token.contains("secret"), "{name}: {token}");
     }
 }
 
@@ -133,10 +133,10 @@ fn sockets_fit_their_address() {
     let names = names();
     let long = "/a".repeat(50);
     for name in ["@secret", "/run/secret/s", "secret", "@a\0b/c", &long, "@\u{fffd}\n"] {
-        let told = names.socket(name);
-        assert!(told.len() <= SUN_PATH && !told.contains("secret"), "{name}: {told}");
-        assert_eq!(told.starts_with('@'), name.starts_with('@'));
-        assert_eq!(told, names.socket(name));
+        let token = names.socket(name);
+        assert!(token.len() <= SUN_PATH && !token.contains("secret"), "{name}: {token}");
+        assert_eq!(token.starts_with('@'), name.starts_with('@'));
+        assert_eq!(token, names.socket(name));
     }
 }
 
@@ -144,8 +144,8 @@ fn sockets_fit_their_address() {
 fn releases_of_kernels_do_not_say_who_built_them() {
     let names = names();
     for release in ["6.12.117+deb13-cloud-amd64", "5.14.0-427.13.1.el9_4.x86_64", "6.8.0-45-generic", "6.18.0-rc3"] {
-        let told = names.kernel(release);
-        assert!(told.starts_with(release.get(..5).unwrap_or(release)), "{told}");
+        let token = names.kernel(release);
+        assert!(token.starts_with(release.get(..5).unwrap_or(release)), "{token}");
     }
     assert_eq!(names.kernel("6.12.117+deb13-cloud-amd64"), "6.12.117+deb13-cloud-amd64");
     assert!(!names.kernel("6.1.0-secretcorp-7").contains("secret"));
@@ -162,10 +162,10 @@ fn sentences_keep_their_own_words_only() {
     ] {
         assert_eq!(names.sentence(sentence), sentence);
     }
-    let told = names
+    let token = names
         .sentence("callers in the stacks of 3 events: the unwind tables of /opt/My Secret/x: its tables are broken");
-    assert!(told.starts_with("callers in the stacks of 3 events: the unwind tables of /opt/"), "{told}");
-    assert!(!told.contains("My") && !told.contains("Secret") && told.ends_with("its tables are broken"), "{told}");
+    assert!(token.starts_with("callers in the stacks of 3 events: the unwind tables of /opt/"), "{token}");
+    assert!(!token.contains("My") && !token.contains("Secret") && token.ends_with("its tables are broken"), "{token}");
     assert_eq!(
         names.sentence("invalid type: string \"secret\" \u{1b}"),
         "[redacted] type: [redacted] \"[redacted]\" [redacted]"
@@ -177,8 +177,8 @@ fn hostile_names_end() {
     let names = names();
     for name in ["sem.".repeat(100_000), " (deleted)".repeat(100_000), "/".repeat(100_000), "\u{fffd}".repeat(100_000)]
     {
-        for told in [names.link(&name), names.socket(&name), names.function(&name), names.sentence(&name)] {
-            assert!(told.len() <= name.len() * 4);
+        for token in [names.link(&name), names.socket(&name), names.function(&name), names.sentence(&name)] {
+            assert!(token.len() <= name.len() * 4);
         }
     }
 }

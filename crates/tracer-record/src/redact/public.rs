@@ -59,7 +59,7 @@ const NAMES: &[&str] = &[
     "tun",
     "urandom",
     "zero",
-    // What /proc/PID/maps and links of descriptors say of what is no file.
+    // How /proc/PID/maps and links of descriptors name things that are no files.
     "inotify",
     "[aio]",
     "[bpf-map]",
@@ -83,7 +83,7 @@ const NAMES: &[&str] = &[
     "(unreachable)",
 ];
 
-/// What stands before the number in links as `pipe:[8812]`.
+/// The word before the number in links like `pipe:[8812]`.
 const NUMBERED: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "pipe", "socket", "time", "user", "uts"];
 
 /// Words in the names of libraries of the system, beside numbers.

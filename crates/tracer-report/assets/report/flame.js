@@ -1,4 +1,4 @@
-// The stacks of all findings: callers above, each as wide as so many stacks lead through it.
+// The stacks of all findings: callers above; a function is as wide as its share of the stacks.
 "use strict";
 
 (function flame() {
@@ -50,21 +50,21 @@
     to.focus();
   }
 
-  function widen(node) {
+  function zoom(node) {
     top = node === top ? data.stacks : node;
     render(true);
   }
 
   view.addEventListener("click", (event) => {
     const place = places.get(event.target);
-    if (place) widen(place.node);
+    if (place) zoom(place.node);
   });
-  const say = (event) => {
+  const describe = (event) => {
     const place = places.get(event.target);
     hint.textContent = place ? words(place.node) : "";
   };
-  view.addEventListener("pointerover", say);
-  view.addEventListener("focusin", say);
+  view.addEventListener("pointerover", describe);
+  view.addEventListener("focusin", describe);
   view.addEventListener("keydown", (event) => {
     const place = places.get(event.target);
     if (!place) return;
@@ -75,7 +75,7 @@
       ArrowDown: () => go(place.node.calls.length ? button(place.node.calls[0]) : null),
       ArrowLeft: () => go(beside(-1)),
       ArrowRight: () => go(beside(1)),
-      Escape: () => widen(top),
+      Escape: () => zoom(top),
     };
     if (!acts[event.key]) return;
     acts[event.key]();
@@ -84,5 +84,5 @@
   render(false);
 })();
 
-// For whoever measures: milliseconds from the request to the last drawing.
+// For measurements: milliseconds from the request to the last drawing.
 document.documentElement.dataset.drawnMs = Math.round(performance.now());

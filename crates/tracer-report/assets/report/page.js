@@ -1,9 +1,9 @@
-// What all parts of the page need: its data, elements, and commands that can be copied.
+// Shared by all parts of the page: its data, functions that make elements, and buttons that copy commands.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
-/** An element with attributes and children; text stays text. */
+/** An HTML element with attributes and children; strings become text, never markup. */
 function make(name, attributes = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -11,7 +11,7 @@ function make(name, attributes = {}, ...children) {
   return node;
 }
 
-/** The same for drawings. */
+/** The same for SVG elements. */
 function draw(name, attributes = {}, text = "") {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -48,7 +48,7 @@ for (const command of document.querySelectorAll(".command")) {
   command.append(button);
 }
 
-// Paper shows what is folded; afterwards it is as before.
+// Unfolds the stacks for printing, and folds them again afterwards.
 let folded = [];
 addEventListener("beforeprint", () => {
   folded = [...document.querySelectorAll(".stack:not([open])")];

@@ -1,4 +1,4 @@
-// The timeline: lanes with lives and waits, of which a part of the time is in view.
+// The timeline: lanes with lifetimes and waits, for the time range in view.
 "use strict";
 
 (function timeline() {
@@ -17,7 +17,7 @@
   const x = (ms) => gutter + ((ms - from) / (until - from)) * (width - gutter);
   const at = (px) => from + ((px - gutter) / (width - gutter)) * (until - from);
 
-  /** One path for all spans in view; what is nearer than a pixel to the one before becomes part of it. */
+  /** One path for all spans in view; spans closer than a pixel are merged. */
   function path(spans, y, height) {
     let d = "";
     let [left, right] = [-1, -1];
@@ -36,7 +36,7 @@
     return d;
   }
 
-  /** Round times, about every 120 pixels. */
+  /** Round times, one for about every 120 pixels. */
   function ticks() {
     const rough = ((until - from) / (width - gutter)) * 120;
     const power = 10 ** Math.floor(Math.log10(rough));
@@ -46,15 +46,15 @@
     return out;
   }
 
-  function short(name, room) {
-    const max = Math.floor(room / 7.3);
+  function short(name, pixels) {
+    const max = Math.floor(pixels / 7.3);
     return name.length > max ? `${name.slice(0, max - 1)}…` : name;
   }
 
-  /** The drawing of some lanes. */
+  /** Draws some of the lanes. */
   function drawing(lanes) {
     const height = TOP + lanes.length * ROW + 4;
-    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": "Lives and waits" });
+    const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": "Lifetimes and waits" });
     lanes.forEach((lane, n) => {
       const y = TOP + n * ROW;
       if (n % 2) svg.append(draw("rect", { class: "odd", x: 0, y, width, height: ROW }));
@@ -77,7 +77,7 @@
   function render(paper) {
     width = paper || Math.max(320, view.clientWidth);
     gutter = Math.min(250, width * 0.3);
-    // A drawing is on one sheet: several small ones leave no sheet empty.
+    // A drawing is never split between sheets: several small ones leave no sheet empty.
     const many = paper ? 12 : lanes.length;
     const drawings = [];
     for (let n = 0; n < lanes.length; n += many) drawings.push(drawing(lanes.slice(n, n + many)));
@@ -132,20 +132,20 @@
     const name = lane.findings.length ? `${lane.name} (finding ${lane.findings.join(", ")})` : lane.name;
     const near = (until - from) / (width - gutter) * 2;
     const found = (spans) => spans.find((s) => s.from - near <= ms && ms <= s.until + near);
-    const say = (s, what) => `${s.n > 1 ? `${s.n} times ` : ""}${what} ${time(s.sum)}, ${time(s.from)} to ${time(s.until)}`;
+    const text = (s, what) => `${s.n > 1 ? `${s.n} times ` : ""}${what} ${time(s.sum)}, ${time(s.from)} to ${time(s.until)}`;
     const wait = found(lane.waits);
-    if (wait) return `${name}: ${say(wait, "waited")}`;
+    if (wait) return `${name}: ${text(wait, "waited")}`;
     const zombie = found(lane.zombie);
-    if (zombie) return `${name}: ${say(zombie, "ended and not reaped for")}`;
+    if (zombie) return `${name}: ${text(zombie, "zombie for")}`;
     const life = found(lane.lives);
-    return life ? `${name}: ${say(life, "lived")}` : name;
+    return life ? `${name}: ${text(life, "existed for")}` : name;
   }
 
   let printing = false;
   new ResizeObserver(() => !printing && view.clientWidth !== width && render()).observe(view);
   addEventListener("beforeprint", () => {
     printing = true;
-    render(720); // about as wide as paper, so that its text is as large as the rest
+    render(720); // about the width of paper, so that its text has the size of the rest
   });
   addEventListener("afterprint", () => {
     printing = false;

@@ -1,4 +1,4 @@
-//! How long the finished waits at an object were, in classes.
+//! Histograms of the durations of finished waits, one for each object.
 
 use crate::phrase;
 use tracer_analysis::finding::object;
@@ -6,7 +6,7 @@ use tracer_analysis::model::Model;
 use tracer_analysis::model::stall::Durations;
 use tracer_record::ObjKey;
 
-/// Objects shown: those at which most time was lost.
+/// Objects shown: those with the longest total waits.
 const OBJECTS_MAX: usize = 12;
 
 /// The waits at one object.
@@ -15,8 +15,8 @@ pub struct Histogram {
     pub object: String,
     pub count: u64,
     pub total_ns: u64,
-    /// Waits that last, and are in no class.
-    pub lasting: usize,
+    /// Waits that have not ended; they are in no class.
+    pub ongoing: usize,
     /// Without gaps, the shortest first.
     pub classes: Vec<Class>,
 }
@@ -29,7 +29,7 @@ pub struct Class {
     pub count: u64,
 }
 
-/// The objects with the longest waits together, first.
+/// The histograms of the objects with the longest total waits, longest first.
 pub(super) fn histograms(model: &Model) -> Vec<Histogram> {
     let mut all: Vec<(ObjKey, Durations)> = model
         .stalls
@@ -47,7 +47,7 @@ pub(super) fn histograms(model: &Model) -> Vec<Histogram> {
         object: phrase::object_name(&object::known_object(model, obj)),
         count: sum.count,
         total_ns: sum.total_ns,
-        lasting: model.stalls.ongoing_at(obj).len(),
+        ongoing: model.stalls.ongoing_at(obj).len(),
         classes: classes(&sum),
     };
     all.into_iter().map(shown).collect()
@@ -69,7 +69,7 @@ fn classes(sum: &Durations) -> Vec<Class> {
     out
 }
 
-/// The edges of classes are 1, 2 and 5 times powers of ten.
+/// The edges of classes: 1, 2 and 5 times powers of ten.
 fn edges() -> impl Iterator<Item = u64> {
     (0..20).flat_map(|power| [1, 2, 5].map(|n| 10_u64.saturating_pow(power).saturating_mul(n)))
 }

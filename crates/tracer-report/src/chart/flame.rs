@@ -1,17 +1,17 @@
-//! The stacks of all findings, laid over each other from the outermost function on.
+//! The stacks of all findings, merged into one tree from the outermost function down.
 
 use serde::Serialize;
 
 use crate::{Report, phrase};
 
-/// Frames drawn; what is left out is in the findings.
+/// Frames drawn; the findings have all of them.
 const NODES_MAX: usize = 4_096;
 
-/// A function, and what it called.
+/// A function and the functions that it called.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Node {
     pub name: String,
-    /// Stacks that lead through it.
+    /// Number of stacks that contain it.
     pub stacks: u32,
     /// Numbers of their findings, from 1.
     pub findings: Vec<usize>,
@@ -25,7 +25,7 @@ pub(super) fn tree(report: &Report) -> Option<Node> {
     for (n, finding) in report.findings.iter().enumerate() {
         for stack in finding.stacks.iter().filter(|s| !s.frames.is_empty()) {
             let mut at = &mut root;
-            at.pass(n + 1);
+            at.count(n + 1);
             for frame in stack.frames.iter().rev() {
                 let name = phrase::frame(frame);
                 let known = at.calls.iter().position(|c| c.name == name);
@@ -38,7 +38,7 @@ pub(super) fn tree(report: &Report) -> Option<Node> {
                     at.calls.len() - 1
                 });
                 let Some(next) = at.calls.get_mut(index) else { break };
-                next.pass(n + 1);
+                next.count(n + 1);
                 at = next;
             }
         }
@@ -47,7 +47,7 @@ pub(super) fn tree(report: &Report) -> Option<Node> {
 }
 
 impl Node {
-    fn pass(&mut self, finding: usize) {
+    fn count(&mut self, finding: usize) {
         self.stacks += 1;
         if self.findings.last() != Some(&finding) {
             self.findings.push(finding);
@@ -62,7 +62,7 @@ mod tests {
     use tracer_analysis::finding::{Severity, StackFrame};
 
     #[test]
-    fn common_callers_are_one() {
+    fn common_callers_are_merged() {
         let mut one = finding("a", Severity::Info);
         let mut two = one.clone();
         let frame = |name: &str| StackFrame { symbol: Some(name.into()), ..StackFrame::default() };

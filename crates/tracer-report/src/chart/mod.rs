@@ -1,8 +1,8 @@
-//! What a page shows as charts, as plain data: objects' lives and waits over time, limits over time, who waits for
-//! whom, stacks, and how long waits were. Pure.
+//! The charts of the HTML page as plain data: lifetimes and waits over time, limits over time, the wait-for graph,
+//! stacks, and durations of waits. Pure.
 //!
-//! [`Collector`] collects from the stream in bounded memory whatever the model does not keep; the rest is made of the
-//! model and the findings at the end. Times are milliseconds since the session's start.
+//! [`Collector`] collects from the stream, in bounded memory, what the model does not keep; the other charts are built
+//! from the model and the findings at the end. Times are milliseconds since the session's start.
 
 pub mod durations;
 pub mod flame;
@@ -27,7 +27,7 @@ pub struct Charts {
     pub durations: Vec<durations::Histogram>,
 }
 
-/// Collects from the stream.
+/// Collects chart data from the stream.
 #[derive(Clone, Debug, Default)]
 pub struct Collector {
     lanes: timeline::Collector,
@@ -35,12 +35,12 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// The collector of a session.
+    /// An empty collector for a session.
     pub fn new(session: &Session) -> Self {
         Self { lanes: timeline::Collector::new(session), trends: trend::Sampler::new(session) }
     }
 
-    /// Takes a record that the model has taken over, and what a kernel record decodes to.
+    /// Processes a record that the model has already applied, and the decoded event of a kernel record.
     pub fn take(&mut self, model: &Model, record: &Record, event: Option<&KernelEvent>) {
         self.lanes.take(record, event);
         self.trends.take(record, model);
@@ -58,7 +58,7 @@ impl Collector {
     }
 }
 
-/// Milliseconds from the session's start; what was before is at it.
+/// Milliseconds since the session's start; 0 for earlier times.
 fn since(start_ns: u64, ts_ns: u64) -> f64 {
     milliseconds(ts_ns.saturating_sub(start_ns))
 }

@@ -1,7 +1,7 @@
-//! Objects' and processes' lives, and the waits at objects, over time.
+//! Lifetimes of objects and processes, and waits at objects, over time.
 //!
-//! Memory is bounded for traces of any length: of each object so many spans are kept, and those that lie nearest to each
-//! other become one when there are more; of objects those are kept at which was waited longest.
+//! Memory is bounded for traces of any length: each object keeps a limited number of spans, beyond which the spans with
+//! the smallest gaps are merged; beyond a number of objects, those with the longest waits are kept.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,10 +9,13 @@ use std::collections::HashMap;
 use serde::Serialize;
 use tracer_common::event::{Body, Stall};
 use tracer_common::map::kind;
+use tracer_common::site::Mechanism;
 
 use super::since;
 use crate::{Report, phrase};
 use tracer_analysis::finding::builder;
+use tracer_analysis::finding::detector::Family;
+use tracer_analysis::finding::evidence;
 use tracer_analysis::finding::object;
 use tracer_analysis::finding::time::milliseconds;
 use tracer_analysis::model::Model;
@@ -22,13 +25,13 @@ use tracer_record::Record;
 use tracer_record::decode::{Context, KernelEvent};
 use tracer_record::{Inventory, ObjKey, Session};
 
-/// Lanes kept; half of them are forgotten when there are more.
+/// Lanes kept; half of them are dropped when there are more.
 const LANES_MAX: usize = 4_096;
 /// Lanes shown.
 const SHOWN_MAX: usize = 120;
-/// Spans of one kind kept in a lane, and shown.
+/// Spans of one kind kept and shown in a lane.
 const SPANS_MAX: usize = 256;
-/// A child that is reaped within this time was no zombie that anybody saw.
+/// A child that is reaped within this time is not shown as a zombie.
 const REAPED_NS: u64 = 10_000_000;
 
 /// All lanes.
@@ -36,11 +39,11 @@ const REAPED_NS: u64 = 10_000_000;
 pub struct Timeline {
     pub duration_ms: f64,
     pub lanes: Vec<Shown>,
-    /// Objects and processes that are not shown.
+    /// Number of objects and processes that are not shown.
     pub left_out: u64,
 }
 
-/// A lane as it is drawn. Times are milliseconds.
+/// A lane as drawn. Times are milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Shown {
     pub name: String,
@@ -48,11 +51,11 @@ pub struct Shown {
     pub findings: Vec<usize>,
     pub lives: Vec<Span>,
     pub waits: Vec<Span>,
-    /// Of a process: ended, and not reaped.
+    /// The times at which a process was a zombie.
     pub zombie: Vec<Span>,
 }
 
-/// One or more neighbours: from, until, how many, and how long they were together.
+/// One span, or several merged ones: `n` spans between `from` and `until` that lasted `sum` in total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Span {
     pub from: f64,
@@ -67,7 +70,7 @@ enum Key {
     Process(ProcId),
 }
 
-/// As [`Span`], in nanoseconds of the boot clock.
+/// Like [`Span`], in nanoseconds of the boot clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Raw {
     from: u64,
@@ -83,7 +86,7 @@ struct Lane {
     waits: Vec<Raw>,
     zombie_since: Option<u64>,
     zombie: Vec<Raw>,
-    /// When it was first and last heard of.
+    /// Times of its first and last event.
     first_ns: u64,
     last_ns: u64,
 }
@@ -94,7 +97,7 @@ pub struct Collector {
     start_ns: u64,
     min_stall_ns: u64,
     lanes: HashMap<Key, Lane>,
-    forgotten: u64,
+    dropped: u64,
 }
 
 impl Collector {
@@ -131,7 +134,7 @@ impl Collector {
         }
     }
 
-    /// What was there before, as long as there is room.
+    /// Adds the objects that existed before tracing, up to half of the lanes.
     fn existing(&mut self, inventory: &Inventory) {
         let sysv = |kind, ns, id: i32| Key::Object(ObjKey { kind, ns, id: u64::try_from(id).unwrap_or(0) });
         let sets = inventory.sem_sets.iter().map(|r| sysv(kind::SEM, r.ns, r.id));
@@ -143,34 +146,34 @@ impl Collector {
                 let lane = self.lane(key, start_ns);
                 lane.born.get_or_insert(start_ns);
             } else if !self.lanes.contains_key(&key) {
-                self.forgotten += 1;
+                self.dropped += 1;
             }
         }
     }
 
     fn lane(&mut self, key: Key, at: u64) -> &mut Lane {
         if self.lanes.len() >= LANES_MAX && !self.lanes.contains_key(&key) {
-            self.forget(at);
+            self.drop_half(at);
         }
         let lane = self.lanes.entry(key).or_insert_with(|| Lane { first_ns: at, ..Lane::default() });
         lane.last_ns = lane.last_ns.max(at);
         lane
     }
 
-    /// Forgets the half that says least.
-    fn forget(&mut self, now_ns: u64) {
+    /// Drops the half of the lanes with the least weight.
+    fn drop_half(&mut self, now_ns: u64) {
         let mut all: Vec<(Weight, Key)> = self.lanes.iter().map(|(key, lane)| (lane.weight(now_ns), *key)).collect();
         all.sort_unstable();
         for (_, key) in all.iter().take(LANES_MAX / 2) {
             self.lanes.remove(key);
-            self.forgotten += 1;
+            self.dropped += 1;
         }
     }
 
     fn born(&mut self, key: Key, at: u64, exact: bool) {
         let lane = self.lane(key, at);
         match lane.born {
-            // The call that made it, or only opened it.
+            // This call may only have opened it.
             Some(_) if !exact => {}
             Some(born) => {
                 lane.live(born, at);
@@ -218,7 +221,7 @@ impl Collector {
         }
     }
 
-    /// The lanes at `end_ns`: those of findings first, then those with the longest waits.
+    /// The lanes at `end_ns`: lanes of findings first, then those with the longest waits.
     pub(super) fn finish(&self, model: &Model, end_ns: u64, report: &Report) -> Timeline {
         let mut all = self.clone();
         for wait in model.stalls.ongoing() {
@@ -232,13 +235,13 @@ impl Collector {
         for (key, lane) in &mut all.lanes {
             lane.close(*key, end_ns);
             let named = index.of(model, *key);
-            // Of processes and of what had no trouble only those that a finding names say anything.
+            // Processes without waits are shown only if they were zombies or a finding names them.
             if !named.is_empty() || !lane.waits.is_empty() || !lane.zombie.is_empty() || matches!(key, Key::Object(_)) {
                 ranked.push((named.is_empty(), Reverse(lane.weight(end_ns)), *key, named));
             }
         }
         ranked.sort_unstable();
-        let left_out = all.forgotten + ranked.len().saturating_sub(SHOWN_MAX) as u64;
+        let left_out = all.dropped + ranked.len().saturating_sub(SHOWN_MAX) as u64;
         let lanes = ranked.into_iter().take(SHOWN_MAX).filter_map(|(_, _, key, findings)| {
             let lane = all.lanes.get(&key)?;
             let shown = |spans: &[Raw]| spans.iter().map(|raw| raw.shown(self.start_ns)).collect();
@@ -254,7 +257,7 @@ impl Collector {
     }
 }
 
-/// Time waited, time as a zombie, time lived.
+/// Total time of waits, time as a zombie, lifetime.
 type Weight = (u64, u64, u64);
 
 impl Lane {
@@ -272,18 +275,18 @@ impl Lane {
         push(&mut self.lives, born, at);
     }
 
-    /// Draws what is open to the end. Of what nobody tells when it ends, and of what only was heard of, the time is
-    /// drawn in which it was heard of.
+    /// Closes open spans at the end. Some kinds of objects have no event at their end: their lifetime is drawn until
+    /// their last event. An object of unknown age is drawn from its first event.
     fn close(&mut self, key: Key, end_ns: u64) {
         if let Some(since) = self.zombie_since.take() {
             push(&mut self.zombie, since, end_ns);
         }
-        let told = match key {
+        let end_is_recorded = match key {
             Key::Process(_) => true,
             Key::Object(obj) => matches!(obj.kind, kind::SEM | kind::SHM | kind::MSG),
         };
         match self.born.take() {
-            Some(born) => self.live(born, if told { end_ns } else { self.last_ns }),
+            Some(born) => self.live(born, if end_is_recorded { end_ns } else { self.last_ns }),
             None if self.lives.is_empty() => self.live(self.first_ns, self.last_ns),
             None => {}
         }
@@ -301,7 +304,7 @@ impl Raw {
     }
 }
 
-/// Adds a span; when there are too many, neighbours with the smallest gaps become one.
+/// Adds a span; when there are too many, the spans with the smallest gaps are merged.
 fn push(spans: &mut Vec<Raw>, from: u64, until: u64) {
     let until = until.max(from);
     spans.push(Raw { from, until, n: 1, sum: until - from });
@@ -334,7 +337,7 @@ fn name(model: &Model, key: Key) -> String {
     }
 }
 
-/// Numbers of the findings that name something, by its kind and its number.
+/// Numbers of the findings that name an object or process, by its kind and id.
 struct Index(HashMap<(String, String), Vec<usize>>);
 
 impl Index {
@@ -347,13 +350,13 @@ impl Index {
                     findings.push(n + 1);
                 }
             };
-            // A leak is of the mechanism that its code begins with, or of its object's kind.
-            let kind = f.object.as_ref().map(|o| o.kind.as_str()).or(f.code.rsplit_once('-').map(|(kind, _)| kind));
+            let mechanism = f.detector().and_then(|d| d.mechanism);
+            // Without an object the ids are of its mechanism.
+            let kind = f.object.as_ref().map(|o| o.kind.as_str()).or(mechanism.map(Mechanism::name));
             let kind = kind.unwrap_or_default();
-            let listed = f.evidence.get("ids").and_then(serde_json::Value::as_array);
             f.object.iter().for_each(|o| add(kind, &o.id));
-            listed.into_iter().flatten().filter_map(serde_json::Value::as_str).for_each(|id| add(kind, id));
-            if f.code == "zombie-leak" {
+            f.texts(evidence::IDS).for_each(|id| add(kind, id));
+            if mechanism == Some(Mechanism::Child) && f.is_of(Family::Leak) {
                 f.processes.iter().for_each(|p| add("process", &p.pid.to_string()));
             }
         }
@@ -379,7 +382,7 @@ mod tests {
     use tracer_analysis::finding::Severity;
 
     #[test]
-    fn spans_are_bounded_and_lose_no_time() {
+    fn spans_are_bounded_and_keep_their_total_time() {
         let mut spans = Vec::new();
         for n in 0..100_000_u64 {
             push(&mut spans, n * 100, n * 100 + 60);
@@ -393,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_wait_among_short_ones_stays_alone() {
+    fn a_long_wait_is_not_merged_with_short_ones() {
         let mut spans = Vec::new();
         push(&mut spans, 10_000_000, 20_000_000);
         for n in 0..10_000_u64 {
@@ -411,11 +414,11 @@ mod tests {
             collector.born(key(id), id, true);
         }
         assert!(collector.lanes.len() <= LANES_MAX && collector.lanes.contains_key(&key(0)));
-        assert_eq!(collector.lanes.len() as u64 + collector.forgotten, 50_000);
+        assert_eq!(collector.lanes.len() as u64 + collector.dropped, 50_000);
     }
 
     #[test]
-    fn lives_begin_and_end() {
+    fn lifetimes_begin_and_end() {
         let mut collector = Collector { start_ns: 100, ..Collector::default() };
         let set = Key::Object(ObjKey { kind: kind::SEM, ns: 1, id: 7 });
         collector.died(set, 150);
@@ -432,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_knows_its_findings_and_they_come_first() {
+    fn lanes_of_findings_come_first() {
         let mut leak = finding("sem-leak", Severity::Warning);
         leak.object = None;
         leak.evidence.insert("ids".into(), serde_json::json!(["7", "8"]));

@@ -1,25 +1,26 @@
-//! How much of a limit was in use over time.
+//! The usage of limits over time.
 //!
-//! The model is looked at when something happens, at most once a step; a step doubles, and every second look is
-//! forgotten, when there are too many.
+//! The model is sampled when a record arrives, at most once per step. When there are too many samples, every second one is
+//! dropped and the step doubles.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::since;
+use tracer_analysis::finding::builder;
 use tracer_analysis::model::Model;
 use tracer_record::Record;
 use tracer_record::Session;
 use tracer_record::{NsId, ProcId};
 
-/// Looks kept.
-const LOOKS_MAX: usize = 512;
-/// Curves that are followed; the first that come.
+/// Samples kept.
+const SAMPLES_MAX: usize = 512;
+/// Curves in a sample; the others are ignored.
 const CURVES_MAX: usize = 256;
-/// Curves shown: those nearest to their limit.
+/// Curves shown: those closest to their limit.
 const SHOWN_MAX: usize = 12;
-/// The first step.
+/// The initial step.
 const STEP_NS: u64 = 1_000_000;
 
 /// One curve.
@@ -31,7 +32,7 @@ pub struct Trend {
     pub points: Vec<(f64, u64)>,
 }
 
-/// What is followed.
+/// The limits that are sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Curve {
     SemSets(NsId),
@@ -42,34 +43,34 @@ enum Curve {
     Zombies,
 }
 
-/// Follows the limits.
+/// Samples the usage of limits.
 #[derive(Clone, Debug, Default)]
 pub struct Sampler {
     start_ns: u64,
     next_ns: u64,
     step_ns: u64,
-    looks: Vec<(u64, BTreeMap<Curve, u64>)>,
+    samples: Vec<(u64, BTreeMap<Curve, u64>)>,
 }
 
 impl Sampler {
     pub(super) fn new(session: &Session) -> Self {
-        Self { start_ns: session.start_ns, next_ns: session.start_ns, step_ns: STEP_NS, looks: Vec::new() }
+        Self { start_ns: session.start_ns, next_ns: session.start_ns, step_ns: STEP_NS, samples: Vec::new() }
     }
 
     pub(super) fn take(&mut self, record: &Record, model: &Model) {
-        let sure = matches!(record, Record::Baseline(_) | Record::Closing(_));
-        if !sure && (model.now_ns < self.next_ns || model.baseline_ns.is_none()) {
+        let always = matches!(record, Record::Baseline(_) | Record::Closing(_));
+        if !always && (model.now_ns < self.next_ns || model.baseline_ns.is_none()) {
             return;
         }
         self.next_ns = model.now_ns.saturating_add(self.step_ns);
-        let mut curves = used(model);
+        let mut curves = usage(model);
         while curves.len() > CURVES_MAX {
             curves.pop_last();
         }
-        self.looks.push((model.now_ns, curves));
-        if self.looks.len() > LOOKS_MAX {
+        self.samples.push((model.now_ns, curves));
+        if self.samples.len() > SAMPLES_MAX {
             let mut odd = false;
-            self.looks.retain(|_| {
+            self.samples.retain(|_| {
                 odd = !odd;
                 odd
             });
@@ -77,18 +78,18 @@ impl Sampler {
         }
     }
 
-    /// The curves that were ever above zero, those nearest to their limit first.
+    /// The curves that were ever above zero, those closest to their limit first.
     pub(super) fn finish(&self, model: &Model, end_ns: u64) -> Vec<Trend> {
-        let last = (end_ns.max(model.now_ns), used(model));
-        let looks = || self.looks.iter().chain([&last]);
-        let mut names: Vec<Curve> = looks().flat_map(|(_, curves)| curves.keys().copied()).collect();
+        let last = (end_ns.max(model.now_ns), usage(model));
+        let samples = || self.samples.iter().chain([&last]);
+        let mut names: Vec<Curve> = samples().flat_map(|(_, curves)| curves.keys().copied()).collect();
         names.sort_unstable();
         names.dedup();
         let trend = |curve: &Curve| {
             let point = |(ns, at): &(u64, BTreeMap<Curve, u64>)| {
                 (since(self.start_ns, *ns), at.get(curve).copied().unwrap_or(0))
             };
-            Trend { name: name(model, *curve), max: max(model, *curve), points: bare(looks().map(point)) }
+            Trend { name: name(model, *curve), max: max(model, *curve), points: without_repeats(samples().map(point)) }
         };
         let mut trends: Vec<Trend> = names.iter().map(trend).filter(|t| t.points.iter().any(|p| p.1 > 0)).collect();
         let fullness = |t: &Trend| {
@@ -101,8 +102,8 @@ impl Sampler {
     }
 }
 
-/// Leaves out points between equal ones: the curve is the same without them.
-fn bare(points: impl Iterator<Item = (f64, u64)>) -> Vec<(f64, u64)> {
+/// Drops points between equal ones: the curve is the same without them.
+fn without_repeats(points: impl Iterator<Item = (f64, u64)>) -> Vec<(f64, u64)> {
     let mut out: Vec<(f64, u64)> = Vec::new();
     for p in points {
         if let [.., a, b] = out.as_mut_slice()
@@ -117,7 +118,7 @@ fn bare(points: impl Iterator<Item = (f64, u64)>) -> Vec<(f64, u64)> {
     out
 }
 
-fn used(model: &Model) -> BTreeMap<Curve, u64> {
+fn usage(model: &Model) -> BTreeMap<Curve, u64> {
     let mut out = BTreeMap::new();
     for (ns, usage) in model.sems.namespaces() {
         if let Some((sets, semaphores)) = usage.used_now() {
@@ -152,10 +153,7 @@ fn name(model: &Model, curve: Curve) -> String {
         Curve::Segments(ns) => format!("shared memory segments, namespace {} (SHMMNI)", ns.0),
         Curve::Queues(ns) => format!("message queues, namespace {} (MSGMNI)", ns.0),
         Curve::Received(id) => {
-            format!(
-                "descriptors received and open in {} (RLIMIT_NOFILE)",
-                tracer_analysis::finding::builder::name(model, id)
-            )
+            format!("received descriptors open in {} (RLIMIT_NOFILE)", builder::name(model, id))
         }
         Curve::Zombies => "zombies (pid_max)".to_owned(),
     }
@@ -168,7 +166,7 @@ mod tests {
     #[test]
     fn a_flat_curve_has_two_points() {
         let flat = [(0.0, 1), (1.0, 1), (2.0, 1), (3.0, 2), (4.0, 2), (5.0, 2)];
-        assert_eq!(bare(flat.into_iter()), [(0.0, 1), (2.0, 1), (3.0, 2), (5.0, 2)]);
+        assert_eq!(without_repeats(flat.into_iter()), [(0.0, 1), (2.0, 1), (3.0, 2), (5.0, 2)]);
     }
 
     #[test]
@@ -180,8 +178,8 @@ mod tests {
             model.now_ns = second * 1_000_000_000;
             sampler.take(&Record::Tick { ts_ns: model.now_ns }, &model);
         }
-        assert!(sampler.looks.len() <= LOOKS_MAX);
-        assert!(sampler.looks.windows(2).all(|w| w[0].0 < w[1].0));
+        assert!(sampler.samples.len() <= SAMPLES_MAX);
+        assert!(sampler.samples.windows(2).all(|w| w[0].0 < w[1].0));
         assert!(sampler.finish(&model, model.now_ns).is_empty(), "nothing was ever in use");
     }
 }

@@ -1,22 +1,23 @@
-//! Who waits for whom, as a graph of processes and objects, from the findings on waits.
+//! The wait-for graph of processes and objects, built from the findings on waits.
 
 use std::collections::BTreeMap;
 
 use crate::{Report, phrase};
-use tracer_analysis::finding::{Finding, Process};
+use tracer_analysis::finding::Process;
+use tracer_analysis::finding::detector::Family;
 
-/// Nodes drawn; what is left out is in the findings.
+/// Nodes drawn; the findings have all of them.
 const NODES_MAX: usize = 60;
-/// Who can be held up by an object, and who could end that.
-const HELD_UP: [&str; 3] = ["blocked", "writer", "sender"];
-const IN_CHARGE: [&str; 3] = ["holder", "reader", "receiver"];
+/// Roles of processes that wait at an object, and of processes that can end the wait.
+const WAITING: [&str; 3] = ["blocked", "writer", "sender"];
+const RELEASING: [&str; 3] = ["holder", "reader", "receiver"];
 
-/// Processes and objects, and what leads from one to the next.
+/// Processes and objects, and the arrows between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Graph {
     pub nodes: Vec<Node>,
     pub edges: Vec<Edge>,
-    /// Nodes that did not fit.
+    /// Number of nodes that did not fit.
     pub left_out: usize,
 }
 
@@ -26,13 +27,13 @@ pub struct Node {
     pub label: String,
     pub is_process: bool,
     pub dead: bool,
-    /// Nobody living can end its wait.
-    pub stuck: bool,
+    /// No living process can end its wait.
+    pub deadlocked: bool,
     /// Number of a finding that names it, from 1.
     pub finding: usize,
 }
 
-/// `from` waits at `to`, or `from` is in the hands of `to`.
+/// The process `from` waits at the object `to`, or the process `to` can end the waits at the object `from`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
     pub from: usize,
@@ -41,38 +42,41 @@ pub struct Edge {
 
 /// The graph of all findings on waits.
 pub(super) fn graph(report: &Report) -> Graph {
-    let mut maker = Maker::default();
-    let of_waits = |f: &&Finding| f.code.ends_with("-stall") || f.code == "deadlock";
-    for (n, f) in report.findings.iter().enumerate().filter(|(_, f)| of_waits(f)) {
+    let mut builder = Builder::default();
+    for (n, f) in report.findings.iter().enumerate() {
+        let deadlock = f.is_of(Family::Deadlock);
+        if !deadlock && !f.is_of(Family::Stall) {
+            continue;
+        }
         let with = |roles: [&'static str; 3]| f.processes.iter().filter(move |p| roles.contains(&p.role.as_str()));
-        if f.code == "deadlock" {
-            with(HELD_UP).filter_map(|p| maker.process(n + 1, p)).collect::<Vec<_>>().into_iter().for_each(|at| {
-                if let Some(node) = maker.graph.nodes.get_mut(at) {
-                    node.stuck = true;
+        if deadlock {
+            with(WAITING).filter_map(|p| builder.process(n + 1, p)).collect::<Vec<_>>().into_iter().for_each(|at| {
+                if let Some(node) = builder.graph.nodes.get_mut(at) {
+                    node.deadlocked = true;
                 }
             });
             continue;
         }
         let Some(object) = &f.object else { continue };
-        let Some(object) = maker.node(n + 1, phrase::object_name(object), false, false) else { continue };
-        for (processes, inward) in [(HELD_UP, true), (IN_CHARGE, false)] {
-            let ends: Vec<usize> = with(processes).filter_map(|p| maker.process(n + 1, p)).collect();
+        let Some(object) = builder.node(n + 1, phrase::object_name(object), false, false) else { continue };
+        for (processes, inward) in [(WAITING, true), (RELEASING, false)] {
+            let ends: Vec<usize> = with(processes).filter_map(|p| builder.process(n + 1, p)).collect();
             let edge = |end| if inward { Edge { from: end, to: object } } else { Edge { from: object, to: end } };
-            maker.graph.edges.extend(ends.into_iter().map(edge));
+            builder.graph.edges.extend(ends.into_iter().map(edge));
         }
     }
-    maker.graph.edges.sort_unstable();
-    maker.graph.edges.dedup();
-    maker.graph
+    builder.graph.edges.sort_unstable();
+    builder.graph.edges.dedup();
+    builder.graph
 }
 
 #[derive(Default)]
-struct Maker {
+struct Builder {
     graph: Graph,
     known: BTreeMap<String, usize>,
 }
 
-impl Maker {
+impl Builder {
     fn process(&mut self, finding: usize, p: &Process) -> Option<usize> {
         let label = p.comm.as_ref().map_or_else(|| format!("process {}", p.pid), |comm| format!("{comm} ({})", p.pid));
         self.node(finding, label, true, p.alive == Some(false))
@@ -86,7 +90,7 @@ impl Maker {
             self.graph.left_out += 1;
             return None;
         }
-        self.graph.nodes.push(Node { label: label.clone(), is_process, dead, stuck: false, finding });
+        self.graph.nodes.push(Node { label: label.clone(), is_process, dead, deadlocked: false, finding });
         self.known.insert(label, self.graph.nodes.len() - 1);
         Some(self.graph.nodes.len() - 1)
     }
@@ -96,7 +100,7 @@ impl Maker {
 mod tests {
     use super::*;
     use crate::model::tests::{finding, report};
-    use tracer_analysis::finding::Severity;
+    use tracer_analysis::finding::{Finding, Severity};
 
     fn stall(object: &str, waiter: u32, holder: u32) -> Finding {
         let mut f = finding("pipe-stall", Severity::Warning);
@@ -107,20 +111,20 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_of_two() {
-        let mut knot = stall("", 1, 2);
-        knot.code = "deadlock".into();
-        knot.processes.iter_mut().for_each(|p| p.role = "blocked".into());
-        let got = graph(&report(vec![stall("a", 1, 2), stall("b", 2, 1), knot], &[]));
+    fn a_deadlock_of_two() {
+        let mut deadlock = stall("", 1, 2);
+        deadlock.code = "deadlock".into();
+        deadlock.processes.iter_mut().for_each(|p| p.role = "blocked".into());
+        let got = graph(&report(vec![stall("a", 1, 2), stall("b", 2, 1), deadlock], &[]));
         let labels: Vec<&str> = got.nodes.iter().map(|n| n.label.as_str()).collect();
         assert_eq!(labels, ["sem a", "process 1", "process 2", "sem b", "process 9"]);
         let edges: Vec<(usize, usize)> = got.edges.iter().map(|e| (e.from, e.to)).collect();
         assert_eq!(edges, [(0, 2), (1, 0), (2, 3), (3, 1)]);
-        assert_eq!(got.nodes.iter().map(|n| n.stuck).collect::<Vec<_>>(), [false, true, true, false, true]);
+        assert_eq!(got.nodes.iter().map(|n| n.deadlocked).collect::<Vec<_>>(), [false, true, true, false, true]);
     }
 
     #[test]
-    fn a_crowd_is_cut_and_counted() {
+    fn nodes_are_bounded_and_counted() {
         let crowd = (0..100).map(|n| stall(&format!("pipe {n}"), 100 + n, 500)).collect();
         let got = graph(&report(crowd, &[]));
         assert_eq!(got.nodes.len(), NODES_MAX);

@@ -1,4 +1,4 @@
-//! What makes two runs unlike, so that what differs may come from there.
+//! Differences between two runs that make their comparison unfair.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use crate::phrase::target;
 use tracer_analysis::finding::time::{self, parse_rfc3339};
 use tracer_record::without_digits;
 
-/// Durations that differ by more than that are said.
+/// Durations that differ by more than this factor are reported.
 const LONGER: f64 = 3.0;
-/// Sites named in one sentence.
+/// Sites that one sentence names.
 const NAMED: usize = 4;
 
-/// Sentences, the weightiest first.
+/// The differences as sentences, the most important first.
 pub(super) fn warnings(a: &Report, b: &Report) -> Vec<String> {
     let mut out = Vec::new();
     let mut differ = |what: &str, x: &str, y: &str| {
@@ -36,20 +36,20 @@ pub(super) fn warnings(a: &Report, b: &Report) -> Vec<String> {
     };
     differ("mechanisms watched", &only(a), &only(b));
     let least = |r: &Report| time::seconds(r.target.min_stall_ms / 1e3);
-    differ("shortest waits told", &least(a), &least(b));
+    differ("min-stall thresholds", &least(a), &least(b));
     out.extend(backends(a, b));
     out.extend(other_programs(a, b));
     let (a_s, b_s) = (seconds(a), seconds(b));
     let (short, long) = if a_s < b_s { ("A", "B") } else { ("B", "A") };
     if a_s.max(b_s) > a_s.min(b_s) * LONGER {
         let (less, more) = (time::seconds(a_s.min(b_s)), time::seconds(a_s.max(b_s)));
-        out.push(format!("{short} watched {less} only, {long} {more}"));
+        out.push(format!("{short} watched only {less}, {long} {more}"));
     }
     let start = |r: &Report| parse_rfc3339(&r.window.start);
     if let (Some(x), Some(y)) = (start(a), start(b))
         && y < x
     {
-        out.push("B was recorded before A: is the older one first?".to_owned());
+        out.push("B was recorded before A; the older run should come first".to_owned());
     }
     for (name, r) in [("A", a), ("B", b)] {
         if r.loss.events > 0 {
@@ -57,15 +57,15 @@ pub(super) fn warnings(a: &Report, b: &Report) -> Vec<String> {
         }
     }
     for (name, this, other) in [("A", a, b), ("B", b, a)] {
-        // How much it was is no difference.
+        // Different numbers in a sentence are no difference.
         let known: BTreeSet<String> = other.not_collected.iter().map(|s| without_digits(s)).collect();
         let more = this.not_collected.iter().filter(|s| !known.contains(&without_digits(s)));
-        out.extend(more.map(|s| format!("{name} alone did not collect: {s}")));
+        out.extend(more.map(|s| format!("only {name} did not collect: {s}")));
     }
     out
 }
 
-/// Sites that were watched in different ways.
+/// Sites that different backends watched.
 fn backends(a: &Report, b: &Report) -> Option<String> {
     let backend = |r: &Report, site: &str| r.plan.iter().find(|p| p.site == site).map(|p| p.backend.clone());
     let pair = |site: &str, x: &str| backend(b, site).filter(|y| y != x);
@@ -79,13 +79,13 @@ fn backends(a: &Report, b: &Report) -> Option<String> {
         n => format!(", and {n} more"),
     };
     let named = differ.get(..NAMED.min(differ.len())).unwrap_or_default().join(", ");
-    (!differ.is_empty()).then(|| format!("sites were watched in different ways: {named}{more}"))
+    (!differ.is_empty()).then(|| format!("sites were watched by different backends: {named}{more}"))
 }
 
-/// Numbers of processes do not tell whether they are the same program; their findings may.
+/// Pids do not show whether both runs watched the same program; the programs of the findings may.
 fn other_programs(a: &Report, b: &Report) -> Option<String> {
     let names = |r: &Report| -> BTreeSet<String> { r.findings.iter().flat_map(programs).map(|p| p.name).collect() };
     let (x, y) = (names(a), names(b));
     (by_pid(a) && by_pid(b) && !x.is_empty() && !y.is_empty() && x.is_disjoint(&y))
-        .then(|| "no program of A's findings is in those of B: is it the same that was watched?".to_owned())
+        .then(|| "A and B have no program in common: did both watch the same program?".to_owned())
 }

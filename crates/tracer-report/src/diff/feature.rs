@@ -1,24 +1,26 @@
-//! What stays the same about a finding from run to run: programs in their roles, places in the code, names and keys of
-//! objects. Process ids, numbers of objects, inodes, addresses and times do not.
+//! The features of a finding that stay the same from run to run: programs in their roles, places in the code, names and
+//! keys of objects. Pids, object numbers, inodes, addresses and times change.
 
 use std::collections::BTreeSet;
 
 use super::measure::number;
 use super::model::{Program, Tier};
-use super::table::compared;
 use serde_json::Value;
+use tracer_analysis::finding::detector::Family;
+use tracer_analysis::finding::evidence::{self, Evidence};
 use tracer_analysis::finding::site;
 use tracer_analysis::finding::{Finding, Object, Process, StackFrame};
 use tracer_record::without_digits;
 
-/// Compilers add these to the names of parts and copies of a function.
+/// Suffixes that compilers add to the names of parts and clones of a function.
 const CLONES: [&str; 5] = [".constprop", ".isra", ".part", ".cold", ".llvm"];
-/// Kinds of objects whose names are made of their numbers.
+/// Kinds of objects whose names consist of their numbers.
 const NAMELESS: [&str; 3] = ["pipe", "eventfd", "socket"];
-/// What anonymous memory is called: the same for all of it.
+/// Names of anonymous memory, the same for all of it.
 const ANONYMOUS: [&str; 2] = ["/dev/zero", "/dev/shm"];
-/// Evidence that tells apart what happens at one object.
-const PARTS: [&str; 6] = ["semaphore", "offset", "cause", "errno", "type", "uid"];
+/// Evidence that distinguishes findings at one object.
+const PARTS: [Evidence; 6] =
+    [evidence::SEM_NUM, evidence::OFFSET, evidence::CAUSE, evidence::ERRNO, evidence::TYPE, evidence::UID];
 
 /// A place in a program's own code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +30,10 @@ struct Place {
     /// Function and name of its file.
     function: Option<(String, String)>,
     /// No frame can be missing before it.
-    sure: bool,
+    exact: bool,
 }
 
-/// A finding, to be recognised.
+/// The features of a finding.
 #[derive(Debug)]
 pub(super) struct Features<'a> {
     pub(super) code: &'a str,
@@ -39,54 +41,53 @@ pub(super) struct Features<'a> {
     places: Vec<Place>,
     /// The object's name or key.
     object: Option<String>,
-    /// It is about several objects; the one named is any of them.
+    /// The finding is about several objects and names one of them.
     several: bool,
     parts: Vec<Option<&'a Value>>,
-    /// What is equal only if it is the same process or object: the same run, or one that went on.
+    /// Processes and objects of this run; equal only within one run, or in one that continued.
     instances: BTreeSet<String>,
     /// How often it happened.
     size: f64,
 }
 
-/// How far two findings are alike within a tier; smaller is more alike.
+/// The distance between two findings within a tier; smaller is more similar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Unlike {
+pub(super) struct Distance {
     object: u8,
     instances: usize,
     parts: usize,
     programs: usize,
-    /// Of the logarithms of their sizes, in hundredths.
+    /// Difference of the logarithms of their sizes, in hundredths.
     size: u32,
 }
 
-/// How two of a feature compare.
+/// How two values of a feature compare.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Same {
     Yes,
-    /// But for digits.
+    /// Equal except for digits.
     Nearly,
-    /// One of both is not known.
+    /// One of the two is unknown.
     Unknown,
     No,
 }
 
 impl<'a> Features<'a> {
     pub(super) fn of(f: &'a Finding) -> Self {
-        let row = compared(&f.code);
-        let first = row.and_then(|row| row.measures.first());
-        let size = first.and_then(|m| number(f, m.name)).unwrap_or_default();
+        let first = f.detector().and_then(|d| d.worse.first());
+        let size = first.and_then(|m| number(f, m)).unwrap_or_default();
         let role = |p: &'a Process| Some((p.role.as_str(), without_digits(&program(p)?)));
         let started = |p: &Process| p.start.as_ref().map(|s| format!("{} {} {s}", p.role, p.pid));
         let mut instances: BTreeSet<String> = f.processes.iter().filter_map(started).collect();
         instances.extend(f.object.iter().map(|o| format!("object {} {}", o.kind, o.id)));
-        let several = row.is_some_and(|row| row.leak) && number(f, "instances").is_some_and(|n| n > 1.0);
+        let several = f.is_of(Family::Leak) && f.number(evidence::INSTANCES).is_some_and(|n| n > 1.0);
         Self {
             code: &f.code,
             programs: f.processes.iter().filter_map(role).collect(),
             places: f.stacks.iter().filter_map(place).collect(),
             object: stable(f),
             several,
-            parts: PARTS.iter().map(|name| f.evidence.get(*name)).collect(),
+            parts: PARTS.iter().map(|of| f.value(*of)).collect(),
             instances,
             size,
         }
@@ -97,22 +98,22 @@ impl<'a> Features<'a> {
         self.programs.intersection(&other.programs).next().is_some()
     }
 
-    /// Where it is in the code, in words.
+    /// Its place in the code, in words.
     pub(super) fn place(&self) -> Option<&str> {
         self.places.first().map(|p| p.words.as_str())
     }
 
-    /// What all findings that are surely one have in common.
+    /// A key that is equal for findings that certainly match.
     pub(super) fn identity(&self) -> String {
         let places: Vec<&str> = self.places.iter().map(|p| p.words.as_str()).collect();
         format!("{:?}", (&self.programs, places, &self.object))
     }
 
-    /// By what this and another finding of its code are one, and how alike they are; `None`: they are two.
-    pub(super) fn relation(&self, other: &Self) -> Option<(Tier, Unlike)> {
+    /// How this and another finding of its code match, and their distance; `None` if they do not match.
+    pub(super) fn relation(&self, other: &Self) -> Option<(Tier, Distance)> {
         let object = self.same_object(other);
         let program = if self.programs.is_empty() || other.programs.is_empty() {
-            // Both unknown is no more than nothing against it.
+            // If both are unknown, nothing speaks against a match.
             if self.programs.len() == other.programs.len() { Same::Yes } else { Same::Unknown }
         } else if self.shares_program(other) {
             Same::Yes
@@ -131,7 +132,7 @@ impl<'a> Features<'a> {
         };
         let common = |a: &BTreeSet<String>, b: &BTreeSet<String>| a.intersection(b).count();
         let most = self.instances.len().max(other.instances.len());
-        let unlike = Unlike {
+        let distance = Distance {
             object: match object {
                 Same::Yes => 0,
                 Same::Nearly => 1,
@@ -140,9 +141,9 @@ impl<'a> Features<'a> {
             instances: most - common(&self.instances, &other.instances),
             parts: self.parts.iter().zip(&other.parts).filter(|(a, b)| a != b).count(),
             programs: self.programs.symmetric_difference(&other.programs).count(),
-            size: distance(self.size, other.size),
+            size: log_distance(self.size, other.size),
         };
-        Some((tier, unlike))
+        Some((tier, distance))
     }
 
     fn same_object(&self, other: &Self) -> Same {
@@ -164,7 +165,7 @@ impl<'a> Features<'a> {
         if pairs().any(|(a, b)| a.function.is_some() && a.function == b.function) {
             return Where::Function;
         }
-        let elsewhere = |(a, b): (&Place, &Place)| a.sure && b.sure && a.function.is_some() && b.function.is_some();
+        let elsewhere = |(a, b): (&Place, &Place)| a.exact && b.exact && a.function.is_some() && b.function.is_some();
         if pairs().next().is_some() && pairs().all(elsewhere) { Where::Elsewhere } else { Where::Unknown }
     }
 }
@@ -174,55 +175,55 @@ impl<'a> Features<'a> {
 enum Where {
     Line,
     Function,
-    /// Of one of both it is not known, or not surely.
+    /// The place of one of them is unknown or uncertain.
     Unknown,
     Elsewhere,
 }
 
-fn distance(a: f64, b: f64) -> u32 {
+fn log_distance(a: f64, b: f64) -> u32 {
     let hundredths = ((a + 1.0).ln() - (b + 1.0).ln()).abs() * 100.0;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     return hundredths as u32;
 }
 
-/// The programs of a finding, each once a role.
+/// The programs of a finding, each once per role.
 pub(super) fn programs(f: &Finding) -> Vec<Program> {
     let named = |p: &Process| Some(Program { role: p.role.clone(), name: program(p)? });
     let all: BTreeSet<Program> = f.processes.iter().filter_map(named).collect();
     all.into_iter().collect()
 }
 
-/// The name of a program: as the process calls itself, else of its file.
+/// The name of a program: the name of the process, else of its file.
 fn program(p: &Process) -> Option<String> {
     p.comm.clone().or_else(|| p.exe.as_deref().map(|exe| base(exe).to_owned()))
 }
 
-fn place(stack: &tracer_analysis::finding::Stack) -> Option<Place> {
+fn place(stack: &tracer_analysis::finding::FindingStack) -> Option<Place> {
     let words = stack.site.clone()?;
     let function = site::own(&stack.frames).and_then(function);
-    Some(Place { role: stack.role.clone(), words, function, sure: stack.exact })
+    Some(Place { role: stack.role.clone(), words, function, exact: stack.exact })
 }
 
-/// Name of a function and of the file that it is in; `None` without a name.
+/// Name of a function and of its file; `None` without a name.
 fn function(frame: &StackFrame) -> Option<(String, String)> {
     let symbol = frame.symbol.as_deref().filter(|s| !s.starts_with('+') && !s.is_empty())?;
     let end = CLONES.iter().filter_map(|clone| symbol.find(clone)).min().unwrap_or(symbol.len());
     let module = base(frame.module.as_deref().unwrap_or_default());
-    // A library's version is no part of it.
+    // The version of a library is not part of its name.
     let library = module.find(".so").and_then(|at| module.get(..at)).unwrap_or(module);
     Some((symbol.get(..end).unwrap_or(symbol).to_owned(), library.to_owned()))
 }
 
-/// The last part of a path, without what the kernel adds when the file is gone.
+/// The last part of a path, without the kernel's suffix for deleted files.
 fn base(path: &str) -> &str {
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// The name or key of an object, if it is one that the next run has again.
+/// The name or key of an object, if the next run has the same one.
 fn stable(f: &Finding) -> Option<String> {
-    let path = || f.evidence.get("path").and_then(Value::as_str).map(str::to_owned);
-    let limit = || f.limit.as_ref().filter(|_| f.code.ends_with("-exhausted")).map(|l| l.name.clone());
+    let path = || f.value(evidence::PATH).and_then(Value::as_str).map(str::to_owned);
+    let limit = || f.limit.as_ref().filter(|_| f.is_of(Family::Exhausted)).map(|l| l.name.clone());
     f.object.as_ref().and_then(named).or_else(path).or_else(limit)
 }
 
@@ -238,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_stay() {
+    fn stable_names() {
         let object = |kind: &str, key: Option<&str>, name: Option<&str>| Object {
             kind: kind.into(),
             id: "7".into(),
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_without_what_compilers_and_versions_add() {
+    fn functions_without_suffixes_and_versions() {
         let of = |symbol: &str, module: &str| {
             let frame =
                 StackFrame { symbol: Some(symbol.into()), module: Some(module.into()), ..StackFrame::default() };

@@ -1,30 +1,30 @@
 //! Whether a finding of both reports became worse, better, or neither.
 //!
-//! What adds up while one watches grew only if there is more of it in all *and* more a minute: so a trace twice as long
-//! with twice as many is the same, and so is one twice as long with as many.
+//! A number that adds up over time grew only if it is larger in total *and* per minute: a run twice as long with twice as
+//! many events is the same, and so is one twice as long with as many.
 
-use super::absence;
+use super::loss::losses;
 use super::model::{Kind, Step};
-use super::table::{Bad, Basis, Compared, LIMIT_PERCENT, Measure, compared};
 use crate::model::Report;
-use serde_json::Value;
+use tracer_analysis::finding::evidence::{self, Evidence};
+use tracer_analysis::finding::measure::{Bad, Basis, Measure, Of};
 use tracer_analysis::finding::time::parse_rfc3339;
 use tracer_analysis::finding::{Finding, Origin, Severity};
 
-/// Less than so many times as much is the same.
+/// A number below this multiple of the other is the same.
 pub(super) const FACTOR: f64 = 1.5;
-/// The same of what rests on few cases: the longest wait, a rate.
+/// The same for numbers that rest on few cases: the longest wait, a rate.
 pub(super) const FACTOR_ROUGH: f64 = 2.0;
-/// Waits below this part of the time watched are little.
+/// Waits below this share of the time watched do not count.
 const LITTLE: f64 = 0.005;
-/// So many standard deviations from what is expected is no chance.
+/// More standard deviations than this are no coincidence.
 const SIGMAS: f64 = 2.0;
-/// One of both watched longer, so that a severity that comes with time may differ.
+/// A run longer by this factor may have a higher severity only because severities grow with time.
 const LONGER: f64 = 1.1;
 const MS_PER_S: f64 = 1_000.0;
 
 /// The outcome for a pair of findings.
-pub(super) struct Judged {
+pub(super) struct Outcome {
     pub kind: Kind,
     pub steps: Vec<Step>,
     pub reasons: Vec<String>,
@@ -43,15 +43,11 @@ impl Case<'_> {
         seconds(self.report)
     }
 
-    fn number(&self, name: &str) -> Option<f64> {
-        number(self.f, name)
+    fn is_set(&self, of: Evidence) -> bool {
+        self.f.number(of).is_some_and(|n| n > 0.0)
     }
 
-    fn is_set(&self, name: &str) -> bool {
-        self.number(name).is_some_and(|n| n > 0.0)
-    }
-
-    /// Whether it went on for most of the time: a burst has no rate.
+    /// Whether it continued for at least half of the run: a burst has no rate.
     fn went_on(&self) -> bool {
         let at = |text: &Option<String>| text.as_deref().and_then(parse_rfc3339);
         let (Some(first), Some(last)) = (at(&self.f.first_seen), at(&self.f.last_seen)) else { return false };
@@ -61,32 +57,29 @@ impl Case<'_> {
     }
 }
 
-/// Seconds that a report is about; 0 if that makes no sense.
+/// Seconds that a report covers; 0 if the number is invalid.
 pub(super) fn seconds(report: &Report) -> f64 {
     let s = report.window.duration_s;
     if s.is_finite() && s > 0.0 { s } else { 0.0 }
 }
 
-/// A number of the evidence; 64-bit counters are strings.
-pub(super) fn number(f: &Finding, name: &str) -> Option<f64> {
-    if name == LIMIT_PERCENT {
-        let limit = f.limit.as_ref()?;
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        return limit.max.filter(|max| *max > 0).and_then(|max| Some(limit.used? as f64 / max as f64 * 100.0));
+/// A number of a finding, as the measure reads it.
+pub(super) fn number(f: &Finding, m: &Measure) -> Option<f64> {
+    match m.of {
+        Of::Evidence(of) => f.number(of),
+        Of::LimitPercent => {
+            let limit = f.limit.as_ref()?;
+            #[expect(clippy::cast_precision_loss, reason = "a share")]
+            return limit.max.filter(|max| *max > 0).and_then(|max| Some(limit.used? as f64 / max as f64 * 100.0));
+        }
     }
-    let n = match f.evidence.get(name)? {
-        Value::Number(n) => n.as_f64(),
-        Value::String(s) => s.trim().parse().ok(),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    };
-    n.filter(|n: &f64| n.is_finite() && *n >= 0.0)
 }
 
-/// Compares a finding of A with the same of B.
-pub(super) fn detect(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Judged {
+/// Compares a finding of A with its match in B.
+pub(super) fn compare(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Outcome {
     let (a, b) = (Case { f: a, report: old }, Case { f: b, report: new });
-    let row = compared(&b.f.code);
-    let mut steps: Vec<Step> = row.iter().flat_map(|c| c.measures).filter_map(|m| step(m, a, b)).collect();
+    let worse = b.f.detector().map_or(&[][..], |d| d.worse);
+    let mut steps: Vec<Step> = worse.iter().filter_map(|m| step(m, a, b)).collect();
     let any = |steps: &[Step], kind: Kind| steps.iter().any(|s| s.change == kind);
     if a.f.severity != b.f.severity {
         let change = if b.f.severity < a.f.severity {
@@ -106,23 +99,23 @@ pub(super) fn detect(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Ju
     } else {
         Kind::Same
     };
-    let reasons = doubts(kind, a, b, row);
-    Judged { kind: if reasons.is_empty() { kind } else { Kind::Unknown }, steps, reasons }
+    let reasons = doubts(kind, a, b);
+    Outcome { kind: if reasons.is_empty() { kind } else { Kind::Unknown }, steps, reasons }
 }
 
-/// Why a difference may be one of what was seen, not of what happened.
-fn doubts(kind: Kind, a: Case<'_>, b: Case<'_>, row: Option<&Compared>) -> Vec<String> {
+/// Reasons why a difference may come from what was recorded, not from what happened.
+fn doubts(kind: Kind, a: Case<'_>, b: Case<'_>) -> Vec<String> {
     // The side that shows less.
     let (less, name, more, other) = match kind {
         Kind::Worse => (a, "A", b, "B"),
         Kind::Better => (b, "B", a, "A"),
         Kind::New | Kind::Gone | Kind::Same | Kind::Unknown => return Vec::new(),
     };
-    let mut out: Vec<String> = absence::losses(&less.f.code, less.report, name).into_iter().collect();
-    let stalls = row.is_some_and(|r| r.measures.iter().any(|m| m.name == "stalls"));
+    let mut out: Vec<String> = losses(&less.f.code, less.report, name).into_iter().collect();
+    let stalls = more.f.detector().is_some_and(|d| d.evidence().any(|e| *e == evidence::STALLS));
     let (least, others) = (less.report.target.min_stall_ms, more.report.target.min_stall_ms);
     if stalls && least > others {
-        out.push(format!("{name} tells waits of at least {least} ms only, {other} those of {others} ms too"));
+        out.push(format!("{name} reports only waits of at least {least} ms, {other} those of at least {others} ms"));
     }
     out
 }
@@ -137,8 +130,8 @@ fn rank(severity: Severity) -> f64 {
 
 /// Compares one number; `None` if one of both does not have it, or it says nothing here.
 fn step(m: &Measure, a: Case<'_>, b: Case<'_>) -> Option<Step> {
-    let (x, y) = (a.number(m.name)?, b.number(m.name)?);
-    let before = a.is_set("began_before_start") || b.is_set("began_before_start");
+    let (x, y) = (number(a.f, m)?, number(b.f, m)?);
+    let before = a.is_set(evidence::BEGAN_BEFORE_START) || b.is_set(evidence::BEGAN_BEFORE_START);
     let there_before = a.f.origin == Origin::Baseline && b.f.origin == Origin::Baseline;
     let adds = matches!(m.basis, Basis::Events | Basis::Waits | Basis::Amount) && !there_before;
     let watched = if adds { (a.watched(), b.watched()) } else { (1.0, 1.0) };
@@ -148,7 +141,7 @@ fn step(m: &Measure, a: Case<'_>, b: Case<'_>) -> Option<Step> {
         Basis::Longest if before => return None,
         Basis::Longest => {
             // Of a wait that lasts only its least length is known.
-            (may_grow, may_shrink) = (!a.is_set("ongoing"), !b.is_set("ongoing"));
+            (may_grow, may_shrink) = (!a.is_set(evidence::ONGOING), !b.is_set(evidence::ONGOING));
         }
         Basis::Pace => {
             let (a_s, b_s) = (a.watched(), b.watched());
@@ -168,7 +161,7 @@ fn step(m: &Measure, a: Case<'_>, b: Case<'_>) -> Option<Step> {
     };
     let a_minute = |n: f64, s: f64| (adds && s > 0.0).then(|| n / s * 60.0);
     Some(Step {
-        name: m.name,
+        name: m.name(),
         a: x,
         b: y,
         a_per_minute: a_minute(x, watched.0),
@@ -190,6 +183,6 @@ fn grew(m: &Measure, (from, from_s): (f64, f64), (to, to_s): (f64, f64)) -> bool
         Basis::Longest | Basis::Pace => (FACTOR_ROUGH, m.floor),
     };
     // A percentage cannot be half as much again; its floor says what counts.
-    let factor = if m.name == LIMIT_PERCENT { 1.0 } else { factor };
+    let factor = if m.of == Of::LimitPercent { 1.0 } else { factor };
     excess >= floor && to >= expected * factor && excess > 0.0
 }

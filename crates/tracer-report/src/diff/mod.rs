@@ -1,17 +1,17 @@
-//! What differs between two reports, typically of before and after a fix: the findings that are new, gone, worse, better
-//! or the same, and those of which that cannot be told. Pure, as all of `report`.
+//! Compares two reports, typically from before and after a fix: findings are new, gone, worse, better, the same or
+//! unknown. Pure.
 //!
-//! [`table`] says what of each code is compared, [`measure`] compares it, [`feature`] and [`pair`] find the same finding
-//! in both reports, [`absence`] asks whether a report without a finding could have had it, [`fair`] what makes the two
-//! runs unlike; [`text`] and [`json`] write the outcome.
+//! [`feature`] and [`pair`] match the findings of both reports. [`measure`] compares the numbers that the detector's row
+//! names. [`absence`] decides whether a report without a finding could have shown it, [`loss`] names lost records that a
+//! finding rests on, and [`fair`] lists differences between the runs. [`text`] and [`json`] write the result.
 
 mod absence;
 mod fair;
 mod feature;
+mod loss;
 mod measure;
 pub mod model;
 mod pair;
-mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -21,20 +21,20 @@ use std::io;
 use super::model::Report;
 use feature::Features;
 use model::{Brief, Change, Counts, Diff, Kind, Side, Verdict};
-use table::compared;
 use tracer_analysis::finding::Finding;
+use tracer_analysis::finding::detector::Family;
 
-/// The form of the JSON diff, as a JSON Schema; `tests/diff.rs` holds both against each other.
+/// The JSON Schema of the JSON diff; `tracer-user/tests/diff.rs` validates diffs against it.
 pub const SCHEMA: &str = include_str!("../../../../docs/diff.schema.json");
 
-/// A report, and the name of the file that it comes from.
+/// A report and the name of its file.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     pub file: &'a str,
     pub report: &'a Report,
 }
 
-/// Compares `b` with `a`, which is the older or the one to measure by.
+/// Compares `b` with `a`, the older report or the baseline.
 pub fn compare(a: Source<'_>, b: Source<'_>) -> Diff {
     let (old, new) = (a.report, b.report);
     let old_features: Vec<Features> = old.findings.iter().map(Features::of).collect();
@@ -43,15 +43,15 @@ pub fn compare(a: Source<'_>, b: Source<'_>) -> Diff {
     let mut changes: Vec<Change> = Vec::new();
     for p in &paired.pairs {
         let (Some(x), Some(y)) = (old.findings.get(p.a), new.findings.get(p.b)) else { continue };
-        let judged = measure::detect(old, x, new, y);
+        let outcome = measure::compare(old, x, new, y);
         changes.push(Change {
-            change: judged.kind,
+            change: outcome.kind,
             code: y.code.clone(),
             matched_by: Some(p.tier),
             a: Some(brief(p.a, x)),
             b: Some(brief(p.b, y)),
-            measures: judged.steps,
-            reasons: judged.reasons,
+            measures: outcome.steps,
+            reasons: outcome.reasons,
             note: leftover(old, x, new, y),
         });
     }
@@ -89,10 +89,10 @@ pub fn compare(a: Source<'_>, b: Source<'_>) -> Diff {
     }
 }
 
-/// The diff as one JSON document, indented, with a newline at its end.
+/// The diff as one indented JSON document with a trailing newline.
 ///
 /// # Errors
-/// A value that JSON cannot hold; there is none in a diff.
+/// A value that JSON cannot hold; a diff has none.
 pub fn json(diff: &Diff) -> io::Result<String> {
     super::json::document(diff, true)
 }
@@ -113,20 +113,19 @@ fn brief(at: usize, f: &Finding) -> Brief {
     }
 }
 
-/// What A saw piling up may lie about still while B runs.
+/// A note if a leak of A may still exist while B runs.
 fn leftover(old: &Report, a: &Finding, new: &Report, b: &Finding) -> Option<String> {
     use tracer_analysis::finding::Origin::{Baseline, Observed};
-    let leaks = compared(&b.code).is_some_and(|c| c.leak);
-    (leaks && (a.origin, b.origin) == (Observed, Baseline) && old.host.name == new.host.name)
-        .then(|| "it existed before B began, and B saw none added: it may be what A's run left behind".to_owned())
+    (b.is_of(Family::Leak) && (a.origin, b.origin) == (Observed, Baseline) && old.host.name == new.host.name)
+        .then(|| "it existed before B began and did not grow: it may be a leftover of A's run".to_owned())
 }
 
-/// A finding that is gone may be the one that is new, if its code moved to another function.
+/// A note if a finding that is gone may be this new one, because its code moved to another function.
 fn moved(gone: &[usize], old: &[Features], new: Option<&Features>) -> Option<String> {
     let new = new?;
     let from = gone.iter().filter_map(|at| old.get(*at)).find(|f| f.code == new.code && f.shares_program(new))?;
     let at = from.place().map(|p| format!(" at {p}")).unwrap_or_default();
     Some(format!(
-        "A has a finding of this kind in this program{at} that B lacks: if that code moved here, they are one"
+        "A has a finding of this kind in this program{at} that B lacks; if that code moved here, it is the same finding"
     ))
 }

@@ -1,4 +1,4 @@
-//! The outcome of a comparison as plain data; the field names are the JSON contract (docs/diff.schema.json).
+//! The result of a comparison as plain data; the field names are the JSON contract (docs/diff.schema.json).
 
 use serde::Serialize;
 
@@ -13,27 +13,27 @@ pub const SCHEMA: u32 = 1;
 #[derive(Clone, Debug, Serialize)]
 pub struct Diff {
     pub schema: u32,
-    /// Tells it from a report.
+    /// Distinguishes a diff from a report.
     pub kind: &'static str,
     pub verdict: Verdict,
     pub counts: Counts,
     pub a: Side,
     pub b: Side,
-    /// What makes the comparison unfair, each a sentence.
+    /// Differences between the runs that make the comparison unfair, one sentence each.
     pub warnings: Vec<String>,
-    /// New ones first, then worse, unknown, gone, better, the same; the worst of each first.
+    /// New findings first, then worse, unknown, gone, better and same; the most severe first in each group.
     pub changes: Vec<Change>,
 }
 
-/// The answer in a word.
+/// The result in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Something is new or worse.
     Worse,
-    /// Nothing is; something is gone or better.
+    /// Nothing is new or worse; something is gone or better.
     Better,
-    /// Nothing of that, and of something it cannot be told.
+    /// None of these, but the outcome of some finding is unknown.
     Unknown,
     Same,
 }
@@ -49,20 +49,20 @@ impl Verdict {
     }
 }
 
-/// What became of a finding, in the order of reading.
+/// The outcome of a finding, in reading order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     New,
     Worse,
-    /// Which of the others it is cannot be told.
+    /// The comparison cannot decide between the others.
     Unknown,
     Gone,
     Better,
     Same,
 }
 
-/// How many findings became what.
+/// The number of findings by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub new: usize,
@@ -87,7 +87,7 @@ impl Counts {
     }
 }
 
-/// What was compared.
+/// One of the two reports compared.
 #[derive(Clone, Debug, Serialize)]
 pub struct Side {
     /// As named by the user.
@@ -98,7 +98,7 @@ pub struct Side {
     pub target: Target,
     pub window: Window,
     pub loss: Loss,
-    /// How many there are.
+    /// Number of findings.
     pub findings: usize,
 }
 
@@ -118,30 +118,30 @@ impl Side {
     }
 }
 
-/// One finding, of A, of B or of both.
+/// The outcome of one finding of A, of B or of both.
 #[derive(Clone, Debug, Serialize)]
 pub struct Change {
     pub change: Kind,
     pub code: String,
-    /// By what both were found to be one; null unless there are both.
+    /// How the findings of A and B were matched; null unless there are both.
     pub matched_by: Option<Tier>,
     pub a: Option<Brief>,
     pub b: Option<Brief>,
-    /// What was compared; empty unless there are both.
+    /// The numbers compared; empty unless there are both.
     pub measures: Vec<Step>,
-    /// Why it cannot be told.
+    /// Why the outcome is unknown.
     pub reasons: Vec<String>,
     pub note: Option<String>,
 }
 
 impl Change {
-    /// B's, else A's.
+    /// The finding of B, else of A.
     pub(super) fn latest(&self) -> Option<&Brief> {
         self.b.as_ref().or(self.a.as_ref())
     }
 }
 
-/// By what two findings were found to be one; the surest first.
+/// How two findings were matched; the most certain first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
@@ -151,14 +151,14 @@ pub enum Tier {
     Function,
     /// Code and the name or key of the object.
     Object,
-    /// Code and program: of one of them at least the place is not known.
+    /// Code and program: the place of at least one of them is unknown.
     Program,
 }
 
-/// What to recognise a finding by in its report.
+/// Identifies a finding in its report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Brief {
-    /// Its place among the findings of its report, from 1.
+    /// Its number in its report, from 1.
     pub number: usize,
     pub severity: Severity,
     pub confidence: Confidence,
@@ -167,7 +167,7 @@ pub struct Brief {
     pub object: Option<Object>,
     /// Names of the processes, by role.
     pub programs: Vec<Program>,
-    /// Line of the program's own code.
+    /// Line of the program's own code that its stack leads to.
     pub at: Option<String>,
     /// The first of its remedies.
     pub remedy: Option<String>,
@@ -189,7 +189,7 @@ pub struct Step {
     pub name: &'static str,
     pub a: f64,
     pub b: f64,
-    /// Per minute watched, of what adds up with time; else null.
+    /// Per minute watched, for numbers that add up over time; else null.
     pub a_per_minute: Option<f64>,
     pub b_per_minute: Option<f64>,
     /// `worse`, `better` or `same`.

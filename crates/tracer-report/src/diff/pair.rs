@@ -1,15 +1,15 @@
-//! Finds the same finding in two reports: the surest and most alike pairs first, nothing twice.
+//! Matches the findings of two reports: the most certain and most similar pairs first, each finding at most once.
 
 use std::collections::BTreeMap;
 
-use super::feature::{Features, Unlike};
+use super::feature::{Distance, Features};
 use super::model::Tier;
 use crate::model::Report;
 
-/// Of one code at most so many pairs are looked at; a report with more is no report of one program.
+/// Pairs of one code that are compared; a report of one program has fewer.
 const PAIRS_MAX: usize = 1_000_000;
 
-/// Places in the lists of findings.
+/// A match: indexes in the lists of findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pair {
     pub a: usize,
@@ -17,13 +17,13 @@ pub(super) struct Pair {
     pub tier: Tier,
 }
 
-/// Who belongs together, and who is left alone.
+/// The matches, and the findings without one.
 #[derive(Debug, Default)]
 pub(super) struct Paired {
     pub pairs: Vec<Pair>,
     pub only_a: Vec<usize>,
     pub only_b: Vec<usize>,
-    /// What could not be looked at, in a sentence.
+    /// A sentence about findings that could not be compared.
     pub problem: Option<String>,
 }
 
@@ -48,8 +48,8 @@ pub(super) fn pairs(old: &Report, a: &[Features<'_>], new: &Report, b: &[Feature
     if !crowded.is_empty() {
         let (m, n) = (old.findings.len(), new.findings.len());
         out.problem = Some(format!(
-            "{m} and {n} findings are too many to look for the most alike: of {} only those were matched that agree in \
-             program, line and object",
+            "{m} and {n} findings are too many to find the most similar: of {} only those match that agree in program, \
+             line and object",
             crowded.join(", ")
         ));
     }
@@ -69,16 +69,16 @@ fn without(all: Vec<usize>, mut taken: Vec<usize>) -> impl Iterator<Item = usize
     all.into_iter().filter(move |at| taken.binary_search(at).is_err())
 }
 
-/// The pairs that are most alike, each finding once.
+/// The most similar pairs, each finding at most once.
 fn nearest(a: &[Features<'_>], all_a: &[usize], b: &[Features<'_>], all_b: &[usize]) -> Vec<Pair> {
-    let mut candidates: Vec<(Tier, Unlike, usize, usize)> = Vec::new();
+    let mut candidates: Vec<(Tier, Distance, usize, usize)> = Vec::new();
     for (at_a, x) in all_a.iter().filter_map(|at| Some((*at, a.get(*at)?))) {
         for (at_b, y) in all_b.iter().filter_map(|at| Some((*at, b.get(*at)?))) {
-            candidates.extend(x.relation(y).map(|(tier, unlike)| (tier, unlike, at_a, at_b)));
+            candidates.extend(x.relation(y).map(|(tier, distance)| (tier, distance, at_a, at_b)));
         }
     }
-    // Of equals those at the same place in their lists.
-    candidates.sort_by_key(|(tier, unlike, a, b)| (*tier, *unlike, a.abs_diff(*b), *a, *b));
+    // Ties are broken by the position in the lists.
+    candidates.sort_by_key(|(tier, distance, a, b)| (*tier, *distance, a.abs_diff(*b), *a, *b));
     let mut taken_a = vec![false; a.len()];
     let mut taken_b = vec![false; b.len()];
     let mut out = Vec::new();
@@ -100,7 +100,7 @@ fn identified(features: &[Features<'_>], all: &[usize]) -> BTreeMap<String, Vec<
     out
 }
 
-/// Those that agree in all that stays, in their order.
+/// Pairs with equal identities, in order.
 fn alike(a: &BTreeMap<String, Vec<usize>>, b: &BTreeMap<String, Vec<usize>>) -> Vec<Pair> {
     let both = a.iter().filter_map(|(identity, a)| Some((a, b.get(identity)?)));
     both.flat_map(|(a, b)| a.iter().zip(b)).map(|(a, b)| Pair { a: *a, b: *b, tier: Tier::Line }).collect()

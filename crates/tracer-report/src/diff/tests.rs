@@ -1,16 +1,12 @@
-//! Findings that are one across runs, and what counts as worse.
-
-use std::collections::BTreeSet;
+//! Matching of findings across runs, and what counts as worse.
 
 use serde_json::{Value, json};
 
 use super::model::{Change, Diff, Kind, Tier, Verdict};
-use super::table::{LIMIT_PERCENT, TABLE};
 use super::*;
 use crate::escape::unsafe_to_show;
 use crate::model::{LossRow, NO_END, tests as made};
-use tracer_analysis::detectors::DETECTORS;
-use tracer_analysis::finding::{Origin, Severity, Stack, StackFrame};
+use tracer_analysis::finding::{FindingStack, Origin, Severity, StackFrame};
 
 /// A report of 60 s from 10:33:38 on.
 fn report(findings: Vec<Finding>) -> Report {
@@ -50,7 +46,7 @@ fn at(mut f: Finding, function: &str, line: u32) -> Finding {
         module: Some("/opt/worker".into()),
         ..StackFrame::default()
     };
-    f.stacks.push(Stack {
+    f.stacks.push(FindingStack {
         role: "creator".into(),
         pid: 1,
         kind: "user".into(),
@@ -83,7 +79,7 @@ fn diff(a: &Report, b: &Report) -> Diff {
     compare(Source { file: "a", report: a }, Source { file: "b", report: b })
 }
 
-/// What became of one finding that both have.
+/// The outcome of one finding that both runs have.
 fn both(a: (Finding, f64), b: (Finding, f64)) -> Change {
     let (mut x, mut y) = (report(vec![a.0]), report(vec![b.0]));
     (x.window.duration_s, y.window.duration_s) = (a.1, b.1);
@@ -97,24 +93,7 @@ fn kinds(diff: &Diff) -> Vec<(Kind, Option<Tier>)> {
 }
 
 #[test]
-fn the_table_has_every_code_and_names_evidence_that_exists() {
-    let codes: BTreeSet<&str> = TABLE.iter().map(|c| c.code).collect();
-    assert_eq!(codes.len(), TABLE.len(), "a code appears twice");
-    let all: BTreeSet<&str> = DETECTORS.iter().map(|d| d.code).collect();
-    assert_eq!(codes, all, "say in table.rs what is compared of a new finding code");
-    let schema: Value = serde_json::from_str(crate::json::SCHEMA).expect("JSON");
-    let evidence = schema["$defs"]["evidence"]["properties"].as_object().expect("names");
-    for c in TABLE {
-        assert!(!c.measures.is_empty(), "{}", c.code);
-        for m in c.measures {
-            assert!(m.name == LIMIT_PERCENT || evidence.contains_key(m.name), "{}: {}", c.code, m.name);
-            assert!(m.floor > 0.0, "{}: {}", c.code, m.name);
-        }
-    }
-}
-
-#[test]
-fn worse_is_more_in_all_and_more_a_minute() {
+fn worse_is_more_in_total_and_more_per_minute() {
     for (a, b, want, why) in [
         ((10, 60.0), (10, 60.0), Kind::Same, "as many"),
         ((10, 60.0), (20, 120.0), Kind::Same, "twice as many in twice the time"),
@@ -123,9 +102,9 @@ fn worse_is_more_in_all_and_more_a_minute() {
         ((100, 60.0), (130, 60.0), Kind::Same, "a third more"),
         ((3, 60.0), (6, 60.0), Kind::Same, "chance"),
         ((10, 60.0), (60, 60.0), Kind::Worse, "six times as many"),
-        ((10, 60.0), (60, 120.0), Kind::Worse, "three times as many a minute"),
+        ((10, 60.0), (60, 120.0), Kind::Worse, "three times as many per minute"),
         ((60, 60.0), (10, 60.0), Kind::Better, "a sixth"),
-        ((60, 120.0), (10, 60.0), Kind::Better, "a third a minute"),
+        ((60, 120.0), (10, 60.0), Kind::Better, "a third per minute"),
         ((60, 0.0), (10, f64::NAN), Kind::Better, "times that make no sense"),
     ] {
         let leak = |n: u64| finding("fd-leak", json!({"outstanding": n}));
@@ -139,14 +118,14 @@ fn waits_by_their_share_of_the_time_and_by_the_longest() {
     for (a, b, want, why) in [
         ((stalls(5, 5_000.0, 1_000.0), 60.0), (stalls(10, 10_000.0, 1_000.0), 120.0), Kind::Same, "twice as long"),
         ((stalls(5, 5_000.0, 1_000.0), 60.0), (stalls(5, 9_000.0, 1_900.0), 60.0), Kind::Worse, "nearly twice as much"),
-        ((stalls(5, 500.0, 100.0), 60.0), (stalls(5, 750.0, 150.0), 60.0), Kind::Same, "too little to tell"),
+        ((stalls(5, 500.0, 100.0), 60.0), (stalls(5, 750.0, 150.0), 60.0), Kind::Same, "too little"),
         ((stalls(5, 5_000.0, 1_000.0), 60.0), (stalls(4, 5_000.0, 3_000.0), 60.0), Kind::Worse, "a longer one"),
         ((stalls(50, 5_000.0, 1_000.0), 60.0), (stalls(5, 500.0, 300.0), 60.0), Kind::Better, "fewer and shorter"),
     ] {
         let got = both(a, b);
         assert_eq!(got.change, want, "{why}: {got:?}");
     }
-    // A hang for as long as was watched is the same hang, and its severity comes with time.
+    // A hang that lasts as long as the run is the same hang; its severity grows with time.
     let hang = |ms: f64| {
         let mut f = stalls(1, ms, ms);
         f.evidence.insert("ongoing".into(), json!(1));
@@ -204,13 +183,13 @@ fn one_finding_across_runs() {
     assert_eq!(run(at(stall("/jobs"), "f", 7), at(stall("/mail"), "f", 7)), gone_and_new, "another queue");
     assert_eq!(run(stall("/jobs-123"), stall("/jobs-9")), same(Tier::Program), "a name with a pid");
     assert_eq!(run(named(leak("app", 1), "/psm_ab"), named(leak("app", 1), "/psm_xy")), same(Tier::Program), "made up");
-    // The one that is new may be the one that is gone.
+    // The new one may be the one that is gone.
     let moved = diff(&report(vec![at(leak("app", 1), "f", 7)]), &report(vec![at(leak("app", 9), "g", 7)]));
     assert!(moved.changes[0].note.as_deref().is_some_and(|n| n.contains("m.c:7 in f")), "{:?}", moved.changes[0].note);
 }
 
 #[test]
-fn the_most_alike_belong_together_and_nothing_twice() {
+fn the_most_similar_match_and_nothing_matches_twice() {
     let leak = |n: u64| finding("fd-leak", json!({"outstanding": n}));
     let a = report(vec![leak(1_000), leak(10), leak(100)]);
     let b = report(vec![leak(11), leak(990)]);
@@ -219,26 +198,26 @@ fn the_most_alike_belong_together_and_nothing_twice() {
         got.changes.iter().map(|c| (c.a.as_ref().map(|a| a.number), c.b.as_ref().map(|b| b.number))).collect();
     assert_eq!(pairs, [(Some(3), None), (Some(2), Some(1)), (Some(1), Some(2))]);
     assert_eq!((got.verdict, got.counts.gone, got.counts.same), (Verdict::Better, 1, 2));
-    // Far too many to compare each with each.
+    // Too many pairs to compare.
     let many = report(vec![leak(10); 3_000]);
     let got = diff(&many, &many);
     assert_eq!((got.counts.same, got.warnings.len()), (3_000, 1), "{:?}", got.warnings);
 }
 
 #[test]
-fn what_could_not_be_seen_is_neither_gone_nor_new() {
+fn what_could_not_be_seen_is_unknown() {
     let a = report(vec![stalls(10, 5_000.0, 500.0)]);
     type Spoil = fn(&mut Report);
     let cases: [(&str, Spoil); 9] = [
-        ("watched pipe only", |r| r.target.mechanisms = vec!["pipe".into()]),
+        ("watched only pipe", |r| r.target.mechanisms = vec!["pipe".into()]),
         ("did not watch sem_op", |r| r.plan.retain(|p| p.site != "sem_op")),
         ("did not watch sem_op", |r| r.plan.iter_mut().for_each(|p| p.backend = "none".into())),
         ("lost records", |r| r.loss.sites = vec![LossRow { site: "sem_op".into(), events: 3 }]),
         ("lost records", |r| r.loss.sites = vec![LossRow { site: "?".into(), events: 3 }]),
         ("watched pid 7", |r| r.target.words = "7".into()),
         ("watched /a.slice", |r| r.target.words = "/a.slice".into()),
-        ("tells waits of at least 1 s", |r| r.target.min_stall_ms = 1_000.0),
-        ("watched 2 s, and it took", |r| r.window.duration_s = 2.0),
+        ("reports only waits of at least 1 s", |r| r.target.min_stall_ms = 1_000.0),
+        ("watched for 2 s, and ", |r| r.window.duration_s = 2.0),
     ];
     for (want, spoil) in cases {
         let mut b = report(vec![]);
@@ -256,19 +235,19 @@ fn what_could_not_be_seen_is_neither_gone_nor_new() {
     assert_eq!(diff(&pids.0, &pids.1).verdict, Verdict::Better, "pids differ always");
     pids.1.target.follow = false;
     assert_eq!(diff(&pids.0, &pids.1).verdict, Verdict::Unknown, "children");
-    // Only leaks need the tables of the end.
+    // Only leaks need the tables read at the end.
     let mut cut = report(vec![]);
     cut.not_collected.push(format!("{NO_END}: it is still written"));
     assert_eq!(diff(&a, &cut).verdict, Verdict::Better);
     let leak = report(vec![finding("fd-leak", json!({"outstanding": 30}))]);
     assert_eq!(diff(&leak, &cut).verdict, Verdict::Unknown);
-    // One hang in a minute: a few seconds without one say little.
+    // One hang in a minute: a few seconds without one prove little.
     let mut hang = stalls(1, 50_000.0, 50_000.0);
     hang.evidence.insert("ongoing".into(), json!(1));
     let mut few = report(vec![]);
     few.window.duration_s = 2.0;
     assert_eq!(diff(&report(vec![hang]), &few).verdict, Verdict::Unknown);
-    // What took a minute to come.
+    // A finding that took a minute to appear.
     let mut late = stalls(1, 500.0, 500.0);
     late.first_seen = Some("2014-03-30T10:34:33.000Z".into());
     let mut short = report(vec![]);
@@ -279,7 +258,7 @@ fn what_could_not_be_seen_is_neither_gone_nor_new() {
 }
 
 #[test]
-fn less_of_it_where_records_were_lost_is_not_better() {
+fn less_in_a_run_with_losses_is_not_better() {
     let (many, few) = (stalls(100, 50_000.0, 500.0), stalls(10, 5_000.0, 500.0));
     let mut lossy = report(vec![few]);
     let full = report(vec![many]);
@@ -290,7 +269,7 @@ fn less_of_it_where_records_were_lost_is_not_better() {
     lossy.loss.sites[0].site = "pipe_write".into();
     assert_eq!(diff(&full, &lossy).verdict, Verdict::Better, "it does not rest on those");
     lossy.target.min_stall_ms = 400.0;
-    assert_eq!(diff(&full, &lossy).verdict, Verdict::Unknown, "short ones are not told");
+    assert_eq!(diff(&full, &lossy).verdict, Verdict::Unknown, "short ones are not reported");
 }
 
 #[test]
@@ -304,7 +283,7 @@ fn what_the_first_run_left_behind_is_noted() {
 }
 
 #[test]
-fn unlike_runs_are_said() {
+fn differences_between_runs_are_reported() {
     let a = report(vec![]);
     assert_eq!(diff(&a, &a).warnings, [""; 0]);
     let mut b = a.clone();
@@ -325,13 +304,13 @@ fn unlike_runs_are_said() {
         "kernels differ",
         "versions of ipctrace differ",
         "targets differ: A all processes, B /x and children",
-        "shortest waits told differ: A 100 ms, B 7 ms",
+        "min-stall thresholds differ: A 100 ms, B 7 ms",
         "mechanisms watched differ: A all, B sem",
         "by fentry and tracepoint, and ",
-        "A watched 60 s only, B 10 min",
+        "A watched only 60 s, B 10 min",
         "B was recorded before A",
         "B lost 1 record (1 sem_op)",
-        "B alone did not collect: limits",
+        "only B did not collect: limits",
     ] {
         assert!(got.contains(want), "{want} is not in\n{got}");
     }
@@ -367,7 +346,7 @@ fn hostile_names_are_inert() {
 }
 
 #[test]
-fn the_first_line_is_the_answer() {
+fn the_first_line_is_the_verdict() {
     let first = |a: Vec<Finding>, b: Vec<Finding>| {
         let got = diff(&report(a), &report(b));
         text::render(&got, 100, false).lines().next().unwrap_or_default().to_owned()
@@ -390,11 +369,11 @@ fn a_whole_diff() {
 WORSE: 1 worse (fd-leak)
 
 WORSE    WARNING  fd-leak  worker creates semaphore sets and never removes them
-   worse      outstanding 10 -> 60, 10 -> 60 a minute
+   worse      outstanding 10 -> 60, 10 -> 60 per minute
    see        finding 1 of A, 1 of B
    at         /src/m.c:9 in take; in A /src/m.c:7 in take
-   one by     program and function; the line moved
-   do         remove the sets that nobody uses
+   matched    program and function; the line moved
+   fix        remove the sets that nobody uses
 
 A         a: 1 finding
           all processes for 60 s from 2014-03-30T10:33:38.000Z: all mechanisms; stalls of at least

@@ -1,51 +1,51 @@
-//! A diff for a terminal: the answer, what became of each finding, then what was compared and what is unfair about it.
+//! A diff for a terminal: the verdict, the outcome of each finding, then what was compared and how the runs differ.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Number, Value};
 
 use super::model::{Brief, Change, Diff, Kind, Side, Step, Tier, Verdict};
-use super::table::LIMIT_PERCENT;
 use crate::escape::escape;
-use crate::page::{Look, Page, look};
+use crate::page::{Page, Style, severity_style};
 use crate::phrase;
+use tracer_analysis::finding::measure::LIMIT_PERCENT;
 use tracer_analysis::finding::time::seconds;
 use tracer_analysis::finding::{Origin, Severity};
 
-/// Column at which the circumstances begin.
+/// Column at which the facts about both runs begin.
 const AT: usize = 10;
-/// As many different codes are named in the first line.
+/// Number of different codes that the first line names.
 const CODES: usize = 3;
 
 /// The diff as text, lines at most `width` columns wide where words allow it, ending in a newline.
 pub fn render(diff: &Diff, width: usize, colour: bool) -> String {
     let mut page = Page::new(width, colour);
-    let (label, look) = verdict(diff.verdict);
-    page.row(label, look, label.len() + 1, &counted(diff));
+    let (label, style) = verdict(diff.verdict);
+    page.row(label, style, label.len() + 1, &counted(diff));
     let mut kind = None;
     for change in &diff.changes {
-        // Those that are the same stand together, one a line.
+        // Unchanged findings stand together, one per line.
         if !(change.change == Kind::Same && kind == Some(Kind::Same)) {
             page.line("");
         }
         kind = Some(change.change);
-        tell(&mut page, change);
+        detail(&mut page, change);
     }
     page.line("");
     side(&mut page, "A", &diff.a);
     side(&mut page, "B", &diff.b);
     for warning in &diff.warnings {
-        page.row("unlike", Look::Yellow, AT, warning);
+        page.row("unlike", Style::Yellow, AT, warning);
     }
     page.out
 }
 
-fn verdict(verdict: Verdict) -> (&'static str, Look) {
+fn verdict(verdict: Verdict) -> (&'static str, Style) {
     match verdict {
-        Verdict::Worse => ("WORSE:", Look::Red),
-        Verdict::Better => ("BETTER:", Look::Green),
-        Verdict::Unknown => ("CANNOT BE TOLD:", Look::Yellow),
-        Verdict::Same => ("NO CHANGE:", Look::Green),
+        Verdict::Worse => ("WORSE:", Style::Red),
+        Verdict::Better => ("BETTER:", Style::Green),
+        Verdict::Unknown => ("UNKNOWN:", Style::Yellow),
+        Verdict::Same => ("NO CHANGE:", Style::Green),
     }
 }
 
@@ -63,7 +63,7 @@ fn counted(diff: &Diff) -> String {
     words.join(", ")
 }
 
-/// How many became this, and their codes if these are few.
+/// The number of findings with this outcome, and their codes if there are few.
 fn some(diff: &Diff, kind: Kind) -> Option<String> {
     let all = diff.changes.iter().filter(|c| c.change == kind);
     let n = all.clone().count();
@@ -76,23 +76,23 @@ fn some(diff: &Diff, kind: Kind) -> Option<String> {
     (n > 0).then(|| format!("{n} {word}{codes}"))
 }
 
-fn name(kind: Kind) -> (&'static str, Look) {
+fn name(kind: Kind) -> (&'static str, Style) {
     match kind {
-        Kind::New => ("NEW", Look::Red),
-        Kind::Worse => ("WORSE", Look::Red),
-        Kind::Unknown => ("NOT TOLD", Look::Yellow),
-        Kind::Gone => ("GONE", Look::Green),
-        Kind::Better => ("BETTER", Look::Green),
-        Kind::Same => ("SAME", Look::Dim),
+        Kind::New => ("NEW", Style::Red),
+        Kind::Worse => ("WORSE", Style::Red),
+        Kind::Unknown => ("UNKNOWN", Style::Yellow),
+        Kind::Gone => ("GONE", Style::Green),
+        Kind::Better => ("BETTER", Style::Green),
+        Kind::Same => ("SAME", Style::Dim),
     }
 }
 
-fn tell(page: &mut Page, c: &Change) {
+fn detail(page: &mut Page, c: &Change) {
     let (kind, _) = name(c.change);
     let Some(brief) = c.latest() else { return };
     let label = format!("{kind:<8} {:<8} {}", phrase::severity(brief.severity), escape(&c.code));
     let indent = label.chars().count() + 2;
-    page.row(&label, paint(c.change, brief.severity), indent, &brief.title);
+    page.row(&label, style(c.change, brief.severity), indent, &brief.title);
     if c.change == Kind::Same {
         return;
     }
@@ -102,21 +102,21 @@ fn tell(page: &mut Page, c: &Change) {
     let (changed, alike): (Vec<&Step>, Vec<&Step>) = c.measures.iter().partition(|s| s.change != Kind::Same);
     for step in changed {
         let (word, _) = name(step.change);
-        page.named(&word.to_lowercase(), &words(step));
+        page.named(&word.to_lowercase(), &comparison(step));
     }
     if !alike.is_empty() {
-        let all: Vec<String> = alike.into_iter().map(words).collect();
+        let all: Vec<String> = alike.into_iter().map(comparison).collect();
         page.named("as before", &all.join(" · "));
     }
     page.named("see", &numbers(c));
-    let at = |b: &Brief| b.at.clone().unwrap_or_else(|| "a place that is not known".to_owned());
+    let at = |b: &Brief| b.at.clone().unwrap_or_else(|| "an unknown place".to_owned());
     match (&c.a, &c.b) {
         (Some(a), Some(b)) if a.at != b.at => page.named("at", &format!("{}; in A {}", at(b), at(a))),
         _ if brief.at.is_some() => page.named("at", &at(brief)),
         _ => {}
     }
     if let Some(tier) = c.matched_by {
-        page.named("one by", matched(tier));
+        page.named("matched", matched(tier));
     }
     if brief.origin == Origin::Baseline {
         page.named("since", phrase::origin(brief.origin));
@@ -127,15 +127,15 @@ fn tell(page: &mut Page, c: &Change) {
     if matches!(c.change, Kind::New | Kind::Worse)
         && let Some(remedy) = &brief.remedy
     {
-        page.named("do", remedy);
+        page.named("fix", remedy);
     }
 }
 
-fn paint(kind: Kind, severity: Severity) -> Look {
-    if kind == Kind::New { look(severity) } else { name(kind).1 }
+fn style(kind: Kind, severity: Severity) -> Style {
+    if kind == Kind::New { severity_style(severity) } else { name(kind).1 }
 }
 
-/// Where to read all about it: its number in the reports.
+/// Its numbers in both reports, where its details are.
 fn numbers(c: &Change) -> String {
     match (&c.a, &c.b) {
         (Some(a), Some(b)) => format!("finding {} of A, {} of B", a.number, b.number),
@@ -150,12 +150,12 @@ fn matched(tier: Tier) -> &'static str {
         Tier::Line => "program and line of code",
         Tier::Function => "program and function; the line moved",
         Tier::Object => "the object's name or key",
-        Tier::Program => "program; the place in the code is not known of both",
+        Tier::Program => "program; the place in the code is not known in both runs",
     }
 }
 
-/// "stalls 3 -> 12, 38.5 -> 155 a minute".
-fn words(step: &Step) -> String {
+/// "stalls 3 -> 12, 38.5 -> 155 per minute".
+fn comparison(step: &Step) -> String {
     let severities = |n: f64| match n {
         n if n >= 3.0 => phrase::severity(Severity::Critical),
         n if n >= 2.0 => phrase::severity(Severity::Warning),
@@ -166,7 +166,7 @@ fn words(step: &Step) -> String {
         "severity" => {
             (("severity".to_owned(), severities(step.a).to_owned()), (String::new(), severities(step.b).to_owned()))
         }
-        LIMIT_PERCENT => {
+        name if name == LIMIT_PERCENT.name() => {
             let of = |n: f64| format!("{:.0} %", n);
             (("limit used".to_owned(), of(step.a)), (String::new(), of(step.b)))
         }
@@ -179,29 +179,29 @@ fn words(step: &Step) -> String {
             let share = |ms: f64| format!("{} %", whole(round(ms / 600.0).to_string()));
             format!(", {} -> {} of the time", share(a), share(b))
         } else {
-            format!(", {} -> {} a minute", round(a), round(b))
+            format!(", {} -> {} per minute", round(a), round(b))
         };
         out.push_str(&pace);
     }
     out
 }
 
-/// At most one digit behind the point.
+/// Rounds to one decimal.
 fn round(n: f64) -> f64 {
     (n * 10.0).round() / 10.0
 }
 
-/// One of both, with where and when.
+/// One of the two runs, with its place and time.
 fn side(page: &mut Page, name: &str, s: &Side) {
     let n = s.findings;
-    page.row(name, Look::Bold, AT, &format!("{}: {n} finding{}", s.file, phrase::plural(n)));
+    page.row(name, Style::Bold, AT, &format!("{}: {n} finding{}", s.file, phrase::plural(n)));
     let mechanisms =
         if s.target.mechanisms.is_empty() { "all mechanisms".into() } else { s.target.mechanisms.join(", ") };
     let least = seconds(s.target.min_stall_ms / 1e3);
     let duration = seconds(s.window.duration_s);
     page.row(
         "",
-        Look::Plain,
+        Style::Plain,
         AT,
         &format!(
             "{} for {duration} from {}: {mechanisms}; stalls of at least {least}",
@@ -215,7 +215,7 @@ fn side(page: &mut Page, name: &str, s: &Side) {
     };
     page.row(
         "",
-        Look::Plain,
+        Style::Plain,
         AT,
         &format!("{}, Linux {} {}, ipctrace {}; {lost}", s.host.name, s.kernel.release, s.host.arch, s.tool.version),
     );

@@ -1,6 +1,6 @@
-//! A table as CSV (RFC 4180): a line of names, CRLF, quotes doubled; what was not collected is an empty cell.
+//! A table as CSV (RFC 4180): a line of names, CRLF, doubled quotes; a value that was not collected is an empty cell.
 //!
-//! Text is made safe for terminals, and for spreadsheets, which take a cell that begins like a formula for one.
+//! Text is made safe for terminals, and for spreadsheets, which evaluate a cell that begins like a formula.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ impl Sink for Csv {
         for cell in cells {
             let text: Cow<'_, str> = match cell {
                 Cell::Null => "".into(),
-                // A number is no formula, also with its minus.
+                // A number is not a formula, even with a minus.
                 Cell::Unsigned(n) => n.to_string().into(),
                 Cell::Signed(n) => n.to_string().into(),
                 Cell::Text(text) => defused(escape(text)),
@@ -44,13 +44,13 @@ impl Sink for Csv {
     }
 }
 
-/// The error of the writer below, so that a reader that has gone is still known as one.
+/// The error of the underlying writer, so that the caller recognises a closed pipe.
 fn failed(e: csv::Error) -> io::Error {
     let text = e.to_string();
     if let csv::ErrorKind::Io(e) = e.into_kind() { e } else { io::Error::other(text) }
 }
 
-/// An apostrophe before what a spreadsheet would compute (OWASP, "CSV Injection"): also the full-width forms.
+/// Prepends an apostrophe to text that a spreadsheet would evaluate (OWASP, "CSV Injection"), full-width forms included.
 fn defused(text: Cow<'_, str>) -> Cow<'_, str> {
     if text.starts_with(['=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}']) {
         return format!("'{text}").into();
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formulas_are_defused_and_nothing_else_is_touched() {
+    fn only_formulas_are_defused() {
         for (text, want) in [
             ("=HYPERLINK(1)", "'=HYPERLINK(1)"),
             ("+1", "'+1"),

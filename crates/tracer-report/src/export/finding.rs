@@ -1,4 +1,4 @@
-//! Findings as rows of the table.
+//! Findings as rows of their table.
 
 use std::io;
 
@@ -44,18 +44,18 @@ pub(super) fn row<'a>(session: &Session, f: &'a Finding) -> io::Result<FindingRo
     })
 }
 
-/// When it was seen first, by the boot clock; within a millisecond.
+/// The time at which it was first seen, by the boot clock, to a millisecond.
 pub(super) fn first_ns(session: &Session, f: &Finding) -> Option<u64> {
     let wall_ns = f.first_seen.as_deref().and_then(parse_rfc3339)?;
     u64::try_from(wall_ns - i128::from(session.wall_ns) + i128::from(session.start_ns)).ok()
 }
 
-/// The word that a value without fields is in JSON.
+/// The JSON string of an enum value without fields.
 fn word(value: &impl serde::Serialize) -> io::Result<Option<std::borrow::Cow<'static, str>>> {
     Ok(serde_json::to_value(value)?.as_str().map(|word| word.to_owned().into()))
 }
 
-/// `None` also if the session does not tie the clocks: then these are no calendar times.
+/// The calendar time; `None` if the session does not map the boot clock to it.
 fn wall(session: &Session, text: Option<&str>) -> Option<Wall> {
     let ns = text.and_then(parse_rfc3339).filter(|_| session.wall_ns > 0)?;
     i64::try_from(ns).ok().map(Wall)

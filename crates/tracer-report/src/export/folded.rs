@@ -1,6 +1,6 @@
-//! Folded stacks: `role;program;function;function NUMBER`, outermost first, as flame graph tools read them.
+//! Folded stacks for flame graph tools: `role;program;function;function NUMBER`, outermost function first.
 //!
-//! Names come after the events that have their stacks, so the lines are written at the end; weights are added up by stack.
+//! Symbols arrive after the events with their stacks, so weights are summed by stack and the lines are written at the end.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -16,23 +16,23 @@ use tracer_record::Record;
 use tracer_record::StackId;
 use tracer_record::decode::KernelEvent;
 
-/// Different (role, program, stack) that are told apart.
+/// Distinct (role, program, stack) that are kept.
 const KEYS_MAX: usize = 1 << 17;
-/// The frame for what is beyond.
+/// The frame that stands for all others.
 const REST: &str = "[stacks beyond memory]";
-/// Frames of a line.
+/// Frames in a line.
 const FRAMES_MAX: usize = 256;
-/// Characters of a name.
+/// Characters in a name.
 const NAME_MAX: usize = 512;
 
-/// What a process did to have its stack taken.
+/// The role of a process in the event that recorded its stack.
 type Role = &'static str;
 
 pub(super) struct Folded {
     weight: Weight,
     out: Box<dyn Write + Send>,
     weights: HashMap<(Role, String, Option<StackId>), u64>,
-    /// By role: what came when `weights` was full.
+    /// Weight by role of the events that arrived when `weights` was full.
     rest: BTreeMap<Role, u64>,
     keys_max: usize,
 }
@@ -45,7 +45,7 @@ impl Folded {
     fn add(&mut self, model: &Model, role: Role, comm: &str, stack: Option<StackId>, weight: u64) {
         let key = (role, comm.to_owned(), stack.map(|s| model.canonical(s)));
         if self.weights.len() >= self.keys_max && !self.weights.contains_key(&key) {
-            self.join(model);
+            self.merge(model);
             if self.weights.len() >= self.keys_max {
                 let rest = self.rest.entry(role).or_default();
                 *rest = rest.saturating_add(weight);
@@ -56,24 +56,24 @@ impl Folded {
         *sum = sum.saturating_add(weight);
     }
 
-    /// Joins what by now is known to be one stack: each event's has a number of its own at first. If that does not
-    /// make much room, what is least goes to the rest, so that it is not tried for each event.
-    fn join(&mut self, model: &Model) {
-        let mut joined: HashMap<_, u64> = HashMap::new();
+    /// Merges stacks that the trace has meanwhile identified as equal: at first each event's stack has its own number. If
+    /// that frees little, the smaller half goes to the rest, so that the next event does not try again.
+    fn merge(&mut self, model: &Model) {
+        let mut merged: HashMap<_, u64> = HashMap::new();
         for ((role, comm, stack), weight) in self.weights.drain() {
-            let sum = joined.entry((role, comm, stack.map(|s| model.canonical(s)))).or_default();
+            let sum = merged.entry((role, comm, stack.map(|s| model.canonical(s)))).or_default();
             *sum = sum.saturating_add(weight);
         }
-        if joined.len() > self.keys_max / 4 * 3 {
-            let mut all: Vec<_> = joined.drain().collect();
+        if merged.len() > self.keys_max / 4 * 3 {
+            let mut all: Vec<_> = merged.drain().collect();
             all.sort_unstable_by(|(one, a), (other, b)| b.cmp(a).then_with(|| one.cmp(other)));
             for ((role, ..), weight) in all.drain(self.keys_max / 2..) {
                 let rest = self.rest.entry(role).or_default();
                 *rest = rest.saturating_add(weight);
             }
-            joined.extend(all);
+            merged.extend(all);
         }
-        self.weights = joined;
+        self.weights = merged;
     }
 }
 
@@ -92,7 +92,7 @@ impl Export for Folded {
     }
 
     fn finish(mut self: Box<Self>, model: &Model, _: &[Finding]) -> io::Result<()> {
-        // Waits that have not ended have had no event.
+        // Ongoing waits have no event yet.
         for o in model.stalls.ongoing() {
             let ns = o.seen_ns.saturating_sub(o.since_ns);
             self.add(model, "blocked", &o.comm, o.stack, if self.weight == Weight::Ns { ns } else { 1 });
@@ -112,7 +112,7 @@ impl Export for Folded {
     }
 }
 
-/// The role of an event's process; `None` if no stack is taken for such events.
+/// The role of an event's process; `None` if such events record no stack.
 fn role(body: &Body) -> Option<Role> {
     Some(match body {
         Body::Stall(_) => "blocked",
@@ -143,7 +143,7 @@ fn role(body: &Body) -> Option<Role> {
     })
 }
 
-/// A line without its number.
+/// A line without its weight.
 fn line(model: &Model, role: Role, comm: &str, stack: Option<StackId>) -> String {
     let mut line = format!("{role};{}", inert(if comm.is_empty() { "[unknown]" } else { comm }));
     let shown = stack.and_then(|s| site::shown(model, s, FRAMES_MAX));
@@ -158,7 +158,7 @@ fn line(model: &Model, role: Role, comm: &str, stack: Option<StackId>) -> String
     line
 }
 
-/// The function, or the place in its file.
+/// The function, or its offset in its file.
 fn name(frame: &StackFrame) -> String {
     let module = frame.module.as_deref().map(|m| m.rsplit('/').next().unwrap_or(m));
     match (frame.symbol.as_deref(), module) {
@@ -168,7 +168,7 @@ fn name(frame: &StackFrame) -> String {
     }
 }
 
-/// A name that cannot be taken for a frame's end, a line's end or more. Blanks stay: the number is behind the last.
+/// A name without characters that end a frame or a line. Spaces stay: the weight follows the last one.
 fn inert(name: &str) -> String {
     let name: String = name.chars().take(NAME_MAX).collect();
     escape(&name).replace(';', ":")
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn more_stacks_than_memory_are_counted_and_equal_ones_joined() {
+    fn stacks_are_bounded_and_equal_ones_merged() {
         let mut model = Model::new(&Session::default());
         let frames = [Frame { addr: 1, ..Frame::default() }];
         let mut f = Folded::new(Weight::Events, Box::new(io::sink()));
@@ -194,7 +194,7 @@ mod tests {
         for id in 0..8 {
             f.add(&model, "creator", "w", Some(StackId(id)), 1);
         }
-        // Now it is told that they are all the same.
+        // The trace now identifies all of them as equal.
         model.apply(&Record::Stack { id: 0, frames: frames.to_vec(), unwound: 1 }).unwrap();
         for id in 1..8 {
             model.apply(&Record::SameStack { id, of: 0 }).unwrap();

@@ -1,4 +1,4 @@
-//! A table as JSON lines. Each line has all columns; a value that was not collected is null.
+//! A table as JSON lines. Every line has all columns; a value that was not collected is null.
 
 use std::io::{self, Write};
 

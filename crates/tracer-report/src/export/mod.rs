@@ -1,7 +1,7 @@
-//! What a trace holds, in the formats of other tools: a stream of events goes in, and at the end the findings.
+//! Converts a trace to the formats of other tools: first the stream of events, at the end the findings.
 //!
-//! It opens nothing and asks no terminal: it writes into the writer that it is given, as it goes, and what it keeps is
-//! bounded whatever the length of the stream.
+//! It opens no file and asks no terminal: it writes continuously into the writer of its caller, and its memory is bounded
+//! for streams of any length.
 
 mod csv;
 mod finding;
@@ -29,7 +29,7 @@ use tracer_record::{Record, Session};
 
 pub use table::{Column as TableColumn, Type as ColumnType};
 
-/// Formats.
+/// Output formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Perfetto,
@@ -41,28 +41,28 @@ pub enum Format {
 }
 
 impl Format {
-    /// Value, name and purpose.
+    /// Value, name and help text.
     pub const CHOICES: &[(Self, &'static str, &'static str)] = &[
-        (Self::Perfetto, "perfetto", "For ui.perfetto.dev: processes, waits, fill and findings on a time line"),
+        (Self::Perfetto, "perfetto", "For ui.perfetto.dev: processes, waits, fill and findings on a timeline"),
         (Self::Parquet, "parquet", "A table for DuckDB, Spark, pandas"),
-        (Self::Jsonl, "jsonl", "A table, one JSON object a line"),
+        (Self::Jsonl, "jsonl", "A table, one JSON object per line"),
         (Self::Csv, "csv", "A table for spreadsheets"),
         (Self::Folded, "folded", "Folded stacks for flame graphs"),
-        (Self::Otlp, "otlp", "OpenTelemetry logs, one OTLP/JSON request a line"),
+        (Self::Otlp, "otlp", "OpenTelemetry logs, one OTLP/JSON request per line"),
     ];
 
-    /// Not to be shown on a terminal.
+    /// Whether the output must not go to a terminal.
     pub fn is_binary(self) -> bool {
         matches!(self, Self::Perfetto | Self::Parquet)
     }
 
-    /// One of the tables; the others hold events and findings alike.
+    /// Whether the output is one table; other formats contain both events and findings.
     pub fn is_table(self) -> bool {
         matches!(self, Self::Parquet | Self::Jsonl | Self::Csv)
     }
 }
 
-/// Tables.
+/// The tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Table {
     #[default]
@@ -71,10 +71,10 @@ pub enum Table {
 }
 
 impl Table {
-    /// Value, name and contents.
+    /// Value, name and help text.
     pub const CHOICES: &[(Self, &'static str, &'static str)] = &[
-        (Self::Events, "events", "One row an event, or a fact that was read"),
-        (Self::Findings, "findings", "One row a finding"),
+        (Self::Events, "events", "One row per event, or per fact that was read"),
+        (Self::Findings, "findings", "One row per finding"),
     ];
 
     /// Its columns, in their order.
@@ -86,7 +86,7 @@ impl Table {
     }
 }
 
-/// What the width of a frame in a flame graph stands for.
+/// The meaning of the width of a frame in a flame graph.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Weight {
     #[default]
@@ -95,20 +95,20 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// Value, name and meaning.
+    /// Value, name and help text.
     pub const CHOICES: &[(Self, &'static str, &'static str)] =
         &[(Self::Events, "events", "The number of events"), (Self::Ns, "ns", "Nanoseconds of waits")];
 }
 
-/// A format being written. An error leaves what was written useless, or at least not whole.
+/// A format being written. After an error the output is incomplete or unusable.
 pub trait Export {
-    /// Takes a record with the model that it led to, and what a kernel record decodes to.
+    /// Writes a record. `model` has already applied it; `event` is the decoded event of a kernel record.
     ///
     /// # Errors
     /// The output cannot be written.
     fn record(&mut self, model: &Model, record: &Record, event: Option<&KernelEvent>) -> io::Result<()>;
 
-    /// Takes the findings and writes what is left.
+    /// Writes the findings and everything that is left.
     ///
     /// # Errors
     /// As [`Export::record`].
@@ -136,13 +136,13 @@ pub fn begin(
     })
 }
 
-/// Takes the rows of a table.
+/// Writes the rows of a table.
 trait Sink {
     fn row(&mut self, cells: &[Cell<'_>]) -> io::Result<()>;
     fn end(self) -> io::Result<()>;
 }
 
-/// A table, in whatever format.
+/// A table in any format.
 struct Rows<S> {
     table: Table,
     sink: S,

@@ -1,13 +1,12 @@
-//! Objects as all formats tell them: how full one is, whose it is, what people call it.
+//! Facts about objects for all formats: fill, mechanism, name.
 
-use tracer_common::map::{SocketState, kind};
-use tracer_common::site::Mechanism;
+use tracer_common::map::kind;
+use tracer_common::state::EventfdState;
 
-use tracer_analysis::finding::object::kind_name;
 use tracer_analysis::model::Model;
 use tracer_record::{ObjKey, State};
 
-/// What a full object holds, and what it takes.
+/// How full an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fill {
     pub(super) fill: u64,
@@ -15,14 +14,20 @@ pub(super) struct Fill {
     pub(super) unit: &'static str,
 }
 
-/// How full an object was, as far as its state tells: what it means is the kernel half's.
+/// How full an object was; `None` if its state does not show it.
 pub(super) fn fill(obj: ObjKey, state: State) -> Option<Fill> {
     let (fill, capacity, unit) = match obj.kind {
-        kind::PIPE => (state.b, state.a, "slots"),
-        kind::EVENTFD => (state.a, u64::MAX - 1, "count"),
-        kind::MQ => (state.b, state.a, "messages"),
+        kind::PIPE => {
+            let s = state.pipe();
+            (s.used_slots, s.capacity_slots, "slots")
+        }
+        kind::EVENTFD => (state.eventfd().counter, EventfdState::COUNTER_MAX, "count"),
+        kind::MQ => {
+            let s = state.mq();
+            (s.messages, s.max_messages, "messages")
+        }
         kind::SOCKET => {
-            let s = SocketState::unpack(state.a, state.b);
+            let s = state.socket();
             (s.sent.into(), s.sndbuf.into(), "bytes")
         }
         _ => return None,
@@ -30,35 +35,19 @@ pub(super) fn fill(obj: ObjKey, state: State) -> Option<Fill> {
     (capacity > 0).then_some(Fill { fill, capacity, unit })
 }
 
-/// The mechanism that owns objects of this kind; `None` for those of several.
-pub(super) fn mechanism(raw: u32) -> Option<Mechanism> {
-    Some(match raw {
-        kind::SEM => Mechanism::Sem,
-        kind::SHM => Mechanism::Shm,
-        kind::MSG => Mechanism::Msg,
-        kind::PIPE => Mechanism::Pipe,
-        kind::EVENTFD => Mechanism::Eventfd,
-        kind::CHILD => Mechanism::Child,
-        kind::MQ => Mechanism::Mq,
-        kind::FUTEX => Mechanism::Futex,
-        kind::SIGNAL | kind::SIGNAL_INFO | kind::SIGNAL_MERGED => Mechanism::Signal,
-        _ => return None,
-    })
-}
-
 /// A System V object.
 pub(super) fn sysv(kind: u32, ns: u32, id: i32) -> ObjKey {
     ObjKey { kind, ns, id: u64::from(id.cast_unsigned()) }
 }
 
-/// An object's name for people.
+/// The name of an object, for people.
 pub(super) fn name(model: &Model, obj: ObjKey) -> String {
     match obj.kind {
-        kind::PIPE | kind::SOCKET => format!("{}:[{}]", kind_name(obj.kind), obj.id),
+        kind::PIPE | kind::SOCKET => format!("{}:[{}]", kind::name(obj.kind), obj.id),
         kind::FUTEX => format!("futex {:#x} of {}", obj.id, obj.ns),
         _ => match model.posix.name(obj) {
-            Some(name) => format!("{} {name}", kind_name(obj.kind)),
-            None => format!("{}:{}", kind_name(obj.kind), obj.id),
+            Some(name) => format!("{} {name}", kind::name(obj.kind)),
+            None => format!("{}:{}", kind::name(obj.kind), obj.id),
         },
     }
 }
@@ -66,13 +55,15 @@ pub(super) fn name(model: &Model, obj: ObjKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tracer_common::state::{MqState, PipeState};
 
     #[test]
-    fn fill_is_told_only_where_the_state_has_it() {
+    fn fill_is_known_only_if_the_state_shows_it() {
         let obj = |kind| ObjKey { kind, ns: 0, id: 1 };
-        let state = State { a: 16, b: 4, c: 9000 };
+        let state = PipeState { capacity_slots: 16, used_slots: 4, used_bytes: 9000 }.into();
         assert_eq!(fill(obj(kind::PIPE), state), Some(Fill { fill: 4, capacity: 16, unit: "slots" }));
-        assert_eq!(fill(obj(kind::MQ), state), Some(Fill { fill: 4, capacity: 16, unit: "messages" }));
+        let queue = MqState { max_messages: 16, messages: 4, timed_out: 0 }.into();
+        assert_eq!(fill(obj(kind::MQ), queue), Some(Fill { fill: 4, capacity: 16, unit: "messages" }));
         assert_eq!(fill(obj(kind::PIPE), State::default()), None, "nothing was read");
         assert_eq!(fill(obj(kind::SEM), state), None);
     }

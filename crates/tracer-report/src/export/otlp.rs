@@ -1,7 +1,7 @@
-//! Logs of OpenTelemetry: each line is an `ExportLogsServiceRequest` in the JSON mapping of OTLP, with some records.
+//! OpenTelemetry logs: each line is an `ExportLogsServiceRequest` with some records, in the JSON mapping of OTLP.
 //!
 //! The mapping (opentelemetry-proto, docs/specification.md, "JSON Protobuf Encoding"): names in lowerCamelCase, 64-bit
-//! integers as strings. Names of attributes are those of the semantic conventions where there are any.
+//! integers as strings. Attributes use the names of the semantic conventions if there are any.
 
 use std::io::{self, Write};
 
@@ -14,7 +14,7 @@ use tracer_record::Record;
 use tracer_record::Session;
 use tracer_record::decode::KernelEvent;
 
-/// Records and bytes of one request: collectors take 4 MiB at most by default (gRPC's limit).
+/// Records and bytes of one request: by default collectors accept at most 4 MiB (gRPC's limit).
 const RECORDS_MAX: usize = 512;
 const BYTES_MAX: usize = 1 << 20;
 
@@ -25,7 +25,7 @@ const ERROR: (u32, &str) = (17, "ERROR");
 
 pub(super) struct Otlp {
     out: Box<dyn Write + Send>,
-    /// What a request begins with: the resource and the scope.
+    /// The beginning of a request: resource and scope.
     head: Vec<u8>,
     batch: Vec<u8>,
     records: usize,
@@ -68,7 +68,7 @@ impl Otlp {
             out.push(b'{');
         }
         if let Some(ns) = r.wall_ns {
-            // There is no other clock than the one that saw it.
+            // The event was observed when it happened.
             write!(out, r#""timeUnixNano":"{ns}","observedTimeUnixNano":"{ns}","#)?;
         }
         let (number, text) = r.severity;
@@ -164,7 +164,7 @@ impl<'a> Attributes<'a> {
         Self { out, first: true }
     }
 
-    /// Adds one; a null is left out.
+    /// Adds an attribute; null is omitted.
     fn add(&mut self, name: &str, cell: Cell<'_>) -> io::Result<()> {
         if cell == Cell::Null {
             return Ok(());
@@ -174,7 +174,7 @@ impl<'a> Attributes<'a> {
         match cell {
             Cell::Null => {}
             Cell::Signed(n) | Cell::Time(n) => write!(self.out, r#""intValue":"{n}""#)?,
-            // An int of OTLP has a sign: what does not fit is text.
+            // An int of OTLP is signed; a larger number becomes a string.
             Cell::Unsigned(n) if i64::try_from(n).is_err() => write!(self.out, r#""stringValue":"{n}""#)?,
             Cell::Unsigned(n) => write!(self.out, r#""intValue":"{n}""#)?,
             Cell::Text(text) | Cell::Json(text) => {

@@ -1,4 +1,4 @@
-//! A table as a Parquet file. Rows are collected by columns, and go out as a row group before they are many.
+//! A table as a Parquet file. Rows are collected by column and written in row groups of bounded size.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::Sink;
 use super::table::{Cell, Column, Type};
 use tracer_record::Session;
 
-/// Rows of a row group, and bytes of text in it: what a reader can skip, and what is in memory here.
+/// Limits of a row group: rows, which a reader can skip together, and bytes of text, which stay in memory here.
 const ROWS_MAX: usize = 1 << 16;
 const TEXT_MAX: usize = 16 << 20;
 
@@ -27,16 +27,16 @@ pub(super) struct Parquet {
     text: usize,
 }
 
-/// The values of a column in the present row group; without those that are null.
+/// The values of a column in the current row group, without nulls.
 struct Values {
-    /// 1: the row has a value.
+    /// One for each row; 1: the row has a value.
     present: Vec<i16>,
     kept: Kept,
 }
 
 enum Kept {
     Numbers(Vec<i64>),
-    /// All texts one behind the other, and where each ends.
+    /// All texts concatenated, and the end of each.
     Texts(Vec<u8>, Vec<usize>),
 }
 
@@ -48,7 +48,7 @@ impl Parquet {
             .set_created_by(format!("ipctrace version {}", env!("CARGO_PKG_VERSION")))
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_statistics_enabled(EnabledStatistics::Chunk)
-            // It would be kept until the end, for each page.
+            // It would stay in memory until the end, for each page.
             .set_offset_index_disabled(true)
             .set_key_value_metadata(Some(vec![
                 about("host.name", &session.host),
@@ -96,7 +96,7 @@ impl Sink for Parquet {
 }
 
 impl Values {
-    /// Adds a cell; the bytes that it takes.
+    /// Adds a cell and returns the bytes of its text.
     fn add(&mut self, cell: Cell<'_>) -> io::Result<usize> {
         let mut len = 0;
         match (&mut self.kept, cell) {
@@ -105,7 +105,7 @@ impl Values {
                 return Ok(0);
             }
             (Kept::Numbers(all), Cell::Signed(n) | Cell::Time(n)) => all.push(n),
-            // The column's type says that there is no sign.
+            // The column's type is unsigned.
             (Kept::Numbers(all), Cell::Unsigned(n)) => all.push(n.cast_signed()),
             (Kept::Texts(all, ends), Cell::Text(text) | Cell::Json(text)) => {
                 all.extend_from_slice(text.as_bytes());
@@ -121,7 +121,7 @@ impl Values {
         Ok(len)
     }
 
-    /// Writes them as a column chunk, and begins anew.
+    /// Writes the values as a column chunk and clears them.
     fn write<W: Write + Send>(&mut self, group: &mut SerializedRowGroupWriter<'_, W>) -> Result<(), ParquetError> {
         let missing = || ParquetError::General("the schema has fewer columns than the table".to_owned());
         let mut column = group.next_column()?.ok_or_else(missing)?;
@@ -152,7 +152,7 @@ impl Kept {
     }
 }
 
-/// The schema in Parquet's own language.
+/// The schema in Parquet's schema language.
 fn schema(columns: &[Column]) -> String {
     let field = |c: &Column| {
         let (stored, logical) = match c.kind {
@@ -167,7 +167,7 @@ fn schema(columns: &[Column]) -> String {
     format!("message ipctrace {{ {} }}", columns.iter().map(field).collect::<Vec<_>>().join(" "))
 }
 
-/// The error of the writer below, so that a reader that has gone is still known as one.
+/// The error of the underlying writer, so that the caller recognises a closed pipe.
 fn failed(e: ParquetError) -> io::Error {
     let ParquetError::External(e) = e else { return io::Error::other(e) };
     e.downcast::<io::Error>().map_or_else(io::Error::other, |e| *e)

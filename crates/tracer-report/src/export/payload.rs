@@ -1,4 +1,4 @@
-//! Payloads as JSON: the fields of an event of the kernel by their names, or of a record that was read.
+//! Payloads as JSON: the named fields of a kernel event, or of a row that was read.
 
 use std::borrow::Cow;
 use std::io;
@@ -12,7 +12,7 @@ use super::table::Json;
 use crate::json;
 use tracer_record::ObjKey;
 
-/// Fields of payloads in which 0 says that there is none, or that it could not be read: those become null.
+/// Payload fields in which 0 means "none" or "not read"; they become null.
 const ZERO_IS_NONE: &[&str] = &[
     "reader",
     "reader_start_ns",
@@ -46,15 +46,15 @@ const ZERO_IS_NONE: &[&str] = &[
     "pipe_user_pages_soft",
 ];
 
-/// The payload of an event of the kernel.
+/// The payload of a kernel event.
 pub(super) fn kernel(body: &Body) -> io::Result<Json> {
     json_of(&Fields(body))
 }
 
-/// The payload of what was read.
+/// The payload of a row that was read.
 pub(super) fn read(record: &impl Serialize) -> io::Result<Json> {
     let mut value = serde_json::to_value(record)?;
-    forget_zeros(&mut value);
+    zeros_to_null(&mut value);
     json_of(&value)
 }
 
@@ -65,22 +65,22 @@ pub(super) fn json_of(value: &(impl Serialize + ?Sized)) -> io::Result<Json> {
     String::from_utf8(out).map(Json).map_err(io::Error::other)
 }
 
-fn forget_zeros(value: &mut Value) {
+fn zeros_to_null(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
                 if value.as_u64() == Some(0) && ZERO_IS_NONE.contains(&name.as_str()) {
                     *value = Value::Null;
                 }
-                forget_zeros(value);
+                zeros_to_null(value);
             }
         }
-        Value::Array(all) => all.iter_mut().for_each(forget_zeros),
+        Value::Array(all) => all.iter_mut().for_each(zeros_to_null),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
-/// A number of a payload; `None`: not known.
+/// A number of a payload; `None`: unknown.
 fn known(name: &str, n: u64) -> Option<u64> {
     (n != UNKNOWN && (n != 0 || !ZERO_IS_NONE.contains(&name))).then_some(n)
 }
@@ -114,7 +114,8 @@ impl Serialize for Fields<'_> {
     }
 }
 
-/// A name in a field of fixed length. An abstract address begins with a zero byte and may have more; others end there.
+/// A name in a field of fixed length. An abstract address begins with a zero byte and may contain more; other names end
+/// at a zero byte.
 pub(super) fn name_of(bytes: &[u8]) -> Cow<'_, str> {
     let whole = bytes.iter().rposition(|b| *b != 0).and_then(|last| bytes.get(..=last)).unwrap_or_default();
     let end = if whole.first() == Some(&0) { None } else { whole.iter().position(|b| *b == 0) };
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_null() {
+    fn unknown_values_are_null() {
         let stall = Body::Stall(Stall { reader_running_ns: UNKNOWN, since_ns: 5, ..Stall::default() });
         let payload: Value = serde_json::from_str(&kernel(&stall).expect("JSON").0).expect("JSON");
         assert!(payload["reader"].is_null() && payload["reader_running_ns"].is_null(), "{payload}");

@@ -1,7 +1,7 @@
-//! A Perfetto trace: waits as slices on the tracks of their threads, with a flow to whom they wait for, all other events
-//! as instants, counters of what is in objects and of how many there are, and the findings on a track of their own.
+//! A Perfetto trace: waits as slices on the tracks of their threads, with a flow to the thread that could end the wait;
+//! other events as instants; counters for the fill and the number of objects; findings on their own track.
 //!
-//! A wait is told when it has ended, so packets are not in the order of time; Perfetto sorts them.
+//! A wait has its event when it ends, so packets are not in order of time; Perfetto sorts them.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -15,7 +15,6 @@ use super::proto::{Argument, DebugAnnotation, EventType, TrackEvent};
 use super::tracks::{Tracks, argument, text, uuid};
 use super::{Export, finding, object, payload, row};
 use tracer_analysis::finding::Finding;
-use tracer_analysis::finding::object::kind_name;
 use tracer_analysis::model::Model;
 use tracer_analysis::waits::chain;
 use tracer_record::Record;
@@ -23,20 +22,20 @@ use tracer_record::decode::{Context, KernelEvent};
 use tracer_record::{ObjKey, PosixKind, Session, State};
 use tracer_record::{ProcId, Tid};
 
-/// Objects whose last value is remembered, so that it is not told twice.
+/// Objects whose last value is kept, so that it is not written twice.
 const OBJECTS_MAX: usize = 1 << 16;
-/// The track of what is said of the trace as a whole.
+/// The track of the findings, and of notes about the whole trace.
 const FINDINGS: &str = "ipctrace findings";
 
 pub(super) struct Perfetto {
     tracks: Tracks,
-    /// What was told of an object last: (time, value).
-    told: HashMap<ObjKey, (u64, u64)>,
+    /// The last fill that was written for an object: (time, value).
+    last_fill: HashMap<ObjKey, (u64, u64)>,
     /// By name.
     counts: HashMap<&'static str, u64>,
 }
 
-/// A wait, over or not.
+/// A wait, finished or ongoing.
 struct Wait<'a> {
     proc: ProcId,
     tid: Tid,
@@ -44,10 +43,10 @@ struct Wait<'a> {
     obj: ObjKey,
     call: Syscall,
     since_ns: u64,
-    /// `None`: it lasts.
+    /// `None`: it is ongoing.
     until_ns: Option<u64>,
     blocker: Option<(ProcId, Tid)>,
-    /// When it was known who could end it.
+    /// The time at which `blocker` was known.
     seen_ns: u64,
     more: Vec<DebugAnnotation>,
 }
@@ -60,21 +59,21 @@ impl Perfetto {
             let event = TrackEvent { name: Some("names are redacted".to_owned()), ..TrackEvent::default() };
             tracks.event(session.start_ns, track, EventType::Instant, event)?;
         }
-        Ok(Self { tracks, told: HashMap::new(), counts: HashMap::new() })
+        Ok(Self { tracks, last_fill: HashMap::new(), counts: HashMap::new() })
     }
 
     fn kernel(&mut self, model: &Model, context: &Context, body: &Body) -> io::Result<()> {
         if let Body::Stall(e) = body {
             return self.stall(model, context, e);
         }
-        // The header of these is whoever happened to run.
-        let of_nobody = matches!(
+        // The header of these events names whichever process was running.
+        let unrelated = matches!(
             body,
             Body::Free(_)
                 | Body::SemRemove(SemRemove { ns_end: 1.., .. })
                 | Body::SysvRemove(SysvRemove { ns_end: 1.., .. })
         );
-        if of_nobody {
+        if unrelated {
             return Ok(());
         }
         if matches!(body, Body::Exec(_)) {
@@ -126,7 +125,7 @@ impl Perfetto {
     fn wait(&mut self, model: &Model, w: Wait<'_>) -> io::Result<()> {
         let track = self.tracks.thread(model, w.proc, w.tid, w.comm)?;
         let object = object::name(model, w.obj);
-        let mechanism = object::mechanism(w.obj.kind).map_or(kind_name(w.obj.kind), |m| m.name());
+        let mechanism = kind::mechanism(w.obj.kind).map_or(kind::name(w.obj.kind), |m| m.name());
         let flow = w.blocker.map(|_| uuid(&("flow", w.proc, w.tid, w.since_ns)));
         let mut arguments = vec![text("object", &object), text("call", w.call.name())];
         if let Some((proc, _)) = w.blocker {
@@ -160,7 +159,7 @@ impl Perfetto {
         self.tracks.event(w.seen_ns, track, EventType::Instant, event)
     }
 
-    /// Tells how full an object was.
+    /// Writes how full an object was.
     fn fill(&mut self, model: &Model, ts_ns: u64, obj: ObjKey, state: State) -> io::Result<()> {
         match object::fill(obj, state) {
             Some(f) => self.value(model, ts_ns, obj, f.fill, f.unit),
@@ -169,10 +168,10 @@ impl Perfetto {
     }
 
     fn value(&mut self, model: &Model, ts_ns: u64, obj: ObjKey, value: u64, unit: &str) -> io::Result<()> {
-        if self.told.len() >= OBJECTS_MAX {
-            self.told.clear();
+        if self.last_fill.len() >= OBJECTS_MAX {
+            self.last_fill.clear();
         }
-        if self.told.insert(obj, (ts_ns, value)) == Some((ts_ns, value)) {
+        if self.last_fill.insert(obj, (ts_ns, value)) == Some((ts_ns, value)) {
             return Ok(());
         }
         let track = self.tracks.named(&format!("{} fill", object::name(model, obj)), Some(unit))?;
@@ -188,7 +187,7 @@ impl Perfetto {
         self.tracks.count(ts_ns, track, value)
     }
 
-    /// How many objects there are.
+    /// Writes the number of objects of each kind.
     fn counts(&mut self, model: &Model, ts_ns: u64) -> io::Result<()> {
         let posix = |kind: PosixKind| model.posix.iter().filter(|o| o.kind == kind).count();
         self.count(ts_ns, "semaphore sets", model.sems.sets().count())?;
@@ -207,7 +206,7 @@ impl Perfetto {
         let mut arguments = vec![text("title", &f.title), text("processes", &processes)];
         arguments.extend(f.object.as_ref().map(|o| text("object", &format!("{} {}", o.kind, o.id))));
         arguments.extend(f.stacks.first().and_then(|s| s.site.as_deref()).map(|site| text("site", site)));
-        arguments.extend(f.remedy.iter().map(|r| text("do", &r.what)));
+        arguments.extend(f.remedy.iter().map(|r| text("fix", &r.what)));
         arguments.push(text("docs", &f.docs));
         let severity = serde_json::to_value(f.severity)?;
         let event = TrackEvent {
@@ -236,7 +235,7 @@ impl Export for Perfetto {
                 for t in threads {
                     self.fill(model, t.since_ns, t.obj, t.state)?;
                 }
-                self.count(*ts_ns, "threads held up", threads.len())
+                self.count(*ts_ns, "blocked threads", threads.len())
             }
             Record::Refused { rows, .. } => rows.iter().try_for_each(|r| self.fill(model, r.last_ns, r.obj, r.state)),
             Record::Queues { ts_ns, rows } => rows
@@ -282,7 +281,7 @@ impl Export for Perfetto {
             let mut more = vec![argument("fd", Argument::Signed(o.fd.into()))];
             more.extend(o.stack.map(|s| argument("stack", Argument::Signed(s.0.into()))));
             let reader = model.stalls.object(o.obj).and_then(|all| all.reader.as_ref());
-            // The dead hold nothing up.
+            // A dead process cannot end a wait.
             let reader = reader.filter(|r| model.processes.alive(r.proc)).map(|r| (r.proc, Tid(r.proc.pid())));
             let wait = Wait {
                 proc: o.waiter.proc,

@@ -1,6 +1,6 @@
-//! The messages of Perfetto's trace format that are written: a part of its schema, kept by hand.
+//! The messages of Perfetto's trace format that ipctrace writes: a hand-written part of its schema.
 //!
-//! Source: protos/perfetto/trace in Perfetto's repository, v59.1; field numbers there never change their meaning.
+//! Source: protos/perfetto/trace in Perfetto's repository, v59.1; field numbers never change their meaning there.
 
 use prost::{Enumeration, Message, Oneof};
 
@@ -126,7 +126,7 @@ pub struct TrackEvent {
     pub debug_annotations: Vec<DebugAnnotation>,
 }
 
-/// What a [`TrackEvent`] is.
+/// The type of a [`TrackEvent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
 #[repr(i32)]
 pub enum EventType {

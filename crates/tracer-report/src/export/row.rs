@@ -1,4 +1,4 @@
-//! Events as rows of the table. One event may be many rows: each thread that waits is one, each object of an inventory.
+//! Records as rows of the table of events. A record may have many rows: one for each waiting thread or listed object.
 
 use std::borrow::Cow;
 use std::io;
@@ -9,14 +9,13 @@ use tracer_common::map::kind;
 use tracer_common::site::{Mechanism, Site};
 use tracer_common::syscall::Syscall;
 
-use super::object::{fill, mechanism, sysv};
+use super::object::{fill, sysv};
 use super::payload;
 use super::table::{EventRow, Wall};
-use tracer_analysis::finding::object::kind_name;
 use tracer_record::decode::{Context, KernelEvent};
 use tracer_record::{BlockedThread, Clocks, Inventory, ObjKey, ProcessRow, Record, RefusedRow, State, TICK_NS};
 
-/// Kinds of rows beside the kernel's events.
+/// Kinds of rows that are not kernel events.
 pub const READ: &[&str] = &[
     "tick",
     "end",
@@ -50,15 +49,15 @@ pub const READ: &[&str] = &[
     "problem",
 ];
 
-/// Kinds of rows that are events of the kernel.
+/// Kinds of rows that are kernel events.
 pub fn kernel_kinds() -> impl Iterator<Item = String> {
     Body::NAMES.iter().map(|name| snake(name))
 }
 
-/// Where an event's rows go.
+/// Receives rows.
 type Put<'a> = &'a mut dyn FnMut(&EventRow<'_>) -> io::Result<()>;
 
-/// Shows each row that a record is.
+/// Passes each row of a record to `put`.
 pub(super) fn each(clocks: Clocks, record: &Record, event: Option<&KernelEvent>, put: Put<'_>) -> io::Result<()> {
     let rows = Rows { clocks };
     match record {
@@ -152,8 +151,9 @@ impl Rows {
         Ok(EventRow { time_ns: None, time: None, ..self.with(kind, 0, payload)? })
     }
 
-    fn kernel<'a>(&self, context: &'a Context, body: &Body) -> io::Result<EventRow<'a>> {
-        let mut row = EventRow {
+    /// The row of a kernel event with everything that all events have.
+    fn header<'a>(&self, context: &'a Context, body: &Body) -> io::Result<EventRow<'a>> {
+        Ok(EventRow {
             source: Some("kernel".into()),
             kind: Some(snake(body.name()).into()),
             mechanism: context.site.map(|s| s.info().mechanism.name().into()),
@@ -166,7 +166,11 @@ impl Rows {
             stack: context.stack.map(|s| s.0.into()),
             payload: Some(payload::kernel(body)?),
             ..self.at("", context.ts_ns)
-        };
+        })
+    }
+
+    fn kernel<'a>(&self, context: &'a Context, body: &Body) -> io::Result<EventRow<'a>> {
+        let mut row = self.header(context, body)?;
         let ino = |kind: u32, id: u64| ObjKey { kind, ns: 0, id };
         match body {
             Body::Stall(e) => {
@@ -178,7 +182,7 @@ impl Rows {
                 row.duration_ns = Some(e.until_ns.saturating_sub(e.since_ns));
                 row = filled(about(row, obj), obj, e.state.into());
             }
-            // The header of these is whoever happened to run.
+            // The header of this event names whichever process was running.
             Body::Free(e) => {
                 row = of(EventRow { tid: None, uid: None, comm: None, ..row }, e.tgid, e.start_ns);
             }
@@ -312,19 +316,19 @@ impl Rows {
     }
 }
 
-/// The row, of this process.
+/// The row with this process.
 fn of(row: EventRow<'_>, tgid: u32, start_ns: u64) -> EventRow<'_> {
     EventRow { pid: Some(tgid.into()), start_ns: started(start_ns / TICK_NS * TICK_NS), ..row }
 }
 
-/// The row, about this object.
+/// The row with this object.
 fn about(row: EventRow<'_>, obj: ObjKey) -> EventRow<'_> {
     if obj.kind == kind::NONE {
         return row;
     }
     EventRow {
-        mechanism: mechanism(obj.kind).and_then(named).or(row.mechanism),
-        object_kind: Some(kind_name(obj.kind).into()),
+        mechanism: kind::mechanism(obj.kind).and_then(named).or(row.mechanism),
+        object_kind: Some(kind::name(obj.kind).into()),
         object_id: Some(obj.id),
         object_ns: (obj.ns != 0).then(|| obj.ns.into()),
         ..row
@@ -346,7 +350,7 @@ fn failed(row: EventRow<'_>, errno: i32) -> EventRow<'_> {
     EventRow { result: Some(-i64::from(errno)), errno: Some(errno.into()), ..row }
 }
 
-/// The end of a namespace removes its objects, and whoever ran then did not.
+/// The row without a process if the end of a namespace removed the object: the process that ran then did not.
 fn unless_gone(row: EventRow<'_>, ns_end: u32) -> EventRow<'_> {
     if ns_end == 0 {
         return row;
@@ -362,12 +366,12 @@ fn called(call: Syscall) -> Option<Cow<'static, str>> {
     (call != Syscall::None).then(|| call.name().into())
 }
 
-/// A start that was not told is 0.
+/// A start time; 0 is unknown.
 fn started(start_ns: u64) -> Option<u64> {
     (start_ns != 0).then_some(start_ns)
 }
 
-/// A name that was not told is empty.
+/// A name; empty is unknown.
 fn text(text: &str) -> Option<Cow<'_, str>> {
     (!text.is_empty()).then_some(Cow::Borrowed(text))
 }
@@ -389,7 +393,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_is_one_thing_only() {
+    fn kinds_are_unique() {
         assert_eq!(snake("SemHeldAtExit"), "sem_held_at_exit");
         assert_eq!(snake("Fork"), "fork");
         let mut all: Vec<String> = kernel_kinds().chain(READ.iter().map(|k| (*k).to_owned())).collect();

@@ -1,4 +1,4 @@
-//! Every format on one stream of hostile names, read back by readers of the format.
+//! Exports one stream of hostile names to every format and reads the output back with readers of the format.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,24 +8,23 @@ use ::parquet::record::RowAccessor;
 use prost::Message;
 use serde_json::Value;
 use tracer_common::event::{Body, EventfdCreate, Header, PosixCreate, Stall, UNKNOWN};
-use tracer_common::map::{ObjRef, ObjState, kind};
+use tracer_common::map::{ObjRef, kind};
 use tracer_common::site::Site;
+use tracer_common::state::PipeState;
 use tracer_common::syscall::Syscall;
 
-use super::proto::{Argument, Data, EventType, Trace, TrackEvent};
+use super::proto::{Argument, Data, EventType, Trace, TrackDescriptor, TrackEvent};
 use super::*;
 use crate::escape::unsafe_to_show;
 use tracer_analysis::analyst::Analyst;
 use tracer_analysis::fixture::{MS, S, START};
 use tracer_record::decode::header_bytes;
-use tracer_record::{
-    BlockedThread, Frame, ObjKey, Place, ProcessRow, Record, Releaser, State, ThreadRow, WaitRow, Way,
-};
+use tracer_record::{BlockedThread, Frame, ObjKey, Place, ProcessRow, Record, Releaser, ThreadRow, WaitRow, Way};
 
 const EVIL: &str = "=1;\u{1b}[2J\"\r\n<b>";
 const SCRIPT: &str = "<script>alert(\"1\")</script>,';|\u{202e}\u{2028}\0\u{7f}";
 
-/// A sink that can be looked at afterwards.
+/// A sink whose contents can be read afterwards.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 
@@ -38,7 +37,7 @@ impl Write for Shared {
     }
 }
 
-/// A sink whose reader goes away after some bytes.
+/// A sink whose reader closes after some bytes.
 struct Gone(usize);
 
 impl Write for Gone {
@@ -100,10 +99,10 @@ fn stream() -> Vec<Record> {
         state: 'S',
         ..ProcessRow::default()
     };
-    let state = ObjState { a: 16, b: 4, c: 9000 };
+    let state = PipeState { capacity_slots: 16, used_slots: 4, used_bytes: 9000 };
     let stall = Stall {
         obj: ObjRef { kind: PIPE.kind, ns: PIPE.ns, id: PIPE.id },
-        state,
+        state: state.into(),
         since_ns: START + 100 * MS,
         until_ns: START + 400 * MS,
         ret: -11,
@@ -133,7 +132,7 @@ fn stream() -> Vec<Record> {
     let named = |name: &str| Place { function: Some(name.into()), ..Place::default() };
     vec![
         Record::Session(session),
-        // Not what a kernel gives, but a trace may hold it.
+        // A kernel never reports this, but a trace may contain it.
         Record::Process { ts_ns: START, row: row(200, &"x".repeat(255)) },
         Record::Process { ts_ns: START, row: row(100, EVIL) },
         kernel(
@@ -171,7 +170,7 @@ fn stream() -> Vec<Record> {
             ts_ns: START + S,
             threads: vec![BlockedThread {
                 obj: PIPE,
-                state: State::from(state),
+                state: state.into(),
                 tgid: 100,
                 tid: 100,
                 start_ns: START - S,
@@ -221,7 +220,7 @@ fn text_of(format: Format, table: Table) -> String {
 }
 
 #[test]
-fn json_lines_have_all_columns_and_the_names_as_they_were() {
+fn json_lines_have_all_columns_and_unchanged_names() {
     let rows: Vec<Value> =
         text_of(Format::Jsonl, Table::Events).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     for row in &rows {
@@ -261,11 +260,11 @@ fn json_lines_have_all_columns_and_the_names_as_they_were() {
 }
 
 #[test]
-fn csv_is_read_back_and_holds_no_formula() {
+fn csv_can_be_read_back_and_contains_no_formula() {
     for table in [Table::Events, Table::Findings] {
         let text = text_of(Format::Csv, table);
         assert!(text.ends_with("\r\n"));
-        // Names cannot bring lines of their own.
+        // Names cannot add lines.
         let mut reader = ::csv::Reader::from_reader(text.as_bytes());
         let names: Vec<String> = reader.headers().expect("names").iter().map(str::to_owned).collect();
         assert_eq!(names, table.columns().iter().map(|c| c.name).collect::<Vec<_>>());
@@ -286,7 +285,7 @@ fn csv_is_read_back_and_holds_no_formula() {
 }
 
 #[test]
-fn parquet_is_read_back() {
+fn parquet_can_be_read_back() {
     let bytes = ::bytes::Bytes::from(exported(Format::Parquet, Table::Events, Weight::Events));
     let reader = SerializedFileReader::new(bytes).expect("a file");
     let rows: Vec<_> = reader.get_row_iter(None).expect("rows").map(|r| r.expect("a row")).collect();
@@ -303,7 +302,7 @@ fn parquet_is_read_back() {
 }
 
 #[test]
-fn parquet_rows_go_out_in_bounded_groups() {
+fn parquet_row_groups_are_bounded() {
     let out = Shared::default();
     let mut sink = parquet::Parquet::new(FindingRow::COLUMNS, &Session::default(), Box::new(out.clone())).expect("new");
     let row = FindingRow { title: Some("x".repeat(1 << 20).into()), ..FindingRow::default() };
@@ -332,7 +331,7 @@ fn folded_lines_are_frames_and_a_number() {
     };
     let events = lines(Weight::Events);
     let creators: Vec<_> = events.iter().filter(|(frames, _)| frames.starts_with("creator;")).collect();
-    // Role, program, two functions: a name has no frames of its own.
+    // Role, program, two functions: a name cannot add frames.
     assert!(creators.iter().all(|(frames, n)| frames.split(';').count() == 4 && *n == 1), "{events:?}");
     assert_eq!(creators.len(), 2);
     assert!(
@@ -390,11 +389,11 @@ fn otlp_requests_are_bounded() {
     assert_eq!(counts, [512, 512, 512, 464]);
 }
 
-#[test]
-fn perfetto_has_tracks_slices_flows_counters_and_findings() {
-    let bytes = exported(Format::Perfetto, Table::Events, Weight::Events);
-    let trace = Trace::decode(bytes.as_slice()).expect("a trace");
-    let (mut tracks, mut events) = (Vec::new(), Vec::new());
+type TimedEvent<'a> = (u64, &'a TrackEvent);
+
+/// The tracks and events of a trace. Each track must be described before its use.
+fn tracks_and_events(trace: &Trace) -> (Vec<&TrackDescriptor>, Vec<TimedEvent<'_>>) {
+    let (mut tracks, mut events): (Vec<&TrackDescriptor>, Vec<TimedEvent<'_>>) = (Vec::new(), Vec::new());
     for packet in &trace.packet {
         assert_eq!(packet.trusted_packet_sequence_id, Some(1));
         match packet.data.as_ref().expect("data") {
@@ -413,6 +412,14 @@ fn perfetto_has_tracks_slices_flows_counters_and_findings() {
             }
         }
     }
+    (tracks, events)
+}
+
+#[test]
+fn perfetto_has_tracks_slices_flows_counters_and_findings() {
+    let bytes = exported(Format::Perfetto, Table::Events, Weight::Events);
+    let trace = Trace::decode(bytes.as_slice()).expect("a trace");
+    let (tracks, events) = tracks_and_events(&trace);
     let thread = |tid| tracks.iter().find(|t| t.thread.as_ref().is_some_and(|t| t.tid == Some(tid))).expect("a track");
     let (writer, reader) = (thread(100), thread(200));
     assert_eq!(writer.thread.as_ref().and_then(|t| t.thread_name.as_deref()), Some("=1;\\x1b[2J\"\\x0d\\x0a<b>"));
@@ -423,7 +430,7 @@ fn perfetto_has_tracks_slices_flows_counters_and_findings() {
     let is = |e: &TrackEvent, kind: EventType| e.r#type == Some(kind.into());
     let begins: Vec<_> = events.iter().filter(|(_, e)| is(e, EventType::SliceBegin)).collect();
     let ends: Vec<_> = events.iter().filter(|(_, e)| is(e, EventType::SliceEnd)).collect();
-    // The second wait lasts.
+    // The second wait is ongoing.
     assert_eq!(begins.iter().map(|(ts, _)| *ts).collect::<Vec<_>>(), [START + 100 * MS, START + 500 * MS]);
     assert_eq!(ends.iter().map(|(ts, _)| *ts).collect::<Vec<_>>(), [START + 400 * MS]);
     for (_, e) in &begins {
@@ -444,7 +451,7 @@ fn perfetto_has_tracks_slices_flows_counters_and_findings() {
     let found = events.iter().find(|(_, e)| e.track_uuid == findings.uuid).expect("a finding");
     assert_eq!((found.1.name.as_deref(), found.0 >= START), (Some("pipe-stall"), true));
 
-    // No string in it could mislead whoever prints it.
+    // No string in it could mislead a terminal.
     let strings = events.iter().flat_map(|(_, e)| {
         e.name.iter().cloned().chain(
             e.debug_annotations
@@ -456,12 +463,12 @@ fn perfetto_has_tracks_slices_flows_counters_and_findings() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_known_as_one_and_nothing_panics() {
+fn a_closed_reader_is_a_broken_pipe_and_nothing_panics() {
     for format in [Format::Perfetto, Format::Parquet, Format::Jsonl, Format::Csv, Format::Folded, Format::Otlp] {
-        for room in [0, 3, 100] {
-            let end = run(format, Table::Events, Weight::Events, Box::new(Gone(room)));
+        for bytes in [0, 3, 100] {
+            let end = run(format, Table::Events, Weight::Events, Box::new(Gone(bytes)));
             let kind = end.map_err(|e| e.kind());
-            assert!(matches!(kind, Err(io::ErrorKind::BrokenPipe)), "{format:?} {room}: {kind:?}");
+            assert!(matches!(kind, Err(io::ErrorKind::BrokenPipe)), "{format:?} {bytes}: {kind:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The tracks of a Perfetto trace, each described before its first use, and the packets that go out.
+//! The tracks of a Perfetto trace, each described before its first use, and the packets of the trace.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,21 +18,21 @@ use tracer_record::{ProcId, TICK_NS, Tid};
 /// builtin_clock.proto
 const REALTIME: u32 = 1;
 const BOOTTIME: u32 = 6;
-/// All packets are of one writer.
+/// All packets belong to one writer.
 const SEQUENCE: u32 = 1;
 const SEQ_INCREMENTAL_STATE_CLEARED: u32 = 1;
-/// Tracks that are known to be described; then all are described anew, which changes nothing.
+/// Tracks remembered as described; beyond that all tracks are described again, which changes nothing.
 const KNOWN_MAX: usize = 1 << 17;
-/// Packets go out when they have so many bytes.
+/// Packets are written in batches of this many bytes.
 const BATCH: usize = 64 << 10;
-/// Field 1 of `Trace`, with a length.
+/// Tag of field 1 of `Trace`, length-delimited.
 const PACKET: u8 = 1 << 3 | 2;
 
 /// A track.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Track(u64);
 
-/// What tracks there are.
+/// Identifies a track.
 #[derive(Hash)]
 pub(super) enum Key<'a> {
     Process(ProcId),
@@ -47,7 +47,7 @@ pub(super) struct Tracks {
 }
 
 impl Tracks {
-    /// Begins a trace: clears the state and ties the clocks.
+    /// Begins a trace: clears the state and maps the clocks to each other.
     pub(super) fn new(session: &Session, out: Box<dyn Write + Send>) -> io::Result<Self> {
         let mut tracks = Self { out, batch: Vec::new(), known: HashSet::new() };
         let clock = |id, ns| Clock { clock_id: Some(id), timestamp: Some(ns) };
@@ -99,13 +99,13 @@ impl Tracks {
         Ok(Track(uuid))
     }
 
-    /// Describes a thread and its process anew when it is used next: they have another name now.
+    /// Makes the next use of a thread describe it and its process again, because their names changed.
     pub(super) fn renamed(&mut self, proc: ProcId, tid: Tid) {
         self.known.remove(&uuid(&Key::Process(proc)));
         self.known.remove(&uuid(&Key::Thread(proc, tid)));
     }
 
-    /// A track of no process; with a unit it is a counter.
+    /// A track without a process; with a unit it is a counter.
     pub(super) fn named(&mut self, name: &str, unit: Option<&str>) -> io::Result<Track> {
         let uuid = uuid(&Key::Named(name));
         if self.is_new(uuid) {
@@ -168,14 +168,14 @@ fn packet(ts_ns: Option<u64>, data: Data) -> TracePacket {
     }
 }
 
-/// A number for a track or a flow; never 0, which stands for a track that all share.
+/// An id for a track or a flow; never 0, which is the default track.
 pub(super) fn uuid(key: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     hasher.finish().max(1)
 }
 
-/// An argument of an event.
+/// A text argument of an event.
 pub(super) fn text(name: &str, value: &str) -> DebugAnnotation {
     argument(name, Argument::Text(escape(value).into_owned()))
 }

@@ -1,4 +1,4 @@
-//! What the page's program draws, as JSON that cannot end the element it stands in.
+//! The data that the page's script draws, as JSON that cannot close the element around it.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub(super) fn json(charts: &Charts) -> io::Result<String> {
     Ok(inert(&serde_json::to_string(&safe(value))?))
 }
 
-/// The program puts strings into the page as text: they are made safe to read here, as all others are.
+/// The script inserts strings into the page as text; they are made safe here, like all others.
 fn safe(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(shown(&text).into_owned()),
@@ -23,7 +23,7 @@ fn safe(value: Value) -> Value {
     }
 }
 
-/// JSON has these characters in strings only, where an escape means the same.
+/// JSON contains these characters in strings only, where an escape has the same meaning.
 fn inert(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {

@@ -1,4 +1,4 @@
-//! One finding: who, where, what to do, then the evidence.
+//! One finding: processes, place and fix, then the evidence.
 
 use maud::{Markup, html};
 
@@ -6,7 +6,7 @@ use super::super::phrase::{
     LIST_MAX, at, by_role, confidence, evidence, frames, limit as limit_words, object, origin, process, seen, severity,
 };
 use super::{class, shown};
-use tracer_analysis::finding::{Finding, Limit, Origin, Stack};
+use tracer_analysis::finding::{Finding, FindingStack, Limit, Origin};
 
 pub(super) fn article(n: usize, f: &Finding) -> Markup {
     let head = format!("finding-{n}-head");
@@ -24,15 +24,15 @@ pub(super) fn article(n: usize, f: &Finding) -> Markup {
                 }
                 @for place in f.stacks.iter().filter_map(at) { dt { "at" } dd { code { (shown(&place)) } } }
                 @if let Some(l) = &f.limit { dt { "limit" } dd { (limit(l)) } }
-                dt { "sure" } dd { (confidence(f.confidence)) ", " (origin(f.origin)) }
+                dt { "confidence" } dd { (confidence(f.confidence)) ", " (origin(f.origin)) }
                 @if let Some(seen) = seen(f) { dt { "seen" } dd { (shown(&seen)) } }
             }
             @if !f.chain.is_empty() {
-                h4 { "Who waits for whom" }
+                h4 { "Blocking chain" }
                 ol.chain { @for link in &f.chain { li { (shown(link)) } } }
             }
             @if !f.remedy.is_empty() {
-                h4 { "What to do" }
+                h4 { "Fix" }
                 ul.remedy { @for r in &f.remedy {
                     li { (shown(&r.what))
                         @if let Some(command) = &r.command {
@@ -47,7 +47,7 @@ pub(super) fn article(n: usize, f: &Finding) -> Markup {
                 } }
             }
             @if f.stacks.is_empty() && f.origin == Origin::Baseline {
-                p.note { "No stack: it was there before tracing began." }
+                p.note { "No stack: the object existed before tracing began." }
             }
             @for s in &f.stacks { (stack(s)) }
             @if !f.docs.is_empty() { p.note { "More: " code { (shown(&f.docs)) } } }
@@ -55,7 +55,7 @@ pub(super) fn article(n: usize, f: &Finding) -> Markup {
     }
 }
 
-fn stack(s: &Stack) -> Markup {
+fn stack(s: &FindingStack) -> Markup {
     let frames = frames(s);
     html! {
         details.stack {
@@ -66,7 +66,7 @@ fn stack(s: &Stack) -> Markup {
     }
 }
 
-/// A limit with its use as a bar, if both are known.
+/// A limit, with its usage as a bar if both are known.
 pub(super) fn limit(l: &Limit) -> Markup {
     html! {
         (shown(&limit_words(l)))

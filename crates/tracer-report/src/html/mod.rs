@@ -1,8 +1,7 @@
-//! The report as one page of HTML that needs nothing else: no file, no network.
+//! The report as one self-contained HTML page, which loads no file and uses no network.
 //!
-//! It says the same as the other writers, and draws the charts. Every string goes through [`shown`] and maud's
-//! escaping; the page's policy allows its own style and program by their hashes, and nothing else, so that a name
-//! cannot become either.
+//! It shows the same facts as the other writers, and charts. Every string passes through [`shown`] and maud's escaping.
+//! The page's policy allows only its own style and scripts, by their hashes, so that no name can become either.
 
 mod data;
 mod draw;
@@ -33,9 +32,9 @@ const POLICY: &str = concat!(
 /// The page.
 ///
 /// # Errors
-/// A value that JSON cannot hold; there is none.
+/// A value that JSON cannot hold; charts have none.
 pub fn render(report: &Report, charts: &Charts) -> io::Result<String> {
-    let title = format!("ipctrace: {}", verdict(report));
+    let title = format!("ipctrace: {}", headline(report));
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -49,20 +48,20 @@ pub fn render(report: &Report, charts: &Charts) -> io::Result<String> {
                 style { (PreEscaped(STYLE)) }
             }
             body {
-                a.skip href="#main" { "Skip to the verdicts" }
+                a.skip href="#main" { "Skip to the findings" }
                 (header(report))
                 (contents(report, charts))
                 main #main tabindex="-1" {
-                    (verdicts(report))
+                    (summary(report))
                     @for (n, f) in report.findings.iter().enumerate() { (finding::article(n + 1, f)) }
                     (timeline(charts))
                     (waits(charts))
                     (stacks(charts))
                     (durations(charts))
                     (limits(report, charts))
-                    (circumstances(report))
+                    (coverage(report))
                 }
-                footer { p { "Made by ipctrace " (shown(&report.tool.version)) ". This page loads nothing." } }
+                footer { p { "Written by ipctrace " (shown(&report.tool.version)) ". This page loads nothing." } }
                 script type="application/json" #data { (PreEscaped(data::json(charts)?)) }
                 script { (PreEscaped(SCRIPT)) }
             }
@@ -71,12 +70,12 @@ pub fn render(report: &Report, charts: &Charts) -> io::Result<String> {
     Ok(page.into_string())
 }
 
-/// What is shown of a string from outside: nothing in it can hide or reorder text.
+/// A string from outside as it is shown: nothing in it hides or reorders text.
 fn shown(text: &str) -> Cow<'_, str> {
     escape(text)
 }
 
-fn verdict(report: &Report) -> String {
+fn headline(report: &Report) -> String {
     if report.findings.is_empty() { "no findings".into() } else { counted(report) }
 }
 
@@ -91,7 +90,7 @@ fn class(s: Severity) -> &'static str {
 fn header(report: &Report) -> Markup {
     html! {
         header.top {
-            h1 { "ipctrace: " (verdict(report)) }
+            h1 { "ipctrace: " (headline(report)) }
             p { (shown(&target(report))) ", watched for " (seconds(report.window.duration_s)) " on "
                 (shown(&report.host.name)) ", from " time { (shown(&report.window.start)) } }
         }
@@ -100,13 +99,13 @@ fn header(report: &Report) -> Markup {
 
 fn contents(report: &Report, charts: &Charts) -> Markup {
     let rows = [
-        (!report.findings.is_empty(), "verdicts", "Verdicts"),
+        (!report.findings.is_empty(), "findings", "Findings"),
         (!charts.timeline.lanes.is_empty(), "timeline", "Timeline"),
         (!charts.waits.nodes.is_empty(), "waits", "Waits"),
         (charts.stacks.is_some(), "stacks", "Stacks"),
         (!charts.durations.is_empty(), "durations", "Durations"),
         (has_limits(report, charts), "limits", "Limits"),
-        (true, "circumstances", "What was watched"),
+        (true, "coverage", "Coverage"),
     ];
     html! {
         nav aria-label="Parts of the report" {
@@ -117,18 +116,18 @@ fn contents(report: &Report, charts: &Charts) -> Markup {
     }
 }
 
-fn verdicts(report: &Report) -> Markup {
+fn summary(report: &Report) -> Markup {
     html! {
-        section #verdicts aria-labelledby="verdicts-head" {
-            h2 #verdicts-head { "Verdicts" }
+        section #findings aria-labelledby="findings-head" {
+            h2 #findings-head { "Findings" }
             @if report.findings.is_empty() {
                 p.healthy { "No findings: watched " (shown(&watched(report))) "." }
             }
             @if report.loss.events > 0 {
                 p.lost role="note" { strong { "Lost " } (shown(&lost(report)))
-                    "; what rests on them is marked uncertain." }
+                    "; findings that rest on them are marked uncertain." }
             }
-            ol.verdicts { @for (n, f) in report.findings.iter().enumerate() {
+            ol.findings { @for (n, f) in report.findings.iter().enumerate() {
                 li class=(class(f.severity)) {
                     a href={ "#finding-" (n + 1) } {
                         span.severity { (severity(f.severity)) } " "
@@ -148,12 +147,11 @@ fn timeline(charts: &Charts) -> Markup {
         section #timeline aria-labelledby="timeline-head" {
             h2 #timeline-head { "Timeline" }
             p #timeline-keys {
-                "When objects lived and when somebody waited at them. Drag or use the arrow keys to move, the wheel with "
-                "Ctrl or " kbd { "+" } " and " kbd { "-" } " to zoom, " kbd { "0" } " to see all."
+                "Lifetimes of objects, and waits at them. Drag or use the arrow keys to move, Ctrl and the wheel or " kbd { "+" } " and " kbd { "-" } " to zoom, " kbd { "0" } " to show all."
             }
-            p.legend { span.life { "lives" } " " span.wait { "somebody waits" } " "
-                span.zombie { "ended, not reaped" } }
-            div.tools role="group" aria-label="Part of the time that is shown" {
+            p.legend { span.life { "exists" } " " span.wait { "a thread waits" } " "
+                span.zombie { "exited, not reaped" } }
+            div.tools role="group" aria-label="Time range" {
                 @for (act, label, sign) in [("in", "Zoom in", "+"), ("out", "Zoom out", "−"), ("left", "Earlier", "←"),
                     ("right", "Later", "→"), ("all", "All", "0")] {
                     button type="button" data-act=(act) aria-label=(label) title=(label) { (sign) }
@@ -163,12 +161,12 @@ fn timeline(charts: &Charts) -> Markup {
             div.view #timeline-view tabindex="0" role="group" aria-labelledby="timeline-head"
                 aria-describedby="timeline-keys" {}
             p #timeline-hint aria-live="polite" {}
-            @if timeline.left_out > 0 { p.note { (timeline.left_out) " objects and processes more are not drawn." } }
+            @if timeline.left_out > 0 { p.note { (timeline.left_out) " more objects and processes are not drawn." } }
             details {
                 summary { "As a table" }
                 div.wide { table {
                     thead { tr { th scope="col" { "object" } th scope="col" { "findings" } th scope="col" { "waits" }
-                        th scope="col" { "waited" } } }
+                        th scope="col" { "total" } } }
                     tbody { @for lane in &timeline.lanes {
                         tr { th scope="row" { (shown(&lane.name)) }
                             td { (finding::links(&lane.findings)) }
@@ -185,10 +183,11 @@ fn waits(charts: &Charts) -> Markup {
     let graph = &charts.waits;
     html! { @if !graph.nodes.is_empty() {
         section #waits aria-labelledby="waits-head" {
-            h2 #waits-head { "Who waits for whom" }
-            p { "An arrow leads from who waits to the object, and from there to who could end that." }
+            h2 #waits-head { "Waits" }
+            p { "Arrows lead from a waiting process to the object, and from the object to the processes that can end "
+                "the wait." }
             div.wide tabindex="0" role="group" aria-labelledby="waits-head" { (draw::graph(graph)) }
-            @if graph.left_out > 0 { p.note { (graph.left_out) " more are not drawn; the findings name them." } }
+            @if graph.left_out > 0 { p.note { (graph.left_out) " more processes and objects are not drawn; the findings name them." } }
         }
     } }
 }
@@ -198,7 +197,7 @@ fn stacks(charts: &Charts) -> Markup {
         section #stacks aria-labelledby="stacks-head" {
             h2 #stacks-head { "Stacks" }
             p #stacks-keys { "The stacks of all findings, callers above. Arrow keys move between functions, "
-                kbd { "Enter" } " widens one, " kbd { "Escape" } " shows all again." }
+                kbd { "Enter" } " zooms in, " kbd { "Escape" } " shows all again." }
             div.flame #stacks-view role="group" aria-labelledby="stacks-head" aria-describedby="stacks-keys" {}
             p #stacks-hint aria-live="polite" {}
         }
@@ -208,7 +207,7 @@ fn stacks(charts: &Charts) -> Markup {
 fn durations(charts: &Charts) -> Markup {
     html! { @if !charts.durations.is_empty() {
         section #durations aria-labelledby="durations-head" {
-            h2 #durations-head { "How long the waits were" }
+            h2 #durations-head { "Durations of waits" }
             div.charts { @for h in &charts.durations { (draw::histogram(h)) } }
         }
     } }
@@ -226,7 +225,7 @@ fn limits(report: &Report, charts: &Charts) -> Markup {
             h2 #limits-head { "Limits" }
             @if !with.is_empty() {
                 table {
-                    thead { tr { th scope="col" { "finding" } th scope="col" { "limit" } th scope="col" { "use" } } }
+                    thead { tr { th scope="col" { "finding" } th scope="col" { "limit" } th scope="col" { "usage" } } }
                     tbody { @for (n, l) in &with {
                         tr { td { (finding::links(&[*n])) } th scope="row" { (shown(&l.name)) }
                             td { (finding::limit(l)) } }
@@ -238,22 +237,22 @@ fn limits(report: &Report, charts: &Charts) -> Markup {
     } }
 }
 
-fn circumstances(report: &Report) -> Markup {
+fn coverage(report: &Report) -> Markup {
     let sites = sites(report);
     html! {
-        section #circumstances aria-labelledby="circumstances-head" {
-            h2 #circumstances-head { "What was watched" }
+        section #coverage aria-labelledby="coverage-head" {
+            h2 #coverage-head { "Coverage" }
             dl {
                 dt { "watched" } dd { (shown(&watched(report))) }
                 dt { "when" } dd { (shown(&report.window.start)) " to " (shown(&report.window.end)) }
                 dt { "where" } dd { (shown(&report.host.name)) ", Linux " (shown(&report.kernel.release)) " "
                     (shown(&report.host.arch)) }
-                @if !sites.is_empty() { dt { "how" } dd { (shown(&sites)) } }
+                @if !sites.is_empty() { dt { "probes" } dd { (shown(&sites)) } }
                 @if let Some(text) = redacted(report) { dt { "names" } dd { (text) } }
                 dt { "lost" }
                 dd { @if report.loss.events > 0 { (shown(&lost(report))) } @else { "nothing" } }
                 dt { "not collected" }
-                dd { @if report.not_collected.is_empty() { "nothing that was asked for" } @else {
+                dd { @if report.not_collected.is_empty() { "nothing that was requested" } @else {
                     ul { @for sentence in &report.not_collected { li { (shown(sentence)) } } }
                 } }
             }

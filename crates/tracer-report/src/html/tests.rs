@@ -1,4 +1,4 @@
-//! Tests of the page's text; tests/page.rs looks at it in a browser.
+//! Tests of the page's text; `tracer-user/tests/page.rs` opens it in a browser.
 
 use serde_json::json;
 
@@ -38,18 +38,18 @@ fn hostile() -> (Report, Charts) {
                 label: evil.clone(),
                 is_process: true,
                 dead: true,
-                stuck: true,
+                deadlocked: true,
                 finding: 1,
             }],
             ..Default::default()
         },
         stacks: Some(flame::Node { name: evil.clone(), ..flame::Node::default() }),
-        durations: vec![durations::Histogram { object: evil, count: 0, total_ns: 0, lasting: 0, classes: vec![] }],
+        durations: vec![durations::Histogram { object: evil, count: 0, total_ns: 0, ongoing: 0, classes: vec![] }],
     };
     (report, charts)
 }
 
-/// What of a page its own program and style are not.
+/// The page without its own style and script.
 fn without_own(page: &str) -> String {
     assert_eq!((page.matches(SCRIPT).count(), page.matches(STYLE).count()), (1, 1));
     page.replace(SCRIPT, "").replace(STYLE, "")
@@ -61,7 +61,7 @@ fn names_are_inert_everywhere() {
     let page = without_own(&render(&report, &charts).expect("page"));
     assert!(!page.contains("<img") && !page.contains("<script>alert"), "{page}");
     assert!(!page.replace("\\\" onmouseover", "").contains("\" onmouseover"), "{page}");
-    assert_eq!(page.matches("<script").count(), 2, "the data and the program");
+    assert_eq!(page.matches("<script").count(), 2, "the data and the script");
     assert!(!page.chars().any(|c| c != '\n' && unsafe_to_show(c)), "{page}");
 }
 

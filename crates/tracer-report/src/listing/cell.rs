@@ -1,4 +1,4 @@
-//! One value of a table, with its type: how it prints, how it sorts, and what it is in JSON.
+//! A typed value of a table: how it prints, sorts, and converts to JSON.
 
 use std::cmp::Ordering;
 
@@ -6,26 +6,26 @@ use serde_json::Value;
 
 use tracer_analysis::finding::time::{seconds, wall_rfc3339};
 
-/// A value; the text is not yet escaped.
+/// A value; text is not escaped yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cell {
     /// Not collected: `null`, never 0.
     Unknown,
-    /// It is known that there is none: `-`, `null`.
+    /// There is none: `-`, `null`.
     Nothing,
     Text(String),
     Number(u64),
     Signed(i64),
-    /// A 64-bit counter, which is a string in JSON.
+    /// A 64-bit counter; a string in JSON.
     Counter(u64),
     Flag(bool),
     /// Permission bits.
     Mode(u32),
     /// A SysV key.
     Key(i32),
-    /// Seconds since 1970; 0 = never.
+    /// Seconds since 1970; 0: never.
     Time(u64),
-    /// A length of time.
+    /// A duration.
     Seconds(u64),
     List(Vec<Cell>),
 }
@@ -40,8 +40,8 @@ impl Cell {
         value.map_or(Self::Unknown, make)
     }
 
-    /// A process named by the kernel's table; 0 stands for one that is not visible here, or, if nobody `ever` did what
-    /// it is named for, for none.
+    /// A pid in a table of the kernel. 0 is a process that is not visible from here if the event `ever` happened, otherwise
+    /// none.
     pub fn pid(pid: u32, ever: bool) -> Self {
         match pid {
             0 if ever => Self::Unknown,
@@ -55,7 +55,7 @@ impl Cell {
         value.map_or(Self::Nothing, make)
     }
 
-    /// For people.
+    /// The text for people.
     pub fn print(&self) -> String {
         match self {
             Self::Unknown => "?".into(),
@@ -65,16 +65,16 @@ impl Cell {
             Self::Flag(f) => if *f { "yes" } else { "no" }.into(),
             Self::Mode(_) | Self::Key(_) => self.json().as_str().unwrap_or_default().to_owned(),
             Self::Time(0) | Self::Nothing => "-".into(),
-            // Without the milliseconds, which the kernel does not keep.
+            // Without milliseconds: the kernel keeps seconds.
             Self::Time(s) => wall(*s).replace(".000Z", "Z"),
-            #[allow(clippy::cast_precision_loss)] // a length of time for people
+            #[allow(clippy::cast_precision_loss)] // a duration for people
             Self::Seconds(s) => seconds(*s as f64),
             Self::List(all) if all.is_empty() => "-".into(),
             Self::List(all) => all.iter().map(Self::print).collect::<Vec<_>>().join(", "),
         }
     }
 
-    /// For programs.
+    /// The value for programs.
     pub fn json(&self) -> Value {
         match self {
             Self::Unknown | Self::Nothing | Self::Time(0) => Value::Null,
@@ -90,12 +90,12 @@ impl Cell {
         }
     }
 
-    /// Whether there is no value: it says nothing about how its column is aligned, and is not compared.
+    /// Whether there is no value; it affects neither alignment nor order.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Unknown | Self::Nothing)
     }
 
-    /// Whether columns of it are aligned to the right.
+    /// Whether its column is right-aligned.
     pub(super) fn is_number(&self) -> bool {
         matches!(self, Self::Number(_) | Self::Signed(_) | Self::Counter(_) | Self::Seconds(_))
     }
@@ -105,7 +105,7 @@ impl Cell {
         matches!(self, Self::Text(_) | Self::List(_))
     }
 
-    /// The order of `--sort`: what is not known, or is not there, comes last; lists by their length, then their elements.
+    /// The order of `--sort`: missing values come last; lists compare by length, then by elements.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
             _ if self.is_absent() || other.is_absent() => self.is_absent().cmp(&other.is_absent()),

@@ -1,9 +1,9 @@
-//! What a key may come from: ftok(3) of the C library, in reverse.
+//! The file that a key may come from: ftok(3) of the C library, in reverse.
 //!
-//! glibc and musl make it of the project id's lowest 8 bits, the device's lowest 8 and the inode's lowest 16
-//! (sysvipc/ftok.c). Different files can give the same key, so this is a hint and no proof.
+//! glibc and musl build a key from the lowest 8 bits of the project id, 8 of the device and 16 of the inode
+//! (sysvipc/ftok.c). Different files can have the same key, so this is a hint, not a proof.
 
-/// The parts of a key, if ftok made it.
+/// The parts of a key that ftok built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Project id, lowest 8 bits.
@@ -21,13 +21,13 @@ impl Key {
         (key != 0).then(|| Self { proj, dev, ino: u16::from_be_bytes([hi, lo]) })
     }
 
-    /// Whether ftok of this file and some project id gives the key.
+    /// Whether ftok returns the key for this file and some project id.
     pub fn fits(self, dev: u64, ino: u64) -> bool {
         dev & 0xff == u64::from(self.dev) && ino & 0xffff == u64::from(self.ino)
     }
 }
 
-/// The parts in words; a printable project id is shown as the character that programs write.
+/// The parts in words; a printable project id is also shown as a character.
 pub fn hint(key: Key) -> String {
     let proj = char::from(key.proj);
     let proj = if proj.is_ascii_graphic() { format!("{} ('{proj}')", key.proj) } else { key.proj.to_string() };

@@ -3,7 +3,7 @@
 use super::cell::Cell;
 use super::table::{Column, Shows, column};
 
-/// The fields of `struct ipc_perm`, as each kind's row has them.
+/// The fields of `struct ipc_perm`, which each kind's row has.
 pub(super) trait Perm: Clone {
     fn ns(&self) -> u32;
     fn id(&self) -> i32;
@@ -13,7 +13,7 @@ pub(super) trait Perm: Clone {
     fn ids(&self) -> [u32; 4];
 }
 
-/// The row types name these fields alike, except the permissions.
+/// The row types use the same names for these fields, except for the permissions.
 macro_rules! perm {
     ($($row:ty: $mode:ident;)*) => { $(
         impl Perm for $row {
@@ -34,10 +34,10 @@ perm! {
 
 pub(super) fn identity<R: Perm>() -> Vec<Column<R>> {
     vec![
-        column("key", Shows::Always, "the key that programs open it by; 0x00000000 is private", |_, l| {
+        column("key", Shows::Always, "key that programs open it with; 0x00000000 is private", |_, l| {
             Cell::Key(l.row.key())
         }),
-        column("id", Shows::Always, "its id, unique in its IPC namespace", |_, l| Cell::Signed(l.row.id().into())),
+        column("id", Shows::Always, "id, unique in its IPC namespace", |_, l| Cell::Signed(l.row.id().into())),
         column("ns", Shows::Foreign, "inode number of its IPC namespace", |_, l| Cell::Number(l.row.ns().into())),
         column("owner", Shows::Always, "name of the owner", |m, l| m.owner(ids(&*l.row).0)),
         column("uid", Shows::OnRequest, "user id of the owner", |_, l| Cell::Number(ids(&*l.row).0.into())),

@@ -1,4 +1,4 @@
-//! Tables for programs: one document, or one object a line.
+//! Tables for programs: one JSON document, or one object per line.
 
 use std::io;
 
@@ -12,10 +12,10 @@ use super::table::{Row, Table};
 /// Version of the document; the same as the report's.
 const SCHEMA: u32 = 1;
 
-/// All tables in one document: an array for each kind, and what could not be read.
+/// All tables in one document: an array for each kind, and the problems of reading.
 ///
 /// # Errors
-/// A value that JSON cannot hold; there is none.
+/// A value that JSON cannot hold; tables have none.
 pub fn render(model: &Model<'_>, tables: &[Table]) -> io::Result<String> {
     let mut top = Map::new();
     top.insert("schema".into(), SCHEMA.into());
@@ -27,7 +27,7 @@ pub fn render(model: &Model<'_>, tables: &[Table]) -> io::Result<String> {
     document(&top, true)
 }
 
-/// One object a line, with its kind; last, if something could not be read, a line of the kind `problem` for each.
+/// One object per line, with its kind; at the end a line of kind `problem` for everything that could not be read.
 ///
 /// # Errors
 /// As [`render`].
@@ -47,7 +47,7 @@ pub fn render_lines(model: &Model<'_>, tables: &[Table]) -> io::Result<String> {
     Ok(out)
 }
 
-/// One object.
+/// One object as a document.
 ///
 /// # Errors
 /// As [`render`].
@@ -77,12 +77,12 @@ fn cells(model: &Model<'_>, table: &Table, row: &Row) -> Map<String, Value> {
     table.heads.iter().zip(&row.cells).map(|(h, c)| (key(h.name), value(h.name, c))).collect()
 }
 
-/// Names in JSON have no hyphens.
+/// JSON names have underscores instead of hyphens.
 fn key(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// A process, with the names that findings use.
+/// A process, with the field names of findings.
 fn user(model: &Model<'_>, user: &User) -> Value {
     let p = model.process(user);
     json!({

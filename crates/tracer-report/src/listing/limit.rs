@@ -1,4 +1,4 @@
-//! The limits on IPC objects, with what is in use of them.
+//! The limits on IPC objects, with their usage.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub(super) struct Limits;
 pub(super) struct Limit {
     name: &'static str,
     what: &'static str,
-    /// IPC namespace; `None`: of the host, or of a process.
+    /// IPC namespace; `None` for limits of the host or of a process.
     ns: Option<u32>,
     pid: Option<u32>,
     used: Option<u64>,
@@ -25,27 +25,27 @@ impl Kind for Limits {
     type Row = Limit;
     const NAME: &'static str = "limits";
     const ALIAS: &'static str = "limit";
-    const HELP: &'static str = "limits and their use";
+    const HELP: &'static str = "limits and their usage";
 
     fn columns() -> Vec<Column<Limit>> {
         vec![
-            column::<Limit>("limit", Shows::Always, "its name", |_, l| Cell::text(l.row.name)),
+            column::<Limit>("limit", Shows::Always, "name", |_, l| Cell::text(l.row.name)),
             column::<Limit>(
                 "ns",
                 Shows::Foreign,
-                "inode number of its IPC namespace; none for limits of the host and of a process",
+                "inode number of its IPC namespace; none for limits of the host or of a process",
                 |_, l| Cell::or_none(l.row.ns, |n| Cell::Number(n.into())),
             ),
-            column::<Limit>("pid", Shows::Foreign, "the process that it is a limit of, with -p", |_, l| {
+            column::<Limit>("pid", Shows::Foreign, "process that has this limit, with -p", |_, l| {
                 Cell::or_none(l.row.pid, |p| Cell::Number(p.into()))
             }),
             column::<Limit>(
                 "used",
                 Shows::Always,
-                "in use now; of a limit on one object, the largest there is",
+                "in use now; for a limit on one object, the largest object",
                 |_, l| Cell::or_unknown(l.row.used, Cell::Number),
             ),
-            column::<Limit>("max", Shows::Always, "the limit", |_, l| Cell::or_unknown(l.row.max, Cell::Number)),
+            column::<Limit>("max", Shows::Always, "maximum", |_, l| Cell::or_unknown(l.row.max, Cell::Number)),
             column::<Limit>("percent", Shows::Always, "used / max", |_, l| {
                 let share = l.row.used.zip(l.row.max.filter(|m| *m > 0));
                 Cell::or_unknown(share, |(used, max)| {
@@ -69,7 +69,7 @@ impl Kind for Limits {
     }
 }
 
-/// Of the processes that were asked for, those that the limit binds.
+/// The requested processes to which a limit applies.
 fn bound(model: &Model<'_>, limit: &Limit) -> Vec<User> {
     let asked = model.facts.asked.iter().map(|(pid, _)| model.user("bound", *pid, None));
     asked
@@ -83,7 +83,7 @@ fn of_processes(model: &Model<'_>) -> Vec<Limit> {
         "RLIMIT_NOFILE" => Some(("RLIMIT_NOFILE", "descriptors of the process")),
         "RLIMIT_SIGPENDING" => Some(("RLIMIT_SIGPENDING", "queued signals of its user")),
         "RLIMIT_NPROC" => Some(("RLIMIT_NPROC", "processes and threads of its user")),
-        "pids.max" => Some(("pids.max", "processes and threads of its cgroup, or of one above it")),
+        "pids.max" => Some(("pids.max", "processes and threads of its cgroup, or of a parent cgroup")),
         _ => None,
     };
     let all = model.facts.asked.iter().flat_map(|(pid, rows)| rows.iter().map(move |r| (*pid, r)));
@@ -103,8 +103,8 @@ fn of_namespaces(model: &Model<'_>) -> Vec<Limit> {
         out.extend([
             row("SEMMNI", Some(l.used_sets), l.semmni, "semaphore sets"),
             row("SEMMNS", Some(l.used_sems), l.semmns, "semaphores in all sets"),
-            row("SEMMSL", Some(largest), l.semmsl, "semaphores of one set"),
-            row("SEMOPM", None, l.semopm, "operations of one semop call"),
+            row("SEMMSL", Some(largest), l.semmsl, "semaphores in one set"),
+            row("SEMOPM", None, l.semopm, "operations in one semop call"),
         ]);
     }
     for l in &inv.shm_limits {
@@ -122,7 +122,7 @@ fn of_namespaces(model: &Model<'_>) -> Vec<Limit> {
         out.extend([
             row("MSGMNI", Some(l.used_queues), l.msgmni, "message queues"),
             row("MSGMAX", None, l.msgmax, "bytes of one message"),
-            row("MSGMNB", Some(fullest), l.msgmnb, "bytes of one queue, unless it was given another limit"),
+            row("MSGMNB", Some(fullest), l.msgmnb, "bytes in one queue, unless the queue has its own limit"),
         ]);
     }
     out
@@ -135,10 +135,15 @@ fn of_the_host(model: &Model<'_>) -> Vec<Limit> {
         |name, used, max: u64, what| Limit { name, what, ns: None, pid: None, used, max: (max > 0).then_some(max) };
     let files = model.facts.open_files.as_ref();
     vec![
-        row("pid_max", threads, s.pid_max, "processes and threads, by their numbers"),
+        row("pid_max", threads, s.pid_max, "processes and threads, by their pids"),
         row("threads-max", threads, s.threads_max, "threads"),
         row("file-max", files.map(|l| l.used), files.map_or(0, |l| l.max), "open files"),
-        row("pipe-max-size", None, s.pipe_max_size, "bytes of one pipe, set by a user without privileges"),
-        row("pipe-user-pages-soft", None, s.pipe_user_pages_soft, "pipe pages of one user, then new pipes are small"),
+        row("pipe-max-size", None, s.pipe_max_size, "bytes of one pipe, for users without privileges"),
+        row(
+            "pipe-user-pages-soft",
+            None,
+            s.pipe_user_pages_soft,
+            "pipe pages of one user; beyond it new pipes are small",
+        ),
     ]
 }

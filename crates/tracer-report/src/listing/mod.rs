@@ -1,8 +1,8 @@
-//! What exists now, as tables: the model of `ls`, `show` and `rm`.
+//! The objects that exist now, as tables: the model of `ls`, `show` and `rm`.
 //!
-//! Each kind of object is one file with one list of columns; header, `--columns`, `--sort`, help and JSON come from it.
+//! Each kind of object has one file with one list of columns, which defines header, `--columns`, `--sort`, help and JSON.
 //! A new kind is a new file and a row in [`KINDS`].
-//! Nothing here reads anything: a [`Model`] is made from what the inventory found.
+//! Nothing here reads the system: a [`Model`] is built from the inventory.
 
 mod cell;
 mod ftok;
@@ -37,7 +37,7 @@ use table::{Kind, heads, table};
 /// One kind of object.
 pub struct Entry {
     pub name: &'static str,
-    /// Another word for it.
+    /// Another name for it.
     pub alias: &'static str,
     pub help: &'static str,
     pub heads: fn() -> Vec<Head>,
@@ -48,7 +48,7 @@ const fn entry<K: Kind>() -> Entry {
     Entry { name: K::NAME, alias: K::ALIAS, help: K::HELP, heads: heads::<K>, table: table::<K> }
 }
 
-/// All kinds, in the order of printing.
+/// All kinds, in the order in which they are printed.
 pub const KINDS: &[Entry] = &[
     entry::<sem::Sem>(),
     entry::<shm::Shm>(),
@@ -63,7 +63,7 @@ pub const KINDS: &[Entry] = &[
     LIMITS,
 ];
 
-/// The limits; listed only when asked for.
+/// The limits; listed only on request.
 pub const LIMITS: Entry = entry::<limit::Limits>();
 
 /// The kind of this name.
@@ -71,10 +71,10 @@ pub fn kind(name: &str) -> Option<&'static Entry> {
     KINDS.iter().find(|k| k.name == name || k.alias == name)
 }
 
-/// All columns of all kinds, for the help.
+/// The help text about all columns of all kinds.
 pub fn help() -> String {
     let mut out =
-        String::from("Columns (* = shown unless --columns is given; + = shown if it differs from our own):\n");
+        String::from("Columns (* = shown unless --columns is given; + = shown if it has values other than our own):\n");
     for entry in KINDS {
         out.push_str(&format!("\n{}: {}\n", entry.name, entry.help));
         for head in (entry.heads)() {

@@ -1,4 +1,4 @@
-//! Everything that tables are made of: what was read, and what follows from it about processes.
+//! The data of the tables: facts that were read, and an index of processes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,41 +8,41 @@ use tracer_record::cgroup;
 use tracer_record::listed::DescriptorSnapshot;
 use tracer_record::{Inventory, LimitRow, PosixKind, PosixObject, ProcessRow};
 
-/// An object whose users are dead, but that others could use, must not have been used for so long: a server may
+/// An object whose users are dead but that others could use is an orphan only after this time without use: a server may
 /// be about to start its next worker.
 const IDLE_S: u64 = 60;
 
-/// Names of users and groups, as far as the system's own files have them.
+/// Names of users and groups from the system's own files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     pub users: BTreeMap<u32, String>,
     pub groups: BTreeMap<u32, String>,
 }
 
-/// What was read.
+/// The facts that were read.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub inventory: Inventory,
     pub open: DescriptorSnapshot,
     pub posix: Vec<PosixObject>,
-    /// Kinds of them that could not be listed.
+    /// Kinds of POSIX objects that could not be listed.
     pub posix_unlisted: Vec<PosixKind>,
     pub names: Names,
     /// Nanoseconds since 1970 at the inventory's time.
     pub wall_ns: u64,
-    /// Ourselves, who use nothing.
+    /// Our own process, which uses no object.
     pub own_pid: u32,
     /// Our own IPC namespace.
     pub own_ns: Option<u32>,
-    /// Processes of other users are not in the table.
+    /// Processes of other users are hidden.
     pub hidden: bool,
-    /// Threads of the system, if it could be read.
+    /// Number of threads of the system, if it could be read.
     pub threads: Option<u64>,
-    /// Open files of the system and their limit.
+    /// Number of open files of the system, and its limit.
     pub open_files: Option<LimitRow>,
-    /// The processes that were asked for, with their limits.
+    /// The requested processes, with their limits.
     pub asked: Vec<(u32, Vec<LimitRow>)>,
-    /// What could not be read, each a sentence; the inventory's own problems are beside.
+    /// What could not be read, one sentence each, apart from the inventory's own problems.
     pub problems: Vec<String>,
 }
 
@@ -53,17 +53,17 @@ impl Facts {
     }
 }
 
-/// Whether an object is left over.
+/// Whether an object is an orphan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Orphan {
     No,
-    /// Some of what would tell could not be read.
+    /// Not enough could be read to decide.
     Unknown,
-    /// Nobody seems to use it now. But some processes could not be asked; or processes run that could use it, and it was
-    /// used within the last minute, or never, and who created it is not recorded.
+    /// No process seems to use it. But some processes could not be inspected; or processes run that could use it, and it
+    /// was used within the last minute, or never and its creator is not recorded.
     Maybe,
-    /// Whom the kernel names as its users is dead, nobody has it attached or open or waits for it, and either no process
-    /// runs that could use it, or it was not used for a minute.
+    /// The users that the kernel records are dead, no process has it attached or open or waits at it, and either no
+    /// running process could use it, or it was not used for a minute.
     Likely,
 }
 
@@ -78,13 +78,13 @@ impl Orphan {
     }
 }
 
-/// A process that has to do with an object.
+/// A process that uses or used an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
-    /// What it is to the object: `creator`, `last-op`, `attached`, `reader`...
+    /// Its role: `creator`, `last-op`, `attached`, `reader`...
     pub role: &'static str,
     pub pid: u32,
-    /// Its place in the process table; `None` if it is dead, or its pid is somebody else's now.
+    /// Its index in the process table; `None` if it is dead, or another process has its pid now.
     pub process: Option<usize>,
 }
 
@@ -93,7 +93,7 @@ impl User {
         self.process.is_some()
     }
 
-    /// Whether it has the object itself, and not only the other end of it.
+    /// Whether it holds the object itself, not only its other end.
     pub(super) fn holds(&self) -> bool {
         !matches!(self.role, "peer" | "listener" | "client")
     }
@@ -103,7 +103,8 @@ impl User {
 pub struct Model<'a> {
     pub facts: &'a Facts,
     by_pid: HashMap<u32, usize>,
-    /// By IPC namespace (`None`: it could not be read) and user id: when its living processes started, ascending, seconds since 1970.
+    /// Start times of living processes by IPC namespace (`None`: it could not be read) and user id, ascending, in seconds
+    /// since 1970.
     starts: HashMap<(Option<u32>, u32), Vec<u64>>,
 }
 
@@ -125,45 +126,45 @@ impl<'a> Model<'a> {
 
     /// The living process with this pid.
     pub fn living(&self, pid: u32) -> Option<&'a ProcessRow> {
-        self.place(pid).and_then(|at| self.facts.inventory.processes.get(at))
+        self.index_of(pid).and_then(|at| self.facts.inventory.processes.get(at))
     }
 
-    /// Seconds since 1970.
+    /// The time of the inventory, seconds since 1970.
     pub(super) fn now_s(&self) -> u64 {
         self.facts.wall_ns / 1_000_000_000
     }
 
-    /// Seconds since a moment; unknown if it never was.
+    /// Seconds since `moment_s`; unknown if it is 0.
     pub(super) fn since(&self, moment_s: u64) -> Cell {
         if moment_s == 0 { Cell::Unknown } else { Cell::Seconds(self.now_s().saturating_sub(moment_s)) }
     }
 
-    /// A user that the kernel names by a pid only, which it had at `moment_s` (seconds since 1970).
-    /// A process that started later is another one.
+    /// A user that the kernel records only by its pid at `moment_s` (seconds since 1970).
+    /// A process that started later is a different one.
     pub(super) fn user_at(&self, role: &'static str, pid: u32, moment_s: u64) -> User {
         let lived = |at: &usize| {
             let row = self.facts.inventory.processes.get(*at);
             moment_s == 0 || row.is_some_and(|p| self.started_s(p) <= moment_s.saturating_add(1))
         };
-        User { role, pid, process: self.place(pid).filter(lived) }
+        User { role, pid, process: self.index_of(pid).filter(lived) }
     }
 
-    /// A user that was seen with the object open or mapped during this scan.
+    /// A user that has the object open or mapped in this inventory.
     pub(super) fn user(&self, role: &'static str, pid: u32, start_ns: Option<u64>) -> User {
         let same = |at: &usize| {
             let row = self.facts.inventory.processes.get(*at);
             start_ns.is_none_or(|s| row.is_some_and(|p| p.start_ns == s))
         };
-        User { role, pid, process: self.place(pid).filter(same) }
+        User { role, pid, process: self.index_of(pid).filter(same) }
     }
 
-    /// When a process started, seconds since 1970.
+    /// The start time of a process, seconds since 1970.
     pub fn started_s(&self, p: &ProcessRow) -> u64 {
         (self.facts.wall_ns.saturating_add(p.start_ns)).saturating_sub(self.facts.inventory.ts_ns) / 1_000_000_000
     }
 
-    /// How many living processes of these users were already running at `moment_s`, in IPC namespace `ns` or in one
-    /// that could not be read: they could have the object's id.
+    /// The number of living processes of these users that already ran at `moment_s`, in IPC namespace `ns` or in one that
+    /// could not be read: they may know the object's id.
     pub(super) fn could_use(&self, ns: u32, uids: [u32; 2], moment_s: u64) -> u64 {
         let [owner, creator] = uids;
         let among = |key| {
@@ -174,8 +175,8 @@ impl<'a> Model<'a> {
         of(owner) + if creator == owner { 0 } else { of(creator) }
     }
 
-    /// How sure it is that nobody comes back to a System V object that nobody uses now.
-    /// `used`: whether the kernel names somebody who used it, who is dead.
+    /// Whether a System V object that no process uses now is an orphan.
+    /// `used`: the kernel records a user that is dead.
     pub(super) fn abandoned(&self, ns: u32, uids: [u32; 2], used_s: u64, used: bool) -> Orphan {
         if self.facts.hidden {
             return Orphan::Maybe;
@@ -207,7 +208,7 @@ impl<'a> Model<'a> {
         p.cgroup.as_deref().and_then(cgroup::container)
     }
 
-    /// Uid of a process's pod, if it is in one.
+    /// Uid of the pod of a process.
     pub(super) fn pod_of(p: &ProcessRow) -> Option<String> {
         p.cgroup.as_deref().and_then(cgroup::pod)
     }
@@ -216,7 +217,7 @@ impl<'a> Model<'a> {
         p.cgroup.as_deref().and_then(cgroup::unit)
     }
 
-    /// Whether a POSIX object is the one that a subject names.
+    /// Whether a subject names this POSIX object.
     pub fn is_posix(&self, object: &PosixObject, subject: &Subject) -> bool {
         let kind = match object.kind {
             PosixKind::Mq => "mq",
@@ -226,8 +227,8 @@ impl<'a> Model<'a> {
         Subject::named(kind, &object.name) == *subject
     }
 
-    /// Zombies and dead threads use nothing any more.
-    fn place(&self, pid: u32) -> Option<usize> {
+    /// The index of a living process; zombies and dead threads use no objects.
+    fn index_of(&self, pid: u32) -> Option<usize> {
         let at = *self.by_pid.get(&pid)?;
         let row = self.facts.inventory.processes.get(at)?;
         (!matches!(row.state, 'Z' | 'X')).then_some(at)

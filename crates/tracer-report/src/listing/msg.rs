@@ -22,18 +22,18 @@ impl Kind for Msg {
         out.extend([
             column::<MsgQueue>("bytes", Shows::Always, "bytes in the queue", |_, l| Cell::Number(l.row.bytes)),
             column::<MsgQueue>("messages", Shows::Always, "messages in the queue", |_, l| Cell::Number(l.row.messages)),
-            column::<MsgQueue>("qbytes", Shows::Always, "bytes that the queue may hold", |_, l| {
+            column::<MsgQueue>("qbytes", Shows::Always, "maximum bytes in the queue", |_, l| {
                 Cell::Number(l.row.qbytes)
             }),
-            column::<MsgQueue>("lspid", Shows::Always, "process that sent last", |_, l| {
+            column::<MsgQueue>("lspid", Shows::Always, "last process that sent", |_, l| {
                 Cell::pid(l.row.lspid, l.row.stime != 0)
             }),
-            column::<MsgQueue>("lrpid", Shows::Always, "process that received last", |_, l| {
+            column::<MsgQueue>("lrpid", Shows::Always, "last process that received", |_, l| {
                 Cell::pid(l.row.lrpid, l.row.rtime != 0)
             }),
             column::<MsgQueue>("stime", Shows::OnRequest, "last send", |_, l| Cell::Time(l.row.stime)),
             column::<MsgQueue>("rtime", Shows::OnRequest, "last receive", |_, l| Cell::Time(l.row.rtime)),
-            column::<MsgQueue>("ctime", Shows::Always, "creation, or last change", |_, l| Cell::Time(l.row.ctime)),
+            column::<MsgQueue>("ctime", Shows::Always, "creation or last change", |_, l| Cell::Time(l.row.ctime)),
         ]);
         out.extend(leftover());
         out.push(reach());
@@ -61,12 +61,12 @@ fn line<'a>(model: &Model<'a>, row: &'a MsgQueue) -> Line<'a, MsgQueue> {
     Line { row: Cow::Borrowed(row), subject, users, orphan, used_s, uids: [row.uid, row.cuid] }
 }
 
-/// The kernel keeps no creator of a queue, and who waits at it is known only from the system calls of processes.
+/// The kernel does not record the creator of a queue, and waiters are known only from the system calls of processes.
 fn orphan(model: &Model<'_>, row: &MsgQueue, users: &[User], used_s: u64) -> Orphan {
     match users {
         _ if users.iter().any(User::alive) => Orphan::No,
         [] if row.stime != 0 || row.rtime != 0 => Orphan::Unknown,
-        // Somebody who could not be asked may wait.
+        // A process that could not be inspected may wait.
         _ if !row.waiting_complete => Orphan::Maybe,
         _ => model.abandoned(row.ns, [row.uid, row.cuid], used_s, !users.is_empty()),
     }

@@ -1,4 +1,4 @@
-//! Pipes and eventfds: objects that live as long as somebody has them open.
+//! Pipes and eventfds: objects that exist while a process has them open.
 
 use std::borrow::Cow;
 
@@ -16,11 +16,11 @@ impl Kind for Pipe {
     const NAME: &'static str = "pipe";
     const ALIAS: &'static str = "pipes";
     const HELP: &'static str =
-        "pipes (FIFOs, which have a path, are not listed: telling them from files would need a stat of foreign files)";
+        "pipes (without FIFOs, which have a path: only a stat of foreign files would distinguish them)";
 
     fn columns() -> Vec<Column<OpenObject>> {
         let mut out = vec![
-            column::<OpenObject>("inode", Shows::Always, "its inode number, as in /proc/PID/fd", |_, l| {
+            column::<OpenObject>("inode", Shows::Always, "inode number, as in /proc/PID/fd", |_, l| {
                 Cell::Number(l.row.id)
             }),
             column::<OpenObject>("writers", Shows::Always, "processes that have it open for writing", |_, l| {
@@ -32,15 +32,18 @@ impl Kind for Pipe {
             column::<OpenObject>(
                 "capacity",
                 Shows::Always,
-                "bytes that it can hold; read by a BPF iterator, which needs root",
+                "capacity in bytes; read by a BPF iterator, which needs root",
                 |_, l| Cell::or_unknown(l.row.fill, |f| Cell::Number(f.capacity_bytes)),
             ),
             column::<OpenObject>("fill", Shows::Always, "bytes in it", |_, l| {
                 Cell::or_unknown(l.row.fill, |f| Cell::Number(f.bytes))
             }),
-            column::<OpenObject>("slots", Shows::OnRequest, "slots in use; a pipe is full when all are", |_, l| {
-                Cell::or_unknown(l.row.fill, |f| Cell::text(format!("{}/{}", f.slots_used, f.slots)))
-            }),
+            column::<OpenObject>(
+                "slots",
+                Shows::OnRequest,
+                "slots in use; a pipe is full when all slots are in use",
+                |_, l| Cell::or_unknown(l.row.fill, |f| Cell::text(format!("{}/{}", f.slots_used, f.slots))),
+            ),
         ];
         out.extend(users());
         out
@@ -61,10 +64,8 @@ impl Kind for Eventfd {
 
     fn columns() -> Vec<Column<OpenObject>> {
         let mut out = vec![
-            column::<OpenObject>("id", Shows::Always, "its id, as in fdinfo (eventfd-id)", |_, l| {
-                Cell::Number(l.row.id)
-            }),
-            column::<OpenObject>("counter", Shows::Always, "its value", |_, l| {
+            column::<OpenObject>("id", Shows::Always, "id, as in fdinfo (eventfd-id)", |_, l| Cell::Number(l.row.id)),
+            column::<OpenObject>("counter", Shows::Always, "value", |_, l| {
                 Cell::or_unknown(l.row.counter, Cell::Counter)
             }),
             column::<OpenObject>("holders", Shows::Always, "processes that have it open", |_, l| {

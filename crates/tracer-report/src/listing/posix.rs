@@ -1,4 +1,4 @@
-//! POSIX message queues, semaphores and shared memory: names in file systems of the kernel.
+//! POSIX message queues, semaphores and shared memory: names in kernel file systems.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use super::subject::Subject;
 use super::table::{Column, Kind, Line, Shows, column, leftover, users};
 use tracer_record::{PosixKind, PosixObject};
 
-/// The three kinds differ in their words only.
+/// The three kinds differ in their names only.
 macro_rules! kinds {
     ($($name:ident $kind:ident $word:literal $alias:literal $help:literal;)*) => { $(
         pub(super) struct $name;
@@ -41,7 +41,7 @@ kinds! {
 }
 
 fn columns(kind: PosixKind) -> Vec<Column<PosixObject>> {
-    let mut out = vec![column::<PosixObject>("name", Shows::Always, "its name", |_, l| Cell::text(l.row.name.clone()))];
+    let mut out = vec![column::<PosixObject>("name", Shows::Always, "name", |_, l| Cell::text(l.row.name.clone()))];
     if kind == PosixKind::Mq {
         out.extend(queue());
     } else {
@@ -55,14 +55,14 @@ fn columns(kind: PosixKind) -> Vec<Column<PosixObject>> {
         column::<PosixObject>(
             "mtime",
             Shows::OnRequest,
-            "last change of the file; a mapped object changes without it",
+            "last change of the file; writes through a mapping do not count",
             |_, l| Cell::Time(l.row.mtime),
         ),
         column::<PosixObject>("open", Shows::OnRequest, "processes that have it open", |_, l| pids(&l.row, |h| h.open)),
         column::<PosixObject>("mapped", Shows::OnRequest, "processes that have it mapped", |_, l| {
             pids(&l.row, |h| h.mapped)
         }),
-        column::<PosixObject>("path", Shows::OnRequest, "where it is in the file system", |_, l| {
+        column::<PosixObject>("path", Shows::OnRequest, "path in the file system", |_, l| {
             if l.row.path.is_empty() { Cell::Nothing } else { Cell::text(l.row.path.clone()) }
         }),
     ]);
@@ -71,9 +71,9 @@ fn columns(kind: PosixKind) -> Vec<Column<PosixObject>> {
     out
 }
 
-/// What only queues have.
+/// Columns that only queues have.
 fn queue() -> Vec<Column<PosixObject>> {
-    /// One of the three numbers of mq_getattr.
+    /// One of the three attributes of mq_getattr.
     fn attribute(row: &PosixObject, which: usize) -> Cell {
         let numbers = row.queue.and_then(|q| q.attributes);
         Cell::or_unknown(numbers.and_then(|n| n.get(which).copied()), Cell::Number)
@@ -83,11 +83,11 @@ fn queue() -> Vec<Column<PosixObject>> {
             Cell::or_unknown(l.row.queue, |q| Cell::Number(q.bytes))
         }),
         column::<PosixObject>("messages", Shows::Always, "messages in the queue", |_, l| attribute(&l.row, 0)),
-        column::<PosixObject>("max", Shows::Always, "messages that it takes", |_, l| attribute(&l.row, 1)),
-        column::<PosixObject>("max-size", Shows::OnRequest, "bytes that one message may have", |_, l| {
+        column::<PosixObject>("max", Shows::Always, "maximum number of messages", |_, l| attribute(&l.row, 1)),
+        column::<PosixObject>("max-size", Shows::OnRequest, "maximum bytes of one message", |_, l| {
             attribute(&l.row, 2)
         }),
-        column::<PosixObject>("notify", Shows::OnRequest, "process that asked to be told of a message", |_, l| {
+        column::<PosixObject>("notify", Shows::OnRequest, "process that registered with mq_notify", |_, l| {
             let pid = l.row.queue.map(|q| q.notify_pid);
             Cell::or_unknown(pid, |p| if p == 0 { Cell::Nothing } else { Cell::Number(p.into()) })
         }),

@@ -23,13 +23,13 @@ impl Kind for Sem {
             column::<SemSetRow>("nsems", Shows::Always, "semaphores in the set", |_, l| {
                 Cell::Number(l.row.nsems.into())
             }),
-            column::<SemSetRow>("values", Shows::OnRequest, "their values", |_, l| each(&l.row, |v| v.value)),
-            column::<SemSetRow>("ncnt", Shows::Always, "threads that wait for a value to grow", |_, l| {
+            column::<SemSetRow>("values", Shows::OnRequest, "values of the semaphores", |_, l| {
+                each(&l.row, |v| v.value)
+            }),
+            column::<SemSetRow>("ncnt", Shows::Always, "threads that wait for a higher value", |_, l| {
                 total(&l.row, |v| v.ncnt)
             }),
-            column::<SemSetRow>("zcnt", Shows::Always, "threads that wait for a value to be 0", |_, l| {
-                total(&l.row, |v| v.zcnt)
-            }),
+            column::<SemSetRow>("zcnt", Shows::Always, "threads that wait for 0", |_, l| total(&l.row, |v| v.zcnt)),
             column::<SemSetRow>(
                 "last-pids",
                 Shows::OnRequest,
@@ -37,7 +37,7 @@ impl Kind for Sem {
                 |_, l| each(&l.row, |v| v.pid),
             ),
             column::<SemSetRow>("otime", Shows::OnRequest, "last semop", |_, l| Cell::Time(l.row.otime)),
-            column::<SemSetRow>("ctime", Shows::Always, "creation, or last change", |_, l| Cell::Time(l.row.ctime)),
+            column::<SemSetRow>("ctime", Shows::Always, "creation or last change", |_, l| Cell::Time(l.row.ctime)),
         ]);
         out.extend(leftover());
         out.push(reach());
@@ -63,14 +63,14 @@ fn line<'a>(model: &Model<'a>, row: &'a SemSetRow) -> Line<'a, SemSetRow> {
     Line { row: Cow::Borrowed(row), subject, users, orphan, used_s, uids: [row.uid, row.cuid] }
 }
 
-/// The kernel keeps no creator of a set: only the last operations and the waiters can tell.
+/// The kernel does not record the creator of a set, so only last operations and waiters count.
 fn orphan(model: &Model<'_>, row: &SemSetRow, users: &[User], used_s: u64) -> Orphan {
     let unread = row.values.is_empty() && row.nsems != 0;
     let waits = row.values.iter().any(|v| v.ncnt > 0 || v.zcnt > 0);
     match users {
         _ if unread => Orphan::Unknown,
         _ if waits || users.iter().any(User::alive) => Orphan::No,
-        // An operation by a process that is not visible here leaves a time, but no pid.
+        // An operation of a process that is not visible from here leaves a time but no pid.
         [] if row.otime != 0 => Orphan::Unknown,
         _ => model.abandoned(row.ns, [row.uid, row.cuid], used_s, !users.is_empty()),
     }

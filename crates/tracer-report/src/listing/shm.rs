@@ -21,25 +21,25 @@ impl Kind for Shm {
         let mut out = identity();
         out.extend([
             column::<ShmSegment>("size", Shows::Always, "bytes", |_, l| Cell::Number(l.row.size_bytes)),
-            column::<ShmSegment>("nattch", Shows::Always, "attachments now: mappings, not processes", |_, l| {
+            column::<ShmSegment>("nattch", Shows::Always, "current attachments: mappings, not processes", |_, l| {
                 Cell::Number(l.row.nattch)
             }),
             column::<ShmSegment>(
                 "status",
                 Shows::Always,
-                "dest: removed, gone with its last attachment; locked: in memory",
+                "dest: removed, and freed at the last detachment; locked: locked in memory",
                 |_, l| {
                     let words = [(l.row.dest, "dest"), (l.row.locked, "locked")];
                     Cell::List(words.iter().filter(|(is, _)| *is).map(|(_, w)| Cell::text(*w)).collect())
                 },
             ),
             column::<ShmSegment>("cpid", Shows::Always, "process that created it", |_, l| Cell::pid(l.row.cpid, true)),
-            column::<ShmSegment>("lpid", Shows::Always, "process that attached or detached last", |_, l| {
+            column::<ShmSegment>("lpid", Shows::Always, "last process that attached or detached", |_, l| {
                 Cell::pid(l.row.lpid, l.row.atime.max(l.row.dtime) != 0)
             }),
             column::<ShmSegment>("atime", Shows::OnRequest, "last attachment", |_, l| Cell::Time(l.row.atime)),
             column::<ShmSegment>("dtime", Shows::OnRequest, "last detachment", |_, l| Cell::Time(l.row.dtime)),
-            column::<ShmSegment>("ctime", Shows::Always, "creation, or last change", |_, l| Cell::Time(l.row.ctime)),
+            column::<ShmSegment>("ctime", Shows::Always, "creation or last change", |_, l| Cell::Time(l.row.ctime)),
         ]);
         out.extend(leftover());
         out.push(reach());
@@ -57,7 +57,7 @@ fn line<'a>(model: &Model<'a>, row: &'a ShmSegment) -> Line<'a, ShmSegment> {
     let used_s = touched_s.max(row.ctime);
     let mut users = Vec::new();
     if row.cpid != 0 {
-        // IPC_SET moves ctime on, so that a reused pid may be taken for the creator: that only keeps an object.
+        // IPC_SET advances ctime, so a reused pid may pass for the creator; the error is that an orphan is not reported.
         users.push(model.user_at("creator", row.cpid, row.ctime));
     }
     users.extend(row.attached.iter().map(|p| model.user("attached", *p, None)));

@@ -1,4 +1,4 @@
-//! Everything about one object, or about one process: the model of `show`.
+//! All facts about one object or one process: the model of `show`.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +11,26 @@ use super::{Head, KINDS, Shows, kind};
 use tracer_record::ProcessRow;
 use tracer_record::listed::FileRef;
 
-/// One object with its surroundings.
+/// One object with related tables.
 #[derive(Clone, Debug)]
 pub struct Shown {
     pub subject: Subject,
     /// Names and values.
     pub facts: Vec<(&'static str, Cell)>,
-    /// Tables below: users, semaphores; of a process the objects that it uses.
+    /// Related tables: users, semaphores; for a process the objects that it uses.
     pub tables: Vec<Table>,
 }
 
-/// What only `show` reads, for its object.
+/// Facts that only `show` reads.
 #[derive(Clone, Debug, Default)]
 pub struct Surroundings {
-    /// What the living users have open or mapped, their working directories and programs.
+    /// Files that the living users have open or mapped, their working directories and programs.
     pub files: Vec<FileRef>,
-    /// The packages of programs by pid: `None` if no package has it; without an entry it is not known.
+    /// Package of each program, by pid. `None`: it belongs to no package; no entry: unknown.
     pub packages: BTreeMap<u32, Option<String>>,
 }
 
-/// What there is to know of `subject`. `None`: no such object.
+/// All facts about `subject`; `None` if there is no such object.
 pub fn show(model: &Model<'_>, subject: &Subject, around: &Surroundings) -> Option<Shown> {
     if subject.kind == "pid" {
         return process(model, subject, around);
@@ -49,7 +49,7 @@ pub fn show(model: &Model<'_>, subject: &Subject, around: &Surroundings) -> Opti
     Some(Shown { subject: row.subject.clone(), facts, tables })
 }
 
-/// Where the key may come from.
+/// Files that the key may come from.
 fn origin(key: i32, files: &[FileRef]) -> Vec<(&'static str, Cell)> {
     let Some(parts) = Key::of(key) else { return Vec::new() };
     let mut out = vec![("key-hint", Cell::Text(hint(parts)))];
@@ -151,7 +151,7 @@ fn facts_of(model: &Model<'_>, p: &ProcessRow, around: &Surroundings) -> Vec<(&'
         ("start", Cell::Time(model.started_s(p))),
         ("exe", text(p.exe.clone())),
         ("package", package(p.tgid, around)),
-        // Only told if it is in another pid namespace.
+        // Known only if the process is in another pid namespace.
         ("ns-pid", number(p.ns_pid)),
         ("ipc-ns", number(p.ipc_ns)),
         ("pid-ns", number(p.pid_ns)),

@@ -1,4 +1,4 @@
-//! Unix sockets: who holds them, who is at the other end, and what waits in their queues.
+//! Unix sockets: their holders, their peers, and the contents of their queues.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -14,19 +14,19 @@ pub(super) struct Socket;
 /// Both directions of `sk_shutdown`.
 const SHUT: u8 = 3;
 
-/// A socket, with what others tell of it.
+/// A socket, with facts from other sockets.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     socket: UnixSocket,
-    /// The listening socket in whose queue its connection waits.
+    /// Inode of the listening socket that has not accepted its connection yet.
     listener: Option<u64>,
 }
 
 impl Row {
-    /// The kernel's word, or what became of the other end if that has no file.
+    /// The state in the kernel's table, or the state of the connection if the peer has no file.
     fn state(&self) -> String {
         let listed = self.listener.is_some();
-        // The end of one end shuts the other down (net/unix/af_unix.c, `unix_release_sock`); datagrams have no queue
+        // Closing one end shuts down the other (`unix_release_sock`, net/unix/af_unix.c); datagram sockets have no queue
         // of connections.
         let closed = i32::from(self.socket.kind) == DGRAM || self.socket.shutdown == Some(SHUT);
         match (self.socket.peer, self.socket.state) {
@@ -49,11 +49,11 @@ impl Kind for Socket {
     type Row = Row;
     const NAME: &'static str = "socket";
     const ALIAS: &'static str = "sockets";
-    const HELP: &'static str = "unix sockets (no others: not those of the network)";
+    const HELP: &'static str = "unix sockets (no network sockets)";
 
     fn columns() -> Vec<Column<Row>> {
         let mut out = vec![
-            column::<Row>("inode", Shows::Always, "its inode number, as in /proc/PID/fd", |_, l| {
+            column::<Row>("inode", Shows::Always, "inode number, as in /proc/PID/fd", |_, l| {
                 Cell::Number(l.row.socket.ino)
             }),
             column::<Row>("type", Shows::Always, "stream, dgram or seqpacket", |_, l| {
@@ -67,20 +67,17 @@ impl Kind for Socket {
             column::<Row>(
                 "state",
                 Shows::Always,
-                "listen, established, unconnected; queued: connected, but nobody accepted it yet; closed: the other end is",
+                "listen, established, unconnected; queued: connected but not accepted yet; closed: the other end is closed",
                 |_, l| Cell::Text(l.row.state()),
             ),
-            column::<Row>(
-                "name",
-                Shows::Always,
-                "what it is bound to; @ stands before abstract names",
-                |_, l| match &l.row.socket.name {
+            column::<Row>("name", Shows::Always, "name that it is bound to; abstract names begin with @", |_, l| {
+                match &l.row.socket.name {
                     Some(SocketName::Path(path)) => Cell::text(path.clone()),
                     Some(SocketName::Abstract(name)) => Cell::Text(format!("@{name}")),
                     None => Cell::Nothing,
-                },
-            ),
-            column::<Row>("abstract", Shows::OnRequest, "whether its name is abstract, and no path", |_, l| {
+                }
+            }),
+            column::<Row>("abstract", Shows::OnRequest, "whether its name is abstract rather than a path", |_, l| {
                 l.row.socket.name.as_ref().map_or(Cell::Nothing, |n| Cell::Flag(matches!(n, SocketName::Abstract(_))))
             }),
             column::<Row>("peer", Shows::Always, "inode number of the other end", |_, l| match l.row.socket.peer {
@@ -91,7 +88,7 @@ impl Kind for Socket {
         ];
         out.extend(queues());
         out.extend([
-            column::<Row>("owner", Shows::Always, "name of the user that made it", |m, l| {
+            column::<Row>("owner", Shows::Always, "name of the user that created it", |m, l| {
                 l.row.socket.uid.map_or(Cell::Unknown, |uid| m.owner(uid))
             }),
             column::<Row>("uid", Shows::OnRequest, "id of that user", |_, l| {
@@ -103,7 +100,7 @@ impl Kind for Socket {
             column::<Row>(
                 "peers",
                 Shows::Always,
-                "processes that have the other end open; of a queued one the listener; of a listener the clients not accepted yet",
+                "processes that have the other end open; for a queued socket its listener; for a listener the clients not accepted yet",
                 |_, l| pids(&l.users, |u| !u.holds()),
             ),
             column::<Row>("netns", Shows::OnRequest, "inode number of its network namespace", |_, l| {
@@ -112,7 +109,7 @@ impl Kind for Socket {
             column::<Row>(
                 "orphan",
                 Shows::OnRequest,
-                "maybe: no process has it open, so it is in flight in another socket's queue, or the kernel keeps it",
+                "maybe: no process has it open, so it is in flight in the queue of another socket, or held by the kernel",
                 |_, l| l.orphan.cell(),
             ),
         ]);
@@ -133,31 +130,31 @@ impl Kind for Socket {
     }
 }
 
-/// The columns of what waits.
+/// The columns of the queues.
 fn queues() -> Vec<Column<Row>> {
     vec![
         column::<Row>(
             "recv-q",
             Shows::Always,
-            "bytes received and not read, of datagrams those of the first; of a listener the connections not accepted",
+            "bytes received but not read (datagrams: those of the first); for a listener the connections not accepted yet",
             |_, l| number(l.row.socket.recv_queue),
         ),
         column::<Row>(
             "send-q",
             Shows::Always,
-            "bytes of memory of what it sent and nobody read; of a listener the most connections in its queue",
+            "bytes of memory used by sent but unread data; for a listener the maximum length of its queue",
             |_, l| number(l.row.socket.send_queue),
         ),
         column::<Row>(
             "in-flight",
             Shows::Always,
-            "descriptors in its queue that nobody received (kernel 5.6 and later)",
+            "descriptors in its queue that no process has received (kernel 5.6 and later)",
             |_, l| number(l.row.socket.fds_in_flight),
         ),
         column::<Row>("memory", Shows::OnRequest, "bytes of kernel memory charged to it", |_, l| {
             number(l.row.socket.memory_bytes)
         }),
-        column::<Row>("sndbuf", Shows::OnRequest, "bytes of memory after which it waits to send", |_, l| {
+        column::<Row>("sndbuf", Shows::OnRequest, "bytes of memory beyond which a send blocks", |_, l| {
             number(l.row.socket.sndbuf_bytes)
         }),
         column::<Row>(
@@ -171,16 +168,22 @@ fn queues() -> Vec<Column<Row>> {
                 })
             },
         ),
-        column::<Row>("listener", Shows::OnRequest, "inode number of the socket that has to accept it", |_, l| {
-            l.row.listener.map_or(Cell::Nothing, Cell::Number)
-        }),
-        column::<Row>("clients", Shows::OnRequest, "of a listener: inode numbers of those not accepted yet", |_, l| {
-            match (&l.row.socket.pending, l.row.socket.state) {
+        column::<Row>(
+            "listener",
+            Shows::OnRequest,
+            "inode number of the listener that has not accepted it yet",
+            |_, l| l.row.listener.map_or(Cell::Nothing, Cell::Number),
+        ),
+        column::<Row>(
+            "clients",
+            Shows::OnRequest,
+            "for a listener: inode numbers of the clients not accepted yet",
+            |_, l| match (&l.row.socket.pending, l.row.socket.state) {
                 (Some(clients), _) => Cell::List(clients.iter().map(|c| Cell::Number(*c)).collect()),
                 (None, SocketState::Listen) => Cell::Unknown,
                 (None, SocketState::Established | SocketState::Unconnected | SocketState::Other(_)) => Cell::Nothing,
-            }
-        }),
+            },
+        ),
     ]
 }
 
@@ -209,7 +212,7 @@ fn line<'a>(
     let ends = ends.into_iter().filter_map(|(role, s)| s.map(|s| (role, s))).chain(clients.map(|c| ("client", c)));
     let users =
         ends.flat_map(|(role, s)| s.holders.iter().map(move |h| model.user(role, h.tgid, Some(h.start_ns)))).collect();
-    // In flight it is in nobody's table; so is what the kernel itself or a registered file of io_uring holds.
+    // A socket in flight is in no descriptor table; neither is one that the kernel or io_uring (as a registered file) holds.
     let orphan = match (socket.holders.as_slice(), model.facts.open.complete) {
         ([_, ..], _) => Orphan::No,
         ([], true) => Orphan::Maybe,

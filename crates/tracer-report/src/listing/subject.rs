@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::{Entry, kind};
 
-/// What tells an object from others of its kind.
+/// Identifies an object among others of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Id {
     Number(u64),
@@ -18,7 +18,7 @@ pub struct Subject {
     /// A name of [`super::KINDS`], or `pid`.
     pub kind: &'static str,
     pub id: Id,
-    /// Inode of the IPC namespace; `None` = our own, or none.
+    /// Inode of the IPC namespace; `None`: our own, or none.
     pub ns: Option<u32>,
 }
 
@@ -36,7 +36,7 @@ impl Subject {
         Self { kind, id: Id::Name(name.to_owned()), ns: None }
     }
 
-    /// Whether `self`, as a user said it, means `object`; `own` is the IPC namespace that is meant if none is said.
+    /// Whether `self`, as given by the user, means `object`. `own` is the default IPC namespace.
     pub fn means(&self, object: &Self, own: Option<u32>) -> bool {
         let ns = self.ns.or(own);
         self.kind == object.kind && self.id == object.id && object.ns.is_none_or(|n| ns.is_none_or(|own| own == n))
@@ -62,12 +62,13 @@ impl FromStr for Subject {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let usage =
-            || format!("{text:?} is no object: write KIND:ID, for example sem:32768, mq:/jobs, pipe:8812, pid:4121");
+        let usage = || {
+            format!("{text:?} is not an object: write KIND:ID, for example sem:32768, mq:/jobs, pipe:8812, pid:4121")
+        };
         let (word, rest) = text.split_once(':').ok_or_else(usage)?;
         let kind: &'static str = match kind(word).map(|e: &Entry| e.name) {
             _ if word == "pid" => "pid",
-            // Neither is one object.
+            // Neither of them is a single object.
             Some("limits") | None => return Err(usage()),
             Some("zombie") => "pid",
             Some(name) => name,
@@ -84,7 +85,7 @@ impl FromStr for Subject {
         };
         let id: u64 = id.parse().map_err(|_| usage())?;
         if NUMBERED_IN_NS.contains(&kind) && i32::try_from(id).is_err() {
-            return Err(format!("{text:?}: ids of System V objects go from 0 to {}", i32::MAX));
+            return Err(format!("{text:?}: ids of System V objects range from 0 to {}", i32::MAX));
         }
         Ok(Self { kind, id: Id::Number(id), ns })
     }

@@ -1,4 +1,4 @@
-//! From the objects of a kind and its columns to a table.
+//! Builds a table from the objects and columns of a kind.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -7,11 +7,11 @@ use super::cell::Cell;
 use super::model::{Model, Orphan, User};
 use super::subject::Subject;
 
-/// Whether a column is in the text unless `--columns` says otherwise.
+/// Whether a column is shown without `--columns`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shows {
     Always,
-    /// Only if some row differs from our own (the namespace), or says anything at all.
+    /// Only if a row has another value than our own (namespace), or any value (lists).
     Foreign,
     OnRequest,
 }
@@ -19,7 +19,7 @@ pub enum Shows {
 /// The head of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The name in the header, of `--columns`, of `--sort` and in JSON.
+    /// The name in the header, in `--columns`, in `--sort` and in JSON.
     pub name: &'static str,
     pub help: &'static str,
     pub shows: Shows,
@@ -31,19 +31,19 @@ pub(super) struct Column<R: Clone> {
     pub(super) get: fn(&Model<'_>, &Line<'_, R>) -> Cell,
 }
 
-/// One object before it is cut into cells.
+/// One object before its cells are computed.
 pub(super) struct Line<'a, R: Clone> {
     pub(super) row: Cow<'a, R>,
     pub(super) subject: Subject,
     pub(super) users: Vec<User>,
     pub(super) orphan: Orphan,
-    /// Last use or change, seconds since 1970; 0 = not known.
+    /// Last use or change, seconds since 1970; 0: unknown.
     pub(super) used_s: u64,
     /// User ids of owner and creator.
     pub(super) uids: [u32; 2],
 }
 
-/// A kind of object: its words, its columns, and where its objects are.
+/// A kind of object: its names, its columns, and its objects in the model.
 pub(super) trait Kind {
     type Row: Clone;
     const NAME: &'static str;
@@ -51,16 +51,16 @@ pub(super) trait Kind {
     const HELP: &'static str;
     fn columns() -> Vec<Column<Self::Row>>;
     fn lines<'a>(model: &Model<'a>) -> Vec<Line<'a, Self::Row>>;
-    /// False if nobody can say which objects there are: then there are not none of them.
+    /// False if the objects could not be listed; the table is then unknown, not empty.
     fn collected(_model: &Model<'_>) -> bool {
         true
     }
 }
 
-/// What is wanted of a table.
+/// Selects rows and columns of a table.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Query<'a> {
-    /// These columns, in this order; names that this kind does not have are left out.
+    /// These columns, in this order; names that this kind lacks are ignored.
     pub columns: Option<&'a [String]>,
     /// All columns, not only those that are shown always.
     pub everything: bool,
@@ -70,7 +70,7 @@ pub struct Query<'a> {
     pub orphans: bool,
     /// Only objects that these processes use.
     pub pids: &'a [u32],
-    /// Of System V objects only those of this IPC namespace.
+    /// Only System V objects of this IPC namespace; other kinds are not filtered.
     pub ns: Option<u32>,
     /// Only this object.
     pub subject: Option<&'a Subject>,
@@ -92,7 +92,7 @@ pub struct Row {
     pub subject: Subject,
     pub orphan: Orphan,
     pub users: Vec<User>,
-    /// Last use or change, seconds since 1970; 0 = not known.
+    /// Last use or change, seconds since 1970; 0: unknown.
     pub used_s: u64,
     pub cells: Vec<Cell>,
 }
@@ -111,7 +111,7 @@ pub(super) fn heads<K: Kind>() -> Vec<Head> {
 
 pub(super) fn table<K: Kind>(model: &Model<'_>, query: &Query<'_>) -> Table {
     let mut lines = K::lines(model);
-    lines.retain(|l| wanted(model, query, l));
+    lines.retain(|l| matches(model, query, l));
     let columns = K::columns();
     if let Some((name, reversed)) = query.sort
         && let Some(column) = columns.iter().find(|c| c.head.name == name)
@@ -149,14 +149,14 @@ pub(super) fn table<K: Kind>(model: &Model<'_>, query: &Query<'_>) -> Table {
     Table { kind: K::NAME, heads: chosen.iter().map(|c| c.head).collect(), rows, collected: K::collected(model) }
 }
 
-fn wanted<R: Clone>(model: &Model<'_>, query: &Query<'_>, line: &Line<'_, R>) -> bool {
+fn matches<R: Clone>(model: &Model<'_>, query: &Query<'_>, line: &Line<'_, R>) -> bool {
     (!query.orphans || line.orphan >= Orphan::Maybe)
         && (query.pids.is_empty() || line.users.iter().any(|u| u.alive() && u.holds() && query.pids.contains(&u.pid)))
         && query.ns.is_none_or(|ns| line.subject.ns.is_none_or(|own| own == ns))
         && query.subject.is_none_or(|s| s.means(&line.subject, model.facts.own_ns))
 }
 
-/// Whether a value says more than where we are ourselves.
+/// Whether a value differs from our own namespace, or is a list with elements.
 fn foreign(model: &Model<'_>, cell: &Cell) -> bool {
     match cell {
         Cell::Number(ns) => model.facts.own_ns.is_some_and(|own| u64::from(own) != *ns),
@@ -173,7 +173,7 @@ fn foreign(model: &Model<'_>, cell: &Cell) -> bool {
     }
 }
 
-/// A column.
+/// Builds a column.
 pub(super) fn column<R: Clone>(
     name: &'static str,
     shows: Shows,
@@ -183,10 +183,10 @@ pub(super) fn column<R: Clone>(
     Column { head: Head { name, help, shows }, get }
 }
 
-/// The columns that every kind of object ends with.
+/// The last columns of every kind of object.
 pub(super) fn users<R: Clone>() -> Vec<Column<R>> {
     vec![
-        column("users", Shows::Always, "processes that have to do with it, living or dead", |m, l| {
+        column("users", Shows::Always, "processes that use or used it, living or dead", |m, l| {
             let mut seen = BTreeSet::new();
             Cell::List(l.users.iter().filter(|u| seen.insert(u.pid)).map(|u| Cell::Text(m.describe(u))).collect())
         }),
@@ -205,25 +205,25 @@ pub(super) fn users<R: Clone>() -> Vec<Column<R>> {
     ]
 }
 
-/// The columns of objects that may be left behind.
+/// The columns of objects that can become orphans.
 pub(super) fn leftover<R: Clone>() -> Vec<Column<R>> {
     vec![
         column("idle", Shows::Always, "time since its last use or change", |m, l| m.since(l.used_s)),
         column(
             "orphan",
             Shows::Always,
-            "likely: whom the kernel names as its users is dead, nobody has it attached or open or waits, and it was idle for a minute or nobody runs who could use it; maybe: somebody runs who could, or not all could be asked",
+            "likely: its users are dead, no process has it attached or open or waits at it, and it was idle for a minute or no running process could use it; maybe: a running process could use it, or some processes could not be inspected",
             |_, l| l.orphan.cell(),
         ),
     ]
 }
 
-/// What only System V objects have: who else could use them.
+/// The column that only System V objects have: the number of other processes that could use them.
 pub(super) fn reach<R: Clone>() -> Column<R> {
     column(
         "could-use",
         Shows::OnRequest,
-        "living processes of its owner or creator in its namespace that ran already when it was last used",
+        "living processes of its owner or creator, in its namespace, that already ran when it was last used",
         |m, l| Cell::or_unknown(l.subject.ns, |ns| Cell::Number(m.could_use(ns, l.uids, l.used_s))),
     )
 }

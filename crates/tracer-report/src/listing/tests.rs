@@ -1,4 +1,4 @@
-//! Tables of records and what is listed of them.
+//! Tables of facts, and the listings of them.
 
 use serde_json::Value;
 
@@ -90,32 +90,32 @@ fn orphaned_sets() {
     let user = || vec![process(10, "worker", 500)];
     for (what, row, processes, want) in [
         ("last user lives", set(1, 100, &[(0, 10, 0)]), user(), Orphan::No),
-        ("last user is dead, nobody could use it", set(1, 5, &[(0, 9, 0)]), vec![], Orphan::Likely),
+        ("last user is dead, no running process could use it", set(1, 5, &[(0, 9, 0)]), vec![], Orphan::Likely),
         ("last user is dead, long idle", set(1, 100, &[(0, 9, 0)]), user(), Orphan::Likely),
         ("last user is dead, used just now", set(1, 5, &[(0, 9, 0)]), user(), Orphan::Maybe),
-        ("the pid is somebody else's", set(1, 100, &[(0, 10, 0)]), vec![process(10, "new", 50)], Orphan::Likely),
+        ("another process has the pid now", set(1, 100, &[(0, 10, 0)]), vec![process(10, "new", 50)], Orphan::Likely),
         (
             "a zombie uses nothing",
             set(1, 5, &[(0, 10, 0)]),
             vec![ProcessRow { state: 'Z', ..process(10, "z", 500) }],
             Orphan::Likely,
         ),
-        ("somebody waits", set(1, 100, &[(0, 9, 1)]), vec![], Orphan::No),
+        ("a thread waits", set(1, 100, &[(0, 9, 1)]), vec![], Orphan::No),
         ("never used, a possible creator lives", set(1, 100, &[(0, 0, 0)]), user(), Orphan::Maybe),
         (
-            "never used, nobody lives who could",
+            "never used, no running process could use it",
             set(1, 100, &[(0, 0, 0)]),
             vec![process(10, "late", 50)],
             Orphan::Likely,
         ),
         (
-            "never used, nobody knows where a possible creator lives",
+            "never used, the namespace of a possible creator is unknown",
             set(1, 100, &[(0, 0, 0)]),
             vec![ProcessRow { ipc_ns: None, ..process(10, "hidden", 500) }],
             Orphan::Maybe,
         ),
         ("values unread", SemSetRow { nsems: 100, ..set(1, 100, &[]) }, vec![], Orphan::Unknown),
-        ("used by somebody invisible", SemSetRow { otime: 5, ..set(1, 100, &[(0, 0, 0)]) }, vec![], Orphan::Unknown),
+        ("used by an invisible process", SemSetRow { otime: 5, ..set(1, 100, &[(0, 0, 0)]) }, vec![], Orphan::Unknown),
     ] {
         let mut facts = facts(processes);
         facts.inventory.sem_sets = vec![row];
@@ -124,7 +124,7 @@ fn orphaned_sets() {
 }
 
 #[test]
-fn nothing_is_surely_left_over_where_processes_are_hidden() {
+fn no_orphan_is_likely_where_processes_are_hidden() {
     let mut facts = facts(Vec::new());
     facts.inventory.sem_sets = vec![set(1, 100, &[(0, 9, 0)])];
     facts.hidden = true;
@@ -157,7 +157,7 @@ fn orphaned_segments_and_queues() {
     for (what, row, want) in [
         ("sender dead", msg.clone(), Orphan::Likely),
         ("receiver lives", MsgQueue { lrpid: 10, rtime: NOW_S - 100, ..msg.clone() }, Orphan::No),
-        ("somebody waits", MsgQueue { waiting: vec![10], ..msg.clone() }, Orphan::No),
+        ("a thread waits", MsgQueue { waiting: vec![10], ..msg.clone() }, Orphan::No),
         ("waiters not known", MsgQueue { waiting_complete: false, ..msg }, Orphan::Maybe),
     ] {
         let mut facts = facts(vec![process(10, "worker", 500)]);
@@ -299,7 +299,7 @@ fn columns_sorting_and_filters() {
     }
     let table = list(&facts, "sem", &Query { columns: Some(&columns), ..Query::default() });
     assert_eq!(table.heads.iter().map(|h| h.name).collect::<Vec<_>>(), ["id", "nsems"], "capacity is a pipe's");
-    // Another namespace is told, our own is not.
+    // Another namespace is shown, our own is not.
     assert!(list(&facts, "sem", &Query::default()).heads.iter().any(|h| h.name == "ns"));
     assert!(!list(&facts, "sem", &Query { ns: Some(NS), ..Query::default() }).heads.iter().any(|h| h.name == "ns"));
 }
@@ -424,7 +424,7 @@ fn limits_with_their_use() {
     };
     assert_eq!(value("SEMMNI", "percent"), Some(Cell::Number(50)));
     assert_eq!((value("SEMMSL", "used"), value("SEMOPM", "used")), (Some(Cell::Number(2)), Some(Cell::Unknown)));
-    // 0 is not read, not a limit of nothing.
+    // 0 means "not read", not a limit of 0.
     assert_eq!(value("pid_max", "max"), Some(Cell::Unknown));
 }
 

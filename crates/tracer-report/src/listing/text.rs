@@ -1,6 +1,6 @@
-//! Tables for people: aligned columns, one object a line.
+//! Tables for people: aligned columns, one object per line.
 //!
-//! Every value is escaped here; the only control characters written are newlines.
+//! Every value is escaped here; newlines are the only control characters in the output.
 
 use std::borrow::Cow;
 
@@ -10,21 +10,21 @@ use super::show::Shown;
 use super::table::Table;
 use super::{kind, table};
 
-/// Columns that are cut keep so many characters.
+/// Minimum width of a column that is cut.
 const CUT_MIN: usize = 12;
-/// Without a width, a longer word or list makes its own line longer, not all others: a pipe may have thousands of users.
+/// Maximum padding without a width. A longer word or list widens its own line only: a pipe may have thousands of users.
 const PAD_MAX: usize = 60;
-/// Between columns.
+/// Spaces between columns.
 const GAP: usize = 2;
 
-/// Tables one below the other. With a width, long words and lists are cut so that a line fits where possible.
+/// Prints tables one below the other. With a width, long words and lists are cut so that lines fit if possible.
 pub fn render(tables: &[Table], width: Option<usize>) -> String {
     let mut out = String::new();
     for table in tables {
         if !out.is_empty() {
             out.push('\n');
         }
-        // One kind needs no title.
+        // A single table needs no title.
         if tables.len() > 1 {
             let help = kind(table.kind).map_or(table.kind, |k| k.help);
             let help = help.split_once(" (").map_or(help, |(first, _)| first);
@@ -38,7 +38,7 @@ pub fn render(tables: &[Table], width: Option<usize>) -> String {
     out
 }
 
-/// One object: its facts, then its tables.
+/// Prints one object: its facts, then its tables.
 pub fn render_shown(shown: &Shown, width: Option<usize>) -> String {
     let mut out = format!("{}\n", escape(&shown.subject.to_string()));
     let names = shown.facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -61,7 +61,7 @@ fn one(table: &Table, width: Option<usize>) -> String {
         .enumerate()
         .map(|(at, head)| {
             let cells = || table.rows.iter().filter_map(|r| r.cells.get(at));
-            // Printed twice rather than kept: there may be as many rows as a host has pipes.
+            // Cells are printed twice rather than kept: a host may have very many pipes.
             let widest = cells().map(|c| printed(c).chars().count()).max().unwrap_or(0);
             Layout {
                 width: widest.max(head.len()),
@@ -85,7 +85,7 @@ fn one(table: &Table, width: Option<usize>) -> String {
 
 fn printed(cell: &Cell) -> String {
     match escape(&cell.print()) {
-        // An empty cell would shift the columns for whoever cuts lines at spaces.
+        // An empty cell would shift the columns for programs that split lines at spaces.
         text if text.is_empty() => "-".to_owned(),
         text => text.into_owned(),
     }
@@ -93,12 +93,12 @@ fn printed(cell: &Cell) -> String {
 
 struct Layout {
     width: usize,
-    /// It may be cut down to so many characters.
+    /// It may be cut down to this width.
     least: usize,
     right: bool,
 }
 
-/// Takes from the widest column that may be cut, until the line fits or nothing more can be cut.
+/// Cuts the widest column that may be cut, until the line fits or nothing more can be cut.
 fn fit(columns: &mut [Layout], width: usize) {
     loop {
         let total: usize = columns.iter().map(|c| c.width + GAP).sum::<usize>().saturating_sub(GAP);
@@ -129,7 +129,7 @@ fn write_line(out: &mut String, columns: &[Layout], cells: &[String], cuts: bool
     out.push('\n');
 }
 
-/// The order in which a row of a table prints its name and what it is used by, for `rm`.
+/// A row in one line, for `rm`: the name of the object, and the values that show whether it is in use.
 pub fn summary(table: &Table, row: &table::Row) -> String {
     let value = |name: &str| table.value(row, name).map(Cell::print);
     let mut out = row.subject.to_string();

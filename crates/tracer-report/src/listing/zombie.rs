@@ -1,4 +1,4 @@
-//! Zombies, by the parent that has not waited for them.
+//! Zombies, grouped by the parent that has not reaped them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,30 +25,32 @@ impl Kind for Zombie {
     type Row = Family;
     const NAME: &'static str = "zombie";
     const ALIAS: &'static str = "child";
-    const HELP: &'static str = "exited children that their parent has not waited for";
+    const HELP: &'static str = "exited children that their parent has not reaped";
 
     fn columns() -> Vec<Column<Family>> {
         let mut out = vec![
-            column::<Family>("parent", Shows::Always, "process that has not waited", |_, l| {
+            column::<Family>("parent", Shows::Always, "process that has not reaped them", |_, l| {
                 Cell::Number(l.row.parent.into())
             }),
-            column::<Family>("count", Shows::Always, "its zombies", |_, l| Cell::Number(l.row.zombies.len() as u64)),
-            column::<Family>("oldest", Shows::Always, "time since the first of them started", |m, l| {
+            column::<Family>("count", Shows::Always, "number of zombies", |_, l| {
+                Cell::Number(l.row.zombies.len() as u64)
+            }),
+            column::<Family>("oldest", Shows::Always, "time since the first zombie was started", |m, l| {
                 m.since(l.row.oldest_s)
             }),
             column::<Family>(
                 "sigchld",
                 Shows::Always,
-                "how the parent takes SIGCHLD: default, blocked, ignored, caught",
+                "how the parent handles SIGCHLD: default, blocked, ignored, caught",
                 |_, l| {
                     Cell::or_unknown(l.row.sigchld, |[blocked, ignored, caught]| {
                         let words = [(blocked, "blocked"), (ignored, "ignored"), (caught, "caught")];
-                        let said: Vec<&str> = words.iter().filter(|(is, _)| *is).map(|(_, w)| *w).collect();
-                        Cell::Text(if said.is_empty() { "default".into() } else { said.join(" ") })
+                        let set: Vec<&str> = words.iter().filter(|(is, _)| *is).map(|(_, w)| *w).collect();
+                        Cell::Text(if set.is_empty() { "default".into() } else { set.join(" ") })
                     })
                 },
             ),
-            column::<Family>("zombies", Shows::Always, "their pids", |_, l| {
+            column::<Family>("zombies", Shows::Always, "pids of the zombies", |_, l| {
                 Cell::List(l.row.zombies.iter().map(|p| Cell::Number((*p).into())).collect())
             }),
         ];

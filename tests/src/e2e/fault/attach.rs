@@ -1,4 +1,4 @@
-//! Targets that are not there, rights that are missing, names that want to harm a terminal, more events than room.
+//! Missing targets, missing capabilities, hostile process names, and a ring buffer that is too small.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -10,11 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::e2e::Settings;
-use crate::e2e::session::{Running, Watch, complete_incident, tool};
-use crate::e2e::verdict::concerns;
+use crate::e2e::comparison::concerns;
+use crate::e2e::process::Running;
+use crate::e2e::settings::Settings;
+use crate::e2e::traced_run::{TracedRun, complete_incident, tool};
 
-/// A user without any rights.
+/// The uid and gid of the user nobody, without capabilities.
 const NOBODY: u32 = 65_534;
 
 pub(super) fn no_such_pid(settings: &Settings) -> Result<()> {
@@ -38,12 +39,13 @@ pub(super) fn not_root(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// The program where everybody may run it, as long as the directory lives.
+/// A copy of the tool that every user may run, in a directory that is removed when the first value is dropped.
 pub(super) fn copy_of_tool(settings: &Settings) -> Result<(tempfile::TempDir, PathBuf)> {
-    // The build directory may be closed to others.
+    // Other users may lack access to the build directory.
     let directory = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir()?;
     let copy = directory.path().join("ipctrace");
-    // By another process: a file that this one has open for writing while another thread forks cannot be executed.
+    // Another process copies it: if this one had it open for writing while another thread forks, exec would fail with
+    // ETXTBSY.
     let copied = Command::new("cp").arg(&settings.tool).arg(&copy).status().context("cannot run cp")?;
     ensure!(copied.success(), "cannot copy ipctrace: {copied}");
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755))?;
@@ -52,15 +54,15 @@ pub(super) fn copy_of_tool(settings: &Settings) -> Result<(tempfile::TempDir, Pa
 
 pub(super) fn target_exits(settings: &Settings) -> Result<()> {
     let mut target = Command::new("sleep").arg("1000").spawn().context("cannot run sleep")?;
-    let session = Watch::start(settings, "fault-target-exits", &["-p", &target.id().to_string()]);
+    let traced = TracedRun::start(settings, "fault-target-exits", &["-p", &target.id().to_string()]);
     target.kill()?;
     target.wait()?;
-    let mut session = session?;
-    sleep(settings.settle());
-    if !session.has_ended() {
-        session.signal(libc::SIGINT)?;
+    let mut traced = traced?;
+    sleep(settings.flush_delay());
+    if !traced.has_ended() {
+        traced.signal(libc::SIGINT)?;
     }
-    session.finished().map(drop)
+    traced.finished().map(drop)
 }
 
 pub(super) fn unknown_option(settings: &Settings) -> Result<()> {
@@ -76,7 +78,7 @@ pub(super) fn hostile_comm(settings: &Settings) -> Result<()> {
     let running = Running::start(tool(settings, "watch").args(["--all", "--format", "text"]))?;
     running.wait_ready(settings.scaled(60))?;
     let (_held, truth) = complete_incident(settings, &["sem-leak", "--comm", COMM])?;
-    sleep(settings.settle());
+    sleep(settings.flush_delay());
     let ended = running.stop(libc::SIGINT, settings.scaled(20))?;
     ended.exited(0)?;
     let text = String::from_utf8_lossy(&ended.stdout).into_owned();
@@ -84,27 +86,30 @@ pub(super) fn hostile_comm(settings: &Settings) -> Result<()> {
     ensure!(text.contains("sem-leak"), "the leak of the hostile process (set {id}) is not reported: {text:?}");
     for (stream, text) in [("output", &text), ("messages", &ended.stderr)] {
         let raw = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
-        ensure!(raw.is_none(), "the {stream} hold a raw control character {raw:?}");
+        ensure!(raw.is_none(), "raw control character {raw:?} in the {stream}");
         ensure!(!text.lines().any(|line| line.starts_with("<script>")), "a line feed in a comm breaks a line");
     }
     Ok(())
 }
 
 pub(super) fn ring_overflow(settings: &Settings) -> Result<()> {
-    let session = Watch::start(settings, "fault-ring-overflow", &["--all", "--ring-kib", "4"])?;
-    let (_storm, storm) = complete_incident(settings, &["sem-storm"])?;
-    sleep(settings.settle());
-    let (report, _) = session.finish()?;
+    let traced = TracedRun::start(settings, "fault-ring-overflow", &["--all", "--ring-kib", "4"])?;
+    let (_held, truth) = complete_incident(settings, &["sem-churn"])?;
+    sleep(settings.flush_delay());
+    let (report, _) = traced.finish()?;
     let findings = report["findings"].as_array().context("no findings")?;
     let lost = report["loss"]["events"].as_u64().or_else(|| report["loss"]["events"].as_str()?.parse().ok());
     let uncertain = findings.iter().any(|finding| finding["confidence"] == "uncertain");
-    ensure!(lost.unwrap_or(0) > 0 || uncertain, "40000 events fit into 4 KiB? loss is {}", report["loss"]);
-    // Everything was removed again: nothing certain may be said of the storm.
-    let of_storm = findings.iter().filter(|finding| concerns(&storm, finding));
-    let certain = of_storm.into_iter().find(|finding| finding["confidence"] == "certain");
-    ensure!(certain.is_none(), "certain in spite of lost events: {}", certain.map_or(&Value::Null, |f| &f["title"]));
+    ensure!(
+        lost.unwrap_or(0) > 0 || uncertain,
+        "no loss, although 40000 events do not fit into 4 KiB: {}",
+        report["loss"]
+    );
+    // The incident removes all its sets: no finding about it may be certain.
+    let certain = findings.iter().find(|finding| concerns(&truth, finding) && finding["confidence"] == "certain");
+    ensure!(certain.is_none(), "certain despite lost events: {}", certain.map_or(&Value::Null, |f| &f["title"]));
     Ok(())
 }
 
-/// How long an idle session runs before it is ended.
-pub(super) const A_MOMENT: Duration = Duration::from_millis(300);
+/// How long an idle traced run lasts before the test ends it.
+pub(super) const IDLE_TIME: Duration = Duration::from_millis(300);

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::e2e::Settings;
-use crate::e2e::session::{Running, tool};
+use crate::e2e::process::Running;
+use crate::e2e::settings::Settings;
+use crate::e2e::traced_run::tool;
 
 /// Plays an incident under `run` and saves its trace.
 fn played(settings: &Settings, variant: &str) -> Result<PathBuf> {
@@ -20,16 +21,19 @@ fn played(settings: &Settings, variant: &str) -> Result<PathBuf> {
 
 pub(super) fn before_and_after(settings: &Settings) -> Result<()> {
     let (bug, fixed) = (played(settings, "bug")?, played(settings, "fixed")?);
-    // Something new or worse is an exit code of 3.
+    // `diff` exits with 3 if a finding is new or worse.
     for (a, b, change, code) in [(&bug, &fixed, "gone", 0), (&fixed, &bug, "new", 3), (&bug, &bug, "same", 0)] {
         let mut command = tool(settings, "diff");
         command.arg(a).arg(b).args(["--format", "json"]);
         let ended = Running::start(&mut command)?.wait(settings.scaled(30))?;
         ended.exited(code)?;
-        let diff: Value = serde_json::from_slice(&ended.stdout).context("diff has printed no JSON")?;
-        let changes = diff["changes"].as_array().context("there are no changes")?;
+        let diff: Value = serde_json::from_slice(&ended.stdout).context("diff printed no JSON")?;
+        let changes = diff["changes"].as_array().context("diff printed no list of changes")?;
         let stalls = changes.iter().filter(|c| c["code"] == "pipe-stall").count();
-        ensure!(stalls > 0 && changes.iter().all(|c| c["change"] == change), "not all are {change}: {changes:#?}");
+        ensure!(
+            stalls > 0 && changes.iter().all(|c| c["change"] == change),
+            "expected only {change} findings: {changes:#?}"
+        );
     }
     Ok(())
 }

@@ -1,15 +1,16 @@
-//! Exports of a real trace, read by the tools that they are for, where those are on this machine.
+//! Exports of a real trace, read with DuckDB and with Perfetto's schema if this machine has them.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::e2e::Settings;
-use crate::e2e::session::{Running, Watch, complete_incident, tool};
-use crate::incident::Skip;
+use crate::e2e::process::Running;
+use crate::e2e::settings::Settings;
+use crate::e2e::traced_run::{TracedRun, complete_incident, tool};
+use crate::skip::Skip;
 
-/// Compares what DuckDB reads in each of the three table formats.
+/// Compares the contents of the three table formats as DuckDB reads them.
 const DUCKDB: &str = r#"
 import duckdb, sys
 folder = sys.argv[1]
@@ -31,7 +32,7 @@ stalls = db.sql(f"select count(*) from {tables['parquet']} where kind in ('stall
 assert stalls > 0, "no wait at the pipe"
 "#;
 
-/// Looks at the Perfetto trace with its own schema.
+/// Checks the Perfetto trace against Perfetto's own schema.
 const PERFETTO: &str = r#"
 import sys
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
@@ -62,17 +63,20 @@ pub(super) fn perfetto(settings: &Settings) -> Result<()> {
     read_by(settings, "perfetto", PERFETTO, &[("perfetto", "pftrace")])
 }
 
-/// Exports the trace of a stalled pipe and runs a script of Python over it, if the package is installed.
+/// Exports the trace of a stalled pipe and runs a Python script over the files.
+///
+/// # Errors
+/// A [`Skip`] if the interpreter lacks the package.
 fn read_by(settings: &Settings, package: &str, script: &str, formats: &[(&str, &str)]) -> Result<()> {
     let python = std::env::var_os("IPCTRACE_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
     let there = Command::new(&python).args(["-c", &format!("import {package}")]).output();
     if !there.is_ok_and(|out| out.status.success()) {
-        let how = "name an interpreter that has it by IPCTRACE_PYTHON";
-        return Err(Skip(format!("{} has no package {package}; {how}", python.display())).into());
+        let fix = "set IPCTRACE_PYTHON to an interpreter that has it";
+        return Err(Skip(format!("{} has no package {package}; {fix}", python.display())).into());
     }
     let folder = settings.directory.join(format!("export-{package}"));
     std::fs::create_dir_all(&folder)?;
-    let trace = traced(settings, package)?;
+    let trace = stalled_pipe(settings, package)?;
     for (format, extension) in formats {
         let out = folder.join(format!("export.{extension}"));
         let mut command = tool(settings, "export");
@@ -84,11 +88,12 @@ fn read_by(settings: &Settings, package: &str, script: &str, formats: &[(&str, &
     Ok(())
 }
 
-fn traced(settings: &Settings, name: &str) -> Result<PathBuf> {
-    let session = Watch::start(settings, &format!("fault-export-{name}"), &["--all"])?;
+/// The trace of a stalled pipe.
+fn stalled_pipe(settings: &Settings, name: &str) -> Result<PathBuf> {
+    let traced = TracedRun::start(settings, &format!("fault-export-{name}"), &["--all"])?;
     let held = complete_incident(settings, &["pipe-stall"])?;
-    std::thread::sleep(settings.settle());
-    let (_, trace) = session.finish()?;
+    std::thread::sleep(settings.flush_delay());
+    let (_, trace) = traced.finish()?;
     drop(held);
     Ok(trace)
 }

@@ -1,17 +1,18 @@
-//! Traces that are cut off or were never traces, and paths that a trace must not be written to.
+//! Truncated traces, files that are no traces, and paths that a trace must not be written to.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::e2e::Settings;
-use crate::e2e::session::{Running, Watch, complete_incident, replay, tool};
+use crate::e2e::process::Running;
+use crate::e2e::settings::Settings;
+use crate::e2e::traced_run::{TracedRun, complete_incident, replay, tool};
 
 pub(super) fn trace_truncated(settings: &Settings) -> Result<()> {
-    let session = Watch::start(settings, "fault-trace", &["--all"])?;
+    let traced = TracedRun::start(settings, "fault-trace", &["--all"])?;
     let held = complete_incident(settings, &["sem-leak"])?;
-    std::thread::sleep(settings.settle());
-    let (_, trace) = session.finish()?;
+    std::thread::sleep(settings.flush_delay());
+    let (_, trace) = traced.finish()?;
     drop(held);
     let whole = std::fs::read(&trace).context("cannot read the trace")?;
     ensure!(whole.len() > 64, "the trace has only {} bytes", whole.len());
@@ -22,12 +23,12 @@ pub(super) fn trace_truncated(settings: &Settings) -> Result<()> {
         std::fs::write(&path, &whole[..cut])?;
         let ended = replay(settings, &path).with_context(|| format!("cut at {cut} of {} bytes", whole.len()))?;
         ended.no_panic().with_context(|| format!("cut at {cut} of {} bytes", whole.len()))?;
-        // A torn tail is not fatal, a torn header is.
+        // Only a truncated header is fatal.
         let answered =
             if ended.code == 0 { ended.report().is_ok() } else { ended.code == 1 && !ended.stderr.is_empty() };
         ensure!(answered, "cut at {cut} of {} bytes: exit code {} without an answer", whole.len(), ended.code);
-        let torn_tail_only = cut >= whole.len() - 9;
-        ensure!(ended.code == 0 || !torn_tail_only, "a torn tail is fatal: {}", ended.stderr);
+        let only_the_tail = cut >= whole.len() - 9;
+        ensure!(ended.code == 0 || !only_the_tail, "a truncated tail is fatal: {}", ended.stderr);
     }
     Ok(())
 }
@@ -35,7 +36,7 @@ pub(super) fn trace_truncated(settings: &Settings) -> Result<()> {
 pub(super) fn trace_garbage(settings: &Settings) -> Result<()> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
-        // Any fixed bytes would do (xorshift).
+        // Reproducible noise: xorshift with a fixed seed.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -82,7 +83,7 @@ fn refused(settings: &Settings, path: &Path) -> Result<()> {
     for (subcommand, option) in [("watch", "--save"), ("record", "-o")] {
         let mut command = tool(settings, subcommand);
         command.args(["--all", option]).arg(path);
-        let ended = Running::start(&mut command)?.wait(settings.scaled(20)).context("was not refused")?;
+        let ended = Running::start(&mut command)?.wait(settings.scaled(20)).context("it accepted the path")?;
         ended.exited(1).with_context(|| subcommand.to_owned())?;
         let named = ended.stderr.contains(&*path.to_string_lossy());
         ensure!(named, "{subcommand}: the message does not name the file: {}", ended.stderr);

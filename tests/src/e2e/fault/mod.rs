@@ -1,4 +1,4 @@
-//! Bad input and faults: what must not go wrong when everything else does.
+//! Fault tests: bad input, signals, missing rights, full disks and small buffers.
 
 mod attach;
 mod diff;
@@ -16,13 +16,13 @@ use std::sync::mpsc;
 
 use anyhow::Result;
 
-use super::{Outcome, Settings, Tally};
-use crate::incident::Skip;
+use super::outcome::{Outcome, Tally};
+use super::settings::Settings;
 
 /// One fault test.
 struct Fault {
     name: &'static str,
-    /// Also in a VM; the others do not depend on the kernel.
+    /// Runs in a VM as well; the others do not depend on the kernel.
     vm: bool,
     check: fn(&Settings) -> Result<()>,
 }
@@ -72,7 +72,7 @@ const FAULTS: &[Fault] = &[
     native("lines-replaced", lines::replaced),
     native("lines-mounts", lines::mount_namespace),
     everywhere("namespaces", tables::namespaces),
-    native("fork-storm", tables::fork_storm),
+    native("fork-churn", tables::fork_churn),
     everywhere("hidepid", tables::hidepid),
     everywhere("many-fds", tables::many_fds),
     everywhere("every-kind", tables::every_kind),
@@ -85,10 +85,12 @@ fn full_name(fault: &Fault) -> String {
     format!("fault/{}", fault.name)
 }
 
+/// The full names of all fault tests.
 pub(super) fn names() -> impl Iterator<Item = String> {
     FAULTS.iter().map(full_name)
 }
 
+/// Runs the selected fault tests, [`AT_ONCE`] at a time, and counts them.
 pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
     let wanted: Vec<&Fault> =
         FAULTS.iter().filter(|fault| settings.wants(&full_name(fault)) && (fault.vm || !settings.vm)).collect();
@@ -101,10 +103,7 @@ pub(super) fn run(settings: &Settings, tally: &mut Tally) -> Result<()> {
                 while let Some(fault) = wanted.get(next.fetch_add(1, SeqCst)) {
                     let outcome = match (fault.check)(settings) {
                         Ok(()) => Outcome::Passed,
-                        Err(error) => match error.downcast_ref::<Skip>() {
-                            Some(Skip(reason)) => Outcome::Skipped(reason.clone()),
-                            None => Outcome::Failed(vec![format!("{error:#}")]),
-                        },
+                        Err(error) => Outcome::of_error(&error),
                     };
                     // The receiver lives as long as this scope.
                     let _ = sender.send((full_name(fault), outcome));

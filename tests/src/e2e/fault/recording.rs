@@ -1,4 +1,4 @@
-//! `record`: killed at any moment, in parts, on a full disk, and as a flight recorder.
+//! `ipctrace record`: killed at any moment, in parts, on a full disk, and as a flight recorder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,40 +6,41 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tracer_collector::inventory::boot_ns;
 use tracer_common::event::{Header, read};
 use tracer_record::Record;
 use tracer_trace::Reader;
 
-use super::ending::{says_no_end, unended};
+use super::ending::{lacks_end, report_without_end};
 use crate::call::SemSet;
-use crate::e2e::Settings;
-use crate::e2e::session::{Ended, Running, complete_incident, replay, tool};
+use crate::e2e::process::{Ended, Running};
+use crate::e2e::settings::Settings;
+use crate::e2e::traced_run::{complete_incident, replay, tool};
 
 const KILLS: u64 = 20;
-/// Sets that are made and removed each millisecond: hundreds of kilobytes of trace a second.
-const BURST: usize = 100;
-/// A record is on its way to the file for a second at most; then the file is written.
-const MISSING: Duration = Duration::from_millis(1500);
+/// Semaphore sets created and removed per millisecond: hundreds of kilobytes of trace per second.
+const SETS_PER_MS: usize = 100;
+/// The longest part of a trace that a kill may lose: records wait for a flush for up to a second.
+const MISSING_MAX: Duration = Duration::from_millis(1500);
 
-/// Creates and removes semaphore sets until it is dropped.
-struct Load<'a>(&'a AtomicBool);
+/// Sets its flag when it is dropped, also by an early return or a panic.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Load<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Relaxed);
     }
 }
 
-/// Does something while there is load.
+/// Runs `work` while another thread creates and removes semaphore sets.
 fn under_load<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let over = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let load = scope.spawn(|| -> Result<()> {
-            while !over.load(Relaxed) {
-                for _ in 0..BURST {
+            while !stop.load(Relaxed) {
+                for _ in 0..SETS_PER_MS {
                     SemSet::create(libc::IPC_PRIVATE, 1)
                         .and_then(SemSet::remove)
                         .context("cannot create and remove a semaphore set")?;
@@ -49,7 +50,7 @@ fn under_load<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
             Ok(())
         });
         let done = {
-            let _until = Load(&over);
+            let _stop = StopOnDrop(&stop);
             work()
         };
         let loaded = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
@@ -63,11 +64,16 @@ fn start(settings: &Settings, args: &[&str], output: &Path) -> Result<Running> {
     Ok(running)
 }
 
-/// The parts of a recording, the newest last.
+/// The parts of a recording that exist, the newest last.
 fn parts(output: &Path) -> Result<Vec<PathBuf>> {
-    let name = output.file_name().context("no name")?.to_string_lossy().into_owned();
+    Ok(numbered_parts(output)?.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The parts of a recording with their numbers from 0, the newest last.
+fn numbered_parts(output: &Path) -> Result<Vec<(u32, PathBuf)>> {
+    let name = output.file_name().context("the output has no file name")?.to_string_lossy().into_owned();
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(output.parent().context("no folder")?)? {
+    for entry in std::fs::read_dir(output.parent().context("the output has no folder")?)? {
         let path = entry?.path();
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(rest) = file.strip_prefix(&name) else { continue };
@@ -75,11 +81,11 @@ fn parts(output: &Path) -> Result<Vec<PathBuf>> {
         found.extend(number.map(|number| (number, path)));
     }
     found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    Ok(found)
 }
 
-/// Up to when the parts tell: the last kernel record, or a baseline behind which there is none yet.
-fn told_until_ns(parts: &[PathBuf]) -> Result<u64> {
+/// The time of the last kernel record in the parts, or of a later baseline, in ns of the boot clock.
+fn last_record_ns(parts: &[PathBuf]) -> Result<u64> {
     let mut last = 0;
     for part in parts {
         for record in Reader::open(part)? {
@@ -101,24 +107,29 @@ pub(super) fn killed(settings: &Settings) -> Result<()> {
     under_load(|| {
         for number in 0..KILLS {
             let output = folder.join(format!("{number}.trace"));
-            // Every other one is killed while it changes from part to part, too.
+            // Every other recording also rotates parts while it is killed.
             let args: &[&str] =
                 if number % 2 == 0 { &["--all"] } else { &["--all", "--max-size", "1M", "--parts", "3"] };
             let running = start(settings, args, &output)?;
-            // Spread over two seconds, so over two flushes.
+            // Kill at different times within two seconds, which contain two flushes.
             sleep(Duration::from_millis(200 + (number * 7919) % 2000));
             let killed_ns = boot_ns();
             running.signal(libc::SIGKILL)?;
             let ended = running.wait(settings.scaled(20))?;
-            ensure!(ended.code == 128 + libc::SIGKILL, "ended by itself with {}: {}", ended.code, ended.stderr);
+            ensure!(
+                ended.code == 128 + libc::SIGKILL,
+                "ended by itself with exit code {}: {}",
+                ended.code,
+                ended.stderr
+            );
             let parts = parts(&output)?;
-            let newest = parts.last().context("no file")?;
-            unended(settings, newest).with_context(|| format!("kill {number}"))?;
-            let missing = Duration::from_nanos(killed_ns.saturating_sub(told_until_ns(&parts)?));
-            let limit = MISSING.mul_f64(settings.time_scale.max(1.0));
+            let newest = parts.last().context("record wrote no file")?;
+            report_without_end(settings, newest).with_context(|| format!("kill {number}"))?;
+            let missing = Duration::from_nanos(killed_ns.saturating_sub(last_record_ns(&parts)?));
+            let limit = MISSING_MAX.mul_f64(settings.time_scale.max(1.0));
             ensure!(missing <= limit, "kill {number}: the last {} ms are missing", missing.as_millis());
             for part in &parts {
-                reported(settings, part).with_context(|| format!("kill {number}"))?;
+                report_of(settings, part).with_context(|| format!("kill {number}"))?;
                 std::fs::remove_file(part)?;
             }
         }
@@ -126,14 +137,14 @@ pub(super) fn killed(settings: &Settings) -> Result<()> {
     })
 }
 
-/// The report of a file that `record` wrote.
-fn reported(settings: &Settings, trace: &Path) -> Result<Value> {
+/// The report of a trace.
+fn report_of(settings: &Settings, trace: &Path) -> Result<Value> {
     let ended = replay(settings, trace)?;
     ended.exited(0).with_context(|| trace.display().to_string())?;
     ended.report()
 }
 
-fn has_found(report: &Value, code: &str) -> bool {
+fn has_finding(report: &Value, code: &str) -> bool {
     report["findings"].as_array().into_iter().flatten().any(|finding| finding["code"] == *code)
 }
 
@@ -143,61 +154,73 @@ pub(super) fn in_parts(settings: &Settings) -> Result<()> {
     let limit = Instant::now() + settings.scaled(60);
     under_load(|| {
         while parts(&output)?.last().is_none_or(|newest| !newest.to_string_lossy().ends_with(".trace.3")) {
-            ensure!(Instant::now() < limit, "no fourth part: {:?}", parts(&output));
+            ensure!(Instant::now() < limit, "no fourth part in time: {:?}", parts(&output));
             sleep(Duration::from_millis(50));
         }
         Ok(())
     })?;
     let (_held, _) = complete_incident(settings, &["fd-leak"])?;
-    sleep(settings.settle());
+    sleep(settings.flush_delay());
     let ended = running.stop(libc::SIGINT, settings.scaled(30))?;
     ended.exited(0)?;
-    ensure!(ended.stderr.contains("the last 2 of "), "the last line does not tell of the parts: {}", ended.stderr);
-    let parts = parts(&output)?;
-    ensure!(parts.len() == 2, "{} parts are kept rather than 2", parts.len());
-    for part in &parts {
-        let report = reported(settings, part)?;
-        ensure!(!says_no_end(&report), "{} has no end", part.display());
+    let parts = numbered_parts(&output)?;
+    let [_, (newest_number, newest)] = &parts[..] else { bail!("{} parts are kept, expected 2", parts.len()) };
+    let summarized = ended.stderr.lines().any(|line| summarizes(line, &parts, newest_number + 1));
+    ensure!(summarized, "the summary does not name the parts and their number: {}", ended.stderr);
+    for (_, part) in &parts {
+        let report = report_of(settings, part)?;
+        ensure!(!lacks_end(&report), "{} has no end", part.display());
     }
-    let last = reported(settings, parts.last().context("no part")?)?;
-    ensure!(has_found(&last, "fd-leak"), "the last part alone does not tell of the leak");
+    ensure!(has_finding(&report_of(settings, newest)?, "fd-leak"), "the last part alone does not show the leak");
     Ok(())
+}
+
+/// Whether a line names each kept part, how many parts are kept, and how many there were in total.
+fn summarizes(line: &str, kept: &[(u32, PathBuf)], total: u32) -> bool {
+    let has_number = |number: String| line.split_whitespace().any(|word| word == number);
+    kept.iter().all(|(_, path)| line.contains(&*path.to_string_lossy()))
+        && has_number(kept.len().to_string())
+        && has_number(total.to_string())
 }
 
 pub(super) fn full_disk(settings: &Settings) -> Result<()> {
-    let rotated = on_a_small_disk(settings, "parts", "--max-size 1M --parts 100")?;
+    // In the words of the C library: "No space left on device".
+    let full = std::io::Error::from_raw_os_error(libc::ENOSPC).to_string();
+    let full = full.split(" (os error").next().unwrap_or(&full);
+    let rotated = on_a_small_disk(settings, "parts", "--max-size 1M --parts 100 --duration 20s")?;
     rotated.exited(0)?;
-    let said = rotated.stderr.matches("the oldest part goes").count();
-    ensure!(said > 0, "the disk was never full: {}", rotated.stderr);
-    // One while the next is awaited, else two.
-    let kept = parts(&settings.directory.join("fault-record-disk-parts").join("t"))?;
-    ensure!(!kept.is_empty(), "no part is left");
-    kept.iter().try_for_each(|part| reported(settings, part).map(drop))?;
+    ensure!(rotated.stderr.contains(full), "no message that the disk was full: {}", rotated.stderr);
+    // Two parts, or one while the recorder waits for the next baseline.
+    let kept = numbered_parts(&settings.directory.join("fault-record-disk-parts").join("t"))?;
+    let oldest = kept.first().map(|(number, _)| *number).context("no part is left")?;
+    ensure!(oldest > 0, "the first part was not removed from the full disk");
+    kept.iter().try_for_each(|(_, part)| report_of(settings, part).map(drop))?;
 
-    let single = on_a_small_disk(settings, "single", "")?;
+    // The full disk ends this recording; on a busy machine that takes some time.
+    let single = on_a_small_disk(settings, "single", "--duration 90s")?;
     single.exited(1)?;
-    let told = single.stderr.matches("No space left").count();
-    ensure!(told == 1, "a full disk is told {told} times: {}", single.stderr);
+    let messages = single.stderr.matches(full).count();
+    ensure!(messages == 1, "{messages} messages that the disk is full, expected 1: {}", single.stderr);
     let trace = settings.directory.join("fault-record-disk-single").join("t");
-    unended(settings, &trace)?;
+    report_without_end(settings, &trace)?;
     Ok(())
 }
 
-/// Records for some seconds on a disk of 2 MB, and copies what is there afterwards.
+/// Records under load on a disk of 1.5 MiB, and copies its files to the directory of the suite.
 fn on_a_small_disk(settings: &Settings, name: &str, options: &str) -> Result<Ended> {
     let copy = settings.directory.join(format!("fault-record-disk-{name}"));
     std::fs::create_dir(&copy)?;
     let disk = tempfile::tempdir()?;
     let (tool, disk, copy) = (settings.tool.display(), disk.path().display(), copy.display());
     let script = format!(
-        "mount -t tmpfs -o size=2M none {disk} || exit 99
-         {tool} record --all --duration 12s {options} -o {disk}/t
+        "mount -t tmpfs -o size=1536k none {disk} || exit 99
+         {tool} record --all {options} -o {disk}/t
          code=$?
          cp {disk}/* {copy}/ && exit $code"
     );
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &script]);
-    under_load(|| Running::start(&mut command)?.wait(settings.scaled(60)))
+    under_load(|| Running::start(&mut command)?.wait(settings.scaled(120)))
 }
 
 pub(super) fn flight(settings: &Settings) -> Result<()> {
@@ -207,14 +230,17 @@ pub(super) fn flight(settings: &Settings) -> Result<()> {
     let running = start(settings, &args, &folder)?;
     let (_held, _) = complete_incident(settings, &["fd-leak"])?;
     let trace = appeared(settings, &folder, "-fd-leak.trace")?;
-    // What comes afterwards is in it as well; then it has an end.
+    // The trace continues for a second (`--after`) before it ends.
     sleep(Duration::from_secs(3));
-    let report = reported(settings, &trace)?;
-    ensure!(has_found(&report, "fd-leak"), "the trace does not tell of what it was written for");
-    ensure!(!says_no_end(&report), "the trace has no end");
+    let report = report_of(settings, &trace)?;
+    ensure!(has_finding(&report, "fd-leak"), "the trace does not contain the finding that triggered it");
+    ensure!(!lacks_end(&report), "the trace has no end");
     let ended = running.stop(libc::SIGINT, settings.scaled(30))?;
     ended.exited(0)?;
-    ensure!(ended.stderr.contains("; 1 written: "), "{}", ended.stderr);
+    let files = std::fs::read_dir(&folder)?.count();
+    ensure!(files == 1, "{files} files, expected only the triggered trace");
+    let named = ended.stderr.contains(&*trace.to_string_lossy());
+    ensure!(named, "the summary does not name {}: {}", trace.display(), ended.stderr);
     Ok(())
 }
 
@@ -226,17 +252,17 @@ pub(super) fn flight_asked(settings: &Settings) -> Result<()> {
     let (_held, _) = complete_incident(settings, &["sem-leak"])?;
     running.signal(libc::SIGUSR1)?;
     let trace = appeared(settings, &folder, "-asked.trace")?;
-    // The end of the recorder ends what it writes.
+    // The recorder ends its traces when it ends.
     running.stop(libc::SIGTERM, settings.scaled(30))?.exited(0)?;
-    let report = reported(settings, &trace)?;
-    ensure!(has_found(&report, "sem-leak"), "the trace does not tell of the leak before");
-    ensure!(!says_no_end(&report), "the trace has no end");
+    let report = report_of(settings, &trace)?;
+    ensure!(has_finding(&report, "sem-leak"), "the trace does not contain the leak before the signal");
+    ensure!(!lacks_end(&report), "the trace has no end");
     let files = std::fs::read_dir(&folder)?.count();
-    ensure!(files == 1, "{files} files: only what was asked for is written");
+    ensure!(files == 1, "{files} files, expected only the requested trace");
     Ok(())
 }
 
-/// Waits for a file whose name ends so.
+/// Waits for a file whose name ends with `end`.
 fn appeared(settings: &Settings, folder: &Path, end: &str) -> Result<PathBuf> {
     let limit = Instant::now() + settings.scaled(30);
     loop {

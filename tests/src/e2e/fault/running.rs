@@ -1,10 +1,11 @@
-//! `ipctrace run`: the exit code is the command's.
+//! `ipctrace run`: it exits with the exit code of the command.
 
 use anyhow::{Context, Result, ensure};
 
 use crate::call::SemSet;
-use crate::e2e::Settings;
-use crate::e2e::session::{Ended, Running, parse_report, tool};
+use crate::e2e::process::{Ended, Running};
+use crate::e2e::settings::Settings;
+use crate::e2e::traced_run::{parse_report, tool};
 use crate::truth::Truth;
 
 pub(super) fn exit_code(settings: &Settings) -> Result<()> {
@@ -39,7 +40,7 @@ pub(super) fn fail_on(settings: &Settings) -> Result<()> {
     let truth = output
         .lines()
         .find_map(|line| line.strip_prefix("READY "))
-        .with_context(|| format!("the incident was not played: {output}{}", leaking.stderr))?;
+        .with_context(|| format!("the incident printed no READY: {output}{}", leaking.stderr))?;
     let truth: Truth = serde_json::from_str(truth)?;
     for id in truth.expect.iter().flat_map(|expected| &expected.ids) {
         SemSet(id.parse()?).remove().context("cannot remove the sets that the incident left")?;

@@ -1,31 +1,31 @@
-//! The stressors, and what is true of each.
+//! The stressors, and which findings are true of each.
 
 use serde_json::Value;
 use tracer_common::event::Kind;
 use tracer_common::site::Site;
 
-use super::WORKERS;
-
-/// RLIMIT_NOFILE of all stressors: far below what `sockpair` opens, and enough for the others.
+/// Processes of each stressor; each may have begun one operation that it did not count.
+pub(super) const WORKERS: usize = 2;
+/// RLIMIT_NOFILE of all stressors: fewer descriptors than `sockpair` opens, enough for the others.
 pub(super) const NOFILE: u64 = 1024;
-/// Calls of one process that the full table may fail.
+/// Calls of one process that may fail because its descriptor table is full.
 const FAILED_MAX: u64 = 3;
-/// Kernel names of processes have at most so many bytes (TASK_COMM_LEN less the final zero).
+/// The longest comm of a process, in bytes: TASK_COMM_LEN less the final zero (include/linux/sched.h).
 const COMM_MAX: usize = 15;
 
 /// One stressor of stress-ng.
 pub(super) struct Stressor {
-    /// As its option is called, and in stress-ng's table of counts.
+    /// The name of its option and of its row in stress-ng's table of counts.
     pub(super) name: &'static str,
-    /// Further options in a VM, whose processor takes minutes for what a real one does in seconds.
+    /// Further options in a VM, whose emulated processor needs minutes for seconds of work.
     pub(super) in_vm: &'static [&'static str],
-    /// Kind of the SysV objects that it makes, in a namespace of its own.
+    /// Kind of the SysV objects that it creates in its own namespace; empty if none.
     owns: &'static str,
-    /// Events of which there is at most one an operation.
+    /// Events that each operation causes at most once.
     pub(super) at_most: &'static [Kind],
-    /// Events of which there is one an operation, and the site that loses them.
+    /// Events that each operation causes exactly once, and the site that counts the lost ones.
     pub(super) exactly: &'static [(Kind, Site)],
-    /// What is made and removed again before its end, whatever an operation is.
+    /// Creation and removal: the stressor removes every object that it creates.
     pub(super) pairs: &'static [(Kind, Kind)],
     pub(super) truths: Truths,
 }
@@ -34,7 +34,7 @@ pub(super) struct Stressor {
 #[derive(Clone, Copy)]
 pub(super) enum Truths {
     None,
-    /// Each worker opens descriptors up to its limit, and stops at the first refusal; its child may be refused, too.
+    /// Each worker opens descriptors until its limit refuses one; its child may be refused, too.
     TableFull,
 }
 
@@ -42,7 +42,7 @@ const fn healthy(name: &'static str) -> Stressor {
     Stressor { name, in_vm: &[], owns: "", at_most: &[], exactly: &[], pairs: &[], truths: Truths::None }
 }
 
-/// All of them, in the order in which they run.
+/// All stressors, in the order in which they run.
 pub(super) const ALL: &[Stressor] = &[
     healthy("sem"),
     Stressor { owns: "sem", at_most: &[Kind::SemFirstUse, Kind::SemCreate], ..healthy("sem-sysv") },
@@ -63,7 +63,7 @@ pub(super) const ALL: &[Stressor] = &[
     Stressor { truths: Truths::TableFull, ..healthy("sockpair") },
     Stressor { at_most: &[Kind::EventfdCreate], ..healthy("eventfd") },
     Stressor { in_vm: &["--zombie-max", "200"], exactly: &[(Kind::Fork, Site::ProcessFork)], ..healthy("zombie") },
-    // It counts stops and continuations too.
+    // An operation is also a stop or a continuation.
     Stressor { at_most: &[Kind::Fork], ..healthy("sigchld") },
     healthy("sigq"),
     healthy("futex"),
@@ -71,20 +71,20 @@ pub(super) const ALL: &[Stressor] = &[
     Stressor { at_most: &[Kind::PipeCreate], ..healthy("vm-splice") },
 ];
 
-/// Those whose state halfway could be taken for a leak or a stall.
+/// Stressors whose state at any moment could look like a leak or a stall.
 pub(super) const LATE: &[&str] =
     &["sem-sysv", "shm", "shm-sysv", "msg", "mq", "pipe", "fifo", "sockfd", "zombie", "sigchld", "splice"];
 
 impl Stressor {
-    /// What its processes are called.
+    /// The comm of its processes.
     pub(super) fn comm(&self) -> String {
         let mut comm = format!("stress-ng-{}", self.name);
         comm.truncate(COMM_MAX);
         comm
     }
 
-    /// Whether a finding that names no process may be about an object of this stressor: one of its kind in a namespace
-    /// that is not ours, or one with stress-ng's name.
+    /// Whether a finding without processes may be about an object of this stressor: an object of its kind in another IPC
+    /// namespace, or one with stress-ng in its name.
     pub(super) fn may_own(&self, finding: &Value) -> bool {
         let object = &finding["object"];
         let named = |value: &Value| value.as_str().is_some_and(|name| name.contains("stress-ng"));
@@ -99,15 +99,15 @@ fn own_ipc_namespace() -> Option<u64> {
 }
 
 impl Truths {
-    /// What is wrong with the findings about a stressor that has ended.
+    /// False and missing findings about a stressor that has ended.
     pub(super) fn problems(self, findings: &[&Value]) -> Vec<String> {
-        let told = |finding: &&&Value| match self {
+        let is_false = |finding: &&&Value| match self {
             Self::None => true,
             Self::TableFull => !table_was_full(finding),
         };
         let mut problems: Vec<String> = findings
             .iter()
-            .filter(told)
+            .filter(is_false)
             .map(|f| format!("false {}: {} {}", f["code"], f["title"], f["evidence"]))
             .collect();
         let wanted = match self {
@@ -121,8 +121,8 @@ impl Truths {
     }
 }
 
-/// At the limit that this suite has set: `sockpair` makes pairs until it is refused (up to 32,768), and then may try to
-/// open a file of /proc.
+/// Whether a finding is about the limit that this suite sets: `sockpair` makes up to 32,768 pairs until one is refused,
+/// and may then try to open a file of /proc.
 fn table_was_full(finding: &Value) -> bool {
     let evidence = &finding["evidence"];
     finding["code"] == "fd-exhausted"
@@ -141,12 +141,12 @@ mod tests {
         assert_eq!(healthy("zombie").comm(), "stress-ng-zombi");
         assert_eq!(healthy("pipe").comm(), "stress-ng-pipe");
         let all: std::collections::BTreeSet<String> = ALL.iter().map(Stressor::comm).collect();
-        assert_eq!(all.len(), ALL.len(), "two stressors cannot be told apart");
+        assert_eq!(all.len(), ALL.len(), "two stressors have the same comm");
         assert!(LATE.iter().all(|name| ALL.iter().any(|s| s.name == *name)));
     }
 
     #[test]
-    fn only_the_reason_that_was_checked_excuses_a_finding() {
+    fn a_finding_is_true_only_for_the_checked_reason() {
         let full = |failed: u64, max: u64| json!({"code": "fd-exhausted", "evidence": {"errno": "EMFILE", "failed": failed, "max": max}});
         let (right, often, other) = (full(1, NOFILE), full(FAILED_MAX + 1, NOFILE), full(1, 4096));
         assert!(Truths::TableFull.problems(&[&right, &right]).is_empty());

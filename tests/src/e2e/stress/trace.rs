@@ -1,4 +1,4 @@
-//! What a session recorded, counted by process name and kind of event.
+//! The kernel records of a trace, counted by process name and kind of event.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,6 +16,7 @@ pub(super) struct Trace {
 }
 
 impl Trace {
+    /// Reads and counts a whole trace.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let mut trace = Self::default();
         let mut reader = Reader::open(path)?;
@@ -30,12 +31,12 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Records of this kind that processes of this name caused.
+    /// The number of records of this kind by processes with this comm.
     pub(super) fn count(&self, comm: &str, kind: Kind) -> u64 {
         self.counts.get(&(comm.to_owned(), kind as u16)).copied().unwrap_or(0)
     }
 
-    /// Something is missing.
+    /// Whether the trace notes lost records.
     pub(super) fn lost_any(&self) -> bool {
         self.lossy
     }

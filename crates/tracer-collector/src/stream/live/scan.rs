@@ -42,7 +42,7 @@ impl Live {
         }
     }
 
-    /// Requests a snapshot of what exists; `since_ns` is the present time.
+    /// Requests a snapshot of all objects; `since_ns` is the present time.
     pub(super) fn snapshot_request(&mut self, since_ns: u64) -> SnapshotRequest {
         let mut files = None;
         if self.attached.iterators && self.watches(Mechanism::Fdpass) {

@@ -1,4 +1,7 @@
 //! Compares the findings of a report with the truth of one incident. Pure.
+//!
+//! It compares codes, objects, processes, evidence and limits, but no prose: titles only explain a problem.
+//! Of a chain it reads the pids in parentheses.
 
 use std::collections::BTreeSet;
 
@@ -6,21 +9,19 @@ use serde_json::Value;
 
 use crate::truth::{Expected, Truth};
 
-/// Everything that is wrong: expected findings that are missing, twice or inexact, and findings that are false.
+/// Everything that is wrong: expected findings that are missing, duplicate or inexact, and false findings.
 ///
-/// `lost` is the number of records and program runs that the report says were lost.
-pub(super) fn judge(truth: &Truth, findings: &[Value], time_scale: f64, lost: u64) -> Vec<String> {
+/// `lost` is the number of lost records and skipped program runs that the report admits.
+pub(super) fn truth_problems(truth: &Truth, findings: &[Value], time_scale: f64, lost: u64) -> Vec<String> {
     let mut problems = Vec::new();
     let ours: Vec<&Value> = findings.iter().filter(|finding| concerns(truth, finding)).collect();
     let mut used = vec![false; ours.len()];
     for expected in &truth.expect {
-        let candidates = || ours.iter().enumerate().filter(|(_, finding)| finding["code"] == *expected.code);
-        let free = |at: &usize| !used[*at];
-        let differences = candidates()
-            .filter(|(at, _)| free(at))
+        let closest = (ours.iter().enumerate())
+            .filter(|(at, finding)| !used[*at] && finding["code"] == *expected.code)
             .map(|(at, finding)| (at, differences(expected, finding, time_scale, lost)))
             .min_by_key(|(_, differences)| differences.len());
-        match differences {
+        match closest {
             None => problems.push(format!("missed {}", describe(expected))),
             Some((at, differences)) => {
                 used[at] = true;
@@ -35,48 +36,61 @@ pub(super) fn judge(truth: &Truth, findings: &[Value], time_scale: f64, lost: u6
         let code = finding["code"].as_str().unwrap_or("?");
         if !used && !truth.may.iter().any(|may| may == code) {
             let again = truth.expect.iter().any(|expected| expected.code == code);
-            let word = if again { "twice" } else { "false" };
+            let word = if again { "duplicate" } else { "false" };
             problems.push(format!("{word} {code}: {}", title(finding)));
         }
     }
     problems
 }
 
-/// How the findings of two reports of the same trace differ; `None` if they do not.
+/// The first difference between the findings of two reports of the same trace.
 pub(super) fn replay_difference(live: &Value, replayed: &Value) -> Option<String> {
     difference("findings", &live["findings"], &replayed["findings"])
 }
 
-/// True if the finding names a process of this incident, or one of its names in a file system.
+/// True if the finding names a process of this incident or one of its names in a file system.
 pub(super) fn concerns(truth: &Truth, finding: &Value) -> bool {
     let named = || ids_of(finding).into_iter().any(|id| truth.names.contains(&id));
     pids_of(finding).iter().any(|pid| truth.all_pids.contains(&(*pid as i32))) || named()
 }
 
-/// Facts that one lost record can hide: an incident's messages carry up to four descriptors.
-const FACTS_A_RECORD: f64 = 4.0;
+/// Facts that one lost record can hide: an incident's message carries up to four descriptors.
+const FACTS_PER_RECORD: f64 = 4.0;
 
+/// Where a finding differs from the expected one.
 fn differences(expected: &Expected, finding: &Value, time_scale: f64, lost: u64) -> Vec<String> {
-    let mut out = Vec::new();
-    let evidence = &finding["evidence"];
-    let mut text = |name: &str, wanted: &Option<String>, found: &Value| {
-        if let Some(wanted) = wanted
-            && found != wanted.as_str()
-        {
-            out.push(format!("{name} is {found}, truth {wanted:?}"));
-        }
+    let mut out = text_differences(expected, finding);
+    out.extend(chain_difference(&expected.chain, finding));
+    out.extend(unnamed(expected, finding));
+    out.extend(number_differences(expected, finding, time_scale, lost));
+    out
+}
+
+fn text_differences(expected: &Expected, finding: &Value) -> Vec<String> {
+    let rows = [
+        ("object.kind", &expected.object_kind, &finding["object"]["kind"]),
+        ("cause", &expected.cause, &finding["evidence"]["cause"]),
+        ("origin", &expected.origin, &finding["origin"]),
+        ("limit.name", &expected.limit, &finding["limit"]["name"]),
+    ];
+    let differs = |(name, wanted, found): (&str, &Option<String>, &Value)| {
+        let wanted = wanted.as_deref().filter(|wanted| found != wanted)?;
+        Some(format!("{name} is {found}, truth {wanted:?}"))
     };
-    text("object.kind", &expected.object_kind, &finding["object"]["kind"]);
-    text("cause", &expected.cause, &evidence["cause"]);
-    text("origin", &expected.origin, &finding["origin"]);
-    text("limit.name", &expected.limit, &finding["limit"]["name"]);
+    rows.into_iter().filter_map(differs).collect()
+}
 
+/// Each link names its process as `comm (pid)`.
+fn chain_difference(pids: &[i32], finding: &Value) -> Option<String> {
     let links: Vec<&str> = array(&finding["chain"]).filter_map(Value::as_str).collect();
-    let leads = |(at, pid): (usize, &i32)| links.get(at).is_some_and(|link| link.contains(&format!("({pid})")));
-    if !expected.chain.iter().enumerate().all(leads) {
-        out.push(format!("chain is {links:?}, truth {:?}", expected.chain));
-    }
+    let names = |(at, pid): (usize, &i32)| links.get(at).is_some_and(|link| link.contains(&format!("({pid})")));
+    let right = pids.iter().enumerate().all(names);
+    (!right).then(|| format!("chain is {links:?}, truth {pids:?}"))
+}
 
+/// Ids, pids and roles that the finding does not name.
+fn unnamed(expected: &Expected, finding: &Value) -> Vec<String> {
+    let mut out = Vec::new();
     let ids = ids_of(finding);
     let missing: Vec<&String> = expected.ids.iter().filter(|id| !ids.contains(*id)).collect();
     if !missing.is_empty() {
@@ -93,10 +107,17 @@ fn differences(expected: &Expected, finding: &Value, time_scale: f64, lost: u64)
             out.push(format!("no process {pid} as {role}"));
         }
     }
+    out
+}
+
+/// Evidence that is not equal, too small or out of tolerance.
+fn number_differences(expected: &Expected, finding: &Value, time_scale: f64, lost: u64) -> Vec<String> {
+    let mut out = Vec::new();
+    let evidence = &finding["evidence"];
+    // A number may be off by the lost records if the finding admits that its window is lossy.
+    let slack = if finding["confidence"] == "uncertain" { lost as f64 * FACTS_PER_RECORD } else { 0.0 };
     for (name, wanted) in &expected.evidence {
         let found = &evidence[name];
-        // A number may be off by what was lost, if the finding says that it rests on a lossy window.
-        let slack = if finding["confidence"] == "uncertain" { lost as f64 * FACTS_A_RECORD } else { 0.0 };
         let within = matches!((number(found), number(wanted)), (Some(a), Some(b)) if (a - b).abs() <= slack);
         if plain(found) != plain(wanted) && !within {
             out.push(format!("{name} is {found}, truth {wanted}"));
@@ -137,7 +158,7 @@ fn array(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// Counters of 64 bits are strings in JSON; as text they compare without losing digits.
+/// A value as text: 64-bit counters are strings in JSON, and text compares all their digits.
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
 }
@@ -203,10 +224,10 @@ mod tests {
     }
 
     fn check(findings: &[Value], scale: f64, wanted: &[&str]) {
-        let problems = judge(&truth(), findings, scale, 0);
+        let problems = truth_problems(&truth(), findings, scale, 0);
         assert_eq!(problems.len(), wanted.len(), "{problems:?}");
         for (problem, wanted) in problems.iter().zip(wanted) {
-            assert!(problem.contains(wanted), "{problem:?} does not hold {wanted:?}");
+            assert!(problem.contains(wanted), "{problem:?} does not contain {wanted:?}");
         }
     }
 
@@ -223,25 +244,25 @@ mod tests {
     }
 
     #[test]
-    fn missed_inexact_twice_and_false() {
+    fn missed_inexact_duplicate_and_false() {
         check(&[], 1.0, &["missed pipe-stall"]);
         check(&[with("/evidence/stalls", json!(2))], 1.0, &["stalls is 2, truth 3"]);
         check(&[with("/evidence/stalls", Value::Null)], 1.0, &["stalls is null"]);
         check(&[with("/object/id", json!("78"))], 1.0, &["ids not named"]);
         check(&[with("/processes/1/role", json!("peer"))], 1.0, &["no process 12 as reader"]);
-        check(&[finding(), finding()], 1.0, &["twice pipe-stall"]);
+        check(&[finding(), finding()], 1.0, &["duplicate pipe-stall"]);
         check(&[finding(), with("/code", json!("fd-leak"))], 1.0, &["false fd-leak"]);
         check(&[finding(), with("/code", json!("deadlock"))], 1.0, &[]);
     }
 
     #[test]
-    fn a_late_finding_says_that_it_is_from_before() {
+    fn a_late_finding_has_the_origin_baseline() {
         let mut truth = truth();
         truth.expect[0].origin = Some("baseline".to_owned());
         for (origin, problems) in [("baseline", 0), ("observed", 1)] {
             let mut finding = finding();
             finding["origin"] = json!(origin);
-            assert_eq!(judge(&truth, &[finding], 1.0, 0).len(), problems, "{origin}");
+            assert_eq!(truth_problems(&truth, &[finding], 1.0, 0).len(), problems, "{origin}");
         }
     }
 
@@ -253,21 +274,21 @@ mod tests {
     }
 
     #[test]
-    fn others_do_not_concern_us() {
+    fn a_finding_about_other_processes_is_ignored() {
         let mut other = finding();
         other["processes"] = json!([{"role": "blocked", "pid": 99}]);
         check(&[finding(), other], 1.0, &[]);
     }
 
     #[test]
-    fn a_name_of_ours_concerns_us_without_any_process() {
+    fn a_finding_about_a_name_of_the_incident_counts_without_a_process() {
         let mut truth = Truth::default();
         truth.names.insert("/incident-7-1".to_owned());
         for (name, problems) in [("/incident-7-1", 1), ("/incident-8-1", 0)] {
             let mut finding = finding();
             finding["processes"] = json!([]);
             finding["evidence"]["ids"] = json!([name]);
-            assert_eq!(judge(&truth, &[finding], 1.0, 0).len(), problems, "{name}");
+            assert_eq!(truth_problems(&truth, &[finding], 1.0, 0).len(), problems, "{name}");
         }
     }
 
@@ -281,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lossy_report_may_be_off_by_what_was_lost_if_it_says_so() {
+    fn an_uncertain_finding_may_be_off_by_the_lost_records() {
         let expected = Expected::new("sem-leak").pids([1]).exact("instances", 5);
         let mut truth = Truth::one(expected);
         truth.all_pids.insert(1);
@@ -293,7 +314,7 @@ mod tests {
         ] {
             let finding = serde_json::json!({"code": "sem-leak", "confidence": confidence,
                 "processes": [{"pid": 1, "role": "creator"}], "evidence": {"instances": got}});
-            let problems = judge(&truth, &[finding], 1.0, lost);
+            let problems = truth_problems(&truth, &[finding], 1.0, lost);
             assert_eq!(problems.is_empty(), fine, "{confidence} {got} {lost} {problems:?}");
         }
     }

@@ -1,26 +1,27 @@
-//! Processes that come and go as fast as they can, each with a pipe, an eventfd and a semaphore set; nothing is leaked.
+//! Starts short-lived processes as fast as it can, each with a pipe, an eventfd and a semaphore set. Healthy.
 
 use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::Options;
+use super::options::Options;
 use crate::call::{self, SemSet};
 use crate::stage::Stage;
 use crate::truth::Truth;
 
-/// So many have come and gone before it is worth looking.
+/// Processes that have ended before the workload is complete.
 const FIRST: u64 = 50;
 
+/// Slot with the number of ended processes.
 const GONE: usize = 0;
 
 pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     let parent = stage.spawn(&[], move || {
         loop {
-            // Not by the stage, which keeps a list of all processes.
+            // Not Stage::spawn, which stores the pid of every process.
             let Some(child) = call::fork().context("cannot fork")? else {
                 call::exit_now(i32::from(live().is_err()));
             };
-            anyhow::ensure!(call::wait_for_pid(child)? == Some(0), "a process of the storm failed");
+            anyhow::ensure!(call::wait_for_pid(child)? == Some(0), "a short-lived process failed");
             stage.reach(GONE, stage.value(GONE) + 1);
         }
     })?;
@@ -28,6 +29,7 @@ pub(super) fn play(stage: Stage, _: &Options) -> Result<Truth> {
     Ok(Truth::default().role("parent", [parent]))
 }
 
+/// Uses one pipe, one eventfd and one semaphore set.
 fn live() -> Result<()> {
     let (_reader, _writer) = rustix::pipe::pipe()?;
     let _event = eventfd(1, EventfdFlags::empty())?;

@@ -1,8 +1,8 @@
-//! Creates and removes semaphore sets as fast as it can; nothing is leaked.
+//! Creates and removes semaphore sets as fast as it can. Healthy.
 
 use anyhow::{Context, Result};
 
-use super::Options;
+use super::options::Options;
 use crate::call::SemSet;
 use crate::stage::Stage;
 use crate::truth::Truth;
