@@ -40,7 +40,7 @@ mod socket_stall;
 mod zombie_leak;
 
 use crate::finding::Finding;
-use crate::finding::detector::Detector;
+use crate::finding::detector::{Detector, Family};
 use crate::model::Model;
 
 /// All detectors, in the order in which their findings are computed.
@@ -84,6 +84,19 @@ pub const DETECTORS: &[&Detector] = &[
 /// The detector of a finding code; `None` if this version does not know it.
 pub fn find(code: &str) -> Option<&'static Detector> {
     DETECTORS.iter().copied().find(|d| d.code == code)
+}
+
+/// Lookups of its row, which only this module can make.
+impl Finding {
+    /// The detector of its code; `None` for a code that this version does not know.
+    pub fn detector(&self) -> Option<&'static Detector> {
+        find(&self.code)
+    }
+
+    /// Whether it is of this family; no for a code that this version does not know.
+    pub fn is_of(&self, family: Family) -> bool {
+        self.detector().is_some_and(|d| d.family == family)
+    }
 }
 
 /// All findings at `now_ns` of the boot clock, worst first, then by code and object.

@@ -9,8 +9,6 @@ pub mod site;
 pub mod syscall;
 pub mod time;
 
-use crate::detectors;
-use detector::{Detector, Family};
 use evidence::Evidence;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -68,16 +66,6 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The detector of its code; `None` for a code that this version does not know.
-    pub fn detector(&self) -> Option<&'static Detector> {
-        detectors::find(&self.code)
-    }
-
-    /// Whether it is of this family; no for a code that this version does not know.
-    pub fn is_of(&self, family: Family) -> bool {
-        self.detector().is_some_and(|d| d.family == family)
-    }
-
     /// Evidence by its row; `None` if the finding does not have it.
     pub fn value(&self, of: Evidence) -> Option<&Value> {
         self.evidence.get(of.name)
