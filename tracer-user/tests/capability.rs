@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tracer_analysis::detectors::{DETECTORS, find};
 use tracer_analysis::finding::detector::Column;
+use tracer_collector::kernel::OBJECT;
 use tracer_collector::kernel::plan::{Backend, program, watches};
 use tracer_common::site::{Fallback, Mechanism, SITES, Site, SiteInfo};
 use tracer_report::listing;
@@ -26,8 +27,7 @@ fn repository() -> PathBuf {
 
 /// Names of all programs in the BPF object.
 fn programs() -> HashSet<String> {
-    let bytes = std::fs::read(env!("IPCTRACE_BPF_OBJECT")).expect("the BPF object");
-    aya_obj::Object::parse(&bytes).expect("a BPF object").programs.into_keys().collect()
+    aya_obj::Object::parse(OBJECT).expect("a BPF object").programs.into_keys().collect()
 }
 
 /// Whether the backend has programs for every group of hooks; otherwise the site uses its fallback.

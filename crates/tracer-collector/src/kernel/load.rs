@@ -12,7 +12,8 @@ use tracer_common::field::{ABSENT, COUNT, FIELDS};
 use super::btf::Btf;
 use super::host::{Host, HostError};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IPCTRACE_BPF_OBJECT"));
+/// The BPF object that this crate embeds, an ELF file.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("IPCTRACE_BPF_OBJECT"));
 
 /// Loads the object: creates its maps, with `sizes` in entries for those named, and no program yet.
 ///

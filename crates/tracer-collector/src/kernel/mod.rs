@@ -9,3 +9,5 @@ mod load;
 pub mod plan;
 pub mod probes;
 mod site;
+
+pub use load::OBJECT;
