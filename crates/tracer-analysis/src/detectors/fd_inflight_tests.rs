@@ -4,6 +4,7 @@ use crate::finding::{Origin, Severity};
 use crate::fixture::{MS, P, START, Stream, file, number, role};
 use tracer_common::event::{Body, FdOverflow, FdReceive, FdSend};
 use tracer_common::map::kind;
+use tracer_common::site::Site;
 use tracer_record::{InFlightRow, Inventory, ObjKey, Record};
 
 const SENDER: P = P(400, "parent");
@@ -94,4 +95,17 @@ fn a_send_that_is_refused() {
     let found = s.findings(2_000);
     assert_eq!((found.len(), number(&found[0], "failed")), (1, Some(2.0)));
     assert_eq!((role(&found[0], "sender"), role(&found[0], "receiver")), (vec![400], vec![401]));
+}
+
+/// The healthy program is a busy receiver, of which the ring buffer had no room for the receipts.
+#[test]
+fn lost_receipts_may_have_emptied_the_queue() {
+    for (site, found) in [(Site::FdReceive, false), (Site::SemOp, true)] {
+        let mut s = Stream::new();
+        s.record(Record::Baseline(snapshot(0, 0)));
+        send(&mut s, 1_000);
+        s.record(Record::Lost { ts_ns: START + 2_500 * MS, site: site as u16, count: 7 });
+        s.record(Record::Closing(snapshot(3_000, 4)));
+        assert_eq!(!s.of("fd-inflight", 3_000).is_empty(), found, "{site:?}");
+    }
 }
