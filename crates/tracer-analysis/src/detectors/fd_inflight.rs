@@ -46,15 +46,21 @@ pub(crate) fn detect(model: &Model, now_ns: u64) -> Vec<Finding> {
     let mut out: Vec<Finding> = model
         .sockets
         .in_flight()
-        .filter(|(_, f)| f.queued > 0 && now_ns.saturating_sub(f.since_ns) >= LONG_NS)
+        .filter(|(_, f)| f.queued > 0 && now_ns.saturating_sub(since_ns(model, f)) >= LONG_NS)
         .filter_map(|(ino, f)| queued(model, *ino, f, now_ns))
         .collect();
     out.extend(model.sockets.overflows.iter().filter_map(|(proc, o)| refused(model, *proc, o)));
     out
 }
 
+/// Since when nothing was received: where receipts were lost, the queue may have been read until then.
+fn since_ns(model: &Model, f: &InFlight) -> u64 {
+    f.since_ns.max(model.losses.last_ns(Site::FdReceive))
+}
+
 fn queued(model: &Model, ino: u64, f: &InFlight, now_ns: u64) -> Option<Finding> {
-    let age_ns = now_ns.saturating_sub(f.since_ns);
+    let since_ns = since_ns(model, f);
+    let age_ns = now_ns.saturating_sub(since_ns);
     let severity = if f.queued >= MANY || age_ns >= WARN_NS { Severity::Warning } else { Severity::Info };
     let mut d = FindingBuilder::new(model, &ROW, severity);
     d.rests_on_events();
@@ -87,7 +93,7 @@ fn queued(model: &Model, ino: u64, f: &InFlight, now_ns: u64) -> Option<Finding>
         .evidence(evidence::FAILED, 0)
         .ms(evidence::OLDEST_AGE_MS, Some(age_ns))
         .evidence(evidence::FD, receivers.first().map(|(_, fd)| *fd));
-    d.pids(BTreeSet::from_iter(receivers.iter().map(|(proc, _)| *proc).chain(f.sender))).seen(f.since_ns, now_ns);
+    d.pids(BTreeSet::from_iter(receivers.iter().map(|(proc, _)| *proc).chain(f.sender))).seen(since_ns, now_ns);
     if let Some((receiver, fd)) = receivers.first() {
         d.remedy_on(
             *receiver,

@@ -19,14 +19,20 @@ pub struct SiteLoss {
 #[derive(Clone, Debug, Default)]
 pub struct Losses {
     sites: BTreeMap<u16, SiteLoss>,
-    /// Records of sites that this version does not have.
+    /// Records of sites that this version does not have, and when some were lost last.
     unknown: u64,
+    unknown_ns: u64,
 }
 
 impl Losses {
     /// Whether any of these sites lost records, or a site that this version does not have.
     pub fn touched(&self, sites: &[Site]) -> bool {
         self.unknown > 0 || sites.iter().any(|s| self.sites.contains_key(&(*s as u16)))
+    }
+
+    /// When records of this site, or of one that this version does not have, were lost last; 0: never.
+    pub fn last_ns(&self, site: Site) -> u64 {
+        self.sites.get(&(site as u16)).map_or(0, |s| s.last_ns).max(self.unknown_ns)
     }
 
     /// Lost records of all sites.
@@ -45,6 +51,7 @@ impl Losses {
         }
         let Some(site) = site else {
             self.unknown = self.unknown.saturating_add(count);
+            self.unknown_ns = ts_ns;
             return;
         };
         let s = self.sites.entry(site as u16).or_insert(SiteLoss { first_ns: from_ns, ..SiteLoss::default() });

@@ -211,11 +211,7 @@ impl Model {
             }
             Record::Lost { ts_ns, site, count } => {
                 self.advance(*ts_ns);
-                let site = Site::from_raw(*site);
-                if matches!(site, Some(Site::FdReceive) | None) {
-                    self.sockets.receipts_lost(*ts_ns);
-                }
-                self.losses.lost(site, self.tick_ns, *ts_ns, *count);
+                self.losses.lost(Site::from_raw(*site), self.tick_ns, *ts_ns, *count);
             }
             Record::Blocked { ts_ns, threads } => {
                 self.advance(*ts_ns);

@@ -113,11 +113,6 @@ impl Sockets {
         self.in_flight.remove(&sock);
     }
 
-    /// Records of receipts were lost: any queue may have been read until `ts_ns`.
-    pub(super) fn receipts_lost(&mut self, ts_ns: u64) {
-        self.in_flight.values_mut().for_each(|f| f.since_ns = f.since_ns.max(ts_ns));
-    }
-
     /// Applies a snapshot of descriptors in flight; `first`: it is the baseline.
     pub(super) fn queued(&mut self, ts_ns: u64, rows: Vec<(InFlightRow, ProcId)>, first: bool) {
         let there: BTreeSet<u64> = rows.iter().map(|(row, _)| row.ino).collect();
